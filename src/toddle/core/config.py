@@ -1,0 +1,80 @@
+"""Configuration: frozen keyword-only dataclasses beside what they configure, validated once, never mutated.
+
+A config is written with `@config`; `from_dict` reads one strictly (an unknown key raises and names the nearest
+known one, all mistakes are listed at once); `to_dict`, `save_config`, `load_config` round-trip to an equal object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import pydantic
+import yaml
+
+from toddle.core.errors import InputError, nearest
+from toddle.core.files import write_text_atomic
+
+__all__ = ["config", "from_dict", "load_config", "save_config", "to_dict"]
+
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
+def config(cls: type[T]) -> type[T]:
+    """Make a frozen keyword-only dataclass whose files are validated strictly."""
+    cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def _field_names(cls: Any, path: tuple[Any, ...]) -> list[str]:
+    """Names that are valid at `path` below the dataclass `cls` (best effort; unions are skipped)."""
+    import typing
+
+    for key in path:
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        cls = hints.get(key, cls)
+        if not dataclasses.is_dataclass(cls):
+            options = [arg for arg in typing.get_args(cls) if dataclasses.is_dataclass(arg)]
+            cls = options[0] if options else cls
+    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
+    """Build `cls` from plain data.  Raises InputError with one line for every wrong field."""
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(data)
+    except pydantic.ValidationError as error:
+        lines = []
+        for item in error.errors():
+            path = ".".join(str(part) for part in item["loc"])
+            if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+                names = _field_names(cls, item["loc"][:-1])
+                lines.append(f"{where}: unknown key '{path}'; {nearest(str(item['loc'][-1]), names)}")
+            else:
+                lines.append(f"{where}: {path}: {item['msg']}, got {item.get('input')!r}")
+        raise InputError("\n".join(lines)) from None
+
+
+def to_dict(value: Any) -> Any:
+    """Return plain data (dicts, lists, numbers, strings) that `from_dict` turns back into an equal object."""
+    return pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def save_config(path: Path, value: Any) -> None:
+    """Write a config as YAML, atomically."""
+    write_text_atomic(path, yaml.safe_dump(to_dict(value), sort_keys=False))
+
+
+def load_config(cls: type[T], path: Path) -> T:
+    """Read a YAML config.  Raises InputError when the file is missing, is not YAML, or has wrong fields."""
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"config file: {path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"config file: {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"config file: {path} must hold a mapping of fields, got {type(data).__name__}")
+    return from_dict(cls, data, where=str(path))

@@ -1,0 +1,80 @@
+"""The nouns: what a policy sees, what it decides, what an episode came to.
+
+Shape letters used everywhere: T time, B batch or environments, L links, K denoising steps, H chunk, A action,
+O proprioception, G context or goal tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypedDict
+
+from torch import Tensor
+
+from toddle.core.config import config
+
+__all__ = ["BodySpec", "Decision", "EpisodeResult", "Observation", "Score"]
+
+
+@config
+class BodySpec:
+    """What the input and output banks need to know of an embodiment."""
+
+    name: str
+    """Name of the body, as `goal/<name>` names its goal-tracking environment."""
+    proprio: int
+    """O, numbers of proprioception."""
+    action: int
+    """A, numbers of one action."""
+    dt: float
+    """Seconds of one control step."""
+
+
+class Observation(TypedDict, total=False):
+    """What a policy sees at the moments it decides.  Leading dimensions are (B,) when acting, (T, B) when scoring.
+
+    A plain dictionary (tensordict slices cost seven times as much); an environment fills the keys it has.
+    """
+
+    proprio: Tensor  # (..., O) float32, the body's own state
+    goal: Tensor  # (..., G, core.goal.GOAL_FEATURES) float32, goal items of the generic physics reward
+    goal_mask: Tensor  # (..., G) bool, True where the item is real
+    critic: Tensor  # (..., O_critic) float32, privileged state, for the critic alone
+    body: Tensor  # (...) int64, index of the body in the policy's banks
+    first: Tensor  # (...) bool, True on the first observation of an episode (and of a segment, see Policy.act)
+    previous_action: Tensor  # (..., H_exec * A) float32, the chunk that was executed before; 0 where `first`
+    images: Tensor  # (B, cameras, 3, height, width) uint8
+    instruction: list[str]  # length B, the task's sentence
+    context: Tensor  # (..., G, D_vlm) float32, features of a frozen backbone (cached or just computed)
+    context_mask: Tensor  # (..., G) bool, True where the token is real
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision of a policy: the action, the chain of links it came through, and each link's log-density."""
+
+    action: Tensor  # (B, H, A) float32: the executed chunk, normalised; environments clip to [-1, 1]
+    chain: Tensor  # (B, ...) whatever `Policy.score` needs to score the same draw again
+    log_prob: Tensor  # (B, L)
+
+
+class Score(NamedTuple):
+    """The log-density and entropy of stored decisions under the present parameters."""
+
+    log_prob: Tensor  # (T, B, L)
+    entropy: Tensor  # (T, B)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpisodeResult:
+    """What one evaluation episode came to.  Times are seconds; `cost` and `interventions` are None where not reported."""
+
+    seed: int
+    success: bool
+    episode_return: float
+    length: int  # control steps
+    seconds: float  # wall-clock of the whole episode
+    seconds_per_decision: float
+    cost: float | None = None
+    interventions: int | None = None
+    info: dict[str, Any] = field(default_factory=dict)

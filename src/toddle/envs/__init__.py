@@ -1,0 +1,1 @@
+"""Floor 2: batched simulation and adapters to benchmark suites."""

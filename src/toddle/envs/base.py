@@ -1,0 +1,164 @@
+"""The one kind of environment toddle trains in: N worlds behind gymnasium's VectorEnv API, stepped a chunk at a time.
+
+Autoreset is SAME_STEP: the observation returned for a world that ended is the first of its next episode, and what it
+ended in is in ``info["final_obs"]``.  `terminated` and `truncated` are never merged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from toddle.core.errors import problem
+from toddle.core.types import BodySpec
+
+__all__ = ["Array", "BatchedEnv", "Obs"]
+
+Array = NDArray[Any]
+Obs = Any
+"""An array (N, O), or a dictionary of arrays whose keys are those of `core.types.Observation`."""
+
+
+class BatchedEnv(VectorEnv[Obs, Array, Array]):
+    """Base of every environment here.
+
+    A subclass sets the attributes below, calls `_allocate()` at the end of its constructor, and implements
+    `_reset_worlds`, `_step_worlds`, `_observe`, `state_dict`, `load_state_dict`; the rest is optional.
+
+    Info returned by `step` and `step_chunk`, each an array of length N:
+      final_obs        the observations before autoreset (only when a world ended; valid where `_final_obs`)
+      _final_obs       bool, the world ended in this call
+      episode_return   sum of rewards of the episode so far (of the ended one where it ended)
+      episode_length   control steps, likewise
+      steps            control steps made in this call (a chunk stops where its episode ends)
+      success, cost, ...   whatever `_infos` reports, read before autoreset
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
+    name: str  # as `envs.make` takes it, e.g. "metaworld/reach-v3"
+    body: str  # the embodiment whose banks a policy uses here, e.g. "sawyer"
+    dt: float  # seconds of one control step
+    max_episode_steps: int
+    num_envs: int
+    single_observation_space: gymnasium.Space[Any]
+    single_action_space: gymnasium.spaces.Box  # normalised policies act in [-1, 1]; envs rescale if theirs differ
+    instruction: list[str] | None = None  # one sentence a world, for tasks that have one
+
+    # ---- what a subclass implements ------------------------------------------------------------------------------
+    def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
+        """Begin a new episode in the worlds of `mask` (N,); `seeds[i]` (where given) re-seeds world i first."""
+        raise NotImplementedError
+
+    def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
+        """Make one control step in the worlds of `active` (N,) and leave the others as they are.
+
+        Returns reward (N,), terminated (N,), truncated (N,); entries of inactive worlds are ignored.
+        """
+        raise NotImplementedError
+
+    def _observe(self) -> Obs:
+        """Return the observations of all worlds now: fresh arrays, (N, ...)."""
+        raise NotImplementedError
+
+    def _infos(self) -> dict[str, Array]:
+        """Return per-world facts, such as `success` (N,) bool; called after each control step."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a bitwise resume needs (arrays and JSON values), episode counters included."""
+        return {"return": self._return.copy(), "length": self._length.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
+        self._return[:] = np.asarray(state["return"])
+        self._length[:] = np.asarray(state["length"])
+
+    def current_observation(self) -> Obs:
+        """Return the observations of all worlds now (after `load_state_dict`, say)."""
+        return self._observe()
+
+    def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
+        """Disturb the worlds of `mask` (N,) with a push of `strength` (1 = 0.5 m/s scaled to the body)."""
+        raise NotImplementedError(f"{self.name} cannot be pushed")
+
+    def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
+        """Return (len(worlds), height, width, 3) uint8 pictures."""
+        raise NotImplementedError(f"{self.name} has no picture")
+
+    @property
+    def body_spec(self) -> BodySpec:
+        """The body's sizes, as a policy's banks need them."""
+        space = self.single_observation_space
+        proprio = space["proprio"] if isinstance(space, gymnasium.spaces.Dict) else space
+        sizes = [int(np.prod(part.shape)) for part in (proprio, self.single_action_space) if part.shape is not None]
+        return BodySpec(name=self.body, proprio=sizes[0], action=sizes[1], dt=self.dt)
+
+    # ---- gymnasium's API -----------------------------------------------------------------------------------------
+    def _allocate(self) -> None:
+        """Set up the batch's counters and spaces; called at the end of a subclass's constructor."""
+        n = self.num_envs
+        self._return, self._length = np.zeros(n), np.zeros(n, dtype=np.int64)
+        self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, n)
+        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, n)
+
+    def reset(  # type: ignore[override]
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        """Reset all worlds, or those of ``options["reset_mask"]``.  An int seeds world i with seed + i."""
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)), dtype=bool)
+        if mask.shape != (self.num_envs,):
+            raise problem("options.reset_mask", f"shape ({self.num_envs},)", str(mask.shape))
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        if seeds is not None and len(seeds) != self.num_envs:
+            raise problem("seed", f"{self.num_envs} seeds", len(seeds))
+        self._begin(mask, list(seeds) if seeds is not None else None)
+        return self._observe(), {}
+
+    def _begin(self, mask: Array, seeds: list[int | None] | None = None) -> None:
+        self._return[mask], self._length[mask] = 0.0, 0
+        self._reset_worlds(mask, seeds)
+
+    def step(self, actions: Array) -> tuple[Obs, Array, Array, Array, dict[str, Any]]:
+        """Make one control step in every world: `step_chunk` with H = 1."""
+        return self.step_chunk(np.asarray(actions)[:, None])
+
+    def step_chunk(
+        self, actions: Array, *, active: Array | None = None, reset_done: bool = True, discount: float = 1.0
+    ) -> tuple[Obs, Array, Array, Array, dict[str, Any]]:
+        """Execute chunks (N, H, A) open loop; a world whose episode ends stands still for the rest of its chunk.
+
+        Returns obs, reward (N,) = sum_i discount^i r_i over the steps made, terminated (N,), truncated (N,), info.
+        Worlds outside `active` are not touched.  With `reset_done=False` ended worlds stay as they ended.
+        """
+        actions = np.asarray(actions)
+        expected = (self.num_envs, *self.single_action_space.shape)
+        if actions.ndim != 3 or (actions.shape[0], *actions.shape[2:]) != expected:
+            raise problem("actions", f"shape ({self.num_envs}, H, {expected[1]})", str(actions.shape))
+        running = np.ones(self.num_envs, bool) if active is None else np.array(active, dtype=bool)
+        reward, steps = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.int64)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        info: dict[str, Any] = {}
+        for index in range(actions.shape[1]):
+            if not running.any():
+                break
+            step_reward, step_terminated, step_truncated = self._step_worlds(actions[:, index], running)
+            reward += np.where(running, step_reward * discount**index, 0.0)
+            self._return += np.where(running, step_reward, 0.0)
+            self._length += running
+            steps += running
+            terminated |= running & step_terminated
+            truncated |= running & step_truncated & ~step_terminated
+            for key, value in self._infos().items():
+                info[key] = np.where(running, value, info[key]) if key in info else value.copy()
+            running &= ~(terminated | truncated)
+        ended = terminated | truncated
+        info |= {"episode_return": self._return.copy(), "episode_length": self._length.copy(), "steps": steps}
+        info["_final_obs"] = ended
+        if ended.any() and reset_done:
+            info["final_obs"] = self._observe()
+            self._begin(ended)
+        return self._observe(), reward, terminated, truncated, info

@@ -1,0 +1,1 @@
+"""Floor 4: collecting, the loop, checkpoints, metrics, evaluation, reports."""
