@@ -12,7 +12,10 @@ FLOORS = {
     "core": 0, "maths": 1, "models": 2, "envs": 2, "data": 2, "policies": 3,
     "algorithms": 4, "transfer": 4, "training": 4, "recipes": 5, "cli": 6, "__main__": 7, "__init__": 0,
 }
-HEAVY = {"transformers", "peft", "metaworld", "libero", "robosuite", "mani_skill", "ray", "av", "wandb", "tensorboard", "pyarrow"}
+HEAVY = {
+    "transformers", "peft", "metaworld", "libero", "robosuite", "mani_skill", "ray", "av", "wandb", "tensorboard",
+    "pyarrow",
+}
 MAX_FILE, MAX_FUNCTION = 350, 60
 FILE_WAIVERS: dict[str, int] = {}
 FUNCTION_WAIVERS: dict[str, int] = {}

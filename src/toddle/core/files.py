@@ -32,7 +32,12 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write text to `path` atomically."""
-    write_atomic(path, lambda temporary: temporary.write_text(text) and None)
+
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text)
+
+    write_atomic(path, write)
 
 
 def write_json_atomic(path: Path, value: Any) -> None:

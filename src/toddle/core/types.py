@@ -67,7 +67,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeResult:
-    """What one evaluation episode came to.  Times are seconds; `cost` and `interventions` are None where not reported."""
+    """What one evaluation episode came to.  `cost` and `interventions` are None where not reported."""
 
     seed: int
     success: bool

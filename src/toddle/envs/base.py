@@ -105,7 +105,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, n)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, n)
 
-    def reset(  # type: ignore[override]
+    def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
         """Reset all worlds, or those of ``options["reset_mask"]``.  An int seeds world i with seed + i."""
