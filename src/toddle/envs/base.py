@@ -6,6 +6,7 @@ ended in is in ``info["final_obs"]``.  `terminated` and `truncated` are never me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -127,12 +128,19 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         return self.step_chunk(np.asarray(actions)[:, None])
 
     def step_chunk(
-        self, actions: Array, *, active: Array | None = None, reset_done: bool = True, discount: float = 1.0
+        self,
+        actions: Array,
+        *,
+        active: Array | None = None,
+        reset_done: bool = True,
+        discount: float = 1.0,
+        on_step: Callable[[Array, dict[str, Array]], None] | None = None,
     ) -> tuple[Obs, Array, Array, Array, dict[str, Any]]:
         """Execute chunks (N, H, A) open loop; a world whose episode ends stands still for the rest of its chunk.
 
         Returns obs, reward (N,) = sum_i discount^i r_i over the steps made, terminated (N,), truncated (N,), info.
         Worlds outside `active` are not touched.  With `reset_done=False` ended worlds stay as they ended.
+        `on_step(moved (N,), infos)` is called after each control step: for frames, goals and pushes within a chunk.
         """
         actions = np.asarray(actions)
         expected = (self.num_envs, *self.single_action_space.shape)
@@ -152,7 +160,10 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             steps += running
             terminated |= running & step_terminated
             truncated |= running & step_truncated & ~step_terminated
-            for key, value in self._infos().items():
+            infos = self._infos()
+            if on_step is not None:
+                on_step(running.copy(), infos)
+            for key, value in infos.items():
                 info[key] = np.where(running, value, info[key]) if key in info else value.copy()
             running &= ~(terminated | truncated)
         ended = terminated | truncated
