@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toddle.core.types import Decision, Observation, Score
 
-__all__ = ["Critic", "Learner", "Memory", "Policy"]
+__all__ = ["Critic", "Learner", "Memory", "Normalising", "Policy"]
 
 Memory = Any
 """What a policy remembers between decisions (a KV cache), or None.  Opaque to everybody but the policy."""
@@ -49,6 +49,14 @@ class Critic(Protocol):
 
     def value(self, observation: Observation) -> Tensor:
         """Return (T, B) values for (T, B, ...) observations (any leading dimensions)."""
+
+
+@runtime_checkable
+class Normalising(Protocol):
+    """A policy or critic with running statistics of its inputs.  They change between iterations only."""
+
+    def update_normaliser(self, observation: Observation) -> None:
+        """Take the observations (T, B, ...) of one body into the running statistics."""
 
 
 class Learner(Protocol):

@@ -1,0 +1,100 @@
+"""What a policy did in T decisions of B worlds, held in tensors that are allocated once and filled in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toddle.core.errors import problem
+from toddle.core.types import Decision, Observation
+
+__all__ = ["Minibatch", "Rollout"]
+
+
+@dataclass(slots=True)
+class Minibatch:
+    """Decisions to score again: (T, b, ...) whole worlds in time order, or (1, M, ...) shuffled decisions."""
+
+    observation: Observation
+    chain: Tensor
+    log_prob: Tensor  # (..., L)
+    value: Tensor  # (...)
+    advantage: Tensor  # (...)
+    target: Tensor  # (...), returns-to-go for the critic
+
+
+class Rollout:
+    """T decisions of B worlds, for any policy.
+
+    Attributes, all (T, B, ...): `observation` (a dict), `chain`, `log_prob` (T, B, L), `reward` (scaled as the
+    learner wants it), `terminated`, `truncated` (bool), `discount` (gamma^steps of each decision), and, once they are
+    computed, `value`, `next_value`, `advantage`, `target`.  `last_observation` (a dict of (B, ...)) follows the last
+    decision.
+    """
+
+    def __init__(self, length: int, worlds: int, observation: Observation, decision: Decision) -> None:
+        """Allocate for observations and decisions shaped like these, (B, ...)."""
+        if length < 1:
+            raise problem("length", "at least 1 decision", length)
+
+        def rows(extra: int, like: Tensor) -> Tensor:
+            return torch.zeros((length + extra, *like.shape), dtype=like.dtype, device=like.device)
+
+        self.length, self.worlds = length, worlds
+        # One row more than T: the last row is what follows, so that one pass values all of them.
+        self._observation = {key: rows(1, value) for key, value in observation.items() if isinstance(value, Tensor)}
+        self.chain, self.log_prob = rows(0, decision.chain), rows(0, decision.log_prob)
+        number = torch.zeros(worlds, device=decision.log_prob.device)
+        self.reward, self.discount = rows(0, number), rows(0, number)
+        self.value, self.next_value = rows(0, number), rows(0, number)
+        self.advantage, self.target = rows(0, number), rows(0, number)
+        self.terminated, self.truncated = rows(0, number.bool()), rows(0, number.bool())
+
+    @property
+    def observation(self) -> Observation:
+        """Observations (T, B, ...) at which the policy decided."""
+        return {key: value[:-1] for key, value in self._observation.items()}  # type: ignore[return-value]
+
+    @property
+    def observation_and_last(self) -> Observation:
+        """Observations (T + 1, B, ...); the last row follows the last decision."""
+        return self._observation  # type: ignore[return-value]
+
+    def observe(self, t: int, observation: Observation) -> None:
+        """Write the observation (B, ...) before decision `t` (t = T: after the last one)."""
+        for key, buffer in self._observation.items():
+            buffer[t] = observation[key]  # type: ignore[literal-required]
+
+    def decide(self, t: int, decision: Decision) -> None:
+        """Write decision `t`."""
+        self.chain[t] = decision.chain
+        self.log_prob[t] = decision.log_prob
+
+    def minibatches(self, count: int, sequential: bool, generator: torch.Generator) -> Iterator[Minibatch]:
+        """Yield `count` minibatches that together hold every decision exactly once, in an order drawn from `generator`.
+
+        Sequential policies get whole worlds in time order, so `count` may not exceed B; others get shuffled decisions.
+        Raises InputError when there are fewer worlds (decisions) than minibatches.
+        """
+        total = self.worlds if sequential else self.length * self.worlds
+        if not 1 <= count <= total:
+            what = "worlds (a sequential policy needs whole worlds)" if sequential else "decisions"
+            raise problem("minibatches", f"1 to {total}, the number of {what}", count)
+        order = torch.randperm(total, generator=generator).to(self.chain.device)
+        for part in order.tensor_split(count):
+            yield self._select(part, sequential)
+
+    def _select(self, index: Tensor, sequential: bool) -> Minibatch:
+        def take(x: Tensor) -> Tensor:
+            if sequential:
+                return x.index_select(1, index)
+            return x.flatten(0, 1).index_select(0, index).unsqueeze(0)
+
+        observation = {key: take(value[:-1]) for key, value in self._observation.items()}
+        return Minibatch(
+            observation,  # type: ignore[arg-type]
+            *(take(x) for x in (self.chain, self.log_prob, self.value, self.advantage, self.target)),
+        )
