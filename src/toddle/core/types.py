@@ -67,10 +67,10 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeResult:
-    """What one evaluation episode came to.  `cost` and `interventions` are None where not reported."""
+    """What one evaluation episode came to; `success`, `cost`, `interventions` are None where not reported."""
 
     seed: int
-    success: bool
+    success: bool | None
     episode_return: float
     length: int  # control steps
     seconds: float  # wall-clock of the whole episode
