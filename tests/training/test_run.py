@@ -1,0 +1,117 @@
+"""A run's folder: one writer, one config, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from toddle.core.config import config, load_config
+from toddle.core.errors import InputError, NaNError
+from toddle.training.metrics import Metrics, read_metrics
+from toddle.training.run import RunFolder
+
+
+@config
+class Optim:
+    """Nested."""
+
+    rate: float = 1e-3
+
+
+@config
+class Config:
+    """The run's config."""
+
+    may_change: ClassVar[tuple[str, ...]] = ("threads",)
+    out: Path = Path("a")
+    threads: int = 1
+    sizes: tuple[int, ...] = (8, 8)
+    optim: Optim = Optim()
+
+
+def test_config_and_command_are_saved(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "deep/run", Config(sizes=(4,))) as run:
+        assert run.latest() is None and not run.finished
+    assert load_config(Config, tmp_path / "deep/run/config.yaml") == Config(sizes=(4,))
+    assert json.loads((tmp_path / "deep/run/run.json").read_text())["command"] == "test_run"
+
+
+def test_a_second_run_needs_resume(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, Config()).close()
+    with pytest.raises(InputError, match="already holds a run; --resume"):
+        RunFolder.open(tmp_path, Config())
+    RunFolder.open(tmp_path, Config(), resume=True).close()
+
+
+def test_resume_of_nothing_begins(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path / "new", Config(), resume=True).close()
+
+
+def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, Config()).close()
+    other = Config(sizes=(8, 16), optim=Optim(rate=0.1))
+    with pytest.raises(InputError) as error:
+        RunFolder.open(tmp_path, other, resume=True)
+    text = str(error.value)
+    assert "optim.rate was 0.001 and is 0.1" in text and "sizes.1 was 8 and is 16" in text and "\n" not in text
+
+
+def test_what_may_change_may_change(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, Config()).close()
+    RunFolder.open(tmp_path, Config(threads=2, out=Path("b")), resume=True).close()
+
+
+def test_another_command_is_refused(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, Config()).close()
+    (tmp_path / "run.json").write_text('{"command": "sft"}')
+    with pytest.raises(InputError, match="holds a run of 'sft', not of 'test_run'"):
+        RunFolder.open(tmp_path, Config(), resume=True)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_run import Config
+from toddle.training.run import RunFolder
+run = RunFolder.open(Path(sys.argv[1]), Config())
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_live_folder_is_refused_and_a_stale_lock_is_no_obstacle(tmp_path: Path) -> None:
+    code = HOLDER.format(tests=str(Path(__file__).parent))
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout and holder.stdout.readline() == "open\n"
+        with pytest.raises(InputError, match=f"in use by a run that is still going .process {holder.pid}."):
+            RunFolder.open(tmp_path, Config(), resume=True)
+    finally:
+        holder.kill()
+        holder.wait()
+    RunFolder.open(tmp_path, Config(), resume=True).close()
+
+
+def test_a_refused_run_lets_the_folder_go(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, Config()).close()
+    for _ in range(2):
+        with pytest.raises(InputError, match="already holds"):
+            RunFolder.open(tmp_path, Config())
+    RunFolder.open(tmp_path, Config(), resume=True).close()
+
+
+def test_metrics_are_named_and_finite(tmp_path: Path) -> None:
+    log = Metrics(tmp_path)
+    log.write(1, {"train/loss": 1})
+    with pytest.raises(ValueError, match="group/name"):
+        log.write(2, {"loss": 1.0})
+    with pytest.raises(NaNError, match="train/loss is inf"):
+        log.write(2, {"train/loss": float("inf")})
+    log.close()
+    assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 1.0}]
