@@ -1,0 +1,145 @@
+"""What the goal-tracking environment needs to know of a robot: a small frozen description, not a class to extend.
+
+Everything the environment shows or rewards is divided by the body's own units, so that one reward and one policy trunk
+serve all bodies: lengths by `length` L, speeds by sqrt(g L), times by sqrt(L / g), joint angles by half their range,
+torques by their limits (dynamic similarity, Froude).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import mujoco
+import numpy as np
+
+from toddle.core.errors import InputError, problem
+
+__all__ = ["GRAVITY", "Body", "KeyPoint", "MocapAction", "PositionAction", "motors_to_servos", "package_file"]
+
+GRAVITY = 9.81
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyPoint:
+    """A point of the body that goals may place somewhere: the mean of one or more named sites, bodies or geoms."""
+
+    name: str
+    objects: tuple[str, ...]
+    kind: Literal["site", "body", "geom"] = "site"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionAction:
+    """Absolute set-points of position servos: q_des = centre + half * clip(a), passed through a first-order filter.
+
+    The filter is q <- q + gain * (q_des - q) at each control step (gain 0.2 after HT), so its time constant is about
+    five control steps.  `centre` is `Body.home` where given, else the middle of the joint's range.
+    """
+
+    gain: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class MocapAction:
+    """Meta-World's action: [dx, dy, dz] of a mocap body that the hand is welded to, and the gripper's effort.
+
+    The mocap body moves by `scale` * clip(a[:3]) metres and stays in the box `low`..`high`; the two fingers get a[3]
+    and -a[3] (metaworld.sawyer_xyz_env.SawyerXYZEnv.set_xyz_action and step).
+    """
+
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    scale: float = 0.01
+    quaternion: tuple[float, float, float, float] = (1.0, 0.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """One embodiment.  `docs/add_a_body.md` walks through an example."""
+
+    name: str
+    build: Callable[[], mujoco.MjModel]
+    """Return the compiled model.  Its actuators are position servos (or see `motors_to_servos`)."""
+    joints: tuple[str, ...]
+    """Joints that posture goals may ask for, each with a range."""
+    key_points: tuple[KeyPoint, ...]
+    root: Literal["fixed", "floating"]
+    """A floating root is the model's first joint, a free one."""
+    length: float
+    """L in metres: reach from `centre` of a fixed base, height of the root when standing of a floating one."""
+    frame_skip: int
+    """Physics steps in one control step."""
+    action: PositionAction | MocapAction = PositionAction()  # noqa: RUF009  # frozen
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Origin of key-point goals of a fixed base, in metres."""
+    home: tuple[float, ...] | None = None
+    """Set-points (rad or m, one an actuator) of the posture to start from; None is the middle of the ranges."""
+    tool: str | None = None
+    """Key point whose velocity and place the velocity and hold goals of a fixed base are about; None is the first."""
+    undesired: tuple[str, ...] = ()
+    """Bodies that should touch nothing."""
+    torque_limits: tuple[float, ...] | None = None
+    """Largest actuator forces, one an actuator; None takes the model's own force limits."""
+    mix: tuple[float, float, float, float] = (0.3, 0.3, 0.25, 0.15)
+    """Shares of the goal families of core.goal.FAMILIES."""
+    episode_seconds: float = 8.0
+
+    def key_point_index(self) -> int:
+        """Return the index of the tool among the key points."""
+        names = [point.name for point in self.key_points]
+        if self.tool is not None and self.tool not in names:
+            raise problem("body.tool", f"one of {names}", self.tool)
+        return names.index(self.tool) if self.tool is not None else 0
+
+    @property
+    def speed(self) -> float:
+        """The unit of speed, sqrt(g L) in m/s."""
+        return float(np.sqrt(GRAVITY * self.length))
+
+    @property
+    def time(self) -> float:
+        """The unit of time, sqrt(L / g) in seconds."""
+        return float(np.sqrt(self.length / GRAVITY))
+
+
+def package_file(package: str, path: str, extra: str) -> Path:
+    """Return a data file of an installed package without importing it.
+
+    Raises InputError, naming the extra to install, when the package or the file is missing.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"package {package} is not installed; pip install 'toddle[{extra}]'")
+    file = Path(spec.submodule_search_locations[0]) / path
+    if not file.is_file():
+        raise problem(f"package {package}", f"the file {path}", "none", f"reinstall 'toddle[{extra}]'")
+    return file
+
+
+def motors_to_servos(model: mujoco.MjModel, stiffness: float = 2.0, damping_ratio: float = 1.0) -> mujoco.MjModel:
+    """Turn every torque motor of `model` into a position servo of the same strength, in place.
+
+    The motor's largest torque F = gear * ctrlrange stays the servo's limit.  kp = stiffness * F / half-range: the full
+    torque comes at an error of half-range / stiffness.  kd = 2 * damping_ratio * sqrt(kp * M) with M the joint's inertia
+    in the model's initial posture (`dof_M0`), less the damping that the joint has already.  The servo runs inside
+    MuJoCo, at the rate of the physics.
+    """
+    for a in range(model.nu):
+        joint = int(model.actuator_trnid[a, 0])
+        dof = int(model.jnt_dofadr[joint])
+        low, high = model.jnt_range[joint]
+        limit = float(abs(model.actuator_gear[a, 0]) * np.abs(model.actuator_ctrlrange[a]).max())
+        kp = stiffness * limit / (0.5 * (high - low))
+        kd = max(0.0, 2.0 * damping_ratio * np.sqrt(kp * model.dof_M0[dof]) - model.dof_damping[dof])
+        model.actuator_gear[a] = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        model.actuator_gaintype[a] = mujoco.mjtGain.mjGAIN_FIXED
+        model.actuator_biastype[a] = mujoco.mjtBias.mjBIAS_AFFINE
+        model.actuator_gainprm[a, 0] = kp
+        model.actuator_biasprm[a, :3] = (0.0, -kp, -kd)
+        model.actuator_ctrllimited[a], model.actuator_ctrlrange[a] = 1, (low, high)
+        model.actuator_forcelimited[a], model.actuator_forcerange[a] = 1, (-limit, limit)
+    return model
