@@ -1,0 +1,270 @@
+"""Meta-World's 50 tasks for a Sawyer arm, with camera pictures, sentences and scripted experts.
+
+Source: metaworld 3.1.1 (Farama); imported in this file only.  Physics, rewards, success and experts are the package's
+own.  Actions are its own too: [dx, dy, dz of the hand's target, gripper] in [-1, 1], 80 Hz.
+
+What differs from the bare package: an episode depends on its world's seed and number alone (goal and object positions
+come from `core.seeding`, MuJoCo's data is reset first, the reset runs twice with one drawn vector, so that nothing of
+the episode before is left, rendered goals included); `success` holds once it was reached; time limits truncate.
+What can be seen of a task's goal: `docs/add_a_task.md`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from metaworld.env_dict import ENV_CLS_MAP
+from metaworld.policies import ENV_POLICY_MAP
+
+from toddle.core.errors import nearest, problem
+from toddle.core.seeding import numpy_generator
+from toddle.envs.base import Array, BatchedEnv, Obs
+from toddle.envs.bodies.sawyer import SawyerIndex, sawyer_proprio
+from toddle.envs.metaworld_sentences import sentence
+from toddle.envs.scene_renderer import FreeCamera, SceneRenderer
+
+__all__ = ["CAMERAS", "TASKS", "MetaWorldEnv"]
+
+TASKS = tuple(sorted(ENV_CLS_MAP))
+"""The names of the 50 tasks."""
+
+CLOSE = FreeCamera(lookat=(0.0, 0.7, 0.1), distance=1.1, azimuth=157.0, elevation=-40.0)
+"""A view of the workspace from beside the arm, ours: goals of 1 to 2 cm radius cover pixels at 96 x 96."""
+CAMERAS = ("close", "corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
+UPSIDE_DOWN = ("corner", "corner2", "corner3", "corner4")
+"""Cameras that Meta-World mounts upside down; their pictures are turned."""
+
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
+PUSH_SECONDS = 0.1
+"""A push of 0.5 m/s acts that long on the hand's target: 5 cm at strength 1."""
+
+
+class MetaWorldEnv(BatchedEnv):
+    """N worlds of one task.
+
+    Observations: `proprio` (N, 17) float32, the numbers of `envs.bodies.sawyer`; with cameras also `images`
+    (N, cameras, 3, H, W) uint8, rendered when an observation is asked for and only for worlds that moved since.
+    Infos: `success` (N,) bool, reached at some step of the episode; `success_now` (N,) bool.
+    Rewards: Meta-World's dense ones, 0 to 10 a step.
+    """
+
+    body = "sawyer"
+    dt = 0.0125
+
+    def __init__(
+        self,
+        task: str,
+        num_envs: int = 1,
+        *,
+        seed: int = 0,
+        cameras: tuple[str, ...] = (),
+        image_size: int = 96,
+        max_episode_steps: int = 300,
+        terminate_on_success: bool = False,
+        paraphrases: bool = False,
+        push_target: Literal["hand", "object"] = "hand",
+    ) -> None:
+        """`paraphrases` draws each episode's sentence among the task's; raises InputError on unknown names."""
+        task = task.removeprefix("metaworld/")
+        if task not in ENV_CLS_MAP:
+            raise problem("task", "one of Meta-World's 50 tasks", task, nearest(task, TASKS))
+        for label, value in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
+            if value < 1:
+                raise problem(label, "at least 1", value)
+        if push_target not in ("hand", "object"):
+            raise problem("push_target", "'hand' or 'object'", push_target)
+        self.task, self.name, self.num_envs = task, f"metaworld/{task}", num_envs
+        self.cameras, self.image_size = tuple(cameras), image_size
+        self.max_episode_steps, self.terminate_on_success = max_episode_steps, terminate_on_success
+        self.paraphrases, self.push_target = paraphrases, push_target
+        self._envs = [self._make_world() for _ in range(num_envs)]
+        self._expert: Any = ENV_POLICY_MAP[task]()  # type: ignore[abstract]
+        self._seed = np.arange(seed, seed + num_envs, dtype=np.int64)
+        self._episode = np.full(num_envs, -1, dtype=np.int64)
+        self._state = np.zeros((num_envs, 39))  # Meta-World's own observation, which its experts read
+        self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
+        self.instruction = [sentence(task)] * num_envs
+        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
+        shape = (len(self.cameras), 3, image_size, image_size)
+        if self.cameras:
+            renderer = self._renderer(image_size, image_size)
+            for camera in self.cameras:
+                renderer.check_camera(camera)
+        self._images, self._stale = np.zeros((num_envs, *shape), np.uint8), np.ones(num_envs, bool)
+        self._arm = SawyerIndex.of(self._envs[0].model)
+        size = len(sawyer_proprio(self._envs[0].model, self._envs[0].data, self._arm))
+        parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (size,), np.float32)}
+        if self.cameras:
+            parts["images"] = spaces.Box(0, 255, shape, np.uint8)
+        self.single_observation_space = spaces.Dict(parts)
+        self.single_action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self._allocate()
+        self._reset_worlds(np.ones(num_envs, bool), None)
+
+    def _make_world(self) -> Any:
+        env = ENV_CLS_MAP[self.task]()
+        env._partially_observable = False  # the experts read the goal
+        del env.sawyer_observation_space  # cached while the goal was hidden; its bounds would clip the goal to 0
+        env._set_task_called = True
+        env.seeded_rand_vec = True  # draw from `np_random`, which is set at each reset, not from the global generator
+        env.max_path_length = np.iinfo(np.int64).max  # the time limit is ours
+        return env
+
+    # ---- episodes ------------------------------------------------------------------------------------------------
+    def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
+        for world in np.flatnonzero(mask):
+            if seeds is not None and seeds[world] is not None:
+                self._seed[world], self._episode[world] = seeds[world], -1
+            self._episode[world] += 1
+            self._begin_episode(int(world))
+        self._success[mask], self._success_now[mask], self._stale[mask] = False, False, True
+
+    def _begin_episode(self, world: int) -> None:
+        env = self._envs[world]
+        generator = numpy_generator(int(self._seed[world]), self.name, int(self._episode[world]))
+        env.np_random, env._freeze_rand_vec, env.curr_path_length = generator, False, 0
+        mujoco.mj_resetData(env.model, env.data)
+        env.reset_model()  # draws goal and object positions and writes them into the model
+        env._freeze_rand_vec = True
+        mujoco.mj_resetData(env.model, env.data)
+        state = env.reset_model()  # the same vector again, now with nothing left of the episode before
+        env._prev_obs = state[:18].copy()
+        state[18:36] = state[:18]
+        self._state[world] = state
+        if self.paraphrases and self.instruction is not None:
+            self.instruction[world] = sentence(self.task, generator)
+
+    def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
+        reward = np.zeros(self.num_envs)
+        truncated = np.zeros(self.num_envs, bool)
+        action = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        for world in np.flatnonzero(active):
+            env = self._envs[world]
+            self._state[world], reward[world], _, _, info = env.step(action[world])
+            self._success_now[world] = info["success"] > 0
+            truncated[world] = env.curr_path_length >= self.max_episode_steps
+        self._success |= self._success_now & active
+        self._stale |= active
+        terminated = self._success & active if self.terminate_on_success else np.zeros(self.num_envs, bool)
+        return reward, terminated, truncated & ~terminated
+
+    def _infos(self) -> dict[str, Array]:
+        return {"success": self._success.copy(), "success_now": self._success_now.copy()}
+
+    # ---- what is seen --------------------------------------------------------------------------------------------
+    def _observe(self) -> Obs:
+        rows = [sawyer_proprio(env.model, env.data, self._arm) for env in self._envs]
+        observation = {"proprio": np.stack(rows)}
+        if self.cameras:
+            renderer = self._renderer(self.image_size, self.image_size)
+            for world in np.flatnonzero(self._stale):
+                env = self._envs[world]
+                for index, camera in enumerate(self.cameras):
+                    self._images[world, index] = renderer.render(env.model, env.data, camera).transpose(2, 0, 1)
+            self._stale[:] = False
+            observation["images"] = self._images.copy()
+        return observation
+
+    def _renderer(self, width: int, height: int) -> SceneRenderer:
+        if (width, height) not in self._renderers:
+            self._renderers[width, height] = SceneRenderer(
+                self._envs[0].model, width, height, free_cameras={"close": CLOSE}, rotated=UPSIDE_DOWN
+            )
+        return self._renderers[width, height]
+
+    def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
+        """Return (len(worlds), height, width, 3) uint8 pictures of `camera` (one of CAMERAS; default "close")."""
+        renderer = self._renderer(width, height)
+        envs = [self._envs[world] for world in worlds]
+        return np.stack([renderer.render(env.model, env.data, camera or "close") for env in envs])
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the renderers."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+    def expert_action(self) -> Array:
+        """Return (N, 4) float32 actions of the package's scripted expert for the task, clipped to [-1, 1]."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the experts warn that they exceed 1, which is clipped here
+            actions = [np.asarray(self._expert.get_action(state), dtype=np.float64) for state in self._state]
+        return np.clip(np.stack(actions), -1.0, 1.0).astype(np.float32)
+
+    def object_poses(self) -> dict[str, Array]:
+        """Return positions in metres, (N, 3) float32 each: `hand`, `object` (`object_2` where there is one), `goal`.
+
+        World frame of Meta-World: x to the right of the robot, y away from it, z up; the table's centre is (0, 0.6).
+        """
+        poses = {"hand": self._state[:, 0:3], "object": self._state[:, 4:7], "goal": self._state[:, 36:39]}
+        if len(self._envs[0]._get_pos_objects()) > 3:
+            poses["object_2"] = self._state[:, 11:14]
+        return {name: value.astype(np.float32) for name, value in poses.items()}
+
+    # ---- disturbances and state ----------------------------------------------------------------------------------
+    def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
+        """Shove the hand (its target jumps 5 cm x strength), or throw a free object (0.5 m/s x strength), sideways.
+
+        Raises InputError when `push_target` is "object" and the task's object is not a free body.
+        """
+        for world in np.flatnonzero(mask):
+            env = self._envs[world]
+            angle = generator.uniform(0.0, 2.0 * np.pi)
+            velocity = 0.5 * strength * np.array([np.cos(angle), np.sin(angle), 0.0])
+            if self.push_target == "hand":
+                moved = env.data.mocap_pos[0] + PUSH_SECONDS * velocity
+                env.data.mocap_pos[0] = np.clip(moved, env.mocap_low, env.mocap_high)
+            else:
+                free = np.flatnonzero(env.model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
+                if not len(free):
+                    raise problem("push_target", f"'hand' for {self.name}, whose object is not free", "object")
+                start = env.model.jnt_dofadr[free[0]]
+                env.data.qvel[start : start + 3] += velocity
+            mujoco.mj_forward(env.model, env.data)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: an episode's start is replayed from its seed, what happened since is stored."""
+        return super().state_dict() | {
+            "seed": self._seed.copy(), "episode": self._episode.copy(), "state": self._state.copy(),
+            "success": self._success.copy(), "success_now": self._success_now.copy(),
+            "physics": [self._physics(env) for env in self._envs],
+            "attributes": [_numbers(env) for env in self._envs],
+        }  # fmt: skip
+
+    def _physics(self, env: Any) -> Array:
+        vector = np.empty(mujoco.mj_stateSize(env.model, STATE))
+        mujoco.mj_getState(env.model, env.data, vector, STATE)
+        return vector
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
+        super().load_state_dict(state)
+        self._seed[:], self._episode[:] = np.asarray(state["seed"]), np.asarray(state["episode"])
+        for world, env in enumerate(self._envs):
+            self._begin_episode(world)
+            physics = np.asarray(state["physics"][world], dtype=np.float64)
+            mujoco.mj_setState(env.model, env.data, physics, STATE)
+            mujoco.mj_forward(env.model, env.data)
+            mujoco.mj_setState(env.model, env.data, physics, STATE)  # mj_forward has changed the solver's warm start
+            for name, value in state["attributes"][world].items():
+                setattr(env, name, np.array(value) if isinstance(getattr(env, name), np.ndarray) else value)
+        self._state[:] = np.asarray(state["state"])
+        self._success[:], self._success_now[:] = np.asarray(state["success"]), np.asarray(state["success_now"])
+        self._stale[:] = True
+
+
+def _numbers(env: Any) -> dict[str, Any]:
+    """Return the numeric attributes of a Meta-World environment (what it remembers of the episode besides physics)."""
+    numbers: dict[str, Any] = {}
+    for name, value in vars(env).items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fib":
+            numbers[name] = value.copy()
+        elif isinstance(value, bool | int | float) and not isinstance(value, np.generic) and name != "max_path_length":
+            numbers[name] = value
+        elif isinstance(value, np.generic) and value.dtype.kind in "fib":
+            numbers[name] = value.item()
+    return numbers
