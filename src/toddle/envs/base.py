@@ -36,7 +36,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
       episode_return   sum of rewards of the episode so far (of the ended one where it ended)
       episode_length   control steps, likewise
       steps            control steps made in this call (a chunk stops where its episode ends)
-      success, cost, ...   whatever `_infos` reports, read before autoreset
+      success, cost, ...   whatever `_infos` reports, (N, ...), read before autoreset
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
@@ -134,13 +134,13 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         active: Array | None = None,
         reset_done: bool = True,
         discount: float = 1.0,
-        on_step: Callable[[Array, dict[str, Array]], None] | None = None,
+        on_step: Callable[[Array, Array, dict[str, Array]], None] | None = None,
     ) -> tuple[Obs, Array, Array, Array, dict[str, Any]]:
         """Execute chunks (N, H, A) open loop; a world whose episode ends stands still for the rest of its chunk.
 
         Returns obs, reward (N,) = sum_i discount^i r_i over the steps made, terminated (N,), truncated (N,), info.
         Worlds outside `active` are not touched.  With `reset_done=False` ended worlds stay as they ended.
-        `on_step(moved (N,), infos)` is called after each control step: for frames, goals and pushes within a chunk.
+        `on_step(moved (N,), ended (N,), infos)` is called after each control step, for frames, goals, pushes in a chunk.
         """
         actions = np.asarray(actions)
         expected = (self.num_envs, *self.single_action_space.shape)
@@ -162,9 +162,10 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             truncated |= running & step_truncated & ~step_terminated
             infos = self._infos()
             if on_step is not None:
-                on_step(running.copy(), infos)
+                on_step(running.copy(), terminated | truncated, infos)
             for key, value in infos.items():
-                info[key] = np.where(running, value, info[key]) if key in info else value.copy()
+                moved = running.reshape(-1, *[1] * (value.ndim - 1))
+                info[key] = np.where(moved, value, info[key]) if key in info else value.copy()
             running &= ~(terminated | truncated)
         ended = terminated | truncated
         info |= {"episode_return": self._return.copy(), "episode_length": self._length.copy(), "steps": steps}

@@ -1,0 +1,40 @@
+"""From what an environment returns to what a policy sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from toddle.core.types import Observation
+
+__all__ = ["to_observation"]
+
+
+def to_observation(
+    obs: Any,
+    *,
+    first: NDArray[Any],
+    previous_action: NDArray[Any],
+    body: int = 0,
+    instruction: list[str] | None = None,
+) -> Observation:
+    """Return the Observation (B, ...) of batched observations: an array (B, O) is proprioception, a dict has keys.
+
+    `first` (B,) bool marks the first observation of an episode; `previous_action` (B, H_exec * A) is the chunk
+    executed before, set to 0 where `first`; `body` is the index of the body in the policy's banks.
+    """
+    values = obs if isinstance(obs, dict) else {"proprio": obs}
+    tensors: dict[str, Any] = {}
+    for key, value in values.items():
+        tensor = torch.from_numpy(np.asarray(value))
+        tensors[key] = tensor.float() if tensor.dtype == torch.float64 else tensor
+    tensors["first"] = torch.from_numpy(np.array(first, dtype=bool))
+    tensors["body"] = torch.full((len(first),), body, dtype=torch.int64)
+    previous = np.where(np.asarray(first)[:, None], 0.0, previous_action).astype(np.float32)
+    tensors["previous_action"] = torch.from_numpy(previous)
+    if instruction is not None:
+        tensors["instruction"] = list(instruction)
+    return tensors  # type: ignore[return-value]
