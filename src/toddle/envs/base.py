@@ -140,7 +140,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
 
         Returns obs, reward (N,) = sum_i discount^i r_i over the steps made, terminated (N,), truncated (N,), info.
         Worlds outside `active` are not touched.  With `reset_done=False` ended worlds stay as they ended.
-        `on_step(moved (N,), ended (N,), infos)` is called after each control step, for frames, goals, pushes in a chunk.
+        `on_step(moved (N,), ended (N,), infos)` is called after each control step: frames, goals, pushes.
         """
         actions = np.asarray(actions)
         expected = (self.num_envs, *self.single_action_space.shape)
