@@ -76,11 +76,13 @@ def test_a_push_moves_the_root_by_half_a_metre_per_second() -> None:
     assert np.array_equal(env.pool.read("qvel"), env.pool.state["qvel"])
 
 
-def test_pictures_show_the_worlds() -> None:
-    env = GymnasiumEnv("Hopper-v5", 2)
+@pytest.mark.parametrize("task", ["Hopper-v5", "Reacher-v5"])
+def test_pictures_show_the_worlds(task: str) -> None:
+    env = GymnasiumEnv(task, 2)
     env.reset(seed=0)
+    actions = np.ones((2, 1, env.single_action_space.shape[0]))
     for _ in range(20):
-        env.step_chunk(np.ones((2, 1, 3)), active=np.array([False, True]), reset_done=False)
+        env.step_chunk(actions, active=np.array([False, True]), reset_done=False)
     pictures = env.render_worlds([0, 1], width=64, height=48)
     assert pictures.shape == (2, 48, 64, 3) and pictures.dtype == np.uint8
     assert pictures[0].std() > 10 and (pictures[0] != pictures[1]).any()

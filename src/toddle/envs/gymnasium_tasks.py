@@ -20,7 +20,7 @@ from gymnasium.utils.seeding import np_random
 from toddle.core.errors import nearest, problem
 from toddle.envs.base import Array, BatchedEnv
 from toddle.envs.mujoco_pool import MujocoPool
-from toddle.envs.rendering import WorldRenderer
+from toddle.envs.scene_renderer import FreeCamera, SceneRenderer
 
 __all__ = ["TASKS", "GymnasiumEnv"]
 
@@ -290,7 +290,7 @@ class GymnasiumEnv(BatchedEnv):
         width = self._task.observe(self._pool.state).shape[1]
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float64)
         self._generators = [np_random(seed + i)[0] for i in range(num_envs)]
-        self._renderer = WorldRenderer(self._pool)
+        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
         self._allocate()
 
     @property
@@ -340,9 +340,19 @@ class GymnasiumEnv(BatchedEnv):
 
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures, by default from the task's tracking camera."""
-        return self._renderer.render(worlds, width, height, camera)
+        model = self._pool.model
+        if (width, height) not in self._renderers:
+            x, y, z = (float(value) for value in model.stat.center)
+            view = FreeCamera(lookat=(x, y, z), distance=1.5 * model.stat.extent, azimuth=90.0, elevation=-30.0)
+            self._renderers[width, height] = SceneRenderer(model, width, height, free_cameras={"free": view})
+        renderer = self._renderers[width, height]
+        camera = camera or ("track" if "track" in renderer.cameras else "free")
+        renderer.check_camera(camera)
+        return np.stack([renderer.render(model, self._pool.datas[world], camera) for world in worlds])
 
     def close_extras(self, **kwargs: Any) -> None:
         """Give back threads and the graphics context."""
-        self._renderer.close()
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
         self._pool.close()
