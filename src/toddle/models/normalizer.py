@@ -1,0 +1,85 @@
+"""Running mean and standard deviation as buffers: saved with the policy, changed only by an explicit `update`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from toddle.core.errors import problem
+
+__all__ = ["RunningNorm", "TokenMoments"]
+
+
+class RunningNorm(nn.Module):
+    """Per-body normalisation of the last dimension: clip((x - mean) / sqrt(var + eps), -clip, clip).
+
+    sizes: O of each body; inputs may be padded to the widest body, the padding comes out as 0.  Before the first
+    update it is the identity.  Moments are float64 and merged by Chan's rule, so the order of batches hardly matters.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, sizes: Sequence[int], *, eps: float = 1e-6, clip: float = 10.0) -> None:
+        super().__init__()
+        self.sizes, self.eps, self.clip = list(sizes), eps, clip
+        widest = max(sizes)
+        self.register_buffer("mean", torch.zeros(len(sizes), widest, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(len(sizes), widest, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(len(sizes), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor, body: int = 0) -> None:
+        """Merge the moments of x (..., O) of one body.  Raises InputError when O is not that body's."""
+        size = self.sizes[body]
+        if x.shape[-1] < size:
+            raise problem("proprio", f"at least {size} numbers for body {body}", x.shape[-1])
+        rows = x[..., :size].reshape(-1, size).double()
+        if not len(rows):
+            return
+        old, new = self.count[body].clone(), float(len(rows))
+        var, mean = torch.var_mean(rows, dim=0, correction=0)
+        total = old + new
+        delta = mean - self.mean[body, :size]
+        merged = self.var[body, :size] * old + var * new + delta.square() * (old * new / total)
+        self.mean[body, :size] += delta * (new / total)
+        self.var[body, :size] = merged / total
+        self.count[body] = total
+
+    def forward(self, x: Tensor, body: int = 0) -> Tensor:
+        """Normalise x (..., O) of one body; float32 in and out."""
+        size = self.sizes[body]
+        mean = self.mean[body, :size].to(x.dtype)
+        scale = (self.var[body, :size] + self.eps).rsqrt().to(x.dtype)
+        return ((x[..., :size] - mean) * scale).clamp(-self.clip, self.clip)
+
+
+class TokenMoments(nn.Module):
+    """Mean and standard deviation of the embedded tokens of each type, an exponential average over batches.
+
+    A converted expert with fresh encoders matches them (ALGORITHMS P1.2, re-anchoring).  `count` is the number of
+    batches seen; moments are meaningless while it is 0.
+    """
+
+    TYPES = ("past_action", "observation", "slot")
+    mean: Tensor
+    std: Tensor
+    count: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(len(self.TYPES), width))
+        self.register_buffer("std", torch.ones(len(self.TYPES), width))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, kind: str, tokens: Tensor, momentum: float = 0.1) -> None:
+        """Average in the moments of tokens (..., d) of one type; `count` is advanced by the observation tokens."""
+        index = self.TYPES.index(kind)
+        std, mean = torch.std_mean(tokens.reshape(-1, tokens.shape[-1]).float(), dim=0, correction=0)
+        weight = 1.0 if self.count == 0 else momentum
+        self.mean[index].lerp_(mean, weight)
+        self.std[index].lerp_(std, weight)
