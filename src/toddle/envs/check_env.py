@@ -250,7 +250,7 @@ def check_env(env: BatchedEnv, seed: int = 0) -> None:
     """
     checker = _Checker(env, seed)
     for rule in (
-        checker.attributes, checker.fresh_arrays, checker.seeding, checker.wrong_actions, checker.round_trip,
+        checker.attributes, checker.fresh_arrays, checker.seeding, checker.round_trip, checker.wrong_actions,
         checker.reset_mask, checker.frozen_worlds, checker.chunks, checker.push, checker.episodes,
         checker.ended_worlds_stay,
     ):  # fmt: skip
