@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ from toddle.envs.make import make_env
 @pytest.mark.parametrize("task", TASKS)
 def test_gymnasium_tasks(task: str) -> None:
     check_env(make_env(f"gymnasium/{task}", 3, seed=4, threads=2, max_episode_steps=12))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="metaworld is not installed")
+@pytest.mark.parametrize("task", ["reach-v3", "drawer-open-v3"])
+def test_metaworld(task: str) -> None:
+    check_env(make_env(f"metaworld/{task}", 2, seed=4, max_episode_steps=8))
 
 
 class _Leaks(GymnasiumEnv):

@@ -98,7 +98,7 @@ class _Checker:
             self.observation(first, "reset")
             runs.append([first, *self.play(actions)])
         assert _same(runs[0], runs[1]), "the same seed gave another trajectory"
-        assert not _same(runs[0][0], runs[2][0]), "another seed gave the same start"
+        assert not _same(runs[0], runs[2]), "another seed gave the same trajectory"
         self.env.reset(seed=[self.seed + 5, *[None] * (self.n - 1)])
         row = self.env.reset(seed=self.seed + 5)[0]
         assert _same(self.env.reset(seed=[self.seed + 5] * self.n)[0], row, np.arange(1)), "seeds of a list are ignored"
