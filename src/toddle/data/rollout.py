@@ -84,17 +84,20 @@ class Rollout:
             what = "worlds (a sequential policy needs whole worlds)" if sequential else "decisions"
             raise problem("minibatches", f"1 to {total}, the number of {what}", count)
         order = torch.randperm(total, generator=generator).to(self.chain.device)
-        for part in order.tensor_split(count):
-            yield self._select(part, sequential)
+        fields = (self.chain, self.log_prob, self.value, self.advantage, self.target)
+        # One shuffled copy a pass; minibatches are slices of it.
+        shuffled = {key: _take(value[:-1], order, sequential) for key, value in self._observation.items()}
+        others = [_take(x, order, sequential) for x in fields]
+        start = 0
+        for index in range(count):
+            size = total // count + (index < total % count)
+            observation = {key: value.narrow(1, start, size) for key, value in shuffled.items()}
+            yield Minibatch(observation, *(x.narrow(1, start, size) for x in others))  # type: ignore[arg-type]
+            start += size
 
-    def _select(self, index: Tensor, sequential: bool) -> Minibatch:
-        def take(x: Tensor) -> Tensor:
-            if sequential:
-                return x.index_select(1, index)
-            return x.flatten(0, 1).index_select(0, index).unsqueeze(0)
 
-        observation = {key: take(value[:-1]) for key, value in self._observation.items()}
-        return Minibatch(
-            observation,  # type: ignore[arg-type]
-            *(take(x) for x in (self.chain, self.log_prob, self.value, self.advantage, self.target)),
-        )
+def _take(x: Tensor, order: Tensor, sequential: bool) -> Tensor:
+    """Worlds of (T, B, ...) in `order`, or decisions as (1, T B, ...) in `order`."""
+    if sequential:
+        return x.index_select(1, order)
+    return x.flatten(0, 1).index_select(0, order).unsqueeze(0)

@@ -12,13 +12,14 @@ with d_l = log pi(link l) - log pi_old(link l).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 __all__ = [
-    "Ratio", "clipped_surrogate", "clipped_value_loss", "kl_k1", "kl_k3", "link_clips", "link_discounts", "link_log_ratio",
+    "Ratio", "clipped_surrogate", "clipped_value_loss", "kl_k1", "kl_k3", "link_clips", "link_discounts",
+    "link_log_ratio",
 ]
 
 Ratio = Literal["sum", "mean", "per_link"]
@@ -52,14 +53,15 @@ def link_clips(links: int, first: float, last: float, rate: float = 3.0) -> Tens
 def clipped_surrogate(
     log_ratio: Tensor,
     advantage: Tensor,
-    clip_low: float | Tensor,
-    clip_high: float | Tensor,
+    clip_low: Any,
+    clip_high: Any,
     link_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Minus the clipped surrogate, averaged over everything (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 
-    `log_ratio` (..., R), `advantage` (...), clips a number or (R,): the ratio is held to [1 - clip_low, 1 + clip_high]
-    (clip-higher: Yu et al. 2025, arXiv 2503.14476).  `link_weight` (R,) multiplies the advantage of each link.
+    `log_ratio` (..., R), `advantage` (...), clips both numbers or both (R,): the ratio is held to
+    [1 - clip_low, 1 + clip_high] (clip-higher: Yu et al. 2025, arXiv 2503.14476).  `link_weight` (R,) multiplies the
+    advantage of each link.
     Returns the loss (a number, to be minimised) and the fraction of ratios outside the range (detached).
     """
     gain = advantage.unsqueeze(-1)
@@ -73,7 +75,9 @@ def clipped_surrogate(
     return loss, outside
 
 
-def clipped_value_loss(value: Tensor, target: Tensor, old_value: Tensor | None = None, clip: float | None = None) -> Tensor:
+def clipped_value_loss(
+    value: Tensor, target: Tensor, old_value: Tensor | None = None, clip: float | None = None
+) -> Tensor:
     """Half the mean squared error of `value` to `target`, both (...); a number.
 
     With `clip`, the larger of the errors of the value and of the value held within `clip` of `old_value`
@@ -89,7 +93,7 @@ def clipped_value_loss(value: Tensor, target: Tensor, old_value: Tensor | None =
 
 
 def kl_k1(log_ratio: Tensor) -> Tensor:
-    """E[-log ratio]: unbiased, noisy estimate of KL(old || new) from old samples (Schulman 2020, "Approximating KL")."""
+    """E[-log ratio]: unbiased, noisy estimate of KL(old || new) from old samples (Schulman 2020, Approximating KL)."""
     return -log_ratio.mean()
 
 

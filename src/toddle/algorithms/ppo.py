@@ -1,0 +1,339 @@
+"""PPO for decisions made of links: Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv 1707.06347.
+
+    equation                                        where
+    (7)  clipped surrogate                          maths.objectives.clipped_surrogate
+    (9)  value term                                 maths.objectives.clipped_value_loss (a critic of its own: no c_1)
+    (9)  entropy bonus, c_2                         PPOConfig.entropy, Policy.score
+    (11) advantage estimate (GAE, arXiv 1506.02438) maths.advantages.gae
+    algorithm 1, the loop                           PPO.step
+    section 4, KL as a signal for the rate          PPO._set_rates (`adaptive`)
+
+Written once for every policy: it sees a chain of L links through `Policy.score` and nothing of how it was drawn.
+Deviations from the paper:
+ 1. Epochs stop early when the estimated KL from the behaviour policy exceeds `kl_stop` x `target_kl`; most
+    implementations do, and goal tracking without it drifted (KL 0.07 an iteration).
+ 2. Policy and critic are separate, each with an optimiser and a gradient-norm limit of its own, so that the value
+    loss can neither crowd out the policy's gradient nor move a trunk that is to be transferred.
+ 3. Advantages are standardised within a minibatch, and the clip range may differ above and below (DAPO, arXiv
+    2503.14476) and between links (DPPO, arXiv 2409.00588).
+ 4. Several environments: each has a rollout; every update averages their gradients with equal weight, whatever
+    their numbers of worlds.
+ 5. Time limits bootstrap from the final observation (arXiv 1712.00378).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from toddle.core.config import config
+from toddle.core.errors import NaNError, problem
+from toddle.core.protocols import Critic, Normalising, Policy
+from toddle.core.seeding import torch_generator
+from toddle.data.rollout import Minibatch, Rollout
+from toddle.maths.advantages import gae, standardise
+from toddle.maths.objectives import (
+    Ratio,
+    clipped_surrogate,
+    clipped_value_loss,
+    kl_k3,
+    link_clips,
+    link_discounts,
+    link_log_ratio,
+)
+from toddle.models.flat import FlatParameters
+
+__all__ = ["PPO", "PPOConfig", "Source"]
+
+
+@config
+class PPOConfig:
+    """Proximal policy optimisation."""
+
+    epochs: int = 5
+    """Passes over each rollout."""
+    minibatches: int = 4
+    """Updates in one pass; each takes a share of every rollout."""
+    learning_rate: float = 3e-4
+    """Adam's rate for the policy at the start."""
+    critic_learning_rate: float = 3e-4
+    """Adam's rate for the critic at the start."""
+    schedule: Literal["constant", "cosine", "adaptive"] = "cosine"
+    """Both rates: constant; falling to `final_rate` by a half cosine over the run; or steered by the KL of each
+    iteration (a factor 1.5 up or down when it leaves [target_kl / 2, 2 target_kl])."""
+    final_rate: float = 0.05
+    """Share of the rates that is left at the end of a cosine."""
+    lam: float = 0.95
+    """lambda of generalised advantage estimation."""
+    clip_low: float = 0.2
+    """The ratio is held above 1 - clip_low."""
+    clip_high: float = 0.2
+    """The ratio is held below 1 + clip_high."""
+    ratio: Ratio = "sum"
+    """How the links of a decision form its ratio."""
+    link_discount: float = 1.0
+    """Weight of the advantage falls by this factor a link, counted back from the last (only with `per_link`)."""
+    link_clip_first: float | None = None
+    """Clip range of the first link; grows to clip_low / clip_high at the last (only with `per_link`)."""
+    value_clip: float | None = None
+    """Hold the critic within this of its former value; None switches it off."""
+    entropy: float = 0.0
+    """Weight of the entropy bonus."""
+    max_grad_norm: float = 0.5
+    """Limit of the gradient's norm, for the policy and the critic apart."""
+    target_kl: float | None = 0.02
+    """Wanted KL of an iteration in nats; None switches the stop off."""
+    kl_stop: float = 1.5
+    """Stop the epochs when the KL exceeds this many times `target_kl`."""
+    normalise_advantages: bool = True
+    """Standardise advantages within a minibatch."""
+    adam_epsilon: float = 1e-5
+    """Adam's epsilon."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise problem(name, "at least 1", getattr(self, name))
+        for name in ("learning_rate", "critic_learning_rate", "clip_low", "clip_high", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise problem(name, "a number above 0", getattr(self, name))
+        if not 0.0 <= self.lam <= 1.0:
+            raise problem("lam", "a number in [0, 1]", self.lam)
+        if self.schedule == "adaptive" and self.target_kl is None:
+            raise problem("target_kl", "a number, because the schedule is adaptive", None)
+
+
+class Source(Protocol):
+    """What PPO takes experience from: `training.collect.Collector`."""
+
+    def collect(self, policy: Policy, critic: Critic) -> tuple[Rollout, dict[str, float]]:
+        """Return a filled rollout with `value` and `next_value`, and metrics."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next rollout depends on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+
+
+class _Optimiser:
+    """One Adam over policy and critic, each as one vector with a rate and a gradient-norm limit of its own."""
+
+    def __init__(self, rates: dict[str, tuple[nn.Module, float]], config: PPOConfig) -> None:
+        self.max_norm = config.max_grad_norm
+        self.flat = {name: FlatParameters(module.parameters()) for name, (module, _) in rates.items()}
+        groups = [{"params": [self.flat[name].vector], "lr": rate} for name, (_, rate) in rates.items()]
+        self.adam = torch.optim.Adam(groups, eps=config.adam_epsilon, fused=True)
+        self.base_rates = [rate for _, rate in rates.values()]
+
+    def zero_grad(self) -> None:
+        for flat in self.flat.values():
+            flat.zero_grad()
+
+    def step(self) -> dict[str, Tensor]:
+        """Clip, make the step, return the gradients' norms before clipping."""
+        norms = {f"{name}_gradient_norm": flat.clip(self.max_norm) for name, flat in self.flat.items()}
+        self.adam.step()
+        return norms
+
+    def set_rates(self, factor: float) -> None:
+        for group, rate in zip(self.adam.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: {k: v.clone() for k, v in self.adam.state[f.vector].items()} for name, f in self.flat.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, flat in self.flat.items():
+            self.adam.state[flat.vector].clear()
+            self.adam.state[flat.vector].update({key: value.clone() for key, value in state[name].items()})
+
+
+class PPO:
+    """A learner: `step` gathers one rollout from each source and makes `epochs` x `minibatches` updates.
+
+    `policy` and `critic` are modules that satisfy the protocols `Policy` and `Critic`; `iterations` is the length of
+    the run (for the cosine).  Their running normalisation is updated after the updates, so that a rollout is scored
+    under the statistics it was drawn with.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        critic: Critic,
+        sources: Sequence[Source],
+        config: PPOConfig,
+        *,
+        iterations: int,
+        seed: int,
+    ) -> None:
+        """Raises InputError when there is no source or the policy is not a module."""
+        if not sources:
+            raise problem("sources", "at least one environment", "none")
+        if not isinstance(policy, nn.Module) or not isinstance(critic, nn.Module):
+            raise problem("policy", "a torch module", type(policy).__name__)
+        self.policy: Policy = policy
+        self.critic: Critic = critic
+        self.modules: dict[str, nn.Module] = {"policy": policy, "critic": critic}
+        self.sources, self.config, self.iterations = list(sources), config, iterations
+        self.optimiser = _Optimiser(
+            {"policy": (policy, config.learning_rate), "critic": (critic, config.critic_learning_rate)}, config
+        )
+        self.generator = torch_generator(seed, "ppo minibatches")
+        self.iteration, self.adaptive_factor = 0, 1.0
+        self._links: dict[int, tuple[Any, Any, Tensor | None]] = {}
+
+    def step(self) -> dict[str, float]:
+        """Do one iteration.  Raises NaNError naming what is not finite, before it reaches a parameter."""
+        self._set_rates()
+        rollouts: list[Rollout] = []
+        metrics: dict[str, float] = {}
+        for index, source in enumerate(self.sources):
+            rollout, facts = source.collect(self.policy, self.critic)
+            self._estimate(rollout)
+            rollouts.append(rollout)
+            suffix = f"/{index}" if len(self.sources) > 1 else ""
+            metrics |= {f"{name}{suffix}": value for name, value in facts.items()}
+        metrics |= self._update(rollouts)
+        for rollout in rollouts:
+            for part in (self.policy, self.critic):
+                if isinstance(part, Normalising):
+                    part.update_normaliser(rollout.observation)
+        self.iteration += 1
+        return metrics
+
+    def _set_rates(self) -> None:
+        config, factor = self.config, 1.0
+        if config.schedule == "cosine":
+            progress = min(self.iteration / max(self.iterations, 1), 1.0)
+            factor = config.final_rate + (1.0 - config.final_rate) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        elif config.schedule == "adaptive":
+            factor = self.adaptive_factor
+        self.optimiser.set_rates(factor)
+
+    def _estimate(self, rollout: Rollout) -> None:
+        """Fill in advantages and the critic's targets."""
+        advantage = gae(
+            rollout.reward, rollout.value, rollout.next_value, rollout.terminated, rollout.truncated,
+            discount=rollout.discount, lam=self.config.lam,
+        )  # fmt: skip
+        rollout.advantage.copy_(advantage)
+        rollout.target.copy_(advantage + rollout.value)
+        if not torch.isfinite(rollout.target.sum()):
+            for name in ("reward", "value", "next_value"):
+                if not torch.isfinite(getattr(rollout, name)).all():
+                    raise NaNError(f"the rollout's {name} is not finite")
+            raise NaNError("the rollout's advantages are not finite")
+
+    def _update(self, rollouts: list[Rollout]) -> dict[str, float]:
+        config, updates, kl = self.config, 0, 0.0
+        sums: dict[str, float] = {}
+        limit = math.inf if config.target_kl is None else config.kl_stop * config.target_kl
+        for _ in range(config.epochs):
+            batches = [r.minibatches(config.minibatches, self.policy.sequential, self.generator) for r in rollouts]
+            for parts in zip(*batches, strict=True):
+                facts = self._gradients(parts)
+                if (kl := float(facts["kl"])) > limit:
+                    break
+                facts |= self.optimiser.step()
+                numbers = dict(zip(facts, torch.stack(list(facts.values())).tolist(), strict=True))
+                self._check(numbers)
+                for name, value in numbers.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                updates += 1
+            if kl > limit:
+                break
+        self._adapt(kl)
+        means = {f"ppo/{name}": value / updates for name, value in sums.items()}
+        means |= {"ppo/last_kl": kl, "ppo/updates": float(updates)}
+        means["ppo/learning_rate"] = self.optimiser.adam.param_groups[0]["lr"]
+        means["ppo/explained_variance"] = sum(_explained_variance(r) for r in rollouts) / len(rollouts)
+        return means
+
+    def _adapt(self, kl: float) -> None:
+        if self.config.schedule == "adaptive" and self.config.target_kl is not None:
+            if kl > 2.0 * self.config.target_kl:
+                self.adaptive_factor = max(self.adaptive_factor / 1.5, 1e-2)
+            elif kl < 0.5 * self.config.target_kl:
+                self.adaptive_factor = min(self.adaptive_factor * 1.5, 10.0)
+
+    def _gradients(self, parts: Sequence[Minibatch]) -> dict[str, Tensor]:
+        """Set the gradients of one update, the mean over bodies; return detached facts about it."""
+        self.optimiser.zero_grad()
+        total: dict[str, Tensor] = {}
+        for part in parts:
+            loss, facts = self._loss(part)
+            if len(parts) > 1:
+                loss, facts = loss / len(parts), {name: value / len(parts) for name, value in facts.items()}
+            loss.backward()
+            total = {name: total[name] + value for name, value in facts.items()} if total else facts
+        return total
+
+    def _loss(self, part: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        advantage = standardise(part.advantage) if config.normalise_advantages else part.advantage
+        score = self.policy.score(part.observation, part.chain)
+        log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
+        low, high, weight = self._link_settings(log_ratio.shape[-1])
+        policy_loss, outside = clipped_surrogate(log_ratio, advantage, low, high, weight)
+        value = self.critic.value(part.observation)
+        value_loss = clipped_value_loss(value, part.target, part.value, config.value_clip)
+        loss = policy_loss + value_loss
+        entropy = score.entropy.mean()
+        if config.entropy:
+            loss = loss - config.entropy * entropy
+        with torch.no_grad():
+            facts = {
+                "policy_loss": policy_loss.detach(), "value_loss": value_loss.detach(), "entropy": entropy.detach(),
+                "kl": kl_k3(log_ratio), "clipped": outside,
+            }  # fmt: skip
+        return loss, facts
+
+    def _link_settings(self, links: int) -> tuple[Any, Any, Tensor | None]:
+        """Clip range below and above and weight of each of `links` ratios (numbers where all are alike)."""
+        config = self.config
+        if config.ratio != "per_link":
+            return config.clip_low, config.clip_high, None
+        if links not in self._links:
+            first = config.link_clip_first
+            low, high = (
+                link_clips(links, clip if first is None else first, clip)
+                for clip in (config.clip_low, config.clip_high)
+            )
+            self._links[links] = (low, high, link_discounts(links, config.link_discount))
+        return self._links[links]
+
+    def _check(self, facts: dict[str, float]) -> None:
+        """Stop on the first number that is not finite (a NaN anywhere in the losses shows in the gradients' norms)."""
+        bad = [name for name, value in facts.items() if not math.isfinite(value)]
+        if bad:
+            raise NaNError(f"PPO iteration {self.iteration}: {', '.join(bad)} not finite")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next step depends on."""
+        state: dict[str, Any] = {name: dict(module.state_dict()) for name, module in self.modules.items()}
+        state["optimiser"] = self.optimiser.state_dict()
+        state["sources"] = [source.state_dict() for source in self.sources]
+        state["generator"] = self.generator.get_state()
+        state |= {"iteration": self.iteration, "adaptive_factor": self.adaptive_factor}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        for name, module in self.modules.items():
+            module.load_state_dict(state[name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for source, saved in zip(self.sources, state["sources"], strict=True):
+            source.load_state_dict(saved)
+        self.generator.set_state(state["generator"])
+        self.iteration, self.adaptive_factor = int(state["iteration"]), float(state["adaptive_factor"])
+
+
+def _explained_variance(rollout: Rollout) -> float:
+    """1 - Var(target - value) / Var(target): 1 is a perfect critic, 0 a constant one."""
+    variance = float(rollout.target.var())
+    return 1.0 - float((rollout.target - rollout.value).var()) / variance if variance > 0 else 0.0

@@ -1,0 +1,120 @@
+"""GaussianPolicy: an MLP gives the mean of the action chunk, a learned vector its spread.  One link (L = 1)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.seeding import torch_generator
+from toddle.core.types import BodySpec, Decision, Observation, Score
+from toddle.maths.distributions import gaussian_entropy, gaussian_log_prob
+from toddle.models.tanh_mlp import TanhMLP
+from toddle.policies.features import BodyFeatures
+
+__all__ = ["GaussianConfig", "GaussianPolicy"]
+
+
+@config
+class GaussianConfig:
+    """An MLP policy with a state-independent standard deviation."""
+
+    bodies: tuple[BodySpec, ...]
+    """Embodiments, in the order of their ids; each has a network of its own."""
+    horizon: int = 1
+    """H, actions in one decision; all are executed open loop."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    log_std: float = 0.0
+    """Logarithm of the standard deviation at the start (actions are in [-1, 1])."""
+    goal_width: int = 0
+    """Width of the pooled goal; 0 for environments without goals."""
+    goal_parts: int = 256
+    """Controlled parts a goal item can name (ids below this)."""
+    seed: int = 0
+    """Seed of the weights."""
+
+    def __post_init__(self) -> None:
+        if not self.bodies:
+            raise problem("bodies", "at least one body", "none")
+        if self.horizon < 1:
+            raise problem("horizon", "at least 1", self.horizon)
+
+
+class _Body(nn.Module):
+    """The network of one body: features -> mean (..., H A), and log_std (H A)."""
+
+    def __init__(self, spec: BodySpec, config: GaussianConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        width = config.horizon * spec.action
+        self.features = BodyFeatures(spec.proprio, config.goal_width, config.goal_parts, "proprio", generator)
+        self.mlp = TanhMLP(self.features.width, config.hidden, width, last_gain=0.01, generator=generator)
+        self.log_std = nn.Parameter(torch.full((width,), config.log_std))
+
+    def forward(self, observation: Observation) -> Tensor:
+        mean: Tensor = self.mlp(self.features(observation))
+        return mean
+
+
+class GaussianPolicy(nn.Module):
+    """a ~ N(mean(o), exp(log_std)^2) over the chunk (H, A) as one vector.
+
+    The chain is the drawn chunk, unclipped, as a vector (B, H A); environments clip to [-1, 1].
+    """
+
+    kind: ClassVar[str] = "gaussian"
+    sequential = False
+
+    def __init__(self, config: GaussianConfig) -> None:
+        """Build the networks; the weights follow from `config.seed`."""
+        super().__init__()
+        self.config, self.horizon = config, config.horizon
+        self.bodies = nn.ModuleList(
+            _Body(spec, config, torch_generator(config.seed, "gaussian policy", spec.name)) for spec in config.bodies
+        )
+
+    @classmethod
+    def from_config(cls, config: GaussianConfig) -> GaussianPolicy:
+        """Build a policy, as `policies.store` does."""
+        return cls(config)
+
+    def initial_memory(self, batch: int) -> None:
+        """Return None: nothing is remembered."""
+
+    def _body(self, observation: Observation) -> _Body:
+        index = int(observation["body"].view(-1)[0]) if len(self.bodies) > 1 else 0
+        body = self.bodies[index]
+        assert isinstance(body, _Body)
+        return body
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Observation,
+        memory: None = None,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Decision, None]:
+        """Decide for (B, ...) observations of one body.  Raises nothing; `deterministic` takes the mean."""
+        body = self._body(observation)
+        mean = body(observation)
+        draw = mean
+        if not deterministic:
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+            draw = torch.addcmul(mean, noise, body.log_std.exp())
+        log_prob = gaussian_log_prob(draw, mean, body.log_std).unsqueeze(-1)
+        return Decision(draw.unflatten(-1, (self.horizon, -1)), draw, log_prob), None
+
+    def score(self, observation: Observation, chain: Tensor) -> Score:
+        """Score chunks (..., H A) at observations (..., O): log_prob (..., 1), entropy (...)."""
+        body = self._body(observation)
+        log_prob = gaussian_log_prob(chain, body(observation), body.log_std)
+        return Score(log_prob.unsqueeze(-1), gaussian_entropy(body.log_std).expand(log_prob.shape))
+
+    def update_normaliser(self, observation: Observation) -> None:
+        """Take observations (..., O) of one body into its running statistics."""
+        self._body(observation).features.update_normaliser(observation)
