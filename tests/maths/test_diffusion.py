@@ -61,16 +61,6 @@ def test_ddim_eta_one_is_the_ddpm_posterior() -> None:
         torch.testing.assert_close(std, std_ddpm, atol=1e-12, rtol=0)
 
 
-def test_clip_schedule_has_the_published_values() -> None:
-    expected = [0.001, 0.0012, 0.0015, 0.0018, 0.0023, 0.0030, 0.0040, 0.0054, 0.0073, 0.01]
-    torch.testing.assert_close(d.clip_per_link(10), torch.tensor(expected, dtype=F64), atol=6e-5, rtol=0)
-    assert d.clip_per_link(1).tolist() == [0.01]  # the released formula gives NaN here
-
-
-def test_last_link_is_not_discounted() -> None:
-    torch.testing.assert_close(d.denoise_discount(3, 0.9), torch.tensor([0.81, 0.9, 1.0], dtype=F64))
-
-
 def test_euler_on_the_bridged_grid_is_ddim() -> None:
     """A nonlinear noise predictor, 20 steps: both samplers end in the same action to 1e-10."""
     ab = d.cosine_alpha_bar(20)

@@ -47,6 +47,7 @@ class Observation(TypedDict, total=False):
     instruction: list[str]  # length B, the task's sentence
     context: Tensor  # (..., G, D_vlm) float32, features of a frozen backbone (cached or just computed)
     context_mask: Tensor  # (..., G) bool, True where the token is real
+    condition: Tensor  # (..., C) float32, an extra condition of a denoising policy (a mode embedding, say)
 
 
 @dataclass(frozen=True, slots=True)

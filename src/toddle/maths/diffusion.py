@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "clip_per_link", "cosine_alpha_bar", "ddim_link", "ddim_steps", "ddpm_link", "denoise_discount", "eps_to_x0",
-    "flow_time", "flow_velocity", "x0_to_eps",
+    "cosine_alpha_bar", "ddim_link", "ddim_steps", "ddpm_link", "eps_to_x0", "flow_time", "flow_velocity", "x0_to_eps",
 ]
 
 
@@ -68,22 +67,6 @@ def ddim_link(
     sigma = eta * ((1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)).clamp(min=0).sqrt()
     direction = (1 - alpha_bar_next - sigma**2).clamp(min=0).sqrt()
     return alpha_bar_next.sqrt() * x0 + direction * eps, sigma
-
-
-def clip_per_link(links: int, *, base: float = 0.001, final: float = 0.01, rate: float = 3.0) -> Tensor:
-    """Return the clip width of each trained link (L,), noisiest first, rising from `base` to `final` (DPPO).
-
-    With one link the released formula is 0/0; the limit is `final`.
-    """
-    if links == 1:
-        return torch.tensor([final], dtype=torch.float64)
-    i = torch.arange(links, dtype=torch.float64) / (links - 1)
-    return base + (final - base) * torch.expm1(rate * i) / math.expm1(rate)
-
-
-def denoise_discount(links: int, gamma: float) -> Tensor:
-    """Return the weight of each link's advantage (L,), noisiest first: gamma^(L-1-i), so that the last weighs 1."""
-    return gamma ** torch.arange(links - 1, -1, -1, dtype=torch.float64)
 
 
 def flow_time(alpha_bar: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,164 @@
+"""The links of a denoising chain: from a network's prediction to the Gaussian of the next, less noisy chunk.
+
+`DiffusionLinks` (epsilon prediction, cosine schedule, DDPM or DDIM) and `FlowLinks` (velocity prediction, tau = 0
+noise) answer the same questions, so one policy serves both.  Index i counts steps of the sampler, noisiest first.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.maths import diffusion
+from toddle.maths.flow_sde import flow_ode_mean, flow_sde_link
+
+__all__ = ["DiffusionConfig", "DiffusionLinks", "FlowConfig", "FlowLinks", "make_links"]
+
+
+@config
+class DiffusionConfig:
+    """Variance-preserving diffusion (ALGORITHMS 8): epsilon prediction on the cosine schedule."""
+
+    kind: Literal["diffusion"] = "diffusion"
+    """Names the process in files."""
+    train_steps: int = 20
+    """K, steps of the schedule."""
+    ddim_steps: int = 0
+    """Steps a DDIM sampler visits; 0: DDPM through all K."""
+    eta: float = 1.0
+    """DDIM's noise while learning (1 as DDPM, 0 none); evaluation always takes 0."""
+    tuned_steps: int = 0
+    """K', last steps that are fine-tuned and scored; the earlier ones keep a frozen copy.  0: all of them."""
+    min_sampling_std: float = 0.1
+    """Least standard deviation while exploring; at the last step it is all the exploration there is."""
+    min_log_prob_std: float = 0.1
+    """Least standard deviation in log-densities; at least `min_sampling_std`, else ratios are biased."""
+    noise_clip: float = 3.0
+    """Draws are held within this many standard deviations."""
+
+    def __post_init__(self) -> None:
+        if self.min_sampling_std > self.min_log_prob_std:
+            least = f"at least {self.min_sampling_std} (min_sampling_std)"
+            raise problem("min_log_prob_std", least, self.min_log_prob_std)
+        if not 0 <= self.tuned_steps <= self.steps:
+            raise problem("tuned_steps", f"0 to {self.steps}, the sampler's steps", self.tuned_steps)
+        if self.ddim_steps > self.train_steps:
+            raise problem("ddim_steps", f"at most train_steps {self.train_steps}", self.ddim_steps)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the sampler."""
+        return self.ddim_steps or self.train_steps
+
+
+@config
+class FlowConfig:
+    """Flow matching with a stochastic sampler (ALGORITHMS 11 to 14)."""
+
+    kind: Literal["flow"] = "flow"
+    """Names the process in files."""
+    steps: int = 4
+    """K, integration steps."""
+    noise: Literal["reinflow", "flow_sde", "flow_noise", "fpo"] = "reinflow"
+    """Where the density comes from: a learned spread at every step (reinflow, flow_noise), the SDE with the flow's
+    marginals (flow_sde), or none, with the flow-matching loss as a surrogate (fpo)."""
+    one_random_step: bool = False
+    """flow_sde: make one step drawn at random stochastic, the others ODE; only that one is scored."""
+    level: float = 0.5
+    """flow_sde: noise level a."""
+    std_range: tuple[float, float] = (0.08, 0.16)
+    """reinflow, flow_noise: band of the learned standard deviation."""
+    fpo_samples: int = 8
+    """fpo: pairs (tau, eps) stored with each action."""
+
+    def __post_init__(self) -> None:
+        if self.one_random_step and self.noise != "flow_sde":
+            raise problem("one_random_step", "noise 'flow_sde'", self.noise)
+        if self.steps < 1 or not 0 < self.std_range[0] <= self.std_range[1]:
+            raise problem("steps, std_range", "steps >= 1 and 0 < low <= high", f"{self.steps}, {self.std_range}")
+
+
+class DiffusionLinks:
+    """DDPM or DDIM steps as Gaussians."""
+
+    learned_std = False
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        self.config, self.steps = config, config.steps
+        self.alpha_bar = diffusion.cosine_alpha_bar(config.train_steps, dtype=torch.float32)
+        visited = torch.tensor(diffusion.ddim_steps(config.train_steps, config.steps))
+        self.now = self.alpha_bar[visited]
+        self.after = torch.cat([self.now[1:], torch.ones(1)])
+        self.times = visited / config.train_steps
+        self.tuned = torch.arange(self.steps - (config.tuned_steps or self.steps), self.steps)
+
+    def link(
+        self, x: Tensor, prediction: Tensor, index: Tensor, spread: Tensor | None, *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return mean (..., L, H, A) and the schedule's standard deviation, broadcastable, of the next chunk.
+
+        x, prediction (..., L, H, A); index (L,) or (..., L); `spread` is not used.
+        """
+        now, after = (table.to(x.device)[index][..., None, None] for table in (self.now, self.after))
+        x0 = diffusion.eps_to_x0(x, prediction, now)
+        if self.config.ddim_steps:
+            return diffusion.ddim_link(x, x0, now, after, 0.0 if deterministic else self.config.eta)
+        return diffusion.ddpm_link(x, x0, now, after)
+
+    def draw(self, mean: Tensor, std: Tensor, last: bool, generator: torch.Generator | None, greedy: bool) -> Tensor:
+        """Draw the next chunk; `last` says whether this is the last step."""
+        if greedy and (last or self.config.ddim_steps):
+            return mean
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        std = std if greedy else std.clamp(min=self.config.min_sampling_std)
+        return mean + std * noise.clamp_(-self.config.noise_clip, self.config.noise_clip)
+
+    def log_prob_std(self, std: Tensor) -> Tensor:
+        """Return the spread used in log-densities."""
+        return std.clamp(min=self.config.min_log_prob_std)
+
+
+class FlowLinks:
+    """Integration steps i / K -> (i + 1) / K as Gaussians: the same grid when drawing and when scoring."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        self.config, self.steps = config, config.steps
+        self.times = torch.arange(config.steps) / config.steps
+        self.tuned = torch.arange(config.steps)
+        self.learned_std = config.noise in ("reinflow", "flow_noise")
+
+    def link(
+        self, x: Tensor, prediction: Tensor, index: Tensor, spread: Tensor | None, *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return mean (..., L, H, A) and standard deviation, broadcastable, of the next chunk.
+
+        `spread`: the learned standard deviation (reinflow, flow_noise), or the noise level where it is not the
+        config's (flow_sde; 0 makes a step of the ODE).
+        """
+        step = 1.0 / self.steps
+        if deterministic or self.config.noise == "fpo":
+            return flow_ode_mean(x, prediction, step), torch.zeros((), device=x.device)
+        if self.config.noise == "flow_sde":
+            tau = self.times.to(x.device)[index][..., None, None]
+            return flow_sde_link(x, prediction, tau, step, self.config.level if spread is None else spread)
+        assert spread is not None
+        return flow_ode_mean(x, prediction, step), spread
+
+    def draw(self, mean: Tensor, std: Tensor, last: bool, generator: torch.Generator | None, greedy: bool) -> Tensor:
+        """Draw the next chunk."""
+        if greedy or self.config.noise == "fpo":
+            return mean
+        return mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+
+    def log_prob_std(self, std: Tensor) -> Tensor:
+        """Return the spread used in log-densities."""
+        return std
+
+
+def make_links(config: DiffusionConfig | FlowConfig) -> DiffusionLinks | FlowLinks:
+    """Build the links of a process."""
+    return DiffusionLinks(config) if isinstance(config, DiffusionConfig) else FlowLinks(config)
