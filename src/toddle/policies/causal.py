@@ -1,0 +1,219 @@
+"""CausalPolicy: the causal transformer of HT / HT-2 with goal cross-attention and H action slots.  One link (L = 1).
+
+Radosavovic et al., "Real-World Humanoid Locomotion with Reinforcement Learning" (arXiv 2303.03381) and "Learning
+Humanoid Locomotion over Challenging Terrain" (HT-2, arXiv 2410.03654).  Deviations:
+ 1. Goals come in by cross-attention in the even blocks, as VLM tokens will in the VLA (ALGORITHMS P2.3).
+ 2. The action is read at H slot tokens after o_t, not at o_t; the expert converts without a new head (P1.2, level C).
+ 3. Positions are rotary in seconds, so keys stay valid in a cache (HT recomputes its window at every step).
+a ~ N(mean, exp(log_std)^2) over the first H_exec slots; the spread does not depend on the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.types import BodySpec, Decision, Observation, Score
+from toddle.maths.distributions import gaussian_entropy, gaussian_log_prob
+from toddle.models.attention import KVRing
+from toddle.models.expert import ActionExpert, ExpertConfig
+from toddle.models.goal_encoder import GoalEncoder
+from toddle.models.trunk import TrunkConfig
+
+__all__ = ["CausalConfig", "CausalMemory", "CausalPolicy", "ht2"]
+
+
+@config
+class CausalConfig:
+    """A causal transformer policy."""
+
+    expert: ExpertConfig
+    """The action expert; its head must be direct."""
+    goal_dropout: float = 0.15
+    """Share of episodes that are collected with the goal hidden, which trains the NULL token."""
+    goal_parts: int = 256
+    """Controlled parts a goal item can name (ids below this)."""
+    goal_hidden: int = 128
+    """Hidden units of the goal encoder."""
+    log_std: float = -0.5
+    """Logarithm of the standard deviation at the start (actions are in [-1, 1])."""
+    std_per: Literal["action", "step"] = "action"
+    """One spread for each action dimension, or for each dimension and step of the chunk."""
+    autocast: bool = False
+    """Compute in bfloat16 where it is safe; faster only for wide trunks (measured: docs/conversion.md)."""
+    seed: int = 0
+    """Seed of the weights."""
+
+    def __post_init__(self) -> None:
+        """Check that the fields fit together."""
+        if self.expert.head != "direct":
+            raise problem("expert.head", "'direct' in a causal policy", self.expert.head)
+        if not 0.0 <= self.goal_dropout < 1.0:
+            raise problem("goal_dropout", "a share in [0, 1)", self.goal_dropout)
+
+
+def ht2(bodies: Sequence[BodySpec], **fields: int) -> CausalConfig:
+    """Return HT-2's sizes: 4 blocks, width 192, 4 heads, MLP ratio 2, context 16 (a trunk of 1,188,096 parameters).
+
+    fields: of ExpertConfig, such as horizon and executed (HT-2 itself: 1 and 1).
+    """
+    trunk = TrunkConfig(width=192, depth=4, heads=4, mlp_ratio=2.0, context_width=192)
+    sizes = {"horizon": 1, "executed": 1, "window": 16, "bank_hidden": 192} | fields
+    return CausalConfig(expert=ExpertConfig(trunk=trunk, bodies=tuple(bodies), **sizes))  # type: ignore[arg-type]
+
+
+@dataclass
+class CausalMemory:
+    """What the policy remembers: keys and values, the chunk executed last, and whether the goal is hidden."""
+
+    ring: KVRing
+    last: Tensor  # (B, H_exec * A), clipped to [-1, 1] as environments do
+    dropped: Tensor  # (B,) bool
+
+
+class CausalPolicy(nn.Module):
+    """See the module.  The chain is (B, H_exec * A + 1): the drawn chunk, unclipped, and 1 where the goal was hidden.
+
+    `act` in training mode (`policy.train()`) hides the goal of a share `goal_dropout` of the episodes; in evaluation
+    mode or with `deterministic` never.  Where the observation lacks `previous_action`, the memory's (acting) or the
+    chain's (scoring) own is used: the same numbers.  The memory given to `act` is written in place.
+    """
+
+    kind: ClassVar[str] = "causal"
+    sequential = True
+    action_mask: Tensor
+
+    def __init__(self, config: CausalConfig) -> None:
+        """Build the networks; the weights follow from `config.seed`."""
+        super().__init__()
+        expert = config.expert
+        self.config, self.horizon = config, expert.executed
+        with torch.random.fork_rng(devices=[]):  # torch's layers can only draw from the global generator
+            torch.manual_seed(config.seed)
+            self.goals = GoalEncoder(expert.trunk.context_width, config.goal_parts, hidden=config.goal_hidden)
+            self.expert = ActionExpert(expert)
+        steps = expert.executed if config.std_per == "step" else 1
+        self.log_std = nn.Parameter(torch.full((len(expert.bodies), steps, expert.action_width), config.log_std))
+
+    @classmethod
+    def from_config(cls, config: CausalConfig) -> CausalPolicy:
+        """Build a policy, as `policies.store` does."""
+        return cls(config)
+
+    def initial_memory(self, batch: int) -> CausalMemory:
+        """Return an empty memory for `batch` worlds."""
+        dtype = torch.bfloat16 if self.config.autocast else torch.float32
+        ring, width = self.expert.initial_cache(batch, dtype), self.horizon * self.config.expert.action_width
+        last = torch.zeros(batch, width, device=self.log_std.device)
+        return CausalMemory(ring, last, torch.zeros(batch, dtype=torch.bool, device=last.device))
+
+    def update_normaliser(self, observation: Observation) -> None:
+        """Take observations (..., O) into the running statistics and the moments of the tokens."""
+        self.expert.update_statistics(observation)
+
+    def _context(self, observation: Observation, dropped: Tensor | None) -> tuple[Tensor, Tensor]:
+        lead = tuple(observation["proprio"].shape[:-1])
+        return self.goals(observation.get("goal"), observation.get("goal_mask"), dropped, lead)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.log_std.device.type, torch.bfloat16, enabled=self.config.autocast)
+
+    def _width(self, body: int | Tensor) -> int:
+        """Return how many action dimensions come out: the body's own, or the widest's in a mixed batch."""
+        return self.config.expert.bodies[body].action if isinstance(body, int) else self.config.expert.action_width
+
+    def _spread(self, body: int | Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Return log_std and the mask of real dimensions, each (1 or ..., H_exec * width)."""
+        steps = self.horizon
+        log_std = self.log_std[body][..., :width]
+        mask = self.expert.action_mask[body][..., None, :width]
+        log_std = log_std.expand(*log_std.shape[:-2], steps, width).flatten(-2)
+        return log_std, mask.expand(*mask.shape[:-2], steps, width).flatten(-2)
+
+    def _densities(self, x: Tensor, mean: Tensor, body: int | Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Return the log-density and entropy (...) of chunks x (..., H_exec * width), padded dimensions left out."""
+        log_std, mask = self._spread(body, width)
+        if isinstance(body, int):
+            log_prob = gaussian_log_prob(x, mean, log_std)
+            return log_prob, gaussian_entropy(log_std).expand(log_prob.shape)
+        zero = torch.zeros((), device=x.device)
+        padding = (1 - mask).sum(-1)  # a padded dimension is scored as 0 under N(0, 1); its constant is taken away
+        kept = torch.where(mask > 0, log_std, zero)
+        constant = gaussian_log_prob(zero.view(1), zero.view(1), zero.view(1))
+        log_prob = gaussian_log_prob(x * mask, mean * mask, kept) - padding * constant
+        entropy = gaussian_entropy(kept) - padding * gaussian_entropy(zero.view(1))
+        return log_prob, entropy
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Observation,
+        memory: CausalMemory | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Decision, CausalMemory]:
+        """Decide for (B, ...) observations.  Raises InputError when it must draw and has no generator."""
+        batch = len(observation["proprio"])
+        if not deterministic and generator is None:
+            raise problem("generator", "a torch.Generator, as the action is drawn", None)
+        memory = self.initial_memory(batch) if memory is None else memory
+        fresh = memory.ring.count == 0
+        first = fresh if "first" not in observation else observation["first"] | fresh
+        if deterministic or not self.training or not self.config.goal_dropout:
+            memory.dropped = torch.zeros_like(first)
+        else:
+            redrawn = torch.rand(batch, generator=generator, device=first.device) < self.config.goal_dropout
+            memory.dropped = torch.where(first, redrawn, memory.dropped)
+        seen = Observation(**observation)
+        seen["first"] = first
+        if "previous_action" not in observation:
+            seen["previous_action"] = torch.where(first[:, None], 0.0, memory.last)
+        with self._autocast():
+            context, mask = self._context(seen, memory.dropped)
+            mean, memory.ring = self.expert.step(seen, context, mask, memory.ring, slots=self._slots())
+        body = memory.ring.body
+        width = self._width(body)
+        mean = mean[:, : self.horizon, :width].float().flatten(1)
+        draw = mean
+        if not deterministic:
+            log_std, real = self._spread(body, width)
+            draw = mean + log_std.exp() * real * torch.randn(mean.shape, generator=generator, device=mean.device)
+        action = draw.unflatten(1, (self.horizon, width))
+        clipped = nn.functional.pad(action.clamp(-1, 1), (0, memory.last.shape[1] // self.horizon - width))
+        memory.last = clipped.flatten(1)
+        log_prob, _ = self._densities(draw, mean, body, width)
+        chain = torch.cat([draw, memory.dropped[:, None].float()], dim=1)
+        return Decision(action, chain, log_prob[:, None]), memory
+
+    def _slots(self) -> int | None:
+        """Return how many slots are needed: causal ones after the executed part change nothing."""
+        return self.horizon if self.config.expert.slot_mask == "causal" else None
+
+    def mean(self, observation: Observation, dropped: Tensor | None = None, *, whole: bool = False) -> Tensor:
+        """Return the mean chunks (T, B, H_exec, A) of a segment; with `whole` all H slots."""
+        with self._autocast():
+            context, mask = self._context(observation, dropped)
+            mean = self.expert(observation, context, mask, slots=None if whole else self._slots())
+        return mean.float() if whole else mean[:, :, : self.horizon].float()
+
+    def score(self, observation: Observation, chain: Tensor) -> Score:
+        """Score chains (T, B, H_exec * A + 1) of segments in time order: log_prob (T, B, 1), entropy (T, B)."""
+        body = self.expert.bodies(observation)
+        width = self._width(body)
+        chunk = chain[..., :-1]
+        seen = Observation(**observation)
+        if "previous_action" not in observation:
+            before = torch.cat([torch.zeros_like(chunk[:1]), chunk[:-1].clamp(-1, 1)])
+            first = observation.get("first")
+            hidden = torch.zeros(chain.shape[:2], dtype=torch.bool, device=chain.device) if first is None else first
+            seen["previous_action"] = torch.where(hidden[..., None], 0.0, before)
+        mean = self.mean(seen, chain[..., -1] > 0.5)[..., :width].flatten(2)
+        log_prob, entropy = self._densities(chunk, mean, body, width)
+        return Score(log_prob.unsqueeze(-1), entropy)
