@@ -24,8 +24,12 @@ CODEC, PIXELS = "libx264", "yuv444p"
 KEYFRAME_EVERY = 16
 
 
-def write_video(path: Path, frames: Array | Iterable[Array], fps: int, *, quality: int = 10) -> int:
+def write_video(
+    path: Path, frames: Array | Iterable[Array], fps: int, *, quality: int = 10, pixels: str = PIXELS
+) -> int:
     """Encode frames (T, 3, H, W) uint8 as mp4, atomically; `quality` is x264's crf (0 lossless, 51 worst).
+
+    Browsers play `pixels="yuv420p"`.
 
     Returns the number of frames.  H and W must be even (the readers of other packages ask for it).
     """
@@ -41,7 +45,7 @@ def write_video(path: Path, frames: Array | Iterable[Array], fps: int, *, qualit
                     options = {"crf": str(quality), "preset": "veryfast", "threads": "1", "g": str(KEYFRAME_EVERY)}
                     stream = container.add_stream(CODEC, rate=fps, options=options)
                     stream.height, stream.width = picture.shape[:2]
-                    stream.pix_fmt = PIXELS
+                    stream.pix_fmt = pixels
                 for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                     container.mux(packet)
                 count += 1
