@@ -133,6 +133,10 @@ class SceneRenderer:
         if name not in self._cameras:
             raise problem("camera", "a camera of the model", name, nearest(name, self._cameras))
 
+    def aim(self, name: str, lookat: Array) -> None:
+        """Point the free camera `name` at (x, y, z) in metres."""
+        self._cameras[name].lookat[:] = lookat
+
     def render(self, model: mujoco.MjModel, data: mujoco.MjData, camera: str) -> Array:
         """Return (height, width, 3) uint8, upright; `model` is the world's own (its positions count)."""
         self.check_camera(camera)

