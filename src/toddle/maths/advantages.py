@@ -32,7 +32,7 @@ def gae(
     `discount` is gamma, or a tensor (T, B) of gamma^k where decision t took k control steps.
     Returns-to-go for the critic are the result plus `value`.
     """
-    alive = discount * (~terminated)  # zero where there is no future
+    alive = (~terminated).to(reward.dtype) * discount  # zero where there is no future
     delta = reward + alive * next_value - value
     carry = alive * (~truncated) * lam
     advantage = torch.empty_like(delta)

@@ -1,0 +1,138 @@
+"""GAE against hand arithmetic, stable-baselines3, closed forms; episodes do not leak into each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toddle.maths.advantages import discounted_returns, gae, standardise
+
+T, B = 6, 2
+# Made with stable-baselines3 2.9.2: RolloutBuffer(gamma=0.8, gae_lambda=0.9), time limits handled as its
+# OnPolicyAlgorithm does (reward += gamma V(final observation)).
+REWARD = [[0.13, -0.13], [0.64, 0.1], [-0.54, 0.36], [1.3, 0.95], [-0.7, -1.27], [-0.62, 0.04]]
+VALUE = [[-2.33, -0.22], [-1.25, -0.73], [-0.54, -0.32], [0.41, 1.04], [-0.13, 1.37], [-0.67, 0.35]]
+LAST = [0.9, 0.09]
+FINAL = {(3, 1): 0.7, (5, 0): -0.4}  # values of the final observations of truncated episodes
+TERMINATED = (1, 0)
+SB3 = [
+    [2.8208000659942627, 0.8785269856452942], [1.8899999856948853, 1.9062880277633667],
+    [0.21979300677776337, 1.8503999710083008], [-0.15028800070285797, 0.4699999988079071],
+    [-1.3004000186920166, -2.531359910964966], [-0.27000001072883606, -0.23800000548362732],
+]  # fmt: skip
+
+
+def sb3_case() -> dict[str, torch.Tensor]:
+    value = torch.tensor(VALUE)
+    next_value = torch.cat([value[1:], torch.tensor([LAST])])
+    truncated, terminated = torch.zeros(T, B, dtype=torch.bool), torch.zeros(T, B, dtype=torch.bool)
+    for place, final in FINAL.items():
+        truncated[place], next_value[place] = True, final
+    terminated[TERMINATED] = True
+    reward = torch.tensor(REWARD)
+    return {
+        "reward": reward, "value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated
+    }  # fmt: skip
+
+
+def test_hand_arithmetic() -> None:
+    # gamma = lambda = 1/2: deltas 1, 1.75, 2.5; A_2 = 2.5, A_1 = 1.75 + 2.5/4, A_0 = 1 + 2.375/4
+    never = torch.zeros(3, 1, dtype=torch.bool)
+    result = gae(
+        torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[0.5], [1.0], [1.5]]), torch.tensor([[1.0], [1.5], [2.0]]),
+        never, never, discount=0.5, lam=0.5,
+    )  # fmt: skip
+    assert result.flatten().tolist() == [1.59375, 2.375, 2.5]
+
+
+def test_equals_stable_baselines3() -> None:
+    assert torch.allclose(gae(**sb3_case(), discount=0.8, lam=0.9), torch.tensor(SB3), atol=1e-6)
+
+
+def test_swapping_terminated_and_truncated_changes_the_result() -> None:
+    case = sb3_case()
+    case["terminated"], case["truncated"] = case["truncated"], case["terminated"]
+    swapped = gae(**case, discount=0.8, lam=0.9)
+    for place in [TERMINATED, *FINAL]:
+        assert abs(float(swapped[place]) - SB3[place[0]][place[1]]) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["terminated", "truncated"])
+def test_nothing_crosses_the_end_of_an_episode(kind: str) -> None:
+    case = sb3_case()
+    case[kind][2] = True
+    before = gae(**case, discount=0.8, lam=0.9)
+    case["reward"][3:] += 10.0
+    case["value"][3:] -= 7.0
+    after = gae(**case, discount=0.8, lam=0.9)
+    assert torch.equal(before[:3], after[:3])
+    assert not torch.equal(before[3:], after[3:])
+
+
+def test_a_termination_ignores_the_next_value_and_a_truncation_does_not() -> None:
+    case = sb3_case()
+    before = gae(**case, discount=0.8, lam=0.9)
+    case["next_value"][TERMINATED] += 100.0
+    assert torch.equal(gae(**case, discount=0.8, lam=0.9), before)
+    case["next_value"][3, 1] += 1.0
+    assert gae(**case, discount=0.8, lam=0.9)[3, 1] == pytest.approx(SB3[3][1] + 0.8, abs=1e-5)
+
+
+def random_case(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    reward, value, next_value = torch.randn(3, 7, 3, generator=generator, dtype=torch.float64)
+    never = torch.zeros(7, 3, dtype=torch.bool)
+    next_value[:-1] = value[1:]
+    return {"reward": reward, "value": value, "next_value": next_value, "terminated": never, "truncated": never}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.1, 0.99))
+def test_lambda_one_is_the_discounted_return_minus_the_value(seed: int, gamma: float) -> None:
+    case = random_case(seed)
+    powers = gamma ** torch.arange(7, dtype=torch.float64)
+    result = gae(**case, discount=gamma, lam=1.0)
+    for t in range(7):
+        returns = (powers[: 7 - t, None] * case["reward"][t:]).sum(0) + gamma ** (7 - t) * case["next_value"][-1]
+        assert torch.allclose(result[t], returns - case["value"][t], atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.1, 0.99))
+def test_lambda_zero_is_the_one_step_error(seed: int, gamma: float) -> None:
+    case = random_case(seed)
+    one_step = case["reward"] + gamma * case["next_value"] - case["value"]
+    assert torch.allclose(gae(**case, discount=gamma, lam=0.0), one_step, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.1, 0.99), st.floats(0.0, 1.0))
+def test_a_perfect_critic_of_constant_reward_leaves_no_advantage(gamma: float, lam: float) -> None:
+    value = torch.full((5, 3), 1.0 / (1.0 - gamma), dtype=torch.float64)
+    never = torch.zeros(5, 3, dtype=torch.bool)
+    cut = never.clone()
+    cut[2, 1] = True  # a time limit changes nothing for a critic that knows the future
+    result = gae(torch.ones_like(value), value, value, never, cut, discount=gamma, lam=lam)
+    assert result.abs().max() < 1e-9
+
+
+def test_a_discount_for_each_decision() -> None:
+    # One decision of two control steps, one of one: delta = r + gamma^k V' - V.
+    discount = torch.tensor([[0.25], [0.5]])
+    never = torch.zeros(2, 1, dtype=torch.bool)
+    one, four = torch.ones(2, 1), torch.full((2, 1), 4.0)
+    assert gae(one, one, four, never, never, discount=discount, lam=0.0).flatten().tolist() == [1.0, 2.0]
+
+
+def test_discounted_returns_by_hand() -> None:
+    reward, ended = torch.tensor([[1.0], [1.0], [1.0]]), torch.tensor([[False], [True], [False]])
+    sums, carry = discounted_returns(reward, ended, torch.tensor([2.0]), 0.5)
+    assert sums.flatten().tolist() == [2.0, 2.0, 1.0]
+    assert carry.tolist() == [1.0]
+
+
+def test_standardise() -> None:
+    assert standardise(torch.tensor([1.0, 2.0, 3.0])).tolist() == pytest.approx([-1.0, 0.0, 1.0])
+    assert standardise(torch.tensor([5.0])).tolist() == [0.0]

@@ -1,0 +1,34 @@
+"""Gaussian densities against torch.distributions."""
+
+from __future__ import annotations
+
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from toddle.maths.distributions import gaussian_entropy, gaussian_kl, gaussian_log_prob
+
+
+def case() -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(3, 5, 2, generator=generator, dtype=torch.float64) for _ in range(5))
+
+
+def test_log_prob_and_entropy() -> None:
+    x, mean, log_std, *_ = case()
+    oracle = Independent(Normal(mean, log_std.exp()), 1)
+    assert torch.allclose(gaussian_log_prob(x, mean, log_std), oracle.log_prob(x))
+    assert torch.allclose(gaussian_entropy(log_std), oracle.entropy())
+
+
+def test_a_shared_standard_deviation() -> None:
+    x, mean, log_std, *_ = case()
+    oracle = Independent(Normal(mean, log_std[0, 0].exp()), 1)
+    assert torch.allclose(gaussian_log_prob(x, mean, log_std[0, 0]), oracle.log_prob(x))
+
+
+def test_kl() -> None:
+    _, mean, log_std, other_mean, other_log_std = case()
+    oracle = kl_divergence(
+        Independent(Normal(mean, log_std.exp()), 1), Independent(Normal(other_mean, other_log_std.exp()), 1)
+    )
+    assert torch.allclose(gaussian_kl(mean, log_std, other_mean, other_log_std), oracle)

@@ -1,0 +1,105 @@
+"""The clipped surrogate, the forms of a ratio, the per-link schedules and the KL estimators, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toddle.maths.objectives import (
+    clipped_surrogate,
+    clipped_value_loss,
+    kl_k1,
+    kl_k3,
+    link_clips,
+    link_discounts,
+    link_log_ratio,
+)
+
+
+def test_forms_of_a_ratio() -> None:
+    new, old = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0.5, 1.0, 4.0]])
+    assert link_log_ratio(new, old, "per_link").tolist() == [[0.5, 1.0, 0.0]]
+    assert link_log_ratio(new, old, "sum").tolist() == [[1.5]]
+    assert link_log_ratio(new, old, "mean").tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient"),
+    [
+        (1.5, 1.0, -1.2, 0.0),  # gain already taken: held at 1 + 0.2, no pull
+        (0.5, -1.0, 0.8, 0.0),  # loss already avoided: held at 1 - 0.2, no pull
+        (1.5, -1.0, 1.5, 1.5),  # moved the wrong way: never clipped
+        (0.5, 1.0, -0.5, -0.5),
+        (1.1, 2.0, -2.2, -2.2),
+    ],
+)
+def test_the_four_corners_of_the_clip(ratio: float, advantage: float, loss: float, gradient: float) -> None:
+    log_ratio = torch.tensor([[math.log(ratio)]], requires_grad=True)
+    result, _ = clipped_surrogate(log_ratio, torch.tensor([advantage]), 0.2, 0.2)
+    result.backward()
+    assert result.item() == pytest.approx(loss)
+    assert log_ratio.grad is not None
+    assert log_ratio.grad.item() == pytest.approx(gradient)
+
+
+def test_clip_higher_and_the_fraction_outside() -> None:
+    log_ratio = torch.tensor([[1.25], [1.25], [0.75], [1.0]]).log()
+    up, down = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, -1.0, 0.0])
+    assert clipped_surrogate(log_ratio, up, 0.2, 0.28)[0].item() == pytest.approx(-1.25 / 4)
+    assert clipped_surrogate(log_ratio, up, 0.2, 0.2)[0].item() == pytest.approx(-1.2 / 4)
+    assert clipped_surrogate(log_ratio, down, 0.2, 0.28)[0].item() == pytest.approx(0.8 / 4)
+    assert clipped_surrogate(log_ratio, up, 0.2, 0.28)[1].item() == pytest.approx(0.25)
+
+
+def test_at_ratio_one_the_gradient_is_reinforce() -> None:
+    """d loss / d log_prob = -A / (number of ratios), link weights included, whatever the clip."""
+    log_prob = torch.zeros(4, 3, requires_grad=True)
+    advantage = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    weight = link_discounts(3, 0.9)
+    clipped_surrogate(log_prob, advantage, link_clips(3, 0.01, 0.2), link_clips(3, 0.01, 0.2), weight)[0].backward()
+    assert log_prob.grad is not None
+    expected = -advantage[:, None] * torch.tensor([0.81, 0.9, 1.0]) / 12
+    assert torch.allclose(log_prob.grad, expected)
+
+
+def test_links_do_not_share_a_clip() -> None:
+    log_ratio = torch.tensor([[1.05, 1.05]]).log()
+    loss, outside = clipped_surrogate(log_ratio, torch.tensor([1.0]), *[torch.tensor([0.01, 0.1])] * 2)
+    assert loss.item() == pytest.approx(-(1.01 + 1.05) / 2)
+    assert outside.item() == 0.5
+
+
+def test_clip_schedule_of_dppo() -> None:
+    # ALGORITHMS of DPPO: base .001, eps .01, rate 3, ten links
+    expected = [0.001, 0.0012, 0.0015, 0.0018, 0.0023, 0.0030, 0.0040, 0.0054, 0.0073, 0.01]
+    assert link_clips(10, 0.001, 0.01, 3.0).tolist() == pytest.approx(expected, abs=6e-5)
+    assert link_clips(1, 0.001, 0.01).tolist() == pytest.approx([0.01])  # 0 / 0 in the formula
+    assert link_discounts(3, 0.5).tolist() == [0.25, 0.5, 1.0]
+
+
+def test_value_loss_and_its_clip() -> None:
+    value, target, old = torch.tensor([3.0]), torch.tensor([1.0]), torch.tensor([2.0])
+    assert clipped_value_loss(value, target).item() == 2.0
+    assert clipped_value_loss(value, target, old, 0.5).item() == 2.0  # max(2^2, 1.5^2) / 2
+    assert clipped_value_loss(torch.tensor([1.5]), target, old, 0.2).item() == pytest.approx(0.32)  # 0.8^2 / 2
+    with pytest.raises(ValueError, match="old_value"):
+        clipped_value_loss(value, target, None, 0.5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=9))
+def test_k3_is_never_negative(values: list[float]) -> None:
+    assert kl_k3(torch.tensor(values, dtype=torch.float64)) >= 0.0
+
+
+def test_kl_estimators_agree_with_the_closed_form() -> None:
+    """KL(N(0,1) || N(m,1)) = m^2 / 2; log ratio of new to old at x is m x - m^2 / 2."""
+    x = torch.randn(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    log_ratio = 0.3 * x - 0.045
+    assert kl_k1(log_ratio).item() == pytest.approx(0.045, abs=2e-3)
+    assert kl_k3(log_ratio).item() == pytest.approx(0.045, abs=1e-3)
+    assert kl_k3(torch.zeros(5)).item() == 0.0
