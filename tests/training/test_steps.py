@@ -1,0 +1,139 @@
+"""Steps: order, resumption, a kill in the middle, failures that do not take the rest along."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from toddle.core.errors import InputError
+from toddle.training.steps import Step, is_done, run_steps, toddle_step
+
+COUNT = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.open('a').write('ran\\n')"
+
+
+def step(name: str, code: str = COUNT, after: tuple[str, ...] = (), **settings: object) -> Step:
+    return Step(
+        name=name, arguments=("{python}", "-c", code, "{out}/mark", "{settings}"), settings=dict(settings), after=after,
+        seconds=0.1,
+    )
+
+
+def runs_of(folder: Path, name: str) -> int:
+    mark = folder / name / "mark"
+    return len(mark.read_text().splitlines()) if mark.exists() else 0
+
+
+def test_each_step_runs_once_in_order(tmp_path: Path) -> None:
+    needs = "import sys, pathlib; assert pathlib.Path(sys.argv[1].replace('b/mark', 'a/mark')).exists();" + COUNT
+    steps = [step("a"), step("b", needs, after=("a",)), step("deep/c")]
+    shares: list[float] = []
+    seconds = run_steps(steps, tmp_path, processes=2, progress=lambda share, left, text: shares.append(share))
+    assert [runs_of(tmp_path, name) for name in ("a", "b", "deep/c")] == [1, 1, 1]
+    assert set(seconds) == {"a", "b", "deep/c"} and min(seconds.values()) > 0
+    assert shares[-1] == pytest.approx(1.0) and shares == sorted(shares)
+    run_steps(steps, tmp_path)
+    assert [runs_of(tmp_path, name) for name in ("a", "b", "deep/c")] == [1, 1, 1]
+
+
+def test_a_failure_stops_only_what_depends_on_it(tmp_path: Path) -> None:
+    steps = [step("bad", "print('the disk is full'); raise SystemExit(3)"), step("next", after=("bad",)), step("other")]
+    with pytest.raises(InputError, match=r"bad failed with status 3: the disk is full"):
+        run_steps(steps, tmp_path)
+    assert runs_of(tmp_path, "other") == 1 and runs_of(tmp_path, "next") == 0
+    with pytest.raises(InputError, match="bad failed"):
+        run_steps(steps, tmp_path)  # a failed step is tried again, a finished one is not
+    assert runs_of(tmp_path, "other") == 1
+
+
+def test_changed_settings_are_noticed(tmp_path: Path) -> None:
+    run_steps([step("a", rate=0.1)], tmp_path)
+    assert is_done(step("a", rate=0.1), tmp_path)
+    with pytest.raises(InputError, match="other settings"):
+        run_steps([step("a", rate=0.2)], tmp_path)
+
+
+def test_settings_are_filled_in(tmp_path: Path) -> None:
+    one = toddle_step("x/y", "sft", {"policy": "{folder}/transfer", "seed": 3}, after=["transfer"])
+    arguments, settings = one.filled(tmp_path)
+    assert arguments == [sys.executable, "-m", "toddle", "sft", "--config", f"{tmp_path}/steps/x/y.yaml", "--resume"]
+    assert settings == {"policy": f"{tmp_path}/transfer", "seed": 3, "out": f"{tmp_path}/x/y"}
+
+
+def test_wrong_plans_are_refused(tmp_path: Path) -> None:
+    for steps, message in (
+        ([step("a"), step("a")], "used twice"),
+        ([step("train"), step("b", after=("trian",))], "did you mean 'train'"),
+        ([step("a", after=("b",)), step("b")], "must stand before"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run_steps(steps, tmp_path)
+
+
+SLOW = """
+import pathlib, signal, sys, time
+out = pathlib.Path(sys.argv[1]); out.open('a').write('ran\\n')
+state = out.with_name('state'); count = int(state.read_text()) if state.exists() else 0
+try:
+    while count < 20:
+        time.sleep(0.05); count += 1
+        if count % 5 == 0: state.write_text(str(count))
+except KeyboardInterrupt:
+    state.write_text(str(count)); out.with_name('saved').touch(); raise SystemExit(130)
+"""
+RUNNER = """
+import sys; from pathlib import Path
+from toddle.training.steps import Step, run_steps
+step = Step(name='slow', arguments=('{python}', '-c', sys.argv[2], '{out}/mark'), seconds=1)
+try: run_steps([step], Path(sys.argv[1]))
+except KeyboardInterrupt as error: print(error); sys.exit(130)
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    child = subprocess.Popen([sys.executable, "-c", RUNNER, str(folder), SLOW], stdout=subprocess.PIPE, text=True)
+    until = time.monotonic() + 20
+    while runs_of(folder, "slow") == 0 and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(0.15)
+    return child
+
+
+def alive(pid: str) -> bool:
+    """Whether it runs: not gone, and not a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_interrupted_it_saves_and_goes_on(tmp_path: Path) -> None:
+    runner = start(tmp_path)
+    runner.send_signal(signal.SIGTERM)
+    assert runner.wait(20) == 130
+    assert (tmp_path / "slow" / "saved").exists() and not (tmp_path / "steps" / "slow.json").exists()
+    slow = Step(name="slow", arguments=("{python}", "-c", SLOW, "{out}/mark"), seconds=1)
+    total = run_steps([slow], tmp_path)["slow"]
+    assert runs_of(tmp_path, "slow") == 2
+    assert json.loads((tmp_path / "steps" / "slow.json").read_text())["seconds"] == total > 1.0  # both calls counted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a killed parent ends its children on Linux only")
+def test_killed_it_leaves_no_child_behind_and_goes_on(tmp_path: Path) -> None:
+    runner = start(tmp_path)
+    children = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
+    assert len(children) == 1
+    runner.kill()
+    runner.wait()
+    until = time.monotonic() + 10
+    while alive(children[0]) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not alive(children[0])
+    slow = Step(name="slow", arguments=("{python}", "-c", SLOW, "{out}/mark"), seconds=1)
+    run_steps([slow], tmp_path)
+    assert runs_of(tmp_path, "slow") == 2 and (tmp_path / "slow" / "state").read_text() == "20"
