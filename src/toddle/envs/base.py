@@ -48,6 +48,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     single_observation_space: gymnasium.Space[Any]
     single_action_space: gymnasium.spaces.Box  # normalised policies act in [-1, 1]; envs rescale if theirs differ
     instruction: list[str] | None = None  # one sentence a world, for tasks that have one
+    cameras: tuple[str, ...] = ()  # names of the pictures in the observation's `images`
+    rendering: bool = True  # while False, observations come without `images`, which saves their time
 
     # ---- what a subclass implements ------------------------------------------------------------------------------
     def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
@@ -81,6 +83,10 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     def current_observation(self) -> Obs:
         """Return the observations of all worlds now (after `load_state_dict`, say)."""
         return self._observe()
+
+    def expert_action(self) -> Array:
+        """Return (N, A) actions of a scripted expert for the worlds as they are now."""
+        raise problem("expert", "an environment with a scripted expert", self.name)
 
     def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
         """Disturb the worlds of `mask` (N,) with a push of `strength` (1 = 0.5 m/s scaled to the body)."""

@@ -48,7 +48,8 @@ class MetaWorldEnv(BatchedEnv):
 
     Observations: `proprio` (N, 17) float32, the numbers of `envs.bodies.sawyer`; with cameras also `images`
     (N, cameras, 3, H, W) uint8, rendered when an observation is asked for and only for worlds that moved since.
-    Infos: `success` (N,) bool, reached at some step of the episode; `success_now` (N,) bool.
+    Infos: `success` (N,) bool, reached at some step of the episode; `success_now` (N,) bool; `tool_position` (N, 3)
+    metres, the hand.
     Rewards: Meta-World's dense ones, 0 to 10 a step.
     """
 
@@ -153,13 +154,16 @@ class MetaWorldEnv(BatchedEnv):
         return reward, terminated, truncated & ~terminated
 
     def _infos(self) -> dict[str, Array]:
-        return {"success": self._success.copy(), "success_now": self._success_now.copy()}
+        return {
+            "success": self._success.copy(), "success_now": self._success_now.copy(),
+            "tool_position": self._state[:, :3].copy(),
+        }  # fmt: skip
 
     # ---- what is seen --------------------------------------------------------------------------------------------
     def _observe(self) -> Obs:
         rows = [sawyer_proprio(env.model, env.data, self._arm) for env in self._envs]
         observation = {"proprio": np.stack(rows)}
-        if self.cameras:
+        if self.cameras and self.rendering:
             renderer = self._renderer(self.image_size, self.image_size)
             for world in np.flatnonzero(self._stale):
                 env = self._envs[world]

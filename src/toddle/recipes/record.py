@@ -1,0 +1,192 @@
+"""`toddle record`: demonstrations of scripted experts or of a policy, as a LeRobot dataset v3.0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from toddle.core.config import config
+from toddle.core.errors import InputError, problem
+from toddle.core.plan import Plan
+from toddle.data.layout import DatasetSpec
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.lerobot_writer import DatasetWriter
+from toddle.envs.base import BatchedEnv
+from toddle.envs.make import known_envs, make_env
+from toddle.policies.store import load_policy
+from toddle.training.demonstrations import Actor, Demonstration, ExpertActor, PolicyActor, demonstrate, row_features
+from toddle.training.run import RunFolder
+
+__all__ = ["Config", "plan", "run"]
+
+ATTEMPTS = 5
+"""An environment is given up after this many times the episodes wanted."""
+
+
+@config
+class Config:
+    """Record demonstrations into a LeRobot dataset (v3.0), episode by episode; `--resume` goes on after a kill.
+
+    Example: toddle record --out data/three --envs metaworld/reach-v3 metaworld/drawer-open-v3 --episodes 20
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ("episodes",)
+
+    out: Path
+    """Folder of the dataset."""
+    envs: tuple[str, ...] = ("metaworld/reach-v3",)
+    """Environments, all of one body, recorded one after another."""
+    policy: str = "expert"
+    """"expert" for the environment's scripted expert, or the folder of a policy."""
+    episodes: int = 20
+    """Episodes to keep of each environment."""
+    keep_failures: bool = False
+    """Keep episodes without success too."""
+    seed: int = 1_000_000
+    """Seed of the first episode, counting up.  Keep evaluation on other seeds (its default begins at 0)."""
+    batch: int = 1
+    """Episodes played at once (worlds): for policies, which decide for many at little more cost than for one."""
+    noise: float = 0.0
+    """Disturb the expert's executed actions by correlated Gaussian noise of this deviation; its own are recorded."""
+    deterministic: bool = True
+    """For a policy: take its most likely action instead of a draw."""
+    cameras: tuple[str, ...] = ("close",)
+    """Cameras to record; none with `--cameras` alone."""
+    image_size: int = 96
+    """Side of the pictures in pixels, even."""
+    image_stride: int = 4
+    """Control steps between pictures; rows between hold the last one, as with a camera slower than the controller."""
+    images: Literal["video", "image"] = "video"
+    """Store pictures as H.264 video, or exactly, as PNG in the rows (ten times larger)."""
+    paraphrases: bool = False
+    """Draw the sentence of each episode among the task's paraphrases."""
+    max_episode_steps: int = 300
+    """Control steps after which an episode has failed."""
+    after_success: int = 8
+    """Control steps recorded after success, so that a policy learns to stay."""
+
+    def __post_init__(self) -> None:
+        if not self.envs:
+            raise problem("envs", "at least one environment", "none")
+        for label, least in (("episodes", 1), ("batch", 1), ("image_stride", 1), ("after_success", 0), ("noise", 0)):
+            if (value := getattr(self, label)) < least:
+                raise problem(label, f"at least {least}", value)
+
+
+def plan(config: Config) -> Plan:
+    """Say what would be recorded; the time is that of one core, for episodes of about 80 control steps."""
+    for name in config.envs:
+        _make(config, name).close()
+    steps = 80 * config.episodes * len(config.envs)
+    per_picture = 0.010 * len(config.cameras) * max(1.0, (config.image_size / 128) ** 2)
+    pixels = len(config.cameras) * 3 * config.image_size**2
+    rows = f"about {steps:,} rows, a picture of {len(config.cameras)} camera(s) every {config.image_stride}"
+    return Plan(
+        steps=[
+            *(f"record {config.episodes} episodes of {name} by {config.policy}" for name in config.envs),
+            f"write {rows} to {config.out}",
+        ],
+        memory_bytes=600 * 2**20 + config.batch * config.max_episode_steps * pixels // config.image_stride,
+        seconds=5.0 * len(config.envs) + steps * (0.002 + per_picture / config.image_stride),
+    )
+
+
+def _make(config: Config, name: str) -> BatchedEnv:
+    options: dict[str, Any] = {"max_episode_steps": config.max_episode_steps}
+    if config.cameras:
+        options |= {"cameras": config.cameras, "image_size": config.image_size}
+    if config.paraphrases:
+        options["paraphrases"] = True
+    return make_env(name, config.batch, seed=config.seed, **options)
+
+
+def run(config: Config, *, resume: bool) -> None:
+    """Record until every environment has its episodes."""
+    for name in config.envs:
+        if name not in known_envs():
+            make_env(name, 1)  # raises, naming the nearest
+    actor = _actor(config)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with RunFolder.open(config.out, config, resume=resume) as folder, Progress(*columns) as progress:
+        bar = progress.add_task("recording", total=config.episodes * len(config.envs))
+        writer: DatasetWriter | None = None
+        try:
+            for name in config.envs:
+                env = _make(config, name)
+                writer = writer or DatasetWriter(config.out, _spec(config, env), resume=True)
+                _check_fits(writer.spec, env)
+                progress.update(bar, description=name)
+                done = _recorded(config, writer, name)
+                progress.advance(bar, len(done))
+                for demonstration in _episodes(config, env, actor, done):
+                    facts: dict[str, str | int | float | bool] = {
+                        "env": name, "seed": demonstration.seed, "success": demonstration.success,
+                    }  # fmt: skip
+                    writer.add_episode(demonstration.columns, demonstration.images, demonstration.task, facts)
+                    progress.advance(bar)
+                env.close()
+        finally:
+            if writer is not None:
+                writer.close()
+        assert writer is not None
+        folder.finish(writer.num_episodes)
+        progress.console.print(f"{config.out}: {writer.num_episodes} episodes, {writer.num_frames} rows")
+
+
+def _actor(config: Config) -> Actor:
+    if config.policy == "expert":
+        return ExpertActor(config.noise)
+    if config.noise:
+        raise problem("noise", "0 with a policy (it is for the expert)", config.noise)
+    return PolicyActor(load_policy(Path(config.policy)), deterministic=config.deterministic)
+
+
+def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
+    rate = 1.0 / env.dt
+    if abs(rate - round(rate)) > 1e-3:
+        raise problem(f"{env.name}: control rate", "a whole number of steps a second", rate)
+    return DatasetSpec(
+        fps=round(rate), features=row_features(env), robot_type=env.body, images=config.images,
+        cameras=dict.fromkeys(config.cameras, (config.image_size, config.image_size)),
+        image_stride=config.image_stride,
+    )  # fmt: skip
+
+
+def _check_fits(spec: DatasetSpec, env: BatchedEnv) -> None:
+    if (env.body, row_features(env), round(1.0 / env.dt)) != (spec.robot_type, spec.features, spec.fps):
+        raise problem("envs", f"environments of the body {spec.robot_type}", f"{env.name} of the body {env.body}",
+                      "record them into datasets of their own")  # fmt: skip
+
+
+def _recorded(config: Config, writer: DatasetWriter, name: str) -> list[int]:
+    """Return the seeds of this environment's episodes that an earlier, interrupted recording has kept."""
+    if not writer.num_episodes:
+        return []
+    return [int(e.facts["seed"]) for e in LeRobotDataset(config.out).episodes if e.facts.get("env") == name]
+
+
+def _episodes(config: Config, env: BatchedEnv, actor: Actor, done: list[int]) -> Iterator[Demonstration]:
+    """Yield the episodes still missing.  An episode depends on its wave of seeds alone, so resuming changes nothing."""
+    kept, tried = len(done), 0
+    for first in range(config.seed, config.seed + ATTEMPTS * config.episodes, config.batch):
+        if kept >= config.episodes:
+            return
+        tried += config.batch
+        seeds = list(range(first, first + config.batch))
+        if done and seeds[-1] <= max(done):
+            continue
+        found = demonstrate(env, actor, seeds, image_stride=config.image_stride, after_success=config.after_success)
+        for demonstration in found:
+            wanted = demonstration.success or config.keep_failures
+            if wanted and demonstration.seed not in done and kept < config.episodes:
+                kept += 1
+                yield demonstration
+    if kept < config.episodes:
+        raise InputError(
+            f"record: {env.name}: {kept} of {tried} episodes of '{config.policy}' succeeded, {config.episodes} wanted; "
+            "what was recorded is kept: use a better policy, less noise, or keep_failures"
+        )
