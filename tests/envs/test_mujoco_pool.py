@@ -129,6 +129,16 @@ def test_forward_after_a_step_matches_the_new_positions() -> None:
     assert fresh.state["xpos"][0, 1, 2] == fresh.state["qpos"][0, 2]
 
 
+def test_an_unstable_world_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log there
+    pool = MujocoPool(ant(), 3, threads=2)
+    pool.write("qvel", np.array([False, True, False]), np.full((1, 14), 1e12))
+    pool.step(2)
+    assert pool.unstable.tolist() == [False, True, False]
+    pool.set_state(np.array([True, True, False]), pool.state["qpos"], np.zeros((3, 14)))
+    assert not pool.unstable.any()
+
+
 @pytest.mark.parametrize("fields", [("qposs",), ("efc_force",), ("time",)])
 def test_unknown_or_moving_fields_are_refused(fields: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match=f"field: expected an array of MjData with a fixed size, got '{fields[0]}'"):

@@ -22,7 +22,10 @@ _ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 
 
 class GymnasiumEnv(BatchedEnv):
-    """N worlds of one gymnasium task.  Observations (N, O) float64; world i is gymnasium's env seeded `seed + i`."""
+    """N worlds of one gymnasium task.  Observations (N, O) float64; world i is gymnasium's env seeded `seed + i`.
+
+    Infos: `unstable` (N,) bool, MuJoCo met a bad number in this episode (as gymnasium, it goes on from a fresh state).
+    """
 
     def __init__(
         self,
@@ -82,6 +85,9 @@ class GymnasiumEnv(BatchedEnv):
         pool.step(task.frame_skip, active)
         reward, terminated = task.judge(before, pool.state, action, pool.ctrl, pool.model)
         return reward, terminated, self._length + 1 >= self.max_episode_steps
+
+    def _infos(self) -> dict[str, Array]:
+        return {"unstable": self._pool.unstable}
 
     def _observe(self) -> Array:
         return self._task.observe(self._pool.state)

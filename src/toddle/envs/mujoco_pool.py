@@ -29,6 +29,7 @@ __all__ = ["MujocoPool"]
 _POST_CONSTRAINT = frozenset({"cacc", "cfrc_int", "cfrc_ext"})
 """Fields that MuJoCo computes only in mj_rnePostConstraint, which `step` then calls after the last substep."""
 _ARENA = ("efc_", "iefc_", "contact", "nefc", "tendon_efcadr")  # move in memory from step to step
+_BAD = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{name}")) for name in ("QPOS", "QVEL", "QACC")]
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _NONE = np.zeros(0, dtype=np.int64)
 
@@ -74,11 +75,12 @@ class MujocoPool:
         mocap = {name: inputs[name] for name in ("mocap_pos", "mocap_quat")}
         self._inputs = self._table(inputs, into_worlds=True)
         self._reset_inputs = self._table(self._initial | mocap, into_worlds=True)
-        self._outputs = self._table(self.state, into_worlds=False)
+        self._warnings = np.zeros((num_worlds, len(self.datas[0].warning.number), 2), dtype=np.int32)
+        self._outputs = self._with_warnings(*self._table(self.state, into_worlds=False))
         self._default_mocap = {name: array.copy() for name, array in mocap.items()}
         post = ["mj_rnePostConstraint"] if _POST_CONSTRAINT & set(self.state) else []
-        after = [name for name in (*after_step, *post)]
-        self._program = np.array([function_address(name) for name in ("mj_step", *after)], dtype=np.int64)
+        names = ["mj_step", *after_step, *post]
+        self._program = np.array([function_address(name) for name in names], dtype=np.int64)
         self._forward = np.array([function_address("mj_forward")], dtype=np.int64)
         self._reset = np.array([function_address("mj_resetData")], dtype=np.int64)
         self._once = np.ones(1, dtype=np.int64)
@@ -127,6 +129,14 @@ class MujocoPool:
         """Return a fresh (N, ...) copy of any array of MjData (slow path: one Python step a world)."""
         return np.stack(self._view(field))
 
+    @property
+    def unstable(self) -> Array:
+        """(N,) bool: MuJoCo met a bad number in a world since its last `set_state`.
+
+        MuJoCo then resets that world by itself and writes a line to MUJOCO_LOG.TXT: look here before you trust it.
+        """
+        return self._warnings[:, _BAD, 1].any(1)
+
     # ---- state ---------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Return everything the physics needs to go on bitwise (not the models' parameters)."""
@@ -148,6 +158,7 @@ class MujocoPool:
             mujoco.mj_setState(model, data, row, _STATE)
             mujoco.mj_forward(model, data)  # for pictures; it moves the warm start, hence the second setState
             mujoco.mj_setState(model, data, row, _STATE)
+        self._warnings[:] = 0
         for name in self._input_names:
             getattr(self, name)[...] = np.asarray(state["inputs"][name])
         for name, array in self.state.items():
@@ -182,6 +193,12 @@ class MujocoPool:
             theirs = [view.ctypes.data for view in self._view(name)]
             entry[:] = (theirs, ours) if into_worlds else (ours, theirs)
         return table, np.array([array[0].nbytes for array in arrays.values()], dtype=np.int64)
+
+    def _with_warnings(self, table: Table, sizes: Table) -> tuple[Table, Table]:
+        """Add the structs mjWarningStat (lastinfo, number) of every world to what is copied out."""
+        theirs = np.array([data.warning.lastinfo.ctypes.data for data in self.datas])
+        ours = self._warnings.ctypes.data + self._warnings.strides[0] * np.arange(self.num_worlds)
+        return np.concatenate([table, np.stack([ours, theirs])[None]]), np.append(sizes, self._warnings[0].nbytes)
 
     def _worlds(self, mask: Array | None) -> Table:
         if mask is None:
