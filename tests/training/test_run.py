@@ -64,6 +64,7 @@ def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
 def test_what_may_change_may_change(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, Config()).close()
     RunFolder.open(tmp_path, Config(threads=2, out=Path("b")), resume=True).close()
+    assert load_config(Config, tmp_path / "config.yaml").threads == 2
 
 
 def test_another_command_is_refused(tmp_path: Path) -> None:

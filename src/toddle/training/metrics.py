@@ -59,9 +59,8 @@ class Metrics:
         kept = [line for line in read_metrics(self.path) if line["step"] <= resume_at]
         write_text_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        from torch.utils.tensorboard import SummaryWriter  # here: it takes most of a second to import
-
-        self._board = SummaryWriter(str(folder / "tensorboard"), flush_secs=30)
+        self._board: Any = None
+        self._board_folder = folder / "tensorboard"
         for line in kept:
             self._show(line)
         self._file = self.path.open("a")
@@ -79,6 +78,10 @@ class Metrics:
         self._show(line)
 
     def _show(self, line: dict[str, Any]) -> None:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # here: it takes most of a second to import
+
+            self._board = SummaryWriter(str(self._board_folder), flush_secs=30)
         for name, value in line.items():
             if name != "step":
                 self._board.add_scalar(name, value, line["step"])
@@ -86,4 +89,5 @@ class Metrics:
     def close(self) -> None:
         """Flush and close the files."""
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()

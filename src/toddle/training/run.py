@@ -68,8 +68,8 @@ class RunFolder:
             if not resume:
                 raise InputError(f"{self.path} already holds a run; --resume goes on with it, or choose another --out")
             _check_same_run(self.path, command, config)
-        else:
-            save_config(self.path / "config.yaml", config)
+        save_config(self.path / "config.yaml", config)
+        if not (self.path / "run.json").exists():
             write_json_atomic(self.path / "run.json", {"command": command, "version": __version__})
         for leftover in (*self.path.glob("checkpoints/.step_*"), *self.path.glob(".nan.*")):  # of a kill while writing
             shutil.rmtree(leftover, ignore_errors=True)
