@@ -1,0 +1,219 @@
+"""Supervised fine-tuning of a VLA on demonstrations (ALGORITHMS P1.7).
+
+Source: flow matching as in pi0 (arXiv 2410.24164) and GR00T N1 (arXiv 2503.14734); the loss is the policy's own
+(`policies/vla.py`, `policies/pi0.py`), this file is everything around it.  Settings of AdamW (0.9, 0.95), cosine rate
+with warm-up and EMA are openpi's; L2-SP is Li et al. 2018 (arXiv 1802.01483).
+Regimes: `joint` trains all at once; `adapter_first` leaves the trunk that came from RL bitwise as it is for the first
+share of the steps, while adapter, banks, modulation and new sublayers learn, then lets it in at a rate that rises from
+a tenth to the whole.
+Deviation: EMA's decay is min(decay, (1 + n) / (10 + n)) at step n, since runs here have hundreds of steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from toddle.core.config import config
+from toddle.core.errors import NaNError, problem
+from toddle.core.seeding import numpy_generator, torch_generator
+
+__all__ = ["SFT", "FineTunable", "SFTConfig", "SampleSource"]
+
+
+@config
+class SFTConfig:
+    """How a VLA is fine-tuned on demonstrations."""
+
+    steps: int = 1000
+    """Gradient steps."""
+    batch: int = 64
+    """Decisions in a step."""
+    rate: float = 5e-4
+    """Peak learning rate."""
+    warmup: float = 0.05
+    """Share of the steps in which the rate rises from 0."""
+    last_rate: float = 0.05
+    """Rate at the end of the cosine, as a share of the peak."""
+    weight_decay: float = 1e-4
+    """AdamW's weight decay; biases and norms have none."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    regime: Literal["joint", "adapter_first"] = "joint"
+    """Whether the trunk trains from the first step."""
+    adapter_share: float = 0.15
+    """adapter_first: share of the steps before the trunk trains; it takes as many again to reach its full rate."""
+    ema: float = 0.99
+    """Decay of the average of the weights that is saved; 0 saves the last weights."""
+    l2_sp: float = 0.0
+    """Weight of the squared distance of the trunk from where it began."""
+    bf16: bool = False
+    """Compute in bfloat16 (autocast)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise problem(f"sft.{name}", "at least 1", getattr(self, name))
+        for name in ("warmup", "last_rate", "adapter_share", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise problem(f"sft.{name}", "a number from 0 to 1", getattr(self, name))
+
+
+class FineTunable(Protocol):
+    """What SFT asks of a policy (an nn.Module)."""
+
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a batch with gradients, and metrics."""
+
+    def trunk_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the weights that came from pretraining and that `adapter_first` protects."""
+
+    def begin_step(self, share: float) -> None:
+        """Hear before each step which share of the steps is done (schedules of the policy's own)."""
+
+
+class SampleSource(Protocol):
+    """What SFT asks of the data."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def batch(self, samples: Any) -> dict[str, Any]:
+        """Return the batch of the samples' indices."""
+
+
+class SFT:
+    """A `Learner`: one gradient step per `step`.  `policy` is trained in place; `averaged` are the weights to save."""
+
+    def __init__(self, policy: Any, data: SampleSource, config: SFTConfig, *, seed: int = 0) -> None:
+        """Begin; the order of samples and the noise follow from `seed`."""
+        self.policy, self.data, self.config = policy, data, config
+        self.weights = {name: value for name, value in policy.named_parameters() if value.requires_grad}
+        self.trunk = {name: value for name, value in policy.trunk_parameters().items() if name in self.weights}
+        self.start = {name: value.detach().clone() for name, value in self.trunk.items()}
+        self.averaged = {name: value.detach().clone() for name, value in self.weights.items()}
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.rate, betas=(0.9, 0.95), fused=True)
+        self.noise = torch_generator(seed, "sft noise")
+        self.numbers = numpy_generator(seed, "sft samples")
+        self.order, self.done = np.empty(0, np.int64), 0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups = []
+        for trunk in (False, True):
+            for decay in (False, True):
+                chosen = [v for n, v in self.weights.items() if (n in self.trunk) == trunk and (v.ndim > 1) == decay]
+                rate = self.config.weight_decay if decay else 0.0
+                if chosen:
+                    groups.append({"params": chosen, "weight_decay": rate, "trunk": trunk})
+        return groups
+
+    # ---- schedules ---------------------------------------------------------------------------------------------------
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of `step` (from 0): linear warm-up, then cosine down to last_rate * rate."""
+        config = self.config
+        ramp = round(config.warmup * config.steps)
+        if step < ramp:
+            return config.rate * (step + 1) / ramp
+        share = min(1.0, (step - ramp) / max(1, config.steps - ramp))
+        low = config.last_rate
+        return config.rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
+
+    def trunk_share(self, step: int) -> float:
+        """Return the trunk's rate at `step` as a share of the others': 0 where it is held."""
+        if self.config.regime == "joint":
+            return 1.0
+        held = round(self.config.adapter_share * self.config.steps)
+        if step < held:
+            return 0.0
+        return min(1.0, 0.1 + 0.9 * (step - held) / max(1, held))
+
+    def _samples(self) -> Any:
+        size = self.config.batch
+        while len(self.order) < size:
+            self.order = np.concatenate([self.order, self.numbers.permutation(len(self.data))])
+        chosen, self.order = self.order[:size], self.order[size:]
+        return chosen
+
+    # ---- Learner -----------------------------------------------------------------------------------------------------
+    def step(self) -> dict[str, float]:
+        """Make one gradient step.  Raises NaNError when the loss or the gradient is not finite."""
+        config, share = self.config, self.trunk_share(self.done)
+        rate = self.rate_at(self.done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * (share if group["trunk"] else 1.0)
+        for value in self.trunk.values():
+            value.requires_grad_(share > 0)
+        self.policy.train()
+        self.policy.begin_step(self.done / config.steps)
+        batch = self.data.batch(self._samples())
+        with torch.autocast(next(iter(self.weights.values())).device.type, torch.bfloat16, enabled=config.bf16):
+            loss, metrics = self.policy.loss(batch, self.noise)
+        if config.l2_sp and share > 0:
+            loss = loss + config.l2_sp * self._distance()
+        if not torch.isfinite(loss):
+            raise NaNError(f"sft: the loss is {loss.item()}")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.weights.values(), config.clip))
+        if not math.isfinite(norm):
+            raise NaNError(f"sft: the gradient's norm is {norm}")
+        self.optimizer.step()
+        self.done += 1
+        self._average()
+        return {**metrics, "sft/grad_norm": norm, "sft/rate": rate, "sft/trunk_drift": self.drift()}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema, (1 + self.done) / (10 + self.done))
+        kept, now = list(self.averaged.values()), [value.detach() for value in self.weights.values()]
+        torch._foreach_lerp_(kept, now, 1.0 - decay)
+
+    def _distance(self) -> Tensor:
+        total: Tensor = sum(
+            ((value - self.start[name]).square().sum() for name, value in self.trunk.items()), torch.zeros(())
+        )
+        return total
+
+    @torch.no_grad()
+    def drift(self) -> float:
+        """Return ||theta - theta_0|| / ||theta_0|| of the trunk, 0 where there is none."""
+        if not self.trunk:
+            return 0.0
+        now, start = [value.detach() for value in self.trunk.values()], list(self.start.values())
+        moved = torch.stack(torch._foreach_norm(torch._foreach_sub(now, start))).norm()
+        return float(moved / torch.stack(torch._foreach_norm(start)).norm().clamp(min=1e-12))
+
+    @torch.no_grad()
+    def use_average(self) -> None:
+        """Put the averaged weights into the policy, for evaluation or saving after the last step."""
+        for name, value in self.weights.items():
+            value.copy_(self.averaged[name])
+            value.requires_grad_(True)
+        self.policy.begin_step(1.0)
+        self.policy.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, buffers, averages, optimiser, and where the sampler and the noise stand."""
+        optimizer = {str(key): value for key, value in self.optimizer.state_dict()["state"].items()}
+        return {
+            "policy": self.policy.state_dict(), "averaged": dict(self.averaged), "start": dict(self.start),
+            "optimizer": optimizer, "noise": self.noise.get_state(), "numbers": self.numbers.bit_generator.state,
+            "order": self.order, "done": self.done,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
+        self.policy.load_state_dict(state["policy"])
+        for mine, kept in ((self.averaged, state["averaged"]), (self.start, state["start"])):
+            for name, value in mine.items():
+                value.copy_(kept[name])
+        inner = {int(key): value for key, value in state["optimizer"].items()}
+        self.optimizer.load_state_dict({"state": inner, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.noise.set_state(state["noise"])
+        self.numbers.bit_generator.state = state["numbers"]
+        self.order, self.done = np.asarray(state["order"], np.int64), int(state["done"])

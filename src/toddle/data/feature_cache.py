@@ -1,0 +1,169 @@
+"""Features of a frozen backbone on disk, so that fine-tuning never runs the backbone twice on a frame.
+
+A cache is a folder named after what made it: the backbone's fingerprint, the dataset's key and the cameras.
+    context.npy   (N, G, D) float16, memory-mapped
+    mask.npy      (N, G) bool
+    progress.json how many of the N pictures are done; replaced atomically after each block is on disk
+A killed filling goes on after the last whole block; a folder of other features has another name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from toddle.core.errors import InputError
+from toddle.core.files import write_atomic, write_json_atomic
+from toddle.data.lerobot_dataset import LeRobotDataset
+
+__all__ = ["FeatureCache", "cache_dataset", "dataset_key"]
+
+Array = NDArray[Any]
+
+
+def dataset_key(path: Path) -> str:
+    """Return 16 hex digits that change when a file of the dataset does (name, size and time of change)."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).rglob("*")):
+        if file.is_file():
+            facts = file.stat()
+            digest.update(f"{file.relative_to(path)}:{facts.st_size}:{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+class FeatureCache:
+    """Context tokens of N pictures; see the module.  Made by `open`, filled by `fill`, read by `get`."""
+
+    def __init__(self, folder: Path, count: int, tokens: int, width: int) -> None:
+        self.folder, self.count, self.tokens, self.width = folder, count, tokens, width
+        self.done = 0
+
+    @classmethod
+    def open(cls, folder: Path, *, count: int, tokens: int, width: int) -> FeatureCache:
+        """Open or create the cache of `count` pictures with (tokens, width) numbers each.
+
+        Raises InputError when the folder holds a cache of another shape or a damaged one.
+        """
+        cache = cls(Path(folder), count, tokens, width)
+        shape = {"count": count, "tokens": tokens, "width": width}
+        progress = cache.folder / "progress.json"
+        if progress.exists():
+            try:
+                found = json.loads(progress.read_text())
+                cache.done = int(found.pop("done"))
+            except (ValueError, KeyError):
+                raise InputError(f"feature cache: {progress} is damaged; delete {cache.folder}") from None
+            if found != shape:
+                raise InputError(f"feature cache: {cache.folder} holds {found}, not {shape}; delete it")
+            for name, size in (("context.npy", count * tokens * width * 2), ("mask.npy", count * tokens)):
+                file = cache.folder / name
+                if not file.exists() or file.stat().st_size < size:
+                    raise InputError(f"feature cache: {file} is missing or cut short; delete {cache.folder}")
+            return cache
+        for name, dtype, form in (
+            ("context.npy", np.float16, (count, tokens, width)), ("mask.npy", np.bool_, (count, tokens)),
+        ):  # fmt: skip
+            write_atomic(cache.folder / name, partial(_allocate, dtype=dtype, shape=form))
+        write_json_atomic(progress, {**shape, "done": 0})
+        return cache
+
+    def _map(self, mode: Literal["r", "r+"]) -> tuple[Array, Array]:
+        context = np.load(self.folder / "context.npy", mmap_mode=mode)
+        mask = np.load(self.folder / "mask.npy", mmap_mode=mode)
+        return context, mask
+
+    def fill(
+        self, encode: Callable[[Array], tuple[Tensor, Tensor]], *, batch: int = 32,
+        on_block: Callable[[int], None] | None = None,
+    ) -> None:
+        """Encode the pictures that are missing: `encode(indices)` returns context (n, G, D) and mask (n, G).
+
+        One process fills at a time: a second one waits and finds it done.  Raises InputError on features that do not
+        fit into float16 or are not finite.
+        """
+        with open(self.folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.done = int(json.loads((self.folder / "progress.json").read_text())["done"])
+            if self.done == self.count:
+                return
+            context_map, mask_map = self._map("r+")
+            while self.done < self.count:
+                indices = np.arange(self.done, min(self.count, self.done + batch))
+                context, mask = encode(indices)
+                half = context.detach().to("cpu", torch.float16)
+                if not torch.isfinite(half).all():
+                    raise InputError(f"feature cache: features of pictures {indices[0]} to {indices[-1]} do not fit "
+                                     "into float16; check the backbone's weights")
+                context_map[indices], mask_map[indices] = half.numpy(), mask.cpu().numpy()
+                context_map.flush()  # type: ignore[attr-defined]
+                mask_map.flush()  # type: ignore[attr-defined]
+                self.done = int(indices[-1]) + 1
+                shape = {"count": self.count, "tokens": self.tokens, "width": self.width}
+                write_json_atomic(self.folder / "progress.json", {**shape, "done": self.done})
+                if on_block:
+                    on_block(self.done)
+
+    def load(self) -> tuple[Array, Array]:
+        """Return read-only maps of context (N, G, D) float16 and mask (N, G).  Raises InputError unless filled."""
+        if self.done < self.count:
+            raise InputError(f"feature cache: {self.folder} has {self.done} of {self.count} pictures; fill it first")
+        return self._map("r")
+
+
+def _allocate(path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
+    with open(path, "wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(np.empty((0, *shape[1:]), dtype))
+        np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
+        file.truncate(file.tell() + int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def picture_index(dataset: LeRobotDataset, rows: Array) -> Array:
+    """Return which new picture (0 .. N-1 over the dataset) is held at each of `rows` (any shape)."""
+    stride = dataset.image_stride
+    counts = [-(-episode.length // stride) for episode in dataset.episodes]
+    offset = np.concatenate([[0], np.cumsum(counts)])
+    starts = np.array([episode.start for episode in dataset.episodes])
+    episode = dataset.columns["episode_index"][rows]
+    found: Array = offset[episode] + (rows - starts[episode]) // stride
+    return found
+
+
+def cache_dataset(
+    root: Path,
+    fingerprint: str,
+    dataset: LeRobotDataset,
+    cameras: Sequence[str],
+    shape: tuple[int, int],
+    encode: Callable[[Tensor, list[str]], tuple[Tensor, Tensor]],
+    *,
+    batch: int = 32,
+    on_block: Callable[[int], None] | None = None,
+) -> FeatureCache:
+    """Return the filled cache of a dataset's pictures under `root`, encoding what is missing.
+
+    shape: (G, D).  encode: pictures (n, cameras, 3, H, W) uint8 and n sentences -> context (n, G, D), mask (n, G).
+    """
+    rows = np.concatenate([np.arange(e.start, e.stop, dataset.image_stride) for e in dataset.episodes])
+    name = f"{fingerprint}-{dataset_key(dataset.path)}-{'+'.join(cameras)}"
+    cache = FeatureCache.open(Path(root) / name, count=len(rows), tokens=shape[0], width=shape[1])
+
+    def encode_rows(indices: Array) -> tuple[Tensor, Tensor]:
+        chosen = rows[indices]
+        pictures = np.stack([dataset.images(camera, chosen) for camera in cameras], axis=1)
+        return encode(torch.from_numpy(pictures), [dataset.task_of(int(row)) for row in chosen])
+
+    cache.fill(encode_rows, batch=batch, on_block=on_block)
+    return cache

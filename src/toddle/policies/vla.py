@@ -1,0 +1,248 @@
+"""FlowVLA: a backbone's context tokens, an adapter, and the action expert, which draws a chunk by flow matching.
+
+    backbone(images, sentence) -> (B, G, D_vlm)   frozen: stands outside the policy's weights, known by fingerprint
+    adapter: LayerNorm, Linear(D_vlm -> d_g)
+    expert:  [o history | H slots] read the context; Euler from noise (tau 0) to the chunk (tau 1)
+The context is encoded once per decision; the expert's keys of the history and the context serve every Euler step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.protocols import Memory
+from toddle.core.seeding import seed_sequence
+from toddle.core.types import Decision, Observation, Score
+from toddle.data.statistics import FeatureStatistics, Mode, Normalization
+from toddle.maths import flow
+from toddle.maths.masks import annealed_bias
+from toddle.models.backbone import Backbone, BackboneConfig, load_backbone
+from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
+
+__all__ = ["FlowVLA", "FlowVLAConfig"]
+
+
+@config
+class FlowVLAConfig:
+    """A VLA with our action expert."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The vision-language model that reads pictures and sentence."""
+    expert: ExpertConfig
+    """The action expert; its head must be velocity or endpoint."""
+    steps: int = 8
+    """Euler steps from noise to the action chunk."""
+    cameras: tuple[str, ...] = ("close",)
+    """Cameras whose pictures the backbone reads, in this order."""
+    fingerprint: str = ""
+    """Fingerprint of the backbone the policy was made with; filled in when it is built."""
+    seed: int = 0
+    """Seed of fresh weights."""
+
+    def __post_init__(self) -> None:
+        """Check what the parts cannot."""
+        if self.expert.head == "direct":
+            raise problem("expert.head", "'velocity' or 'endpoint'", "direct", "convert the expert (toddle transfer)")
+        if self.steps < 1:
+            raise problem("steps", "at least 1 Euler step", self.steps)
+
+
+class FlowVLA(nn.Module):
+    """See the module.  `expert` and `adapter` are the weights; `backbone` is held beside them.
+
+    Actions are normalised: a = (action - action_offset) / action_scale, per body, padded to the widest.
+    """
+
+    kind: ClassVar[str] = "vla"
+    sequential = True
+    action_offset: Tensor
+    action_scale: Tensor
+
+    def __init__(self, config: FlowVLAConfig, backbone: Backbone) -> None:
+        """Build on a loaded backbone.  Raises InputError when its fingerprint is not the config's."""
+        super().__init__()
+        found = getattr(backbone, "base_fingerprint", None) or backbone.fingerprint()
+        if config.fingerprint and config.fingerprint != found:
+            raise problem(
+                "backbone", f"fingerprint {config.fingerprint}, which the policy was trained with", found,
+                f"'{config.backbone.name}' has other weights or preprocessing now: restore it or train again",
+            )
+        self.config = replace(config, fingerprint=found)
+        self.horizon = config.expert.executed
+        self._held = [backbone]  # in a list, so that its weights are not part of the policy's
+        with torch.random.fork_rng():
+            torch.manual_seed(int(seed_sequence(config.seed, "flow vla").generate_state(1)[0]))
+            self.expert = ActionExpert(config.expert)
+            self.adapter = make_adapter(config.expert.trunk.context_width, backbone.width)
+        shape = (len(config.expert.bodies), config.expert.action_width)
+        self.register_buffer("action_offset", torch.zeros(shape))
+        self.register_buffer("action_scale", torch.ones(shape))
+        lora = [(name, value) for name, value in backbone.named_parameters() if ".lora_" in name]
+        self.lora = nn.ParameterDict({name.replace(".", "/"): value for name, value in lora})  # shared, so it is saved
+
+    @classmethod
+    def from_config(cls, config: FlowVLAConfig) -> FlowVLA:
+        """Load the backbone the config names and build the policy with fresh weights."""
+        return cls(config, load_backbone(config.backbone))
+
+    @property
+    def backbone(self) -> Backbone:
+        """The vision-language model."""
+        return self._held[0]
+
+    @property
+    def window_sizes(self) -> tuple[int, int, int]:
+        """H, decisions of history, actions executed per decision: the windows of demonstrations it learns from."""
+        return self.config.expert.horizon, self.config.expert.window, self.config.expert.executed
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether the backbone's features may be cached: it is frozen."""
+        return not self.backbone.trainable
+
+    def body_index(self, name: str | None) -> int:
+        """Return the id of a body; the only one there is where `name` is None.  Raises InputError when unknown."""
+        bodies = self.config.expert.bodies
+        return self.config.expert.body_index(bodies[0].name if name is None and len(bodies) == 1 else str(name))
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FlowVLA:
+        """Move the backbone along when the policy moves to another device."""
+        self.backbone._apply(fn)
+        super()._apply(fn, recurse)
+        return self
+
+    # ---- normalisation ---------------------------------------------------------------------------------------------
+    def set_action_normalization(self, body: int, offset: Tensor, scale: Tensor) -> None:
+        """Set the offset and scale (A,) of one body's actions.  Raises InputError when a scale is not positive."""
+        if not bool((scale > 0).all()):
+            raise problem("action scale", "positive numbers", scale.tolist())
+        self.action_offset[body, : len(offset)] = offset
+        self.action_scale[body, : len(scale)] = scale
+
+    def fit_normalization(self, proprio: Tensor, actions: FeatureStatistics, mode: Mode, body: int) -> None:
+        """Fit to demonstrations: actions by `mode`; proprioception (N, O) only where RL has not done so already.
+
+        A converted expert keeps the statistics it learned with, else its function would not be kept.
+        """
+        norm = self.expert.tokens.norm
+        if not float(norm.count[body]):
+            norm.update(proprio, body)
+        made = Normalization.of(actions, mode)
+        self.set_action_normalization(body, torch.from_numpy(made.offset), torch.from_numpy(made.scale))
+
+    def normalise(self, action: Tensor, body: Tensor) -> Tensor:
+        """Map the environment's actions (..., H, A) of bodies (...) to what the flow is trained on."""
+        return (action - self.action_offset[body].unsqueeze(-2)) / self.action_scale[body].unsqueeze(-2)
+
+    def denormalise(self, action: Tensor, body: Tensor) -> Tensor:
+        """Undo `normalise`."""
+        return action * self.action_scale[body].unsqueeze(-2) + self.action_offset[body].unsqueeze(-2)
+
+    # ---- context ---------------------------------------------------------------------------------------------------
+    def context(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Return adapted context (..., G, d_g) and its mask: cached features where given, else pictures and sentence.
+
+        Raises InputError when the observation has neither.
+        """
+        if "context" in observation:
+            raw, mask = observation["context"].float(), observation["context_mask"]
+        elif "images" in observation and "instruction" in observation:
+            raw, mask = self._encode(observation["images"], observation["instruction"])
+        else:
+            raise problem("observation", "'images' with 'instruction', or cached 'context'", ", ".join(observation),
+                          f"make the environment with cameras={self.config.cameras}")
+        adapted: Tensor = self.adapter(raw)
+        return adapted, mask
+
+    def _encode(self, images: Tensor, instructions: list[str]) -> tuple[Tensor, Tensor]:
+        """Encode pictures (B, n, 3, H, W), or (T, B, n, 3, H, W) with the same B sentences at every decision."""
+        if images.ndim == 5:
+            return self.backbone.encode(images, instructions)
+        length = images.shape[0]
+        raw, mask = self.backbone.encode(images.flatten(0, 1), instructions * length)
+        return raw.unflatten(0, (length, -1)), mask.unflatten(0, (length, -1))
+
+    # ---- Policy ----------------------------------------------------------------------------------------------------
+    def initial_memory(self, batch: int) -> Memory:
+        """Return an empty KV ring of the history."""
+        return self.expert.initial_cache(batch)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Observation,
+        memory: Memory = None,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Decision, Memory]:
+        """Draw a chunk (B, H_exec, A) for (B, ...) observations; `deterministic` starts the flow at zero noise.
+
+        The chain is that noise (B, H, A); an ODE has no density, so log_prob is (B, 0).
+        """
+        batch = len(observation["proprio"])
+        settings = self.config.expert
+        cache = self.initial_memory(batch) if memory is None else memory
+        context, mask = self.context(observation)
+        noise = context.new_zeros(batch, settings.horizon, settings.action_width)
+        if not deterministic:
+            noise = torch.randn(noise.shape, generator=generator, device=noise.device)
+        cache = self.expert.prefix(observation, context, mask, cache)
+        chunk = self.expert.sample(cache, noise, self.config.steps)
+        body = observation.get("body")
+        body = torch.zeros(batch, dtype=torch.int64, device=chunk.device) if body is None else body
+        action = self.denormalise(chunk, body)[:, : settings.executed].clamp(-1.0, 1.0)
+        return Decision(action, noise, chunk.new_zeros(batch, 0)), cache
+
+    def score(self, observation: Observation, chain: Tensor) -> Score:
+        """Raise InputError: the flow's ODE has no tractable density (a stochastic sampler has)."""
+        raise problem("policy", "one with tractable links for RL", self.kind, "give it a stochastic flow sampler")
+
+    # ---- supervised fine-tuning ------------------------------------------------------------------------------------
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Flow-matching loss of demonstrated chunks.
+
+        batch: observation (T, B, ...) in time order, the last decision is the one that is learned; action (B, H, A)
+        in the environment's units; mask (B, H) bool, False where the chunk reaches beyond its episode.
+        Head velocity: |v - (a - eps)|^2.  Head endpoint: |a1 - a|^2, which is the velocity's error times
+        (1 - tau)^2 (ALGORITHMS P1.2: unweighted, the last instants would count 1 / (1 - tau)^2).
+        Returns the mean over real numbers and detached metrics.
+        """
+        observation, mask = batch["observation"], batch["mask"]
+        body = observation.get("body")
+        batch_size = len(mask)
+        body = torch.zeros(batch_size, dtype=torch.int64) if body is None else body[-1]
+        action = self.normalise(batch["action"], body)
+        noise = torch.randn(action.shape, generator=generator, device=action.device)
+        tau = flow.sample_time((batch_size,), generator)
+        noisy = flow.interpolate(noise, action, tau)
+        context, context_mask = self.context(observation)
+        raw = self.expert(observation, context, context_mask, noisy[None], tau[None], last=1)[0]
+        target = action if self.config.expert.head == "endpoint" else flow.target_velocity(noise, action)
+        weight = mask[..., None] * self.expert.action_mask[body][:, None, :]
+        error = (raw - target).square() * weight
+        loss = error.sum() / weight.sum().clamp(min=1)
+        with torch.no_grad():
+            end = raw if self.config.expert.head == "endpoint" else flow.endpoint_from_velocity(raw, noisy, tau)
+            miss = ((end - action).abs() * weight).sum() / weight.sum().clamp(min=1)
+        return loss, {"sft/loss": loss.item(), "sft/endpoint_error": miss.item()}
+
+    def begin_step(self, share: float) -> None:
+        """Anneal the bias on later slots over the first tenth of the steps, where slots are bidirectional."""
+        if self.config.expert.slot_mask == "bidirectional":
+            self.expert.set_future_bias(annealed_bias(share))
+
+    def trunk_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that came from RL: the trunk without flow-time modulation and new sublayers."""
+        new = (".modulation.", "trunk.time.", ".insert.", ".insert_norm.")
+        return {
+            name: value for name, value in self.named_parameters()
+            if name.startswith("expert.trunk.") and not any(part in f"{name}." for part in new)
+        }  # fmt: skip

@@ -1,0 +1,195 @@
+"""`toddle sft`: fine-tune a VLA on demonstrations; features are cached, so the backbone sees each picture once."""
+
+from __future__ import annotations
+
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from toddle.algorithms.sft import SFT, SFTConfig
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.plan import Plan
+from toddle.core.types import BodySpec
+from toddle.data.demonstrations import Demonstrations
+from toddle.data.feature_cache import FeatureCache, cache_dataset
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.statistics import feature_statistics
+from toddle.data.windows import WindowDataset
+from toddle.models.backbone import BackboneConfig
+from toddle.models.expert import ExpertConfig
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.store import load_policy, save_policy
+from toddle.policies.vla import FlowVLA, FlowVLAConfig
+from toddle.training.loop import ProgressLine, run_loop
+from toddle.training.run import RunFolder
+
+__all__ = ["Config", "plan", "run"]
+
+
+@config
+class FreshExpert:
+    """The action expert of `--init random` (an init folder brings its own)."""
+
+    trunk: TrunkConfig = field(default_factory=lambda: TrunkConfig(modulation="residual"))
+    """The transformer."""
+    horizon: int = 8
+    """H, actions of a chunk."""
+    executed: int = 8
+    """Actions of a chunk that are executed before the next decision."""
+    window: int = 1
+    """Decisions the history reaches back; 1 is the present alone."""
+    head: Literal["velocity", "endpoint"] = "velocity"
+    """What the decoder gives: the flow's velocity or the estimated end of the flow."""
+    slot_mask: Literal["causal", "bidirectional"] = "causal"
+    """Whether an action slot sees the later ones."""
+    steps: int = 8
+    """Euler steps when acting."""
+
+
+@config
+class Config:
+    """Fine-tune a vision-language-action model on demonstrations.
+
+    Example: toddle sft --dataset runs/demos --init runs/transfer --out runs/sft
+    Writes the policy to <out>/policy: evaluate it with `toddle evaluate`.
+    """
+
+    dataset: tuple[Path, ...]
+    """LeRobot datasets (v3.0), as `toddle record` writes them."""
+    init: str = "random"
+    """'random' for a fresh expert, or a policy folder: of `toddle transfer`, of an earlier SFT, or of a pi0."""
+    like: Path | None = None
+    """With --init random: a policy folder whose architecture is copied, not its weights (a fair baseline)."""
+    out: Path = Path("runs/sft")
+    """Folder of the run."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The vision-language model (with --init random)."""
+    expert: FreshExpert = field(default_factory=FreshExpert)
+    """The action expert (with --init random)."""
+    cameras: tuple[str, ...] = ("close",)
+    """Cameras of the dataset that are read (with --init random)."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    """How it is trained."""
+    episodes: int | None = None
+    """Use only the first so many episodes of each task."""
+    normalization: Literal["identity", "mean_std", "quantile", "min_max"] = "identity"
+    """How actions are normalised; identity keeps a converted expert's chunk as it is (actions are in [-1, 1])."""
+    cache: Path = Path(".cache/features")
+    """Where features of the frozen backbone are kept; runs with the same backbone and dataset share them."""
+    seed: int = 0
+    """Seed of fresh weights, order of samples and noise."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Check that the fields fit together."""
+        if not self.dataset:
+            raise problem("dataset", "at least one folder", "none")
+        if self.like is not None and self.init != "random":
+            raise problem("like", "nothing with --init <folder>", str(self.like), "it brings its own architecture")
+        if self.episodes is not None and self.episodes < 1:
+            raise problem("episodes", "at least 1", self.episodes)
+
+
+def plan(config: Config) -> Plan:
+    """Check the datasets and the init folder, and say what will be done."""
+    datasets = [LeRobotDataset(path) for path in config.dataset]
+    policy = make_policy(config, datasets)
+    weights = sum(value.numel() for value in policy.parameters())
+    pictures = sum(-(-e.length // d.image_stride) for d in datasets for e in d.episodes)
+    count = sum(len(_chosen(dataset, config.episodes)) for dataset in datasets)
+    return Plan(
+        steps=[
+            f"read {count} episodes of {sum(len(d.tasks) for d in datasets)} sentences",
+            f"encode {pictures} pictures where the cache under {config.cache} has not got them",
+            f"train {weights:,} weights for {config.sft.steps} steps of {config.sft.batch} decisions",
+            f"write the policy to {config.out / 'policy'}",
+        ],
+        memory_bytes=24 * weights + 10**9,
+        seconds=0.01 * pictures + config.sft.steps * (0.01 + 1.4e-9 * weights * config.sft.batch),
+    )
+
+
+def run(config: Config, *, resume: bool = False) -> None:
+    """Cache features, train, save the averaged weights."""
+    with RunFolder.open(config.out, config, resume=resume) as folder:
+        datasets = [LeRobotDataset(path) for path in config.dataset]
+        policy = make_policy(config, datasets)
+        data = make_data(config, policy, datasets)
+        body = policy.body_index(datasets[0].info.get("robot_type"))
+        policy.fit_normalization(data.proprio(), feature_statistics(data.actions), config.normalization, body)
+        learner = SFT(policy, data, config.sft, seed=config.seed)
+        run_loop(
+            learner, folder, config.sft.steps, checkpoint_every=config.checkpoint_every, label="sft",
+            show=("sft/loss", "sft/endpoint_error"),
+        )
+        learner.use_average()
+        facts = {"init": config.init, "dataset": [str(path) for path in config.dataset], "steps": config.sft.steps,
+                 "tasks": sorted({task for dataset in datasets for task in dataset.tasks})}  # fmt: skip
+        save_policy(config.out / "policy", policy, facts)
+        print(f"policy: {config.out / 'policy'}")
+
+
+def make_policy(config: Config, datasets: list[LeRobotDataset]) -> Any:
+    """Load the policy of `init`, or build one with a fresh expert for the datasets' body."""
+    if config.init != "random":
+        return load_policy(Path(config.init))
+    if config.like is not None:
+        like = load_policy(config.like)
+        if not isinstance(like, FlowVLA):
+            raise problem("like", "a policy of kind 'vla'", like.kind)
+        return FlowVLA(replace(like.config, seed=config.seed), like.backbone)
+    first = datasets[0]
+    state, action = (first.column(name).shape[1] for name in ("observation.state", "action"))
+    body = BodySpec(name=first.info.get("robot_type") or "robot", proprio=state, action=action, dt=1.0 / first.fps)
+    fresh = config.expert
+    expert = ExpertConfig(
+        trunk=fresh.trunk, bodies=(body,), horizon=fresh.horizon, executed=fresh.executed, window=fresh.window,
+        head=fresh.head, slot_mask=fresh.slot_mask,
+    )
+    settings = FlowVLAConfig(
+        backbone=config.backbone, expert=expert, steps=fresh.steps, cameras=config.cameras, seed=config.seed
+    )
+    return FlowVLA.from_config(settings)
+
+
+def make_data(config: Config, policy: Any, datasets: list[LeRobotDataset]) -> Demonstrations:
+    """Cut the datasets into windows of the policy's sizes, with cached features where its backbone is frozen."""
+    horizon, window, executed = policy.window_sizes
+    windows = [
+        WindowDataset(
+            dataset, horizon=horizon, history=window, stride=executed, episodes=_chosen(dataset, config.episodes)
+        )
+        for dataset in datasets
+    ]
+    body = policy.body_index(datasets[0].info.get("robot_type"))
+    caches = None
+    if policy.cacheable:
+        caches = [_features(config, policy, dataset) for dataset in datasets]
+    return Demonstrations(windows, body=body, cameras=policy.config.cameras, caches=caches)
+
+
+def _features(config: Config, policy: Any, dataset: LeRobotDataset) -> FeatureCache:
+    cameras = policy.config.cameras
+    shape = (policy.backbone.tokens(len(cameras)), policy.backbone.width)
+    total = sum(-(-episode.length // dataset.image_stride) for episode in dataset.episodes)
+    with torch.no_grad(), ProgressLine("features", total) as bar:
+        return cache_dataset(
+            config.cache, policy.config.fingerprint, dataset, cameras, shape, policy.backbone.encode,
+            on_block=bar.advance,
+        )
+
+
+def _chosen(dataset: LeRobotDataset, per_task: int | None) -> list[int]:
+    """Return the numbers of the first `per_task` episodes of each environment (or sentence)."""
+    seen: dict[str, int] = {}
+    chosen = []
+    for episode in dataset.episodes:
+        task = str(episode.facts.get("env", episode.task))
+        seen[task] = seen.get(task, 0) + 1
+        if per_task is None or seen[task] <= per_task:
+            chosen.append(episode.index)
+    return chosen
