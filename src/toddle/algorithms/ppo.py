@@ -110,6 +110,9 @@ class PPOConfig:
 class Source(Protocol):
     """What PPO takes experience from: `training.collect.Collector`."""
 
+    label: str
+    """Names the source in metrics where there are several."""
+
     def collect(self, policy: Policy, critic: Critic) -> tuple[Rollout, dict[str, float]]:
         """Return a filled rollout with `value` and `next_value`, and metrics."""
 
@@ -192,11 +195,11 @@ class PPO:
         self._set_rates()
         rollouts: list[Rollout] = []
         metrics: dict[str, float] = {}
-        for index, source in enumerate(self.sources):
+        for source in self.sources:
             rollout, facts = source.collect(self.policy, self.critic)
             self._estimate(rollout)
             rollouts.append(rollout)
-            suffix = f"/{index}" if len(self.sources) > 1 else ""
+            suffix = f"/{source.label}" if len(self.sources) > 1 else ""
             metrics |= {f"{name}{suffix}": value for name, value in facts.items()}
         metrics |= self._update(rollouts)
         for rollout in rollouts:

@@ -63,6 +63,12 @@ class Rollout:
         """Observations (T + 1, B, ...); the last row follows the last decision."""
         return self._observation  # type: ignore[return-value]
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the tensors."""
+        tensors = [*self._observation.values(), *(x for x in vars(self).values() if isinstance(x, Tensor))]
+        return sum(x.numel() * x.element_size() for x in tensors)
+
     def observe(self, t: int, observation: Observation) -> None:
         """Write the observation (B, ...) before decision `t` (t = T: after the last one)."""
         for key, buffer in self._observation.items():

@@ -25,7 +25,10 @@ from toddle.training.observations import to_observation
 
 __all__ = ["CollectConfig", "Collector", "RewardScale"]
 
-COUNTERS = ("final_obs", "_final_obs", "episode_return", "episode_length", "steps")
+GOAL_FACTS = ("goal_success", "goal_error", "goal_items")
+"""What goal-tracking environments report of a goal that ended."""
+EPISODE_FACTS = ("success", "cost", "interventions")
+"""What environments may report of an episode that ended."""
 
 
 @config
@@ -81,19 +84,23 @@ class RewardScale:
 class Collector:
     """Gathers rollouts from one environment.  `body` is the index of its embodiment in the policy's banks."""
 
-    def __init__(self, env: BatchedEnv, config: CollectConfig, *, seed: int, body: int = 0) -> None:
-        """Reset the environment with `seed` and get ready."""
-        self.env, self.config, self.body = env, config, body
+    def __init__(
+        self, env: BatchedEnv, config: CollectConfig, *, seed: int, body: int = 0, label: str | None = None
+    ) -> None:
+        """Reset the environment with `seed` and get ready.  `label` names it in metrics (its body)."""
+        self.env, self.config, self.body, self.label = env, config, body, label or env.body
+        self.total_steps = 0
         self.rollout: Rollout | None = None
         self.reward_scale = RewardScale(env.num_envs)
         self.generator = torch_generator(seed, "actions", env.name, body)
         self._raw, _ = env.reset(seed=int(torch.randint(2**31 - 1, (), generator=self.generator)))
         self._first: NDArray[Any] = np.ones(env.num_envs, bool)
         self._previous: NDArray[Any] | None = None
-        self._episodes: dict[str, list[float]] = {}
+        self._ended: dict[str, list[float]] = {}  # by metric, one number an episode or a goal that ended
+        self._sums: dict[str, NDArray[Any]] = {}  # by metric, a sum over decisions for each world
 
     @property
-    def steps_per_rollout(self) -> int:
+    def decisions(self) -> int:
         """Decisions in one rollout, all worlds together."""
         return self.config.length * self.env.num_envs
 
@@ -150,17 +157,28 @@ class Collector:
         else:
             rollout.discount[t] = torch.from_numpy(gamma ** info["steps"].astype(np.float32))
         self._first = terminated | truncated
+        self._note_step(info)
         if self._first.any():
             self._note_ends(t, truncated, info, finals)
         return int(info["steps"].sum())
 
+    def _note_step(self, info: dict[str, Any]) -> None:
+        """Sum what is reported at every decision, and list what is reported of goals that ended."""
+        for key, value in info.items():
+            if key == "level" or key.startswith("reward/"):
+                name = "goal/level" if key == "level" else key
+                self._sums[name] = self._sums.get(name, 0.0) + value
+        done = info.get("goal_done")
+        if done is not None and done.any():
+            for key in GOAL_FACTS:
+                self._ended.setdefault(key.replace("_", "/", 1), []).extend(info[key][done].astype(float).tolist())
+
     def _note_ends(self, t: int, truncated: NDArray[Any], info: dict[str, Any], finals: list[Any]) -> None:
         ended = np.flatnonzero(self._first)
-        self._episodes.setdefault("return", []).extend(info["episode_return"][ended].tolist())
-        self._episodes.setdefault("length", []).extend(info["episode_length"][ended].tolist())
-        for key, value in info.items():
-            if key not in COUNTERS and isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "bif":
-                self._episodes.setdefault(key, []).extend(value[ended].astype(float).tolist())
+        facts = {"return": info["episode_return"], "length": info["episode_length"]}
+        facts |= {key: info[key] for key in EPISODE_FACTS if key in info}
+        for key, value in facts.items():
+            self._ended.setdefault(f"episode/{key}", []).extend(value[ended].astype(float).tolist())
         cut = np.flatnonzero(truncated)
         if len(cut):
             final = info["final_obs"]
@@ -191,12 +209,16 @@ class Collector:
         rollout.reward.div_(deviation).clamp_(-limit, limit)
 
     def _metrics(self, rollout: Rollout, steps: int) -> dict[str, float]:
-        """Means over the episodes that ended in this rollout, and the mean reward a decision (scaled)."""
-        metrics = {f"episode/{key}": float(np.mean(values)) for key, values in self._episodes.items()}
-        metrics["episode/ended"] = float(len(self._episodes.get("return", ())))
-        self._episodes = {}
+        """Means over the episodes and goals that ended in this rollout and over its decisions (docs/metrics.md)."""
+        metrics = {name: float(np.mean(values)) for name, values in self._ended.items()}
+        metrics |= {name: float(np.mean(value)) / rollout.length for name, value in self._sums.items()}
+        metrics["episode/ended"] = float(len(self._ended.get("episode/return", ())))
+        if "goal/success" in self._ended:
+            metrics["goal/ended"] = float(len(self._ended["goal/success"]))
+        self._ended, self._sums = {}, {}
+        self.total_steps += steps
         metrics["rollout/reward"] = float(rollout.reward.mean())
-        metrics["rollout/steps"] = float(steps)
+        metrics["rollout/total_steps"] = float(self.total_steps)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,6 +229,7 @@ class Collector:
             "previous": None if self._previous is None else self._previous.copy(),
             "generator": self.generator.get_state(),
             "reward_scale": self.reward_scale.state_dict(),
+            "total_steps": self.total_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -217,3 +240,4 @@ class Collector:
         self._previous = None if state["previous"] is None else np.asarray(state["previous"]).copy()
         self.generator.set_state(state["generator"])
         self.reward_scale.load_state_dict(state["reward_scale"])
+        self.total_steps = int(state["total_steps"])

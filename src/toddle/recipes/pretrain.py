@@ -1,0 +1,203 @@
+"""`toddle pretrain`: PPO on the generic physics reward, one body or several, or on any task; the policy is kept.
+
+The run's folder holds, besides what every run has, `policy/`: what `toddle transfer`, `record` and `evaluate` take.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from gymnasium import spaces
+from torch import nn
+
+from toddle.algorithms.ppo import PPO, PPOConfig
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.plan import Plan
+from toddle.core.types import BodySpec
+from toddle.envs.base import BatchedEnv
+from toddle.envs.make import make_env
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
+from toddle.policies.critic import CriticConfig, ValueNet
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.store import save_policy
+from toddle.training.collect import CollectConfig, Collector
+from toddle.training.loop import run_loop
+from toddle.training.run import RunFolder
+
+__all__ = ["CausalSettings", "Config", "MlpSettings", "build", "plan", "run"]
+
+
+@config
+class CausalSettings:
+    """The causal transformer, which becomes the action expert of a VLA."""
+
+    trunk: TrunkConfig = TrunkConfig(width=96, depth=4, heads=4, context_width=64)
+    """The transformer."""
+    horizon: int = 8
+    """H, action slots of a decision."""
+    executed: int = 4
+    """Actions of a decision that are executed before the next one."""
+    window: int = 4
+    """T, decisions the history reaches back."""
+    bank_hidden: int = 128
+    """Hidden units of the banks of each body."""
+    goal_dropout: float = 0.15
+    """Share of episodes with the goal hidden; trains the NULL token."""
+    log_std: float = -0.5
+    """Logarithm of the standard deviation at the start."""
+
+
+@config
+class MlpSettings:
+    """The multilayer perceptron."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    horizon: int = 1
+    """Actions of a decision; all are executed."""
+    log_std: float = -0.5
+    """Logarithm of the standard deviation at the start."""
+
+
+@config
+class Config:
+    """Pretrain an action expert by PPO on the generic physics reward, or train any task by PPO."""
+
+    out: Path = Path("runs/pretrain")
+    """The run's folder."""
+    envs: tuple[str, ...] = ("goal/sawyer",)
+    """Environments; several (of different bodies, say) count with equal weight."""
+    worlds: int = 64
+    """Worlds of each environment."""
+    threads: int = 1
+    """Threads that step the physics."""
+    steps: int = 2_000_000
+    """Control steps to learn from, all environments together."""
+    policy: Literal["causal", "mlp"] = "causal"
+    """Kind of policy."""
+    causal: CausalSettings = CausalSettings()
+    """Settings of the causal transformer."""
+    mlp: MlpSettings = MlpSettings()
+    """Settings of the multilayer perceptron."""
+    critic_hidden: tuple[int, ...] = (256, 256)
+    """Widths of the critic's hidden layers."""
+    goal_width: int = 64
+    """Width of the pooled goal in the critic and the multilayer perceptron."""
+    control: Literal["own", "shuffled", "none"] = "own"
+    """Whose goal a world is shown in goal-tracking environments; shuffled and none are negative controls."""
+    collect: CollectConfig = CollectConfig(length=32, discount=0.98)
+    """How experience is gathered."""
+    ppo: PPOConfig = PPOConfig()
+    """The algorithm."""
+    checkpoint_every: int = 20
+    """Iterations between two checkpoints."""
+    seed: int = 0
+    """Seed of everything."""
+
+    def __post_init__(self) -> None:
+        if not self.envs:
+            raise problem("envs", "at least one environment", "none")
+        for name in ("worlds", "threads", "steps", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise problem(name, "at least 1", getattr(self, name))
+        if self.policy == "causal" and self.ppo.minibatches > self.worlds:
+            raise problem("ppo.minibatches", f"at most {self.worlds} (worlds): the policy needs whole worlds",
+                          self.ppo.minibatches)  # fmt: skip
+
+
+def _environments(config: Config) -> list[BatchedEnv]:
+    envs = []
+    for index, name in enumerate(config.envs):
+        options: dict[str, Any] = {"control": config.control} if name.startswith("goal/") else {}
+        seed = config.seed + 1000 * index
+        envs.append(make_env(name, config.worlds, seed=seed, threads=config.threads, **options))
+    return envs
+
+
+def _policy(config: Config, bodies: tuple[BodySpec, ...], goals: bool) -> CausalPolicy | GaussianPolicy:
+    if config.policy == "mlp":
+        mlp, width = config.mlp, config.goal_width if goals else 0
+        return GaussianPolicy(GaussianConfig(
+            bodies=bodies, horizon=mlp.horizon, hidden=mlp.hidden, log_std=mlp.log_std, goal_width=width,
+            seed=config.seed,
+        ))  # fmt: skip
+    causal = config.causal
+    expert = ExpertConfig(
+        trunk=causal.trunk, bodies=bodies, horizon=causal.horizon, executed=causal.executed, window=causal.window,
+        bank_hidden=causal.bank_hidden,
+    )  # fmt: skip
+    return CausalPolicy(CausalConfig(
+        expert=expert, goal_dropout=causal.goal_dropout if goals else 0.0, log_std=causal.log_std, seed=config.seed
+    ))  # fmt: skip
+
+
+def build(config: Config) -> tuple[PPO, nn.Module, int]:
+    """Return the learner, its policy and the number of iterations.  Raises InputError where settings do not fit."""
+    envs = _environments(config)
+    bodies: dict[str, BodySpec] = {}
+    for env in envs:
+        spec = bodies.setdefault(env.body, env.body_spec)
+        if spec != env.body_spec:
+            raise problem("envs", f"one observation and action size for body {env.body}", env.name)
+    spaces_ = [env.single_observation_space for env in envs]
+    has = [{*space} if isinstance(space, spaces.Dict) else {"proprio"} for space in spaces_]
+    goals, privileged = all("goal" in keys for keys in has), all("critic" in keys for keys in has)
+    if any("goal" in keys for keys in has) and not goals:
+        raise problem("envs", "all with goals or none", ", ".join(config.envs))
+    policy = _policy(config, tuple(bodies.values()), goals)
+    sizes = {env.body: env.body_spec.proprio for env in envs}
+    if privileged:
+        sizes = {env.body: int(space["critic"].shape[0]) for env, space in zip(envs, spaces_, strict=True)}  # type: ignore[index]
+    critic = ValueNet(CriticConfig(
+        inputs=tuple(sizes.values()), key="critic" if privileged else "proprio", hidden=config.critic_hidden,
+        goal_width=config.goal_width if goals else 0, seed=config.seed,
+    ))  # fmt: skip
+    labels = [name.replace("/", "-") for name in config.envs]
+    order = list(bodies)
+    collectors = [
+        Collector(env, config.collect, seed=config.seed + 1000 * index, body=order.index(env.body), label=labels[index])
+        for index, env in enumerate(envs)
+    ]
+    decisions = config.steps / policy.horizon
+    iterations = max(1, round(decisions / sum(collector.decisions for collector in collectors)))
+    return PPO(policy, critic, collectors, config.ppo, iterations=iterations, seed=config.seed), policy, iterations
+
+
+def plan(config: Config) -> Plan:
+    """Build everything, time one iteration, and return what the run will do."""
+    learner, policy, iterations = build(config)
+    began = time.perf_counter()
+    learner.step()
+    learner.step()
+    seconds = (time.perf_counter() - began) / 2 * iterations
+    parameters = sum(p.numel() for p in policy.parameters())
+    rollouts = [source.rollout for source in learner.sources if isinstance(source, Collector)]
+    numbers = sum(rollout.bytes for rollout in rollouts if rollout is not None)
+    what = f"{config.policy} policy of {parameters:,} parameters"
+    steps = [
+        f"step {config.worlds} worlds each of {', '.join(config.envs)}",
+        f"train a {what} by PPO: {iterations} iterations, {config.steps:,} control steps",
+        f"write the policy to {config.out / 'policy'}",
+    ]
+    # Rollout and its shuffled copy, weights with gradients and two moments, and Python with torch and the physics.
+    return Plan(steps=steps, memory_bytes=2 * numbers + 16 * parameters + 500 * 2**20, seconds=seconds)
+
+
+def run(config: Config, *, resume: bool = False) -> None:
+    """Train, and write `policy/` into the run's folder.  Raises InputError, NaNError and KeyboardInterrupt."""
+    with RunFolder.open(config.out, config, resume=resume) as folder:
+        learner, policy, iterations = build(config)
+        single = len(config.envs) == 1
+        show = ("goal/success", "episode/return") if single else ()
+        run_loop(
+            learner, folder, iterations, checkpoint_every=config.checkpoint_every, label="pretrain", show=show
+        )  # fmt: skip
+        steps = sum(source.total_steps for source in learner.sources if isinstance(source, Collector))
+        meta = {"envs": list(config.envs), "steps": steps, "algorithm": "ppo", "control": config.control}
+        save_policy(config.out / "policy", policy, meta)
+    print(f"policy: {config.out / 'policy'}", file=sys.stderr)
