@@ -41,8 +41,13 @@ def test_config_and_command_are_saved(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "deep/run/run.json").read_text())["command"] == "test_run"
 
 
+def begin(path: Path, settings: Config) -> None:
+    with RunFolder.open(path, settings) as run:
+        run.save_tree(0, {})
+
+
 def test_a_second_run_needs_resume(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path, Config()).close()
+    begin(tmp_path, Config())
     with pytest.raises(InputError, match="already holds a run; --resume"):
         RunFolder.open(tmp_path, Config())
     RunFolder.open(tmp_path, Config(), resume=True).close()
@@ -53,7 +58,7 @@ def test_resume_of_nothing_begins(tmp_path: Path) -> None:
 
 
 def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path, Config()).close()
+    begin(tmp_path, Config())
     other = Config(sizes=(8, 16), optim=Optim(rate=0.1))
     with pytest.raises(InputError) as error:
         RunFolder.open(tmp_path, other, resume=True)
@@ -62,13 +67,22 @@ def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
 
 
 def test_what_may_change_may_change(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path, Config()).close()
+    begin(tmp_path, Config())
     RunFolder.open(tmp_path, Config(threads=2, out=Path("b")), resume=True).close()
     assert load_config(Config, tmp_path / "config.yaml").threads == 2
 
 
-def test_another_command_is_refused(tmp_path: Path) -> None:
+def test_a_run_that_failed_before_it_did_anything_may_be_begun_differently(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, Config()).close()
+    with RunFolder.open(tmp_path, Config(sizes=(4,))) as run:
+        assert load_config(Config, tmp_path / "config.yaml") == Config(sizes=(4,))
+        run.metrics.write(1, {"train/loss": 1.0})
+    with pytest.raises(InputError, match="already holds a run"):
+        RunFolder.open(tmp_path, Config())
+
+
+def test_another_command_is_refused(tmp_path: Path) -> None:
+    begin(tmp_path, Config())
     (tmp_path / "run.json").write_text('{"command": "sft"}')
     with pytest.raises(InputError, match="holds a run of 'sft', not of 'test_run'"):
         RunFolder.open(tmp_path, Config(), resume=True)
@@ -100,7 +114,7 @@ def test_a_live_folder_is_refused_and_a_stale_lock_is_no_obstacle(tmp_path: Path
 
 
 def test_a_refused_run_lets_the_folder_go(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path, Config()).close()
+    begin(tmp_path, Config())
     for _ in range(2):
         with pytest.raises(InputError, match="already holds"):
             RunFolder.open(tmp_path, Config())

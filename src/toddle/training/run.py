@@ -64,13 +64,12 @@ class RunFolder:
 
     def _begin(self, config: Any, resume: bool) -> None:
         command = type(config).__module__.rsplit(".", 1)[-1]
-        if (self.path / "run.json").exists():
+        if (self.path / "run.json").exists() and not _untouched(self.path):
             if not resume:
                 raise InputError(f"{self.path} already holds a run; --resume goes on with it, or choose another --out")
             _check_same_run(self.path, command, config)
         save_config(self.path / "config.yaml", config)
-        if not (self.path / "run.json").exists():
-            write_json_atomic(self.path / "run.json", {"command": command, "version": __version__})
+        write_json_atomic(self.path / "run.json", {"command": command, "version": __version__})
         for leftover in (*self.path.glob("checkpoints/.step_*"), *self.path.glob(".nan.*")):  # of a kill while writing
             shutil.rmtree(leftover, ignore_errors=True)
         newest = self.latest()
@@ -143,6 +142,12 @@ def _step_of(checkpoint: Path) -> int:
         except (OSError, ValueError):
             return -1  # killed between the state and its mark: the checkpoints stand
     return int(checkpoint.name.rsplit("_", 1)[-1])
+
+
+def _untouched(path: Path) -> bool:
+    """Whether the run in `path` failed before it did anything (an unknown task, say): it may be begun differently."""
+    rest = [entry for entry in path.iterdir() if entry.name not in ("config.yaml", "run.json", ".lock")]
+    return all(entry.name == "metrics.jsonl" and entry.stat().st_size == 0 for entry in rest)
 
 
 def _take_lock(path: Path) -> int:
