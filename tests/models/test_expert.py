@@ -120,6 +120,19 @@ def test_modulating_all_tokens_with_a_window_of_one() -> None:
         make(head="velocity", modulation="residual", window=2, modulate="all")
 
 
+def test_a_side_car_acts_as_it_is_trained() -> None:
+    beside = TrunkConfig(width=20, depth=2, heads=2, context_width=24)
+    expert = make(head="endpoint", modulation="residual", sidecar=beside)
+    observation, context, mask = inputs()
+    noisy, tau = torch.randn(LENGTH, BATCH, SLOTS, 3), torch.rand(LENGTH, BATCH)
+    full = expert(observation, context, mask, noisy, tau)
+    assert (expert(observation, context, mask, noisy[-2:], tau[-2:], last=2) - full[-2:]).abs().max() < 1e-5
+    cache = expert.initial_cache(BATCH)
+    for t in range(LENGTH):
+        got, cache = expert.step(at(observation, t), context[t], mask[t], cache, noisy[t], tau[t])
+        assert (got - full[t]).abs().max() < 1e-5
+
+
 def test_long_segments_take_the_gathered_path_to_the_same_numbers() -> None:
     expert = make(window=3)  # 13 decisions >= 4 windows
     observation, context, mask = inputs()

@@ -151,6 +151,7 @@ class KVRing:
     rows: Tensor | None = None  # additive (B, 2W), what the decision under way sees
     context: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # keys, values of its context, per cross
     context_mask: Tensor | None = None
+    raw_context: Tensor | None = None  # (B, G, Dc), for a side-car
     body: int | Tensor = 0
     pending: Tensor | None = None  # history tokens that wait for tau (modulate="all")
 

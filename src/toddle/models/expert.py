@@ -26,6 +26,7 @@ from toddle.maths.masks import (
 from toddle.models.attention import KVRing, rotary_table
 from toddle.models.banks import Bank, bodies_of
 from toddle.models.mlp import scale_
+from toddle.models.sidecar import SideCar
 from toddle.models.tokens import ExpertConfig, Tokens
 from toddle.models.trunk import Segment, Trunk
 
@@ -51,6 +52,9 @@ class ActionExpert(nn.Module):
         if config.head == "direct":
             for layer in self.out.last_layers():
                 scale_(layer, 0.01)
+        self.sidecar = None
+        if config.sidecar is not None:
+            self.sidecar = SideCar(config.sidecar, d, config.trunk.context_width)
         self.register_buffer("body_dt", torch.tensor([b.dt for b in bodies], dtype=torch.float64), persistent=False)
         mask = torch.zeros(len(bodies), config.action_width)
         for index, count in enumerate(actions):
@@ -125,7 +129,30 @@ class ActionExpert(nn.Module):
             history, tokens, view, context, context_mask, None if tau is None else tau.T,
             modulate_history=self.config.modulate == "all", return_history=return_history,
         )
+        if self.sidecar is not None:
+            done = self._refine_segment(done, late, context, context_mask)
         return self.out(done.transpose(0, 1), late), kept.transpose(0, 1)
+
+    def _refine_segment(
+        self, slots: Tensor, body: int | Tensor, context: Tensor | None, context_mask: Tensor | None
+    ) -> Tensor:
+        """Run the side-car over slots (B, S', H, d); body one id or (S', B); context (B, S, G, Dc), mask additive."""
+        batch, decisions, count = slots.shape[:3]
+        own = None if context is None else context[:, -decisions:].flatten(0, 1)
+        mask = None if context_mask is None else context_mask[:, -decisions:].flatten(0, 1)
+        rows = body if isinstance(body, int) else body.T.flatten()
+        return self._refine(slots.flatten(0, 1), rows, own, mask).view(batch, decisions, count, -1)
+
+    def _refine(
+        self, slots: Tensor, body: int | Tensor, context: Tensor | None, context_mask: Tensor | None
+    ) -> Tensor:
+        """Run the side-car over the slots (N, H, d) of single decisions."""
+        if self.sidecar is None:
+            return slots
+        now = torch.zeros(len(slots), dtype=torch.float64, device=slots.device)
+        _, times = self._times(now, body, slots.shape[1])
+        refined: Tensor = self.sidecar(slots, times, self.slot_rows(slots.shape[1]), context, context_mask)
+        return refined
 
     def _view(self, observation: Observation, body: int | Tensor, decisions: int, count: int) -> Segment:
         """Make the masks and rotary tables of a segment, once per forward."""
@@ -178,6 +205,7 @@ class ActionExpert(nn.Module):
         keys = [block.context_keys(context) for block in self.trunk.layers()]
         cache.context = [key for key in keys if key is not None]
         cache.context_mask = None if context_mask is None else additive(context_mask)[:, None, None]
+        cache.raw_context = context
         cache.body = body
         return cache
 
@@ -225,6 +253,13 @@ class ActionExpert(nn.Module):
             rows = torch.cat([self._history_rows(cache, count), rows], dim=2)
             both = torch.cat([cache.pending, tokens], dim=1)
             done = self.trunk.step(both, torch.cat([past_times, times], 1), rows, cache, history=2, tau=tau)[:, 2:]
+        return self._decode(done, cache)
+
+    def _decode(self, done: Tensor, cache: KVRing) -> Tensor:
+        """Return the raw output of slots (B, H, d) after the trunk."""
+        if self.sidecar is not None:
+            mask = None if cache.context_mask is None else cache.context_mask[:, 0, 0]
+            done = self._refine(done, cache.body, cache.raw_context, mask)
         return self.out(done, cache.body)
 
     @torch.no_grad()
@@ -253,7 +288,7 @@ class ActionExpert(nn.Module):
         both = torch.cat([self.tokens.history(observation, cache.body), tokens], dim=1)
         rows = torch.cat([self._history_rows(cache, count), self._slot_rows(cache, count)], dim=2)
         done = self.trunk.step(both, torch.cat([past_times, times], 1), rows, cache, history=2, tau=tau)
-        return self.out(done[:, 2:], cache.body), cache
+        return self._decode(done[:, 2:], cache), cache
 
     # ---- flow ------------------------------------------------------------------------------------------------------
     def as_velocity(self, raw: Tensor, noisy: Tensor, tau: Tensor, floor: float = flow.LOSS_FLOOR) -> Tensor:

@@ -43,6 +43,8 @@ class ExpertConfig:
     """Which tokens flow time modulates; all needs window 1 (nothing can be cached then)."""
     bank_hidden: int = 128
     """Hidden units of the banks' MLPs."""
+    sidecar: TrunkConfig | None = None
+    """A second trunk of any width beside the first, which refines its slots (see models/sidecar.py)."""
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""

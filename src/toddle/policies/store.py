@@ -1,5 +1,7 @@
 """Policies on disk: a folder with `policy.safetensors` (weights, normalisation) and `policy.json` (kind, config, meta).
 
+An action expert alone (what `toddle transfer` makes and `toddle sft --init` takes) is a folder with
+`expert.safetensors` (keys expert.* and adapter.*) and `expert.json`: see `save_expert`, `load_expert`.
 Never pickle.  The JSON is written last and carries the weights' SHA-256, so a folder is whole or is refused.
 """
 
@@ -9,7 +11,7 @@ import hashlib
 import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -18,29 +20,41 @@ from torch import Tensor, nn
 from toddle.core.config import from_dict, to_dict
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_atomic, write_json_atomic
+from toddle.models.expert import ExpertConfig
 
-__all__ = ["load_policy", "load_tensors", "read_policy", "save_policy", "save_tensors"]
+__all__ = ["StoredExpert", "load_expert", "load_policy", "read_policy", "save_expert", "save_policy"]
 
 KINDS: dict[str, tuple[str, str, str]] = {
     "gaussian": ("toddle.policies.gaussian", "GaussianPolicy", "GaussianConfig"),
     "causal": ("toddle.policies.causal", "CausalPolicy", "CausalConfig"),
     "denoising": ("toddle.policies.denoising", "DenoisingPolicy", "DenoisingConfig"),
-    "vla": ("toddle.policies.vla", "FlowVLA", "FlowVLAConfig"),
+    "flow_vla": ("toddle.policies.vla", "FlowVLA", "FlowVLAConfig"),
     "pi0": ("toddle.policies.pi0", "Pi0Policy", "Pi0Config"),
 }
 """kind -> (module, policy class, config class); a new policy is one line here.  Imported when it is loaded."""
 
 WEIGHTS, CARD = "policy.safetensors", "policy.json"
+EXPERT_WEIGHTS, EXPERT_CARD = "expert.safetensors", "expert.json"
 
 
-def save_tensors(path: Path, state: dict[str, Tensor]) -> str:
+class StoredExpert(NamedTuple):
+    """An action expert with its adapter, as `ActionExpert(config)` and `make_adapter(d_g, vlm_width)` load them."""
+
+    config: ExpertConfig
+    expert: dict[str, Tensor]  # for ActionExpert.load_state_dict
+    adapter: dict[str, Tensor]  # for the adapter's load_state_dict: LayerNorm(vlm_width), Linear(vlm_width, d_g)
+    vlm_width: int
+    meta: dict[str, Any]
+
+
+def _save_tensors(path: Path, state: dict[str, Tensor]) -> str:
     """Write tensors atomically and return the file's SHA-256."""
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     write_atomic(path, lambda temporary: safetensors.torch.save_file(plain, temporary))
     return _digest(path)
 
 
-def load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+def _load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     """Read tensors.  Raises InputError when the file is missing or is not what was written."""
     try:
         if _digest(path) != sha256:
@@ -65,28 +79,57 @@ def save_policy(folder: Path, policy: Any, meta: dict[str, Any] | None = None) -
     if policy.kind not in KINDS:
         raise problem("policy kind", "a kind of policies.store", policy.kind, nearest(policy.kind, KINDS))
     folder = Path(folder)
-    digest = save_tensors(folder / WEIGHTS, policy.state_dict())
+    digest = _save_tensors(folder / WEIGHTS, policy.state_dict())
     card = {"kind": policy.kind, "config": to_dict(policy.config), "meta": meta or {}, "sha256": digest}
     write_json_atomic(folder / CARD, card)
+
+
+def save_expert(folder: Path, stored: StoredExpert) -> None:
+    """Write an action expert with its adapter to `folder`."""
+    folder = Path(folder)
+    state = {f"expert.{key}": value for key, value in stored.expert.items()}
+    state |= {f"adapter.{key}": value for key, value in stored.adapter.items()}
+    digest = _save_tensors(folder / EXPERT_WEIGHTS, state)
+    card = {"config": to_dict(stored.config), "vlm_width": stored.vlm_width, "meta": stored.meta, "sha256": digest}
+    write_json_atomic(folder / EXPERT_CARD, card)
+
+
+def load_expert(folder: Path) -> StoredExpert:
+    """Read what `save_expert` wrote.  Raises InputError when the folder is incomplete or damaged."""
+    path = Path(folder) / EXPERT_CARD
+    card = _read_card(path, {"config", "vlm_width", "sha256"})
+    state = _load_tensors(Path(folder) / EXPERT_WEIGHTS, card["sha256"])
+    parts = {
+        prefix: {key[len(prefix) + 1 :]: value for key, value in state.items() if key.startswith(f"{prefix}.")}
+        for prefix in ("expert", "adapter")
+    }
+    config = from_dict(ExpertConfig, card["config"], where=str(path))
+    return StoredExpert(config, parts["expert"], parts["adapter"], int(card["vlm_width"]), card.get("meta", {}))
+
+
+def _read_card(path: Path, keys: set[str]) -> dict[str, Any]:
+    """Read a folder's JSON.  Raises InputError when it is missing, is not JSON or lacks one of `keys`."""
+    try:
+        card = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise problem("folder", f"one with {path.name}", str(path.parent)) from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    missing = keys - set(card if isinstance(card, dict) else ())
+    if missing:
+        raise problem(str(path), f"the keys {', '.join(sorted(keys))}", f"no {', '.join(sorted(missing))}")
+    return dict(card)
 
 
 def read_policy(folder: Path) -> tuple[str, Any, dict[str, Any], dict[str, Tensor]]:
     """Return (kind, config, meta, state) of a policy folder without building the policy."""
     path = Path(folder) / CARD
-    try:
-        card = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise problem("policy folder", f"a folder with {CARD}", str(folder)) from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
-    missing = {"kind", "config", "sha256"} - set(card if isinstance(card, dict) else ())
-    if missing:
-        raise problem(str(path), "the keys kind, config, sha256", f"no {', '.join(sorted(missing))}")
+    card = _read_card(path, {"kind", "config", "sha256"})
     if card["kind"] not in KINDS:
         raise problem(f"{path}: kind", "a known kind of policy", card["kind"], nearest(str(card["kind"]), KINDS))
     module, _, config_class = KINDS[card["kind"]]
     config = from_dict(getattr(importlib.import_module(module), config_class), card["config"], where=str(path))
-    return card["kind"], config, card.get("meta", {}), load_tensors(Path(folder) / WEIGHTS, card["sha256"])
+    return card["kind"], config, card.get("meta", {}), _load_tensors(Path(folder) / WEIGHTS, card["sha256"])
 
 
 def load_policy(folder: Path) -> Any:
