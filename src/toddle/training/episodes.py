@@ -62,6 +62,9 @@ class EpisodeLog:
         self._rows = read_episodes(self.path)
         write_text_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self._rows))
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def done(self, labels: Labels) -> dict[int, EpisodeResult]:
         """Return the finished episodes of a cell by seed."""
         return {

@@ -21,6 +21,7 @@ from toddle.core.errors import problem
 from toddle.core.protocols import Policy
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import EpisodeResult
+from toddle.data.video import write_video
 from toddle.envs.base import Array, BatchedEnv
 from toddle.maths.smoothness import log_dimensionless_jerk, mean_squared_jerk, no_op_count, spectral_arc_length
 from toddle.training.observations import to_observation
@@ -48,14 +49,18 @@ class PushConfig:
         return int(numpy_generator(seed, "push", "moment").integers(self.first_step, self.last_step + 1))
 
 
+def _write_film(path: Path, frames: Array, rate: float) -> None:
+    write_video(path, frames.transpose(0, 3, 1, 2), max(1, round(rate)), quality=26, pixels="yuv420p")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoRequest:
     """Which episodes to film and where to."""
 
-    write: Callable[[Path, Array, float], None]
-    """Writes frames (T, height, width, 3) uint8 at a rate to a file."""
     path: Callable[[int], Path]
     """The file for the episode of a seed."""
+    write: Callable[[Path, Array, float], None] = _write_film
+    """Writes frames (T, height, width, 3) uint8 at a rate to a file."""
     episodes: int = 2
     """The first so many seeds are filmed."""
     rate: float = 20.0
@@ -154,6 +159,7 @@ class _Wave:
             )
             for world in np.flatnonzero(self.active):
                 self.tallies[world].thought.append(thought)
+                self.tallies[world].goal_told = False
             for world in np.flatnonzero(self.active & (terminated | truncated)):
                 yield self._finish(int(world), info, bool(terminated[world]), time.perf_counter() - began)
             self.active &= ~(terminated | truncated)
@@ -205,6 +211,7 @@ class _Tally:
         self.interventions: int | None = None
         self.pushed = False
         self.tracks_goals = False
+        self.goal_told = False  # the environment says `goal_done` until the chunk is over
         self.goal_errors: list[float] = []
         self.goals_reached = 0
         self.actions: list[Array] = []
@@ -215,9 +222,10 @@ class _Tally:
         """Take in the infos of this world after one control step."""
         if "goal_done" in infos:
             self.tracks_goals = True
-            if infos["goal_done"]:
+            if infos["goal_done"] and not self.goal_told:
                 self.goals_reached += int(infos["goal_success"])
                 self.goal_errors.append(float(infos["goal_error"]))
+            self.goal_told = bool(infos["goal_done"])
         elif "success" in infos:
             self.success = bool(self.success) or bool(infos["success"])
         if "cost" in infos:

@@ -1,0 +1,224 @@
+"""`toddle evaluate`: policies on tasks, every candidate on the same seeds, undisturbed and pushed."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from toddle.core.config import config
+from toddle.core.errors import InputError, nearest, problem
+from toddle.core.files import write_json_atomic
+from toddle.core.plan import Plan
+from toddle.core.types import EpisodeResult
+from toddle.envs.base import BatchedEnv
+from toddle.envs.make import known_envs, make_env
+from toddle.policies.store import load_policy, read_policy
+from toddle.training.episodes import EpisodeLog, summarise
+from toddle.training.evaluate import PushConfig, VideoRequest, evaluate
+from toddle.training.loop import ProgressLine
+from toddle.training.report import percent
+from toddle.training.run import RunFolder
+
+__all__ = ["Config", "plan", "run"]
+
+
+@config
+class Config:
+    """Evaluate policies: success with 95 % intervals, return, length, time, smoothness; the same seeds for all.
+
+    Example: toddle evaluate --policy converted=runs/sft_a/policy random=runs/sft_b/policy --env metaworld/reach-v3
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ("num_envs",)
+
+    policy: tuple[str, ...]
+    """Policy folders; `name=folder` gives the candidate a name for tables and plots."""
+    env: tuple[str, ...]
+    """Environments, such as metaworld/reach-v3, goal/sawyer, gymnasium/Ant-v5, libero/libero_object/0."""
+    out: Path = Path("runs/evaluate")
+    """Folder of the results: episodes.jsonl, summary.json, videos."""
+    episodes: int = 50
+    """Episodes of each candidate in each environment and condition."""
+    seed: int = 0
+    """Seed of the first episode, counting up.  Demonstrations are recorded on seeds from 1,000,000."""
+    num_envs: int = 10
+    """Worlds stepped at once; a policy decides for all of them in one call."""
+    threads: int = 1
+    """Threads of the simulation, where it has any."""
+    deterministic: bool = True
+    """Take a policy's most likely action instead of a draw."""
+    push: bool = False
+    """Evaluate a second time with one push in every episode."""
+    pushes: PushConfig = PushConfig()
+    """How strong the push is and when it comes."""
+    videos: int = 2
+    """Episodes filmed of each candidate, environment and condition."""
+    video_size: int = 256
+    """Side of the videos in pixels."""
+    image_size: int = 96
+    """Side of the pictures a policy sees, where its folder does not say what it was trained with."""
+    max_episode_steps: int | None = None
+    """Control steps after which an episode has failed; by default the environment's own limit."""
+    control: Literal["own", "shuffled", "none"] = "own"
+    """In goal tracking: show each world its own goal, another world's, or none (negative controls)."""
+
+    def __post_init__(self) -> None:
+        for label, least in (("episodes", 1), ("num_envs", 1), ("videos", 0), ("video_size", 16), ("image_size", 16)):
+            if (value := getattr(self, label)) < least:
+                raise problem(label, f"at least {least}", value)
+        for label in ("policy", "env"):
+            if not getattr(self, label):
+                raise problem(label, "at least one", "none")
+        if self.video_size % 2:
+            raise problem("video_size", "an even number", self.video_size)
+
+
+class Candidate(NamedTuple):
+    """A policy to evaluate."""
+
+    name: str
+    folder: Path
+
+
+def _candidates(config: Config) -> list[Candidate]:
+    """Read `name=folder` or `folder`; without a name the folder's own, and its parent's where that is 'policy'."""
+    found: list[Candidate] = []
+    for text in config.policy:
+        name, equals, folder = text.rpartition("=")
+        path = Path(folder)
+        if not equals:
+            name = path.parent.name if path.name == "policy" else path.name
+        found.append(Candidate(name, path))
+    names = [candidate.name for candidate in found]
+    if len(set(names)) != len(names):
+        raise problem("policy", "different names", ", ".join(names), "name them: --policy a=folder b=folder")
+    return found
+
+
+def _bodies(policy_config: Any) -> tuple[Any, ...]:
+    """The bodies of a policy's banks, in the order of their ids."""
+    return tuple(getattr(policy_config, "bodies", None) or policy_config.expert.bodies)
+
+
+def _options(config: Config, name: str, policy_config: Any, meta: dict[str, Any]) -> dict[str, Any]:
+    """What the environment must be made with so that this policy sees what it was trained on."""
+    family, options = name.split("/", 1)[0], dict[str, Any]()
+    if family in ("metaworld", "libero"):
+        if cameras := getattr(policy_config, "cameras", ()):
+            options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
+        if family == "metaworld":
+            options["terminate_on_success"] = True
+        if config.max_episode_steps is not None:
+            options["max_episode_steps"] = config.max_episode_steps
+    elif config.max_episode_steps is not None:
+        raise problem("max_episode_steps", "environments of metaworld/ or libero/", name)
+    if family == "goal":
+        options |= {"held_out": True, "pushes": None, "recovery_fraction": 0.0, "control": config.control}
+    elif config.control != "own":
+        raise problem("control", "'own' outside goal tracking", config.control)
+    return options
+
+
+def _cells(config: Config) -> list[tuple[str, Candidate, str]]:
+    conditions = ["plain", "pushed"] if config.push else ["plain"]
+    return [(env, each, condition) for env in config.env for each in _candidates(config) for condition in conditions]
+
+
+def plan(config: Config) -> Plan:
+    """Check folders and environments; the time is that of two minutes a thousand control steps of ten camera worlds."""
+    for name in config.env:
+        if name not in known_envs():
+            raise problem("env", "a known environment", name, nearest(name, known_envs()))
+    weights = 0
+    for candidate in _candidates(config):
+        _, _, _, state = read_policy(candidate.folder)
+        weights += sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    cells = _cells(config)
+    steps = [f"{config.episodes} episodes of {c.name} in {env}, {condition}" for env, c, condition in cells]
+    seconds = len(cells) * config.episodes * (0.005 * (config.max_episode_steps or 150) + 0.1)
+    memory = 600 * 2**20 + 3 * weights + config.num_envs * 3 * 2**20
+    return Plan(steps=[*steps, f"write {config.out}/episodes.jsonl"], memory_bytes=memory, seconds=seconds)
+
+
+def run(config: Config, *, resume: bool) -> None:
+    """Evaluate every cell; episodes that are on disk already are not run again."""
+    plan(config)
+    cells = _cells(config)
+    with RunFolder.open(config.out, config, resume=resume) as folder:
+        log = EpisodeLog(folder.path / "episodes.jsonl")
+        total = len(cells) * config.episodes
+        table: dict[tuple[str, str, str], list[EpisodeResult]] = {}
+        with ProgressLine("evaluate", total, done=len(log)) as bar:
+            for env_name, candidate, condition in cells:
+                results = _evaluate_cell(config, env_name, candidate, condition, log, bar)
+                table[candidate.name, env_name, condition] = results
+        _write_summary(folder.path, table)
+        folder.finish(total)
+
+
+def _labels(env: str, candidate: Candidate, condition: str) -> dict[str, str]:
+    return {"candidate": candidate.name, "env": env, "condition": condition}
+
+
+def _evaluate_cell(
+    config: Config, env_name: str, candidate: Candidate, condition: str, log: EpisodeLog, bar: ProgressLine
+) -> list[EpisodeResult]:
+    labels = _labels(env_name, candidate, condition)
+    seeds = list(range(config.seed, config.seed + config.episodes))
+    known = log.done(labels)
+    if all(seed in known for seed in seeds):
+        return [known[seed] for seed in seeds]
+    policy = load_policy(candidate.folder)
+    _, policy_config, meta, _ = read_policy(candidate.folder)
+    env = make_env(
+        env_name, min(config.num_envs, config.episodes), seed=config.seed, threads=config.threads,
+        **_options(config, env_name, policy_config, meta),
+    )
+
+    def finished(result: EpisodeResult) -> None:
+        log.append(labels, result)
+        bar.advance(len(log))
+
+    stem = re.sub(r"[^A-Za-z0-9.]+", "-", f"{candidate.name}-{env_name}-{condition}")
+    video = VideoRequest(
+        path=lambda seed: config.out / "videos" / f"{stem}-{seed}.mp4", episodes=config.videos,
+        width=config.video_size, height=config.video_size,
+    )
+    try:
+        return evaluate(
+            policy, env, seeds=seeds, deterministic=config.deterministic,
+            push=config.pushes if condition == "pushed" else None, video=video if config.videos else None,
+            body=_body_of(env, policy_config, candidate), done=known, on_episode=finished, noise_seed=config.seed,
+        )
+    finally:
+        env.close()
+
+
+def _body_of(env: BatchedEnv, policy_config: Any, candidate: Candidate) -> int:
+    """The bank for the environment's body; a policy of one body of the same sizes is taken as meant for it."""
+    bodies = _bodies(policy_config)
+    names = [body.name for body in bodies]
+    if env.body in names:
+        return names.index(env.body)
+    spec = env.body_spec
+    raise InputError(
+        f"policy {candidate.folder}: has no bank for the body '{spec.name}' of {env.name} "
+        f"({spec.proprio} numbers of proprioception, {spec.action} of action); it has {', '.join(names)}"
+    )
+
+
+def _write_summary(folder: Path, table: dict[tuple[str, str, str], list[EpisodeResult]]) -> None:
+    rows = []
+    for (candidate, env, condition), results in table.items():
+        report = summarise(results)
+        rows.append({"candidate": candidate, "env": env, "condition": condition, **report.to_json()})
+        success = percent(report.success) if report.success else "not reported"
+        print(
+            f"{env}  {condition}  {candidate}: success {success}, return {report.episode_return.value:.4g}, "
+            f"{report.length.value:.0f} steps, {1000 * report.seconds_per_decision:.1f} ms a decision",
+            file=sys.stderr,
+        )
+    write_json_atomic(folder / "summary.json", {"cells": rows, "written": time.strftime("%Y-%m-%d %H:%M:%S")})
