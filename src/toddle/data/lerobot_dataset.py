@@ -212,7 +212,8 @@ class LeRobotDataset:
         if camera in episode.videos:
             path, seconds = episode.videos[camera]
             first = round(seconds * self.fps)
-            pictures = read_frames(path, first, first + episode.length, fps=self.fps)[:: self.image_stride]
+            last, every = first + episode.length, self.image_stride
+            pictures = read_frames(path, first, last, fps=self.fps, every=every)
         else:
             key = IMAGE_PREFIX + camera if IMAGE_PREFIX + camera in self.info["features"] else camera
             data = read_pngs(episode.data_file, key)[episode.first_row_in_file :][: episode.length]

@@ -57,12 +57,12 @@ def write_video(
     return count
 
 
-def read_frames(path: Path, start: int = 0, stop: int | None = None, *, fps: float) -> Array:
-    """Return frames start..stop of a video as (n, 3, H, W) uint8.
+def read_frames(path: Path, start: int = 0, stop: int | None = None, *, fps: float, every: int = 1) -> Array:
+    """Return frames start, start + every, ... below stop of a video as (n, 3, H, W) uint8.
 
     Raises InputError when the file is missing, is no video, or has fewer frames than asked for.
     """
-    pictures = []
+    pictures, last = [], start - 1
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -75,15 +75,16 @@ def read_frames(path: Path, start: int = 0, stop: int | None = None, *, fps: flo
                 index = round(frame.time * fps)
                 if stop is not None and index >= stop:
                     break
-                if index >= start:
+                last = index
+                if index >= start and (index - start) % every == 0:
                     pictures.append(frame.to_ndarray(format="rgb24").transpose(2, 0, 1))
     except FileNotFoundError:
         raise InputError(f"dataset: the video {path} is missing; record the dataset again") from None
     except (av.FFmpegError, IndexError) as error:
         text = " ".join(str(error).split())
         raise InputError(f"dataset: {path} is not a readable video ({text}); record the dataset again") from None
-    if not pictures or (stop is not None and len(pictures) != stop - start):
-        raise InputError(f"dataset: {path} has {start + len(pictures)} frames, expected {stop}; record it again")
+    if not pictures or (stop is not None and (last + 1 != stop or len(pictures) != -(-(stop - start) // every))):
+        raise InputError(f"dataset: {path} has {last + 1} frames, expected {stop}; record the dataset again")
     return np.stack(pictures)
 
 
