@@ -1,0 +1,236 @@
+"""pi0 (arXiv 2410.24164) as transformers has it: PaliGemma and a Gemma action expert that share attention.
+
+The second VLA class beside FlowVLA, through the same commands: SFT from a folder with pi0 weights, evaluation, saving.
+Its flow time runs the other way (t = 1 noise, t = 0 action, velocity noise - action); it is turned at this border, by
+`maths.flow`, and nothing outside this file knows.
+Deviations from openpi: chunk positions beyond an episode's end are masked; padded action dimensions are trained, as
+there; state and actions are normalised with the statistics of the demonstrations, kept in the policy.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PI0Config, PI0ForConditionalGeneration
+
+from toddle.core.config import config
+from toddle.core.errors import InputError, problem
+from toddle.core.protocols import Memory
+from toddle.core.types import BodySpec, Decision, Observation, Score
+from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
+from toddle.maths import flow
+from toddle.models.backbone import check_images
+from toddle.models.backbone_hub import fit_square
+
+__all__ = ["Pi0Config", "Pi0Policy", "is_pi0_folder"]
+
+
+@config
+class Pi0Config:
+    """A pi0 for one body."""
+
+    source: str
+    """Folder or hub id with pi0's config, weights and tokenizer; config and tokenizer are read from there again when
+    the policy is loaded, the weights from the policy's own folder."""
+    body: BodySpec
+    """The embodiment."""
+    executed: int = 8
+    """Actions of a chunk that are executed before the next decision."""
+    steps: int = 10
+    """Euler steps from noise to the chunk."""
+    cameras: tuple[str, ...] = ("close",)
+    """Cameras whose pictures it reads, in this order."""
+    text_tokens: int = 48
+    """Tokens a sentence is padded or cut to."""
+    train: Literal["expert", "all"] = "expert"
+    """What fine-tuning changes: the action expert alone, or PaliGemma too."""
+
+
+def is_pi0_folder(folder: Path) -> bool:
+    """Return whether a folder holds pi0 weights as transformers saves them."""
+    try:
+        return bool(json.loads((Path(folder) / "config.json").read_text()).get("model_type") == "pi0")
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+class Pi0Policy(nn.Module):
+    """See the module."""
+
+    kind: ClassVar[str] = "pi0"
+    sequential = False
+    cacheable = False  # its expert reads the VLM's keys and values layer by layer, not one set of tokens
+    state_offset: Tensor
+    state_scale: Tensor
+    action_offset: Tensor
+    action_scale: Tensor
+
+    def __init__(self, config: Pi0Config, model: Any, tokenizer: Any) -> None:
+        """Wrap a loaded model.  Raises InputError when the body does not fit into its padded sizes."""
+        super().__init__()
+        self.config, self.model, self.tokenizer = config, model, tokenizer
+        settings = model.config
+        for label, need, room in (
+            ("body.proprio", config.body.proprio, settings.max_state_dim),
+            ("body.action", config.body.action, settings.max_action_dim),
+            ("executed", config.executed, settings.chunk_size),
+        ):  # fmt: skip
+            if not 1 <= need <= room:
+                raise problem(f"pi0 {label}", f"1 to {room}, the size of this checkpoint", need)
+        self.horizon = config.executed
+        vision = settings.vlm_config.vision_config
+        self.size = int(vision.image_size)
+        self.picture_tokens = (self.size // int(vision.patch_size)) ** 2
+        for name, size in (("state", config.body.proprio), ("action", config.body.action)):
+            self.register_buffer(f"{name}_offset", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
+        if config.train == "expert":
+            model.model.vlm.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, config: Pi0Config) -> Pi0Policy:
+        """Build with the architecture and tokenizer of `config.source` and fresh weights (`load_policy` fills them)."""
+        settings, tokenizer = _read(config.source, lambda source: PI0Config.from_pretrained(source))
+        with torch.random.fork_rng():
+            return cls(config, PI0ForConditionalGeneration(settings), tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, config: Pi0Config) -> Pi0Policy:
+        """Load the weights of `config.source`, to fine-tune them.  Raises InputError when they cannot be had."""
+        model, tokenizer = _read(
+            config.source, lambda source: PI0ForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+        )
+        return cls(config, model, tokenizer)
+
+    # ---- what SFT and its command ask ------------------------------------------------------------------------------
+    @property
+    def window_sizes(self) -> tuple[int, int, int]:
+        """H, decisions of history, actions executed per decision."""
+        return int(self.model.config.chunk_size), 1, self.config.executed
+
+    def body_index(self, name: str | None) -> int:
+        """Return 0 for its body.  Raises InputError for another."""
+        if name not in (None, self.config.body.name):
+            raise problem("body", self.config.body.name, str(name))
+        return 0
+
+    def begin_step(self, share: float) -> None:
+        """Nothing changes with the steps."""
+
+    def trunk_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the action expert's transformer."""
+        return {name: value for name, value in self.named_parameters() if name.startswith("model.model.dit.")}
+
+    def fit_normalization(self, proprio: Tensor, actions: FeatureStatistics, mode: Mode, body: int) -> None:
+        """Fit to demonstrations: state by mean and deviation, actions by `mode`."""
+        state = Normalization.of(feature_statistics(proprio.numpy()), "mean_std")
+        action = Normalization.of(actions, mode)
+        for name, made in (("state", state), ("action", action)):
+            getattr(self, f"{name}_offset").copy_(torch.from_numpy(made.offset))
+            getattr(self, f"{name}_scale").copy_(torch.from_numpy(made.scale))
+
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Flow-matching loss of demonstrated chunks; the batch is that of `FlowVLA.loss` with T = 1 and pictures."""
+        observation, mask = batch["observation"], batch["mask"]
+        now = {name: value[-1] for name, value in observation.items() if isinstance(value, Tensor)}
+        inputs = self._inputs(now["proprio"], now["images"], observation["instruction"])
+        action = _pad((batch["action"] - self.action_offset) / self.action_scale, self.model.config.max_action_dim)
+        noise = torch.randn(action.shape, generator=generator, device=action.device)
+        tau = flow.sample_time((len(action),), generator)
+        noisy = flow.interpolate(noise, action, tau)
+        velocity = self._velocity(noisy, tau, inputs)
+        target = flow.target_velocity(noise, action)
+        weight = mask[..., None].expand_as(action).float()
+        total = weight.sum().clamp(min=1)
+        loss = ((velocity - target).square() * weight).sum() / total
+        with torch.no_grad():
+            own = slice(0, self.config.body.action)
+            miss = (flow.endpoint_from_velocity(velocity, noisy, tau) - action).abs() * weight
+            miss = miss[..., own].sum() / weight[..., own].sum().clamp(min=1)
+        return loss, {"sft/loss": loss.item(), "sft/endpoint_error": miss.item()}
+
+    def _velocity(self, noisy: Tensor, tau: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the velocity in toddle's direction at (noisy, tau)."""
+        _, t = flow.to_pi0(noisy, tau)
+        theirs = self.model(noise=noisy, timestep=t, **inputs).logits
+        ours, _ = flow.from_pi0(theirs, t)
+        return ours
+
+    # ---- Policy ----------------------------------------------------------------------------------------------------
+    def initial_memory(self, batch: int) -> Memory:
+        """It has none."""
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Observation,
+        memory: Memory = None,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Decision, Memory]:
+        """Draw a chunk (B, H_exec, A); `deterministic` starts at zero noise.  log_prob is (B, 0): an ODE has none."""
+        if "images" not in observation or "instruction" not in observation:
+            raise problem("observation", "'images' and 'instruction'", ", ".join(observation),
+                          f"make the environment with cameras={self.config.cameras}")  # fmt: skip
+        inputs = self._inputs(observation["proprio"], observation["images"], observation["instruction"])
+        settings, batch = self.model.config, len(observation["proprio"])
+        noise = torch.zeros(batch, settings.chunk_size, settings.max_action_dim, device=self.state_scale.device)
+        if not deterministic:
+            noise = torch.randn(noise.shape, generator=generator, device=noise.device)
+        chunk = self.model.sample_actions(noise=noise, num_steps=self.config.steps, **inputs)
+        chunk = chunk[:, : self.config.executed, : self.config.body.action]
+        action = (chunk * self.action_scale + self.action_offset).clamp(-1.0, 1.0)
+        return Decision(action, noise, chunk.new_zeros(batch, 0)), None
+
+    def score(self, observation: Observation, chain: Tensor) -> Score:
+        """Raise InputError: the flow's ODE has no tractable density."""
+        raise problem("policy", "one with tractable links for RL", self.kind)
+
+    # ---- inputs ----------------------------------------------------------------------------------------------------
+    def _inputs(self, proprio: Tensor, images: Tensor, instructions: list[str]) -> dict[str, Tensor]:
+        """Prepare state (B, O), pictures (B, n, 3, H, W) uint8 and B sentences as the model takes them."""
+        check_images(images, instructions)
+        device = self.state_scale.device
+        batch, cameras = images.shape[:2]
+        prompts = {sentence: self._prompt(sentence, cameras) for sentence in set(instructions)}
+        pixels = 2.0 * fit_square(images.flatten(0, 1).to(device), self.size) - 1.0
+        state = (proprio.to(device)[..., : self.config.body.proprio] - self.state_offset) / self.state_scale
+        return {
+            "state": _pad(state, self.model.config.max_state_dim),
+            "pixel_values": pixels.unflatten(0, (batch, cameras)),
+            "pixel_attention_mask": torch.ones(batch, cameras, dtype=torch.bool, device=device),
+            "input_ids": torch.tensor([prompts[sentence][0] for sentence in instructions], device=device),
+            "attention_mask": torch.tensor([prompts[sentence][1] for sentence in instructions], device=device),
+        }  # fmt: skip
+
+    def _prompt(self, sentence: str, cameras: int) -> tuple[list[int], list[int]]:
+        """Ids and mask of one prompt: pictures, start token, sentence and line end, padding."""
+        pictures = [self.model.config.vlm_config.image_token_id] * (self.picture_tokens * cameras)
+        start = self.tokenizer.bos_token_id
+        words = ([] if start is None else [start]) + list(
+            self.tokenizer(sentence.strip() + "\n", add_special_tokens=False)["input_ids"]
+        )
+        words = words[: self.config.text_tokens]
+        missing = self.config.text_tokens - len(words)
+        pad = self.tokenizer.pad_token_id or 0
+        return pictures + words + [pad] * missing, [1] * (len(pictures) + len(words)) + [0] * missing
+
+
+def _pad(x: Tensor, size: int) -> Tensor:
+    return nn.functional.pad(x, (0, size - x.shape[-1]))
+
+
+def _read(source: str, load: Any) -> tuple[Any, Any]:
+    """Return what `load` makes of `source`, and its tokenizer.  Raises InputError, one line, when it cannot be had."""
+    if not Path(source).expanduser().is_dir() and (source.startswith(("/", ".", "~")) or source.count("/") != 1):
+        raise problem("pi0 source", "a folder that exists or a hub id like lerobot/pi0_base", source)
+    try:
+        return load(source), AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        line = " ".join(str(error).split())[:160]
+        raise InputError(f"pi0: '{source}' cannot be loaded ({line}); download it and give its folder") from None

@@ -1,0 +1,87 @@
+"""Tiny checkpoints of real architectures, saved locally: what a test can load without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    GemmaConfig,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PI0Config,
+    PI0ForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+)
+
+SENTENCES = ["open the green drawer", "press the red button", "close the window"]
+SPECIAL = ["<pad>", "<s>", "<image>", "<fake_token_around_image>", "<global-img>"]
+
+
+def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    inner = Tokenizer(models.BPE(unk_token="<pad>"))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel()
+    inner.train_from_iterator(SENTENCES, trainers.BpeTrainer(
+        vocab_size=300, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    ))  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>")
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _vision(**more: Any) -> SiglipVisionConfig:
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return SiglipVisionConfig(image_size=32, patch_size=8, vision_use_head=False, **sizes, **more)
+
+
+def _gemma(vocabulary: int, width: int = 24) -> dict[str, Any]:
+    return {
+        "model_type": "gemma", "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0,
+    }  # fmt: skip
+
+
+def save_smolvlm(folder: Path) -> Path:
+    """SmolVLM: 4 x 4 patches shuffled by 2 make 4 tokens a picture; language width 24."""
+    tokenizer = save_tokenizer(folder)
+    text = {
+        "model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 24, "intermediate_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0,
+    }  # fmt: skip
+    vision = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+              "num_attention_heads": 2}  # fmt: skip
+    config = SmolVLMConfig(vision_config=vision, text_config=text, image_token_id=2, scale_factor=2, pad_token_id=0)
+    torch.manual_seed(0)
+    SmolVLMForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def save_paligemma(folder: Path) -> Path:
+    """PaliGemma: 16 tokens a picture; language width 24."""
+    tokenizer = save_tokenizer(folder)
+    text = GemmaConfig(**{key: value for key, value in _gemma(len(tokenizer)).items() if key != "model_type"})
+    config = PaliGemmaConfig(
+        vision_config=_vision(), text_config=text, image_token_id=2, projection_dim=24, pad_token_id=0
+    )
+    torch.manual_seed(0)
+    PaliGemmaForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def save_pi0(folder: Path) -> Path:
+    """pi0: chunk of 6, states up to 10 and actions up to 7 numbers."""
+    tokenizer = save_tokenizer(folder)
+    vlm = PaliGemmaConfig(
+        vision_config=_vision(), image_token_id=2, projection_dim=24, pad_token_id=0,
+        text_config=GemmaConfig(**{key: value for key, value in _gemma(len(tokenizer)).items() if key != "model_type"}),
+    )  # fmt: skip
+    expert = GemmaConfig(**{key: value for key, value in _gemma(len(tokenizer), 16).items() if key != "model_type"})
+    config = PI0Config(vlm_config=vlm, dit_config=expert, chunk_size=6, max_state_dim=10, max_action_dim=7)
+    torch.manual_seed(0)
+    PI0ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
