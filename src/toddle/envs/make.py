@@ -19,8 +19,12 @@ __all__ = ["known_envs", "make_env"]
 
 LIBERO_SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 """Tasks of each LIBERO suite."""
-EXTRAS = {"metaworld": "sim", "libero": "libero", "robosuite": "libero", "bddl": "libero"}
-"""The extra of toddle that installs an optional package."""
+_LIBERO = "pip install 'toddle[libero]' && pip install --no-deps hf-libero robosuite bddl"
+REMEDIES = {
+    "metaworld": "pip install 'toddle[sim]'", "scipy": "pip install 'toddle[sim]'",
+    "libero": _LIBERO, "robosuite": _LIBERO, "bddl": _LIBERO, "cv2": _LIBERO, "easydict": _LIBERO, "future": _LIBERO,
+}  # fmt: skip
+"""What installs an optional package."""
 
 
 def _build(environment: Callable[..., BatchedEnv], *arguments: Any, **options: Any) -> BatchedEnv:
@@ -101,7 +105,6 @@ def make_env(name: str, num_envs: int, *, seed: int = 0, threads: int = 1, **opt
         return FAMILIES[family](member, num_envs, seed=seed, threads=threads, **options)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in EXTRAS:
+        if package not in REMEDIES:
             raise
-        text = f"environment: '{name}' needs the package {package}; pip install 'toddle[{EXTRAS[package]}]'"
-        raise InputError(text) from None
+        raise InputError(f"environment: '{name}' needs the package {package}; {REMEDIES[package]}") from None
