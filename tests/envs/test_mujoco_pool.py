@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import gymnasium
@@ -11,6 +12,7 @@ import pytest
 
 from toddle.core.errors import InputError
 from toddle.envs.mujoco_pool import MujocoPool
+from toddle.envs.native import Crew
 
 ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 FIELDS = ("qpos", "qvel", "xpos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
@@ -143,6 +145,28 @@ def test_an_unstable_world_is_reported(tmp_path: Path, monkeypatch: pytest.Monke
 def test_unknown_or_moving_fields_are_refused(fields: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match=f"field: expected an array of MjData with a fixed size, got '{fields[0]}'"):
         MujocoPool(ant(), 1, fields=fields)
+
+
+def test_threads_end_with_the_pool_and_errors_of_threads_arrive() -> None:
+    before = set(threading.enumerate())
+    pool = MujocoPool(ant(), 4, threads=4)
+    pool.step(1)
+    mine = set(threading.enumerate()) - before
+    assert len(mine) == 3
+    pool.close()
+    pool.step(1)  # on the caller's thread alone
+    for thread in mine:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in mine)
+
+    def fail() -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise KeyError("in a thread")
+
+    crew = Crew(2)
+    with pytest.raises(KeyError, match="in a thread"):
+        crew.run(fail, 1)
+    crew.run(lambda: None, 1)
 
 
 def test_wrong_shapes_and_functions_are_refused() -> None:

@@ -113,8 +113,13 @@ def run_worlds(  # type: ignore[no-untyped-def]  # compiled: numba infers the ty
             _copy(gather[field, 0, world], gather[field, 1, world], gather_bytes[field])
 
 
-def _serve(tasks: SimpleQueue[Callable[[], None] | None], done: SimpleQueue[BaseException | None]) -> None:
-    while (task := tasks.get()) is not None:
+Done = SimpleQueue[BaseException | None]
+Tasks = SimpleQueue[tuple[Callable[[], None], Done] | None]
+
+
+def _serve(tasks: Tasks) -> None:
+    while (work := tasks.get()) is not None:
+        task, done = work
         try:
             task()
             done.put(None)
@@ -126,18 +131,20 @@ class Crew:
     """T threads that live as long as the pool: the caller's own and T - 1 others that wait for work."""
 
     def __init__(self, threads: int) -> None:
-        self._done: SimpleQueue[BaseException | None] = SimpleQueue()
-        self._tasks: list[SimpleQueue[Callable[[], None] | None]] = [SimpleQueue() for _ in range(threads - 1)]
+        self._tasks: list[Tasks] = [SimpleQueue() for _ in range(threads - 1)]
         for tasks in self._tasks:
-            threading.Thread(target=_serve, args=(tasks, self._done), daemon=True, name="toddle-physics").start()
+            threading.Thread(target=_serve, args=(tasks,), daemon=True, name="toddle-physics").start()
 
-    def run(self, task: Callable[[], None], helpers: int) -> None:
-        """Run `task` in this thread and in up to `helpers` others; return when all have returned."""
-        used = self._tasks[:helpers]
+    def run(self, task: Callable[[], None], others: int) -> None:
+        """Run `task` in this thread and in up to `others` more; return when all have returned."""
+        done: Done = SimpleQueue()  # a new one each time: an interrupted run cannot answer for the next
+        used = self._tasks[:others]
         for tasks in used:
-            tasks.put(task)
-        task()
-        errors = [self._done.get() for _ in used]
+            tasks.put((task, done))
+        try:
+            task()
+        finally:
+            errors = [done.get() for _ in used]
         for error in errors:
             if error is not None:
                 raise error
