@@ -1,0 +1,79 @@
+"""The table of a conversion: what was kept exactly, what is new, and how far each part is from its source."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from toddle.policies.causal import CausalPolicy
+from toddle.transfer.convert import Conversion
+from toddle.transfer.levels import Level
+
+__all__ = ["components", "conversion_record"]
+
+
+def _component(name: str) -> str:
+    """Name the part a tensor belongs to: its module without the last layers."""
+    for pattern in (
+        r"^(trunk\.blocks\.\d+\.\w+)", r"^(trunk\.\w+)", r"^(tokens\.\w+\.mlps\.[^.]+)", r"^(tokens\.\w+)",
+        r"^(out\.mlps\.[^.]+)", r"^(sidecar\.\w+)", r"^(adapter)",
+    ):
+        if match := re.match(pattern, name):
+            return match[1]
+    return name
+
+
+def _distance(new: Tensor, old: Tensor | None) -> float | None:
+    """Return the relative distance |new - old| / |old|, or None without a source of that shape."""
+    if old is None or old.shape != new.shape:
+        return None
+    new, old = new.double(), old.double()
+    return float((new - old).norm() / old.norm().clamp(min=1e-12))
+
+
+def components(policy: CausalPolicy, made: Conversion) -> list[dict[str, Any]]:
+    """Return one row a part: name, numbers in it, what it is, and its greatest relative distance from the source."""
+    source = policy.expert.state_dict()
+    tensors = dict(made.expert.state_dict())
+    tensors |= {f"adapter.{name}": value for name, value in made.adapter.state_dict().items()}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        status = made.status.get(name, "new")
+        row = rows.setdefault(_component(name), {"numbers": 0, "statuses": [], "distances": []})
+        row["numbers"] += value.numel()
+        if status not in row["statuses"]:
+            row["statuses"].append(status)
+        if status.startswith("kept"):
+            origin = policy.goals.null if name == "adapter.1.bias" else source.get(made.origin.get(name, ""))
+            row["distances"].append(_distance(value, origin))
+    table = []
+    for name, row in rows.items():
+        known = [distance for distance in row["distances"] if distance is not None]
+        table.append({
+            "part": name, "numbers": row["numbers"], "status": "; ".join(row["statuses"]),
+            "distance": max(known) if known else None,
+        })  # fmt: skip
+    return table
+
+
+def conversion_record(policy: CausalPolicy, made: Conversion, levels: list[Level]) -> dict[str, Any]:
+    """Return the whole record as JSON values: parts, levels, totals."""
+    parts = components(policy, made)
+    state = made.expert.state_dict()
+    kept = sum(value.numel() for name, value in state.items() if made.status.get(name, "new").startswith("kept"))
+    total = sum(value.numel() for value in state.values())
+    before = sum(value.numel() for value in policy.expert.state_dict().values())
+    return {
+        "parts": parts,
+        "levels": [
+            {"level": level.name, "what": level.what, "deviation": level.deviation, "tolerance": level.tolerance,
+             "kept": level.kept}
+            for level in levels
+        ],
+        "numbers": {
+            "source": before, "expert": total, "kept": kept,
+            "removed": sum(value.numel() for value in made.removed.values()),
+        },
+    }  # fmt: skip
