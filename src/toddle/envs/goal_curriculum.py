@@ -43,7 +43,11 @@ class Curriculum:
 
     def __init__(self, settings: CurriculumConfig | None) -> None:
         self.settings = settings
-        self.level = 0.0 if settings is not None else 1.0
+        self.forget()
+
+    def forget(self) -> None:
+        """Go back to the beginning."""
+        self.level = 0.0 if self.settings is not None else 1.0
         self.success = 0.0
 
     @property
@@ -83,7 +87,12 @@ class Failures:
     """Success s by (family, distance bin); goals are drawn with P ~ exp(-|s - 0.5| / 0.5)."""
 
     def __init__(self) -> None:
-        self.success = np.full((len(FAMILIES), BINS), 0.5)
+        self.success = np.empty((len(FAMILIES), BINS))
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing."""
+        self.success[:] = 0.5
 
     def weight(self) -> Array:
         """Return (families, bins) weights."""

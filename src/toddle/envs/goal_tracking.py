@@ -24,6 +24,7 @@ from toddle.envs.bodies import Body, get_body, part_offset
 from toddle.envs.bodies.body import MocapAction
 from toddle.envs.goal_curriculum import Curriculum, CurriculumConfig, Failures
 from toddle.envs.goal_parts import AFTER_STEP, BodyReader
+from toddle.envs.goal_pushes import Pushes
 from toddle.envs.goal_randomisation import Randomisation, RandomisationConfig
 from toddle.envs.goal_sampling import Goals, GoalSampler, VisitedStates
 from toddle.envs.goal_starts import Starts
@@ -42,8 +43,6 @@ FALLEN = 0.35
 """Height of the root, in L, below which a floating base has fallen."""
 TABLE = 512
 """Feasible configurations of a body: even rows for training, odd rows for held-out goals."""
-PUSH = 0.16
-"""Size of a push in sqrt(g L): 0.5 m/s at L = 1 m."""
 
 
 class GoalTrackingEnv(BatchedEnv):
@@ -110,7 +109,8 @@ class GoalTrackingEnv(BatchedEnv):
         self.tokens = TokenWriter(
             self.reader, self.goals, part_offset(body.name), self.dt / body.time, token_latency, distractors, others
         )
-        self._push_steps = None if pushes is None else (round(pushes[0] / self.dt), round(pushes[1] / self.dt))
+        interval = None if pushes is None else (round(pushes[0] / self.dt), round(pushes[1] / self.dt))
+        self.pushes = Pushes(self.reader, self.pool, interval)
         self._arrays(model.nu, 4 if isinstance(body.action, MocapAction) else model.nu)
         self._renderers: dict[tuple[int, int], SceneRenderer] = {}
         self._reset_worlds(np.ones(num_envs, bool), None)
@@ -135,7 +135,6 @@ class GoalTrackingEnv(BatchedEnv):
         self._origin = np.zeros((n, 2))
         self._action, self._waiting = np.zeros((n, actions)), np.zeros((n, actions))
         self._recovering, self._contact = np.zeros(n, bool), np.zeros(n, bool)
-        self._push_left = np.zeros(n, dtype=np.int64)
         self._steps, self._goals_ended = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         self._report = {
             "goal_done": np.zeros(n, bool), "goal_success": np.zeros(n, bool), "goal_error": np.zeros(n),
@@ -144,21 +143,25 @@ class GoalTrackingEnv(BatchedEnv):
         }  # fmt: skip
         self._parts: dict[str, Array] = {}
         ranges = self.reader.model.actuator_ctrlrange
-        self._centre, self._half = setpoint_home(self.reader), 0.5 * (ranges[:, 1] - ranges[:, 0])
-        self._low, self._high = ranges[:, 0].copy(), ranges[:, 1].copy()
+        self._home, self._low, self._high = setpoint_home(self.reader), ranges[:, 0].copy(), ranges[:, 1].copy()
 
     def _spaces(self) -> None:
         shapes = {key: value.shape[1:] for key, value in self._observe().items()}
         parts: dict[str, spaces.Space[Any]] = {
             key: spaces.Box(-np.inf, np.inf, shapes[key], np.float32) for key in ("proprio", "goal", "critic")
         }
-        parts["goal_mask"] = spaces.MultiBinary(shapes["goal_mask"][0])
+        parts["goal_mask"] = spaces.Box(0, 1, shapes["goal_mask"], np.bool_)
         self.single_observation_space = spaces.Dict(parts)
         self.single_action_space = spaces.Box(-1.0, 1.0, (self._action.shape[1],), np.float32)
 
     # ---- episodes ------------------------------------------------------------------------------------------------
     def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
         worlds = np.flatnonzero(mask)
+        if seeds is not None and None not in seeds and mask.all():  # a fresh start: what was learnt is forgotten
+            self.curriculum.forget()
+            self.visited.count = 0
+            if self.failures is not None:
+                self.failures.forget()
         for world in worlds:
             if seeds is not None and (seed := seeds[world]) is not None:
                 self.streams.reseed(int(world), seed)
@@ -171,7 +174,7 @@ class GoalTrackingEnv(BatchedEnv):
         for array in self._report.values():
             array[worlds] = 0
         self._new_goals(worlds)
-        self._schedule_push(worlds)
+        self.pushes.schedule(worlds, self.streams)
         self.randomisation.refresh(worlds, self.streams)
         self.tokens.begin(worlds, self._state.quantities, self.curriculum.tolerance, self.streams)
 
@@ -186,29 +189,11 @@ class GoalTrackingEnv(BatchedEnv):
             self.curriculum.items,
         )  # fmt: skip
 
-    def _schedule_push(self, worlds: Array) -> None:
-        if self._push_steps is not None and len(worlds):
-            low, high = self._push_steps
-            self._push_left[worlds] = low + (self.streams.uniform(worlds, 1)[:, 0] * (high - low + 1)).astype(np.int64)
-
-    def _kick(self, worlds: Array, uniform: Array, strength: float = 1.0) -> None:
-        """Change velocities at once: the root's of a floating base, the joints' of an arm; uniform (n, nv)."""
-        mask = np.zeros(self.num_envs, bool)
-        mask[worlds] = True
-        kick = np.zeros((len(worlds), self.reader.model.nv))
-        signed = strength * PUSH * (2.0 * uniform - 1.0)
-        if self.reader.floating:
-            kick[:, :3] = signed[:, :3] * self.description.speed * (1.0, 1.0, 0.4)
-            kick[:, 3:6] = signed[:, 3:6] / self.description.time
-        else:
-            kick[:, self.reader.qvel] = signed[:, self.reader.qvel] / self.reader.velocity_scale
-        self.pool.write("qvel", mask, self.pool.state["qvel"][worlds] + kick)
-
     def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
         """Push the worlds of `mask` (N,): up to 0.5 m/s for a body of L = 1 m, in a random direction."""
         worlds = np.flatnonzero(mask)
         if len(worlds):
-            self._kick(worlds, generator.random((len(worlds), self.reader.model.nv)), strength)
+            self.pushes.kick(worlds, generator.random((len(worlds), self.reader.model.nv)), strength)
 
     # ---- a control step ------------------------------------------------------------------------------------------
     def _apply(self, action: Array, active: Array) -> None:
@@ -222,17 +207,13 @@ class GoalTrackingEnv(BatchedEnv):
             pool.mocap_pos[active, 0] = place[active]
             pool.ctrl[active] = (applied[:, 3:] * (1.0, -1.0))[active]
         else:
-            wanted = np.clip(self._centre + self._half * applied, self._low, self._high)
+            reach = np.where(applied > 0.0, self._high - self._home, self._home - self._low)
+            wanted = self._home + reach * applied
             pool.ctrl[active] += kind.gain * (wanted - pool.ctrl)[active]
 
     def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
         action = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
-        if self._push_steps is not None:
-            self._push_left -= active
-            due = np.flatnonzero(active & (self._push_left <= 0))
-            if len(due):
-                self._kick(due, self.streams.uniform(due, self.reader.model.nv))
-                self._schedule_push(due)
+        self.pushes.tick(active, self.streams)
         self._apply(action, active)
         self.pool.step(self.description.frame_skip, active)
         state = self._state = self.reader.read(self.pool, self._origin)
@@ -329,9 +310,9 @@ class GoalTrackingEnv(BatchedEnv):
             renderer.close()
         self._renderers.clear()
 
-    _saved = ("_origin", "_action", "_waiting", "_recovering", "_contact", "_push_left", "_steps", "_goals_ended")
+    _saved = ("_origin", "_action", "_waiting", "_recovering", "_contact", "_steps", "_goals_ended")
 
-    _holders = ("randomisation", "pool", "streams", "goals", "visited", "curriculum", "tokens")
+    _holders = ("randomisation", "pool", "streams", "goals", "visited", "curriculum", "tokens", "pushes")
 
     def state_dict(self) -> dict[str, Any]:
         """Return physics, goals, random streams, curriculum: all a bitwise resume needs."""

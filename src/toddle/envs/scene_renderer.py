@@ -90,8 +90,12 @@ class SceneRenderer:
         *,
         free_cameras: dict[str, FreeCamera] | None = None,
         rotated: tuple[str, ...] = (),
+        hidden_groups: tuple[int, ...] = (),
     ) -> None:
-        """`rotated` names the cameras that the model mounts upside down; their pictures are turned by 180 degrees."""
+        """`rotated` names the cameras that the model mounts upside down; their pictures are turned by 180 degrees.
+
+        `hidden_groups` are groups of geoms that are not drawn (collision shapes, say).
+        """
         if width < 8 or height < 8:
             raise problem("image size", "at least 8 pixels", f"{width}x{height}")
         model.vis.quality.offsamples = 0
@@ -106,6 +110,8 @@ class SceneRenderer:
             camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
             self._cameras.setdefault(model.camera(index).name or f"camera{index}", camera)
         self._option = mujoco.MjvOption()
+        for group in hidden_groups:
+            self._option.geomgroup[group] = 0
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._scene.flags[flag] = 0

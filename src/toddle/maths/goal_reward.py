@@ -8,7 +8,8 @@ same weights serve an arm, an ant and a humanoid:
 
     K(e) = 0.5 (1 - tanh 1.5 e) + 0.3 exp(-(e / 0.3)^2) + 0.2 exp(-(e / 0.1)^2),      u = (1 + up_z) / 2
 
-The tanh has a slope far from the target, where exponential kernels are flat and nothing is learnt.
+The tanh has a slope far from the target, where exponential kernels are flat and nothing is learnt.  The sum of the
+joint-limit excesses is capped at 0.3, which P2.2 does not say.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ Array = NDArray[Any]
 
 UPRIGHT, SMOOTHNESS, EFFORT, LIMITS, CONTACT = 0.2, 0.02, 0.01, 1.0, 0.1
 """Weights of the regularisers; the goal itself has weight 1."""
+MOST_EXCESS = 0.3
+"""Cap of the joint-limit term: a collision may press a light joint far into its soft stop.  With it the reward stays in
+[-0.5, 1.2] whatever happens."""
 
 
 def kernel(error: Array) -> Array:
@@ -71,7 +75,7 @@ def reward_parts(
         "goal": np.einsum("ni,ni->n", weight, kernel(error * (0.1 / np.asarray(tolerance)))),
         "smoothness": -SMOOTHNESS * np.square(action - previous_action).mean(axis=-1),
         "effort": -EFFORT * np.square(torque).mean(axis=-1),
-        "limits": -LIMITS * np.asarray(excess),
+        "limits": -LIMITS * np.minimum(excess, MOST_EXCESS),
         "contact": -CONTACT * np.asarray(contact, dtype=np.float64),
     }
     if up_z is not None:

@@ -34,10 +34,11 @@ class KeyPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class PositionAction:
-    """Absolute set-points of position servos: q_des = centre + half * clip(a), passed through a first-order filter.
+    """Absolute set-points of position servos, passed through a first-order filter.
 
-    The filter is q <- q + gain * (q_des - q) at each control step (gain 0.2 after HT), so its time constant is about
-    five control steps.  `centre` is `Body.home` where given, else the middle of the joint's range.
+    An action of 0 is `Body.home` (by default the middle of the range), -1 and 1 are the ends of the servo's range, and
+    between them it is linear on either side; without a home this is q_des = mid + half * clip(a).  The filter is
+    q <- q + gain * (q_des - q) at each control step (gain 0.2 after HT): its time constant is about five steps.
     """
 
     gain: float = 0.2
