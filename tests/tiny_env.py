@@ -64,7 +64,13 @@ class EndlessEnv(BatchedEnv):
     """
 
     def __init__(self, num_envs: int = 4, *, limit: int = 5, as_termination: bool = False) -> None:
-        self.name, self.body, self.num_envs, self.dt, self.max_episode_steps = "tiny/endless", "point", num_envs, 0.1, limit
+        self.name, self.body, self.num_envs, self.dt, self.max_episode_steps = (
+            "tiny/endless",
+            "point",
+            num_envs,
+            0.1,
+            limit,
+        )
         self.as_termination = as_termination
         self.single_observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float64)
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)

@@ -226,8 +226,8 @@ class PPO:
         )  # fmt: skip
         rollout.advantage.copy_(advantage)
         rollout.target.copy_(advantage + rollout.value)
-        if not torch.isfinite(rollout.target.sum()):
-            for name in ("reward", "value", "next_value"):
+        if not torch.isfinite(rollout.target.sum() + rollout.log_prob.sum()):
+            for name in ("log_prob", "reward", "value", "next_value"):
                 if not torch.isfinite(getattr(rollout, name)).all():
                     raise NaNError(f"the rollout's {name} is not finite")
             raise NaNError("the rollout's advantages are not finite")
