@@ -9,7 +9,7 @@ from toddle.core.errors import InputError
 from toddle.core.types import Decision
 from toddle.data.rollout import Rollout
 
-T, B, L, O, H, A = 5, 6, 2, 3, 4, 1
+T, B, L, WIDTH, H, A = 5, 6, 2, 3, 4, 1
 
 
 def filled() -> Rollout:
@@ -18,7 +18,7 @@ def filled() -> Rollout:
     for t in range(T + 1):
         number = (10.0 * t + torch.arange(B)).float()
         observation = {
-            "proprio": number[:, None].expand(B, O),
+            "proprio": number[:, None].expand(B, WIDTH),
             "first": torch.arange(B) == t,
             "instruction": ["go"] * B,
         }
@@ -36,8 +36,8 @@ def filled() -> Rollout:
 
 def test_shapes_and_the_row_after_the_last() -> None:
     rollout = filled()
-    assert rollout.observation["proprio"].shape == (T, B, O)
-    assert rollout.observation_and_last["proprio"].shape == (T + 1, B, O)
+    assert rollout.observation["proprio"].shape == (T, B, WIDTH)
+    assert rollout.observation_and_last["proprio"].shape == (T + 1, B, WIDTH)
     assert rollout.chain.shape == (T, B, 7)
     assert rollout.log_prob.shape == (T, B, L)
     assert rollout.observation_and_last["proprio"][T, 2, 0] == 10 * T + 2
