@@ -246,8 +246,11 @@ def _conversion(run: RunData) -> str:
     """The table `toddle transfer` printed: a list of rows, or a mapping that holds lists and facts."""
     value: Any = run.conversion
     parts = [f"<h3>{escape(run.name)}</h3>"]
-    facts = {} if isinstance(value, list) else {k: v for k, v in value.items() if not isinstance(v, list | dict)}
-    tables = {"": value} if isinstance(value, list) else {k: v for k, v in value.items() if isinstance(v, list)}
+    value = {"": value} if isinstance(value, list) else value
+    facts = {key: item for key, item in value.items() if not isinstance(item, list | dict)}
+    for group in (item for item in value.values() if isinstance(item, dict)):
+        facts |= {key: item for key, item in group.items() if not isinstance(item, list | dict)}
+    tables = {key: item for key, item in value.items() if isinstance(item, list)}
     if facts:
         parts.append(page.table(["", ""], [(escape(k.replace("_", " ")), _cell(v)) for k, v in facts.items()]))
     for name, rows in tables.items():

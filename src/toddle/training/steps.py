@@ -8,6 +8,7 @@ on where it was (toddle's own commands do, by `--resume`).
 from __future__ import annotations
 
 import ctypes
+import fnmatch
 import hashlib
 import json
 import os
@@ -21,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from toddle.core.errors import InputError, nearest
+from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
 
-__all__ = ["Step", "is_done", "run_steps", "toddle_step"]
+__all__ = ["Step", "StepBar", "check_steps", "is_done", "run_steps", "seconds_of", "toddle_step", "with_what_they_need"]
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0
@@ -109,7 +112,7 @@ def run_steps(
     Raises InputError naming the steps that failed and their logs; steps that do not depend on them are run first.
     Raises KeyboardInterrupt after SIGINT or SIGTERM, when the steps under way have saved their state.
     """
-    _check(steps)
+    check_steps(steps)
     folder = folder.resolve()
     done = {step.name for step in steps if is_done(step, folder)}
     board = _Board(steps, folder, done, progress)
@@ -147,11 +150,27 @@ def seconds_of(step: Step, folder: Path) -> float:
     return float(json.loads((folder / "steps" / f"{step.name}.json").read_text())["seconds"])
 
 
+def with_what_they_need(steps: Sequence[Step], patterns: Sequence[str]) -> list[Step]:
+    """Return the steps whose names match a pattern (`sft/*`), and those they depend on, in order.
+
+    Raises InputError for a pattern that no step matches.
+    """
+    for pattern in patterns:
+        if not any(fnmatch.fnmatch(step.name, pattern) for step in steps):
+            raise problem("only", "a pattern of step names", pattern, nearest(pattern, [step.name for step in steps]))
+    wanted = {step.name for step in steps if any(fnmatch.fnmatch(step.name, pattern) for pattern in patterns)}
+    for step in reversed(steps):
+        if step.name in wanted:
+            wanted |= set(step.after)
+    return [step for step in steps if step.name in wanted]
+
+
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _check(steps: Sequence[Step]) -> None:
+def check_steps(steps: Sequence[Step]) -> None:
+    """Raise InputError unless names are unique and each step stands after those it depends on."""
     names = [step.name for step in steps]
     if len(set(names)) != len(names):
         raise InputError(f"steps: the name '{max(names, key=names.count)}' is used twice")
@@ -239,12 +258,16 @@ class _Board:
         self.total = sum(step.seconds for step in steps) or 1.0
         self.began = time.monotonic()
         self.at_start = sum(self.steps[name].seconds for name in done)
+        self._next = 0.0
 
     def show(self, done: set[str], running: dict[str, _Process]) -> None:
         """Call `progress`."""
         if self.progress is None:
             return
         now = time.monotonic()
+        if now < self._next and running:
+            return
+        self._next = now + 0.5
         finished = sum(self.steps[name].seconds for name in done)
         under_way = sum(
             min(0.95 * process.step.seconds, now - process.began) for process in running.values()
@@ -252,4 +275,51 @@ class _Board:
         share = min(1.0, (finished + under_way) / self.total)
         elapsed, gained = now - self.began, finished + under_way - self.at_start
         rate = gained / elapsed if gained > 0 and elapsed > 5.0 else float(max(1, len(running)))
-        self.progress(share, (1.0 - share) * self.total / rate, ", ".join(running))
+        texts = [f"{name} ({line})" if (line := _tail(self.folder, name)) else name for name in running]
+        self.progress(share, (1.0 - share) * self.total / rate, "; ".join(texts))
+
+
+def _tail(folder: Path, name: str, most: int = 60) -> str:
+    """The last line a running step printed."""
+    try:
+        with open(folder / "steps" / f"{name}.log", "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    return lines[-1][:most] if lines else ""
+
+
+class StepBar:
+    """Shows `run_steps`' progress: a bar with a time estimate on a terminal, elsewhere a line now and then."""
+
+    LINE_SECONDS = 20.0
+
+    def __init__(self, label: str) -> None:
+        self.label, self._last = label, float("-inf")
+        console = Console(stderr=True)
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+                TextColumn("{task.fields[left]} left  {task.fields[text]}"), console=console,
+            )
+            self._task = self._bar.add_task(label, total=1.0, left="", text="")
+
+    def __enter__(self) -> StepBar:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, share: float, left: float, text: str) -> None:
+        """Show that `share` is done, `left` seconds are left (estimated) and `text` is under way."""
+        clock = time.strftime("%H:%M:%S", time.gmtime(left))
+        if self._bar:
+            self._bar.update(self._task, completed=share, left=clock, text=text)
+        elif time.monotonic() - self._last > self.LINE_SECONDS or share >= 1.0:
+            self._last = time.monotonic()
+            print(f"{self.label}: {100 * share:.0f} %, {clock} left  {text}".rstrip(), file=sys.stderr, flush=True)

@@ -1,0 +1,138 @@
+"""`toddle demo`: the main job end to end, each stage resumable and skipped when it is done, then the report.
+
+    pretrain ──► transfer ──► sft_converted ──► evaluate_converted ─┐
+    demos ───────────┴──────► sft_random ─────► evaluate_random ────┴──► report.html
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.plan import Plan
+from toddle.training.report import write_report
+from toddle.training.run import RunFolder
+from toddle.training.steps import Step, StepBar, is_done, run_steps, seconds_of, toddle_step
+
+__all__ = ["Config", "plan", "run", "stages"]
+
+TITLE = "An action expert that learned to move by RL, converted into a VLA"
+LEAD = (
+    "A causal transformer learns goal tracking by PPO on the benchmark's arm, is converted into the flow-matching "
+    "action expert of a vision-language-action model, and is fine-tuned on a few demonstrations. The same model with "
+    "a randomly initialised expert gets the same demonstrations, updates and evaluation seeds."
+)
+CANDIDATES = ("converted", "random")
+
+
+@config
+class Config:
+    """The main job, end to end: pretrain by RL, convert, record, fine-tune twice, evaluate on the same seeds, report.
+
+    Called again it goes on where it was.
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ("processes",)
+
+    out: Path = Path("runs/demo")
+    """Folder of all stages; the page is report.html in it."""
+    body: str = "goal/sawyer"
+    """Environment of the pretraining."""
+    tasks: tuple[str, ...] = ("metaworld/reach-v3", "metaworld/drawer-close-v3", "metaworld/button-press-topdown-v3")
+    """Tasks that are demonstrated and evaluated."""
+    pretrain_steps: int = 800_000
+    """Control steps of the RL pretraining."""
+    worlds: int = 64
+    """Worlds of the pretraining."""
+    demonstrations: int = 15
+    """Demonstrations of each task."""
+    sft_steps: int = 600
+    """Gradient steps of each fine-tuning."""
+    sft_batch: int = 64
+    """Decisions in a gradient step."""
+    episodes: int = 25
+    """Evaluation episodes of each candidate on each task, undisturbed and again pushed."""
+    max_episode_steps: int = 200
+    """Control steps after which an evaluation episode has failed."""
+    videos: int = 1
+    """Episodes filmed of each candidate on each task, undisturbed and pushed."""
+    processes: int = 2
+    """Stages at the same time."""
+    seed: int = 0
+    """Seed of everything but the evaluation, whose seeds are fixed."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise problem("tasks", "at least one task", "none")
+        names = ("pretrain_steps", "worlds", "demonstrations", "sft_steps", "sft_batch", "episodes", "processes")
+        for name in names:
+            if getattr(self, name) < 1:
+                raise problem(name, "at least 1", getattr(self, name))
+
+
+def stages(config: Config) -> list[Step]:
+    """Return the stages in order."""
+    pretrain = toddle_step(
+        "pretrain", "pretrain",
+        {"envs": [config.body], "steps": config.pretrain_steps, "worlds": config.worlds, "seed": config.seed},
+        seconds=10 + config.pretrain_steps / 4000,
+    )
+    record = toddle_step(
+        "demos", "record", {"envs": list(config.tasks), "episodes": config.demonstrations},
+        seconds=10 + 0.7 * config.demonstrations * len(config.tasks),
+    )
+    transfer = toddle_step(
+        "transfer", "transfer", {"source": "{folder}/pretrain/policy", "seed": config.seed}, after=["pretrain"],
+        seconds=20,
+    )
+    training, evaluating = [], []
+    for name in CANDIDATES:
+        settings = {
+            "dataset": ["{folder}/demos"], "cache": "{folder}/features", "seed": config.seed,
+            "sft": {"steps": config.sft_steps, "batch": config.sft_batch},
+        }  # fmt: skip
+        converted = "{folder}/transfer/policy"
+        settings |= {"init": converted} if name == "converted" else {"init": "random", "like": converted}
+        training.append(toddle_step(
+            f"sft_{name}", "sft", settings, after=["transfer", "demos"],
+            seconds=20 + config.sft_steps * config.sft_batch / 400,
+        ))  # fmt: skip
+        evaluating.append(toddle_step(
+            f"evaluate_{name}", "evaluate",
+            {
+                "policy": [f"{name}={{folder}}/sft_{name}/policy"], "env": list(config.tasks),
+                "episodes": config.episodes, "push": True, "videos": config.videos,
+                "max_episode_steps": config.max_episode_steps, "num_envs": min(10, config.episodes),
+            },
+            after=[f"sft_{name}"], seconds=10 + 1.2 * config.episodes * len(config.tasks),
+        ))  # fmt: skip
+    return [pretrain, record, transfer, *training, *evaluating]
+
+
+def plan(config: Config) -> Plan:
+    """Show the stages and which are done."""
+    steps = stages(config)
+    todo = [step for step in steps if not is_done(step, config.out)]
+    lines = [f"{step.name}: " + (f"about {step.seconds:.0f} s" if step in todo else "done") for step in steps]
+    seconds = sum(step.seconds for step in todo) / min(2, config.processes)
+    return Plan(steps=[*lines, f"write {config.out}/report.html"], memory_bytes=4 * 2**30, seconds=seconds)
+
+
+def run(config: Config, *, resume: bool) -> None:
+    """Run the stages that are not done and write the page; `resume` is always meant."""
+    steps, began = stages(config), time.monotonic()
+    with RunFolder.open(config.out, config, resume=True) as folder:
+        with StepBar("demo") as bar:
+            run_steps(steps, folder.path, processes=config.processes, progress=bar)
+        page = write_report(
+            [folder.path], folder.path / "report.html", title=TITLE, lead=LEAD, reference="random"
+        )
+        folder.finish(len(steps))
+    for step in steps:
+        print(f"{step.name}: {seconds_of(step, config.out):.0f} s", file=sys.stderr)
+    print(f"demo: {time.monotonic() - began:.0f} s in this call", file=sys.stderr)
+    print(page)

@@ -1,0 +1,1 @@
+"""Studies, one file each: `STUDY = training.study.Study(...)`, run by `toddle study <name>`."""

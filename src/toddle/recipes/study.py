@@ -1,0 +1,134 @@
+"""`toddle study`: run a study (many runs with outcomes fixed beforehand) and write its page."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from toddle.core.config import config
+from toddle.core.errors import nearest, problem
+from toddle.core.plan import Plan
+from toddle.recipes import studies
+from toddle.training.run import RunFolder
+from toddle.training.steps import Step, StepBar, is_done, run_steps, seconds_of, with_what_they_need
+from toddle.training.study import Study, write_page, write_rows
+
+__all__ = ["Config", "plan", "run", "run_study"]
+
+
+@config
+class Config:
+    """Run a study: many runs, resumable, then a page that says passed, failed or not resolved for each outcome.
+
+    Called again it goes on where it was.  Example: toddle study conversion --scale small
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ("only", "again", "processes", "page_only", "runs")
+
+    name: Annotated[str, tyro.conf.Positional]
+    """The study: the name of a file in recipes/studies."""
+    scale: Literal["small", "medium", "lab"] = "small"
+    """How much is run: minutes to hours on two cores, a day on a workstation, a cluster."""
+    out: Path = Path("docs/studies")
+    """Where the study's folder with data, plots and page is written."""
+    runs: Path = Path("runs/studies")
+    """Where the runs themselves are kept."""
+    processes: int = 2
+    """Runs at the same time."""
+    only: tuple[str, ...] = ()
+    """Run only the steps of these names (patterns such as 'sft/*') and what they need."""
+    again: bool = False
+    """With `only`: throw the results of these steps away first and run them again."""
+    page_only: bool = False
+    """Run nothing; rebuild the page from data.jsonl."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise problem("processes", "at least 1", self.processes)
+        if self.again and not self.only:
+            raise problem("again", "the steps to run again in --only", "none")
+
+
+def load_study(name: str) -> Study[Any]:
+    """Return the study of a file in recipes/studies.  Raises InputError for an unknown name."""
+    known = [module.name for module in pkgutil.iter_modules(studies.__path__)]
+    if name not in known:
+        raise problem("study", "a known study", name, nearest(name, known))
+    study = importlib.import_module(f"{studies.__name__}.{name}").STUDY
+    assert isinstance(study, Study)
+    return study
+
+
+def _folder(config: Config) -> Path:
+    return config.runs / config.name / config.scale
+
+
+def plan(config: Config) -> Plan:
+    """Show how many runs there are, how long they take, and which are done."""
+    study = load_study(config.name)
+    steps = study.steps(study.settings(config.scale))
+    chosen = with_what_they_need(steps, config.only) if config.only else steps
+    todo = [step for step in chosen if not is_done(step, _folder(config))]
+    hours = sum(step.seconds for step in todo) / 3600
+    lines = [f"{step.name}: about {step.seconds:.0f} s" for step in todo]
+    lines.append(
+        f"{len(todo)} of {len(steps)} runs are to be done, {hours:.2f} process hours on {config.processes} processes"
+    )
+    lines += [f"judge '{outcome.name}': {outcome.statement}" for outcome in study.outcomes]
+    lines.append(f"write {config.out / config.name}/index.md")
+    seconds = max([3600 * hours / config.processes, *(step.seconds for step in todo)])
+    return Plan(steps=lines, memory_bytes=config.processes * 2**30, seconds=seconds)
+
+
+def run(config: Config, *, resume: bool) -> None:
+    """Run what is not done yet and write the page; `resume` is always meant."""
+    run_study(load_study(config.name), config)
+
+
+def run_study(study: Study[Any], config: Config) -> None:
+    """Run `study` as `config` says."""
+    page = config.out / config.name
+    if not config.page_only:
+        settings = study.settings(config.scale)
+        steps = study.steps(settings)
+        with RunFolder.open(_folder(config), config, resume=True) as folder:
+            chosen = with_what_they_need(steps, config.only) if config.only else steps
+            if config.again:
+                _forget(steps, chosen, config, folder.path)
+            try:
+                with StepBar(f"study {config.name}") as bar:
+                    run_steps(chosen, folder.path, processes=config.processes, progress=bar)
+            finally:  # what is there is put on the page, whatever stopped the rest
+                _write_data(study, settings, steps, config, folder.path)
+    for name, judged in write_page(study, page).items():
+        print(f"{name}: {judged}", file=sys.stderr)
+    print(page / "index.md")
+
+
+def _forget(steps: list[Step], chosen: list[Step], config: Config, folder: Path) -> None:
+    """Delete the results of the steps named, and of all that depend on them."""
+    named = {step.name for step in chosen if any(Path(step.name).match(pattern) for pattern in config.only)}
+    for step in steps:
+        if step.name in named or named & set(step.after):
+            named.add(step.name)
+            shutil.rmtree(folder / step.name, ignore_errors=True)
+            for mark in (folder / "steps" / step.name).parent.glob(f"{Path(step.name).name}.*"):
+                mark.unlink()
+
+
+def _write_data(study: Study[Any], settings: Any, steps: list[Step], config: Config, folder: Path) -> None:
+    done = [step for step in steps if (folder / "steps" / f"{step.name}.json").exists()]
+    rows = study.collect(settings, folder)
+    facts = {
+        "study": config.name, "scale": config.scale, "runs_done": len(done), "runs_planned": len(steps),
+        "seconds": sum(seconds_of(step, folder) for step in done),
+        "command": f"toddle study {config.name} --scale {config.scale}",
+    }  # fmt: skip
+    if rows:
+        write_rows(config.out / config.name, rows, facts)

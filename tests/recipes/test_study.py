@@ -1,0 +1,212 @@
+"""The study runner on a real study of seconds: gradient descent on linear regression at three learning rates."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import pkgutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toddle.core.config import from_dict
+from toddle.core.errors import InputError
+from toddle.recipes import demo, studies
+from toddle.recipes.study import Config, load_study, plan, run, run_study
+from toddle.training.steps import Step, check_steps
+from toddle.training.study import Estimate, Outcome, effect, verdict
+
+TINY = '''
+"""Does a larger learning rate fit a line sooner?"""
+import json
+from pathlib import Path
+from toddle.maths.intervals import Interval
+from toddle.training.plots import colours_of, interval_bars
+from toddle.training.steps import Step
+from toddle.training.steps import Step, check_steps
+from toddle.training.study import Estimate, Figure, Outcome, Study, effect
+
+TRAIN = """
+import json, sys, time, numpy as np
+settings, out = sys.argv[1:]
+import yaml; s = yaml.safe_load(open(settings))
+g = np.random.default_rng(s['seed']); x = g.normal(size=(64, 3)); y = x @ [1.0, -2.0, 0.5] + 0.1 * g.normal(size=64)
+w = np.zeros(3)
+for _ in range(s['updates']): w -= s['rate'] * 2 / 64 * x.T @ (x @ w - y); time.sleep(s['pause'])
+open(out + '/loss.json', 'w').write(json.dumps(float(np.mean((x @ w - y) ** 2))))
+"""
+RATES = {"low": 0.01, "high": 0.1, "same": 0.1}
+
+
+def steps(scale):
+    return [
+        Step(name=f"{name}/seed{seed}", arguments=("{python}", "-c", TRAIN, "{settings}", "{out}"), seconds=1.0,
+             settings={"rate": rate, "seed": seed, "updates": 20, "pause": scale["pause"]})
+        for seed in range(scale["seeds"]) for name, rate in RATES.items()
+    ]
+
+
+def collect(scale, folder):
+    files = {(n, s): folder / n / f"seed{s}" / "loss.json" for n in RATES for s in range(scale["seeds"])}
+    return [{"rate": n, "seed": s, "loss": json.loads(f.read_text())} for (n, s), f in files.items() if f.exists()]
+
+
+def losses(rows, name):
+    return [row["loss"] for row in sorted(rows, key=lambda row: row["seed"]) if row["rate"] == name]
+
+
+def gain(first, second):
+    def measure(rows):
+        a, b = losses(rows, first), losses(rows, second)
+        return effect(b, a) if a and len(a) == len(b) else None
+    return measure
+
+
+def figures(rows):
+    bars = {"loss": {n: Interval(*[sum(losses(rows, n)) / len(losses(rows, n))] * 3) for n in RATES if losses(rows, n)}}
+    return [Figure(name="loss", svg=interval_bars(bars, colours_of(list(RATES)), y_label="loss", percent=False),
+                   caption="Loss after 20 updates.")]
+
+
+STUDY = Study(
+    name="tiny", title="Learning rates", question="Does a larger learning rate fit a line sooner?",
+    scales={"small": {"seeds": 3, "pause": 0.0}, "medium": {"seeds": 2, "pause": 0.2}}, steps=steps, collect=collect,
+    outcomes=(
+        Outcome(name="sooner", statement="loss falls by 0.1 more", measure=gain("high", "low"), line=0.1, alpha=0.05),
+        Outcome(name="slower", statement="the low rate wins by 0.1", measure=gain("low", "high"), line=0.1, alpha=0.05),
+        Outcome(name="twins", statement="equal rates differ", measure=gain("high", "same"), line=0.0, alpha=0.05),
+        Outcome(name="absent", statement="never measured", measure=lambda rows: None, line=0.0),
+    ),
+    figures=figures, tables=lambda rows: [("Runs", ["rate", "n"], [[n, str(len(losses(rows, n)))] for n in RATES])],
+    notes=("A rate of 1 diverges.",),
+)
+'''
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Any:
+    (tmp_path / "tiny.py").write_text(TINY)
+    spec = importlib.util.spec_from_file_location("tiny", tmp_path / "tiny.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.STUDY
+
+
+def settings(tmp_path: Path, **changes: Any) -> Config:
+    return Config(name="tiny", out=tmp_path / "docs", runs=tmp_path / "runs", **changes)
+
+
+def test_page_states_each_verdict(tmp_path: Path, study: Any) -> None:
+    run_study(study, settings(tmp_path))
+    folder = tmp_path / "docs" / "tiny"
+    rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+    assert len(rows) == 9
+    page = (folder / "index.md").read_text()
+    for name, judged in (("sooner", "passed"), ("slower", "failed"), ("absent", "not measured")):
+        line = next(line for line in page.splitlines() if line.startswith(f"| **{name}**"))
+        assert line.endswith(f"**{judged}** |")
+    assert "- slower: failed." in page and "- A rate of 1 diverges." in page and "- sooner" not in page
+    assert "9 of 9 runs done" in page and "toddle study tiny --scale small" in page
+    assert "| low | 3 |" in page
+    assert (folder / "loss.svg").read_text().startswith("<?xml")
+    first = page
+    (folder / "index.md").unlink()
+    run_study(study, settings(tmp_path, page_only=True))
+    assert (folder / "index.md").read_text() == first
+
+
+def test_only_runs_a_part_and_again_runs_it_anew(tmp_path: Path, study: Any) -> None:
+    run_study(study, settings(tmp_path, only=("high/*", "low/seed0")))
+    assert "4 of 9 runs done" in (tmp_path / "docs" / "tiny" / "index.md").read_text()
+    assert "not complete" in (tmp_path / "docs" / "tiny" / "index.md").read_text()
+    result = tmp_path / "runs" / "tiny" / "small" / "high" / "seed0" / "loss.json"
+    before = result.stat().st_mtime_ns
+    run_study(study, settings(tmp_path, only=("high/*",)))
+    assert result.stat().st_mtime_ns == before
+    run_study(study, settings(tmp_path, only=("high/*",), again=True))
+    assert result.stat().st_mtime_ns > before
+    with pytest.raises(InputError, match="only"):
+        run_study(study, settings(tmp_path, only=("hihg/*",)))
+
+
+def test_killed_and_started_again_it_equals_a_run_that_was_not(tmp_path: Path, study: Any) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import tiny;"
+        "from toddle.recipes.study import Config, run_study; p = Path(sys.argv[1]);"
+        "run_study(tiny.STUDY, Config(name='tiny', scale='medium', out=p / 'docs', runs=p / 'runs'))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL)
+    done = tmp_path / "runs" / "tiny" / "medium" / "steps"
+    until = time.monotonic() + 60
+    while len(list(done.glob("*/*.json"))) < 1 and time.monotonic() < until:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    finished = {path.parent.name + path.stem for path in done.glob("*/*.json")}
+    assert 1 <= len(finished) < 6
+    times = {path: path.stat().st_mtime_ns for path in done.glob("*/*.json")}
+    run_study(study, settings(tmp_path, scale="medium"))
+    assert all(path.stat().st_mtime_ns == before for path, before in times.items())  # done once
+    whole = settings(tmp_path / "other", scale="medium")
+    run_study(study, whole)
+    assert (tmp_path / "docs/tiny/data.jsonl").read_bytes() == (tmp_path / "other/docs/tiny/data.jsonl").read_bytes()
+
+
+def test_verdicts_by_hand() -> None:
+    def judge(value: float, low: float, high: float, p: float | None = None, **fields: Any) -> str:
+        outcome = Outcome(name="x", statement="", measure=lambda rows: None, **fields)
+        return verdict(outcome, Estimate(value=value, low=low, high=high, p=p))
+
+    assert judge(6, 2, 9, p=0.01, line=5, alpha=0.05) == "passed"
+    assert judge(6, -1, 12, p=0.2, line=5, alpha=0.05) == "not resolved"  # large, but not sure
+    assert judge(3, 1, 7, p=0.01, line=5, alpha=0.05) == "not resolved"  # sure, but perhaps too small
+    assert judge(1, -1, 4, p=0.3, line=5, alpha=0.05) == "failed"  # an effect of 5 is excluded
+    assert judge(0.2, 0.1, 0.3, line=1 / 3, at_most=True) == "passed"
+    assert judge(0.2, 0.1, 0.5, line=1 / 3, at_most=True) == "not resolved"
+    assert judge(0.5, 0.4, 0.6, line=1 / 3, at_most=True) == "failed"
+
+
+def test_effect_reports_both_p_values() -> None:
+    found = effect([1.0, 2.0, 3.0])
+    assert found.value == 2.0 and found.count == 3
+    assert found.p is not None and found.p < 0.001  # the bootstrap is too sure with three seeds
+    assert found.p_flip == pytest.approx(1 / 8)
+
+
+def test_unknown_study_and_scale(tmp_path: Path, study: Any) -> None:
+    with pytest.raises(InputError, match="study"):
+        plan(settings(tmp_path))
+    with pytest.raises(InputError, match="did you mean 'conversion'"):
+        run(Config(name="conversoin", page_only=True), resume=False)
+    with pytest.raises(InputError, match="scale"):
+        study.settings("lab")
+
+
+def settings_are_valid(steps: list[Step]) -> None:
+    """Every `toddle` step's settings make a Config of its command."""
+    for step in steps:
+        command, (_, filled) = step.arguments[3], step.filled(Path("somewhere"))
+        recipe = importlib.import_module(f"toddle.recipes.{command}")
+        from_dict(recipe.Config, filled, where=step.name)
+
+
+@pytest.mark.parametrize("scale", ["small", "medium", "lab"])
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(studies.__path__)])
+def test_every_study_file_plans_at_every_scale(name: str, scale: str) -> None:
+    found = load_study(name)
+    steps = found.steps(found.settings(scale))
+    check_steps(steps)
+    settings_are_valid(steps)
+
+
+def test_the_stages_of_the_demo_have_valid_settings() -> None:
+    steps = demo.stages(demo.Config())
+    check_steps(steps)
+    settings_are_valid(steps)
