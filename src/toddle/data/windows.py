@@ -61,8 +61,10 @@ class WindowDataset(Dataset[dict[str, Any]]):
         for label, value in (("horizon", horizon), ("history", history)):
             if value < 1:
                 raise problem(label, "at least 1", value)
-        self._state = torch.from_numpy(dataset.column("observation.state").astype(np.float32))
-        self._action = torch.from_numpy(dataset.column("action").astype(np.float32))
+        self._state, self._action = (
+            torch.from_numpy(dataset.column(name).astype(np.float32).reshape(dataset.num_frames, -1))
+            for name in ("observation.state", "action")
+        )
         chosen = range(len(dataset.episodes)) if episodes is None else episodes
         spans = [dataset.episodes[number] for number in chosen]
         self._samples = [

@@ -22,6 +22,7 @@ from metaworld.policies import ENV_POLICY_MAP
 
 from toddle.core.errors import nearest, problem
 from toddle.core.seeding import numpy_generator
+from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.bodies.sawyer import SawyerIndex, sawyer_proprio
 from toddle.envs.metaworld_sentences import sentence
@@ -236,7 +237,7 @@ class MetaWorldEnv(BatchedEnv):
             "seed": self._seed.copy(), "episode": self._episode.copy(), "state": self._state.copy(),
             "success": self._success.copy(), "success_now": self._success_now.copy(),
             "physics": [self._physics(env) for env in self._envs],
-            "attributes": [_numbers(env) for env in self._envs],
+            "attributes": [numeric_attributes(env, skip=("max_path_length",)) for env in self._envs],
         }  # fmt: skip
 
     def _physics(self, env: Any) -> Array:
@@ -254,21 +255,7 @@ class MetaWorldEnv(BatchedEnv):
             mujoco.mj_setState(env.model, env.data, physics, STATE)
             mujoco.mj_forward(env.model, env.data)
             mujoco.mj_setState(env.model, env.data, physics, STATE)  # mj_forward has changed the solver's warm start
-            for name, value in state["attributes"][world].items():
-                setattr(env, name, np.array(value) if isinstance(getattr(env, name), np.ndarray) else value)
+            restore_attributes(env, state["attributes"][world])
         self._state[:] = np.asarray(state["state"])
         self._success[:], self._success_now[:] = np.asarray(state["success"]), np.asarray(state["success_now"])
         self._stale[:] = True
-
-
-def _numbers(env: Any) -> dict[str, Any]:
-    """Return the numeric attributes of a Meta-World environment (what it remembers of the episode besides physics)."""
-    numbers: dict[str, Any] = {}
-    for name, value in vars(env).items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fib":
-            numbers[name] = value.copy()
-        elif isinstance(value, bool | int | float) and not isinstance(value, np.generic) and name != "max_path_length":
-            numbers[name] = value
-        elif isinstance(value, np.generic) and value.dtype.kind in "fib":
-            numbers[name] = value.item()
-    return numbers

@@ -1,0 +1,289 @@
+"""LIBERO's 130 tasks for a Panda arm: official initial states, operational-space actions, success by BDDL predicate.
+
+Source: hf-libero 0.1.4 over robosuite 1.4.0 (imported in this file only).  Protocol of the papers that report LIBERO:
+20 Hz, 7 actions (change of position and of rotation, gripper; -1 opens), 10 steps without motion after the initial
+state is set, 220 / 280 / 300 / 520 / 400 steps for spatial / object / goal / 10 / 90.
+Pictures are upright (robosuite's own come upside down) and drawn without shadows, for speed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+import yaml
+from gymnasium import spaces
+
+from toddle.core.errors import InputError, nearest, problem
+from toddle.core.files import write_text_atomic
+from toddle.core.seeding import seed_sequence
+from toddle.envs.attributes import numeric_attributes, restore_attributes
+from toddle.envs.base import Array, BatchedEnv, Obs
+from toddle.envs.scene_renderer import SceneRenderer
+
+__all__ = ["ASSETS_VARIABLE", "CAMERAS", "STEP_LIMITS", "LiberoEnv"]
+
+STEP_LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand", "frontview": "frontview"}
+ASSETS_VARIABLE = "TODDLE_LIBERO_ASSETS"
+"""Environment variable: the folder of LIBERO's assets.  Without it the package fetches them from its hub."""
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
+COLLISION_GROUP = 0  # robosuite's collision shapes; group 1 is what is seen
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "toddle" / "libero"
+
+
+def _load_package(assets: str | None) -> ModuleType:
+    """Import libero, which reads a config file while it is imported, and asks on stdin where there is none."""
+    spec = find_spec("libero")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'libero'", name="libero")
+    root = Path(next(iter(spec.submodule_search_locations))) / "libero"
+    assets = assets or os.environ.get(ASSETS_VARIABLE)
+    if assets and not (Path(assets) / "scenes").is_dir():
+        raise problem(ASSETS_VARIABLE, "the folder of LIBERO's assets, with a folder 'scenes'", assets)
+    if "libero.libero" not in sys.modules and "LIBERO_CONFIG_PATH" not in os.environ:
+        os.environ["LIBERO_CONFIG_PATH"] = str(_cache())
+        paths = {"benchmark_root": ".", "bddl_files": "bddl_files", "init_states": "init_files",
+                 "datasets": "../datasets", "assets": "assets"}  # fmt: skip
+        entries = {key: str(root / value) for key, value in paths.items()}
+        write_text_atomic(_cache() / "config.yaml", yaml.safe_dump(entries))
+    logging.disable(logging.WARNING)  # robosuite warns about a macro file that nobody needs
+    try:
+        import libero.libero as package
+
+        if assets:
+            package._assets_path_cache = str(Path(assets).resolve())  # read while `envs` is imported
+        found = package.get_assets_path()
+        if not Path(found).is_dir():
+            raise InputError(
+                f"LIBERO: its assets could not be fetched; put them into a folder and set {ASSETS_VARIABLE} to it"
+            )
+        import libero.libero.benchmark
+        import libero.libero.envs.env_wrapper
+    finally:
+        logging.disable(logging.NOTSET)
+    return libero
+
+
+class LiberoEnv(BatchedEnv):
+    """N worlds of one task.  A world of seed s begins its k-th episode at official initial state (s + k) mod 50.
+
+    Observations: `proprio` (N, 8) float32: position of the hand (m), its rotation as axis times angle (rad), joint
+    positions of the two fingers (m), the numbers that published VLAs use; with cameras also `images`
+    (N, cameras, 3, H, W) uint8.  Infos: `success`, `success_now` (N,) bool, `tool_position` (N, 3).  Reward: 1 at a
+    step at which the task is solved, else 0.
+    """
+
+    body = "libero_panda"
+    dt = 0.05
+
+    def __init__(
+        self,
+        suite: str,
+        index: int,
+        num_envs: int = 1,
+        *,
+        seed: int = 0,
+        cameras: tuple[str, ...] = (),
+        image_size: int = 128,
+        max_episode_steps: int | None = None,
+        settle_steps: int = 10,
+        terminate_on_success: bool = False,
+        assets: str | None = None,
+    ) -> None:
+        """`max_episode_steps` defaults to the suite's limit, `assets` to TODDLE_LIBERO_ASSETS or the package's own."""
+        if suite not in STEP_LIMITS:
+            raise problem("suite", "a LIBERO suite", suite, nearest(suite, STEP_LIMITS))
+        package = _load_package(assets)
+        tasks = list(package.libero.benchmark.task_maps[suite].values())
+        if not 0 <= index < len(tasks):
+            raise problem("task", f"0 to {len(tasks) - 1} in {suite}", index)
+        for camera in cameras:
+            if camera not in CAMERAS:
+                raise problem("camera", "a camera of LIBERO", camera, nearest(camera, CAMERAS))
+        task = tasks[index]
+        self.name, self.num_envs = f"libero/{suite}/{index}", num_envs
+        self.cameras, self.image_size = tuple(cameras), image_size
+        self.max_episode_steps = max_episode_steps or STEP_LIMITS[suite]
+        self.settle_steps, self.terminate_on_success = settle_steps, terminate_on_success
+        folder = Path(package.libero.get_libero_path("init_states")) / task.problem_folder
+        # a file of the installed package; numpy arrays, which torch's safe loader does not know
+        self.initial_states = np.asarray(torch.load(folder / task.init_states_file, weights_only=False))
+        bddl = Path(package.libero.get_libero_path("bddl_files")) / task.problem_folder / task.bddl_file
+        self._envs = [self._make_world(package, bddl) for _ in range(num_envs)]
+        self.instruction = [task.language] * num_envs
+        self._seed = np.arange(seed, seed + num_envs, dtype=np.int64)
+        self._episode = np.full(num_envs, -1, dtype=np.int64)
+        self._steps = np.zeros(num_envs, np.int64)
+        self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
+        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
+        shape = (len(self.cameras), 3, image_size, image_size)
+        self._images, self._stale = np.zeros((num_envs, *shape), np.uint8), np.ones(num_envs, bool)
+        parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (8,), np.float32)}
+        if self.cameras:
+            parts["images"] = spaces.Box(0, 255, shape, np.uint8)
+        self.single_observation_space = spaces.Dict(parts)
+        self.single_action_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
+        self._allocate()
+        self._reset_worlds(np.ones(num_envs, bool), None)
+
+    def _make_world(self, package: ModuleType, bddl: Path) -> Any:
+        env = package.libero.envs.env_wrapper.ControlEnv(
+            bddl_file_name=str(bddl), use_camera_obs=False, has_offscreen_renderer=False, hard_reset=False,
+            ignore_done=True,
+        ).env  # fmt: skip
+        for name in env.observation_names:
+            env.modify_observable(name, "enabled", False)  # sampled at each of 25 physics steps; we read the simulator
+        return env
+
+    # ---- episodes ------------------------------------------------------------------------------------------------
+    def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
+        for world in np.flatnonzero(mask):
+            if seeds is not None and seeds[world] is not None:
+                self._seed[world], self._episode[world] = seeds[world], -1
+            self._episode[world] += 1
+            self._begin_episode(int(world), self.settle_steps)
+        self._steps[mask], self._success[mask], self._success_now[mask], self._stale[mask] = 0, False, False, True
+
+    def _begin_episode(self, world: int, settle_steps: int) -> None:
+        env, seed, episode = self._envs[world], int(self._seed[world]), int(self._episode[world])
+        before = np.random.get_state()  # noqa: NPY002  robosuite places fixtures by the global generator
+        np.random.seed(int(seed_sequence(seed, self.name, episode).generate_state(1)[0]))  # noqa: NPY002
+        try:
+            env.reset()
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
+        env.robots[0].gripper.current_action = np.zeros(1)  # robosuite keeps it from the episode before
+        env.sim.set_state_from_flattened(self.initial_states[(seed + episode) % len(self.initial_states)])
+        env.sim.forward()
+        env._post_process()
+        for _ in range(settle_steps):
+            env.step(np.array([0.0] * 6 + [-1.0]))
+
+    def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
+        reward = np.zeros(self.num_envs)
+        action = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        for world in np.flatnonzero(active):
+            _, _, done, _ = self._envs[world].step(action[world])
+            self._success_now[world] = reward[world] = bool(done)
+        self._steps += active
+        self._success |= self._success_now & active
+        self._stale |= active
+        terminated = self._success & active if self.terminate_on_success else np.zeros(self.num_envs, bool)
+        return reward, terminated, (self._steps >= self.max_episode_steps) & active & ~terminated
+
+    def _infos(self) -> dict[str, Array]:
+        tool = np.stack([env.sim.data.site_xpos[env.robots[0].eef_site_id] for env in self._envs])
+        return {"success": self._success.copy(), "success_now": self._success_now.copy(), "tool_position": tool}
+
+    # ---- what is seen --------------------------------------------------------------------------------------------
+    def _proprio(self, env: Any) -> Array:
+        robot, data = env.robots[0], env.sim.data
+        w, *axis = data.get_body_xquat(robot.robot_model.eef_name)  # of the body, not of the site: robosuite's choice
+        sine = np.sqrt(max(0.0, 1.0 - w * w))
+        rotation = np.asarray(axis) * (2.0 * np.arccos(np.clip(w, -1.0, 1.0)) / sine if sine > 1e-9 else 0.0)
+        fingers = data.qpos[robot._ref_gripper_joint_pos_indexes]
+        return np.concatenate([data.site_xpos[robot.eef_site_id], rotation, fingers]).astype(np.float32)
+
+    def _observe(self) -> Obs:
+        observation = {"proprio": np.stack([self._proprio(env) for env in self._envs])}
+        if self.cameras and self.rendering:
+            for world in np.flatnonzero(self._stale):
+                for index, camera in enumerate(self.cameras):
+                    picture = self._picture(int(world), camera, self.image_size, self.image_size)
+                    self._images[world, index] = picture.transpose(2, 0, 1)
+            self._stale[:] = False
+            observation["images"] = self._images.copy()
+        return observation
+
+    def _picture(self, world: int, camera: str, width: int, height: int) -> Array:
+        model, data = self._parts(world)
+        if (width, height) not in self._renderers:
+            first = self._parts(0)[0]
+            self._renderers[width, height] = SceneRenderer(first, width, height, hidden_groups=(COLLISION_GROUP,))
+        return self._renderers[width, height].render(model, data, CAMERAS.get(camera, camera))
+
+    def _parts(self, world: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        sim = self._envs[world].sim  # robosuite wraps both
+        return sim.model._model, sim.data._data
+
+    def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
+        """Return (len(worlds), height, width, 3) uint8 pictures of `camera` (default "agentview")."""
+        return np.stack([self._picture(world, camera or "agentview", width, height) for world in worlds])
+
+    def object_poses(self) -> dict[str, Array]:
+        """Return positions in metres, (N, 3) float32 each: `hand` and the scene's objects by their names."""
+        hand = np.stack([env.sim.data.site_xpos[env.robots[0].eef_site_id] for env in self._envs])
+        poses = {"hand": hand}
+        for name, body in self._envs[0].obj_body_id.items():
+            poses[name] = np.stack([env.sim.data.body_xpos[body] for env in self._envs])
+        return {name: value.astype(np.float32) for name, value in poses.items()}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the renderers and the simulators."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+    # ---- disturbances and state ----------------------------------------------------------------------------------
+    def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
+        """Give the hand a sideways speed of 0.5 m/s x strength, through the arm's joints."""
+        for world in np.flatnonzero(mask):
+            model, data = self._parts(int(world))
+            robot = self._envs[world].robots[0]
+            angle = generator.uniform(0.0, 2.0 * np.pi)
+            velocity = 0.5 * strength * np.array([np.cos(angle), np.sin(angle), 0.0])
+            jacobian = np.zeros((3, model.nv))
+            mujoco.mj_jacSite(model, data, jacobian, None, robot.eef_site_id)
+            arm = np.asarray(robot._ref_joint_vel_indexes)
+            data.qvel[arm] += np.linalg.pinv(jacobian[:, arm]) @ velocity
+            mujoco.mj_forward(model, data)
+            self._stale[world] = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: an episode's start is replayed from its seed, what happened since is stored."""
+        worlds = []
+        for index, env in enumerate(self._envs):
+            model, data = self._parts(index)
+            physics = np.empty(mujoco.mj_stateSize(model, STATE))
+            mujoco.mj_getState(model, data, physics, STATE)
+            robot = env.robots[0]
+            worlds.append({
+                "physics": physics, "env": numeric_attributes(env), "robot": numeric_attributes(robot),
+                "controller": numeric_attributes(robot.controller),
+                "gripper": np.array(robot.gripper.current_action, dtype=np.float64),
+            })  # fmt: skip
+        return super().state_dict() | {
+            "seed": self._seed.copy(), "episode": self._episode.copy(), "steps": self._steps.copy(),
+            "success": self._success.copy(), "success_now": self._success_now.copy(), "worlds": worlds,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
+        super().load_state_dict(state)
+        for name in ("seed", "episode", "steps", "success", "success_now"):
+            getattr(self, f"_{name}")[:] = np.asarray(state[name])
+        for index, (env, stored) in enumerate(zip(self._envs, state["worlds"], strict=True)):
+            self._begin_episode(index, 0)
+            model, data = self._parts(index)
+            physics = np.asarray(stored["physics"], dtype=np.float64)
+            mujoco.mj_setState(model, data, physics, STATE)
+            mujoco.mj_forward(model, data)
+            mujoco.mj_setState(model, data, physics, STATE)  # mj_forward has changed the solver's warm start
+            restore_attributes(env, stored["env"])
+            restore_attributes(env.robots[0], stored["robot"])
+            restore_attributes(env.robots[0].controller, stored["controller"])
+            env.robots[0].gripper.current_action = np.array(stored["gripper"])
+            env._post_process()
+        self._stale[:] = True

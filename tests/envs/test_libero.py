@@ -1,0 +1,123 @@
+"""LIBERO behind BatchedEnv: official initial states, robosuite's own numbers, success by its predicate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from toddle.core.errors import InputError
+
+pytest.importorskip("libero", reason="LIBERO is not installed (extra `libero`)")
+
+from toddle.envs.check_env import check_env
+from toddle.envs.libero import ASSETS_VARIABLE, STEP_LIMITS, LiberoEnv
+from toddle.envs.make import make_env
+
+HERE = Path(__file__).parents[2]
+ASSETS = next(
+    (p for p in (os.environ.get(ASSETS_VARIABLE), HERE.parent / "shared" / "libero_assets") if p and Path(p).is_dir()),
+    None,
+)
+needs_assets = pytest.mark.skipif(ASSETS is None, reason=f"LIBERO's assets are not here: set {ASSETS_VARIABLE}")
+DOWN = np.array([0.0, 0.0, -0.5, 0.0, 0.0, 0.0, -1.0])
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[LiberoEnv]:
+    if ASSETS is None:
+        pytest.skip(f"LIBERO's assets are not here: set {ASSETS_VARIABLE}")
+    env = LiberoEnv("libero_object", 0, 1, assets=str(ASSETS), cameras=("agentview", "wrist"), image_size=64)
+    yield env
+    env.close()
+
+
+def test_steps_through_official_initial_states(env: LiberoEnv) -> None:
+    assert env.initial_states.shape[0] == 50
+    starts = []
+    for state in (0, 1, 49):
+        observation, _ = env.reset(seed=[state])
+        starts.append(env.object_poses()["alphabet_soup_1"][0])
+        official = env.initial_states[state]  # time, positions, velocities
+        adr = env._envs[0].sim.model.get_joint_qpos_addr("alphabet_soup_1_joint0")[0]
+        np.testing.assert_allclose(starts[-1][:2], official[1 + adr : 3 + adr], atol=0.02)  # falls by 2 cm to rest
+        assert observation["images"].shape == (1, 2, 3, 64, 64)
+        assert observation["images"].std() > 10
+        height = env.object_poses()["hand"][0, 2]
+        _, reward, _, truncated, info = env.step_chunk(np.tile(DOWN, (1, 6, 1)))
+        assert env.object_poses()["hand"][0, 2] < height - 0.01
+        assert (reward[0], truncated[0], info["success"][0]) == (0.0, False, False)
+    assert len({tuple(np.round(start, 3)) for start in starts}) == 3
+    assert env.instruction == ["pick up the alphabet soup and place it in the basket"]
+
+
+def test_proprioception_is_robosuites(env: LiberoEnv) -> None:
+    from robosuite.utils import transform_utils
+
+    observation, _ = env.reset(seed=[7])
+    inner = env._envs[0]
+    robot = inner.robots[0]
+    quaternion = transform_utils.convert_quat(inner.sim.data.get_body_xquat("gripper0_eef"), to="xyzw")
+    expected = transform_utils.quat2axisangle(quaternion) if robot.robot_model.eef_name == "gripper0_eef" else None
+    if expected is None:
+        body = inner.sim.data.get_body_xquat(robot.robot_model.eef_name)
+        expected = transform_utils.quat2axisangle(transform_utils.convert_quat(body, to="xyzw"))
+    np.testing.assert_allclose(observation["proprio"][0, 3:6], expected, atol=1e-5)
+    np.testing.assert_allclose(observation["proprio"][0, :3], env._infos()["tool_position"][0], atol=1e-6)
+
+
+def test_success_is_the_predicate_and_latches(env: LiberoEnv) -> None:
+    env.reset(seed=[3])
+    inner = env._envs[0]
+    basket = env.object_poses()["basket_1"][0]
+    pose = inner.sim.data.get_joint_qpos("alphabet_soup_1_joint0").copy()
+    pose[:3] = basket + np.array([0.0, 0.0, 0.08])
+    inner.sim.data.set_joint_qpos("alphabet_soup_1_joint0", pose)
+    inner.sim.forward()
+    info: dict[str, Any] = {}
+    for _ in range(20):
+        _, _, _, _, info = env.step(np.zeros((1, 7)))
+        if info["success"][0]:
+            break
+    assert info["success"][0]
+    pose[:3] = basket + np.array([0.3, 0.0, 0.3])
+    inner.sim.data.set_joint_qpos("alphabet_soup_1_joint0", pose)
+    inner.sim.data.set_joint_qvel("alphabet_soup_1_joint0", np.zeros(6))
+    inner.sim.forward()
+    _, reward, _, _, info = env.step(np.zeros((1, 7)))
+    assert (info["success"][0], info["success_now"][0], reward[0]) == (True, False, 0.0)
+
+
+def test_limits_and_wrong_names() -> None:
+    assert STEP_LIMITS == {
+        "libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="did you mean 'libero_object'"):
+        LiberoEnv("libero_objects", 0)
+    with pytest.raises(InputError, match=r"TODDLE_LIBERO_ASSETS.*scenes"):
+        LiberoEnv("libero_object", 0, assets="/nonexistent")
+
+
+@pytest.mark.slow
+@needs_assets
+@pytest.mark.parametrize("suite", ["libero_spatial", "libero_goal"])
+def test_contract(suite: str) -> None:
+    check_env(LiberoEnv(suite, 1, 2, assets=str(ASSETS), max_episode_steps=6, cameras=("wrist",), image_size=32))
+
+
+@pytest.mark.slow
+@needs_assets
+@pytest.mark.parametrize("suite", ["libero_10", "libero_90"])
+def test_other_suites_step(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ASSETS_VARIABLE, str(ASSETS))
+    for index in (0, 5):
+        env = make_env(f"libero/{suite}/{index}", 1, cameras=("agentview",))
+        assert env.max_episode_steps == STEP_LIMITS[suite]
+        observation = env.step_chunk(np.tile(DOWN, (1, 5, 1)))[0]
+        assert np.isfinite(observation["proprio"]).all()
+        assert observation["images"].std() > 10
+        env.close()
