@@ -14,7 +14,7 @@ import numpy as np
 from toddle.core.goal import FAMILIES, MAX_GOAL_ITEMS, VALUES
 from toddle.envs.base import Array
 from toddle.envs.goal_curriculum import EDGES, Failures
-from toddle.envs.goal_parts import HOLD, KEY_POINT, POSTURE, BodyReader
+from toddle.envs.goal_parts import HOLD, KEY_POINT, POSTURE, VELOCITY, BodyReader
 from toddle.envs.streams import WorldStreams
 from toddle.maths.goal_reward import item_error
 
@@ -22,6 +22,7 @@ __all__ = ["GoalSampler", "Goals", "VisitedStates"]
 
 CANDIDATES = 4
 MIXED = 0.5  # share of key-point goals that ask for joints of the same configuration as well
+NEAR = 0.02  # factor of the weight of goals, other than to hold, that are reached before they begin
 POINTS = 3  # most key points of one goal
 SPEED = (0.35, 0.25, 0.5)  # largest targets of a floating base: forward, sideways, yaw rate (dimensionless)
 
@@ -106,6 +107,8 @@ class GoalSampler:
         self.members = np.array([reader.part_family == family for family in range(len(FAMILIES))])
         usable = np.asarray(mix, dtype=np.float64) * self.members.any(axis=1)
         self.mix = usable / usable.sum()
+        self.near = np.zeros((len(FAMILIES), len(EDGES) + 1), bool)
+        self.near[[POSTURE, KEY_POINT, VELOCITY], 0] = True
 
     def sample(
         self, goals: Goals, worlds: Array, quantities: Array, streams: WorldStreams, visited: VisitedStates,
@@ -114,7 +117,8 @@ class GoalSampler:
         """Give the worlds (indices) new goals, from their present `quantities` (len(worlds), P, VALUES)."""
         draw = streams.uniform(worlds, 4)
         weights = failures.weight() if failures is not None else np.ones((len(FAMILIES), len(EDGES) + 1))
-        share = np.cumsum(self.mix * weights.mean(axis=1))
+        weights = weights * np.where(self.near, NEAR, 1.0)
+        share = np.cumsum(self.mix * weights.mean(axis=1, where=~self.near))
         family = np.minimum(np.searchsorted(share / share[-1], draw[:, 0], side="right"), len(FAMILIES) - 1)
         part, present = self._items(worlds, family, 1 + (draw[:, 1] * most_items).astype(np.int64), streams)
         low, high = self.duration

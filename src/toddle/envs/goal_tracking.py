@@ -91,31 +91,39 @@ class GoalTrackingEnv(BatchedEnv):
             model, num_envs, threads=threads, fields=self.reader.fields(), after_step=AFTER_STEP,
             per_world_models=randomisation is not None,
         )  # fmt: skip
-        self.streams = WorldStreams(num_envs, seed)
+        self._state = self.reader.read(self.pool, np.zeros((num_envs, 2)))
+        self.streams, self.goals = WorldStreams(num_envs, seed), Goals(num_envs)
         self.curriculum = Curriculum(None if held_out else curriculum)
         self.failures = Failures() if failure_weighted and not held_out else None
-        table = feasible_table(self.reader, TABLE, 0)
-        rows = table.quantities[1::2] if held_out else table.quantities[0::2]
-        steps = (max(1, round(duration[0] / self.dt)), max(1, round(duration[1] / self.dt)))
         self.visited = VisitedStates(4096, self.reader.parts)
-        self.sampler = GoalSampler(
-            self.reader, rows, np.array(body.mix), 0.0 if held_out else visited_fraction, steps, self.dt / body.time
-        )
-        self.starts = Starts(self.reader, table, recovery_fraction)
-        self._state = self.reader.read(self.pool, np.zeros((num_envs, 2)))
         self.randomisation = Randomisation(randomisation, self.pool, self._state.proprio.shape[1])
-        self.goals = Goals(num_envs)
+        self.pushes = Pushes(self.reader, self.pool, None if pushes is None else self._in_steps(pushes))
+        self._sources(held_out, visited_fraction, duration, recovery_fraction)
         others = np.roll(np.arange(num_envs), -1) if control == "shuffled" else None
+        offset = part_offset(body.name)
         self.tokens = TokenWriter(
-            self.reader, self.goals, part_offset(body.name), self.dt / body.time, token_latency, distractors, others
+            self.reader, self.goals, offset, self.dt / body.time, token_latency, distractors, others
         )
-        interval = None if pushes is None else (round(pushes[0] / self.dt), round(pushes[1] / self.dt))
-        self.pushes = Pushes(self.reader, self.pool, interval)
         self._arrays(model.nu, 4 if isinstance(body.action, MocapAction) else model.nu)
         self._renderers: dict[tuple[int, int], SceneRenderer] = {}
         self._reset_worlds(np.ones(num_envs, bool), None)
         self._spaces()
         self._allocate()
+
+    def _in_steps(self, seconds: tuple[float, float]) -> tuple[int, int]:
+        return max(1, round(seconds[0] / self.dt)), max(1, round(seconds[1] / self.dt))
+
+    def _sources(
+        self, held_out: bool, visited_fraction: float, duration: tuple[float, float], recovery_fraction: float
+    ) -> None:
+        """Where goals and first states come from."""
+        body, table = self.description, feasible_table(self.reader, TABLE, 0)
+        rows = table.quantities[1::2] if held_out else table.quantities[0::2]
+        seen = 0.0 if held_out else visited_fraction
+        self.sampler = GoalSampler(
+            self.reader, rows, np.array(body.mix), seen, self._in_steps(duration), self.dt / body.time
+        )
+        self.starts = Starts(self.reader, table, recovery_fraction)
 
     @staticmethod
     def _check(worlds: int, control: str, duration: tuple[float, float], latency: int, distractors: int) -> None:
