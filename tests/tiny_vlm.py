@@ -26,17 +26,21 @@ SPECIAL = ["<pad>", "<s>", "<image>", "<fake_token_around_image>", "<global-img>
 def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     inner = Tokenizer(models.BPE(unk_token="<pad>"))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel()
-    inner.train_from_iterator(SENTENCES, trainers.BpeTrainer(
-        vocab_size=300, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    ))  # fmt: skip
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    inner.train_from_iterator(SENTENCES, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>")
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
 def _vision(**more: Any) -> SiglipVisionConfig:
-    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return SiglipVisionConfig(image_size=32, patch_size=8, vision_use_head=False, **sizes, **more)
+    return SiglipVisionConfig(
+        image_size=32, patch_size=8, vision_use_head=False, hidden_size=16, intermediate_size=32,
+        num_hidden_layers=2, num_attention_heads=2, **more,
+    )  # fmt: skip
 
 
 def _gemma(vocabulary: int, width: int = 24) -> dict[str, Any]:

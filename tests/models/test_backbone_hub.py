@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tiny_vlm import SENTENCES, save_paligemma, save_smolvlm
 from torch.testing import assert_close
 
-from tests.tiny_vlm import SENTENCES, save_paligemma, save_smolvlm
 from toddle.core.errors import InputError
 from toddle.models.backbone import Backbone, BackboneConfig, load_backbone
 from toddle.models.backbone_hub import fit_square

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from toddle.core.config import config, to_dict
+from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 
 __all__ = ["Backbone", "BackboneConfig", "check_images", "fingerprint_of", "load_backbone"]
@@ -25,8 +26,8 @@ class BackboneConfig:
     """Which vision-language model reads the scene."""
 
     name: str = "embedded"
-    """'embedded' (shipped with toddle, needs no network), a local folder, or a hub id such as
-    HuggingFaceTB/SmolVLM2-256M-Video-Instruct."""
+    """'embedded' (shipped with toddle, needs no network), a folder of `toddle backbone`, a local folder of a
+    SmolVLM2, Idefics3 or PaliGemma class model, or its hub id, such as HuggingFaceTB/SmolVLM2-256M-Video-Instruct."""
     image_size: int | None = None
     """Side in pixels to which pictures are resized; None takes what the model was trained with."""
     text_tokens: int = 32
@@ -46,6 +47,7 @@ class Backbone(nn.Module):
     width: int
     settings: BackboneConfig
     trainable: bool = False  # True with LoRA: gradients flow and features must not be cached
+    base_fingerprint: str = ""  # with LoRA: the fingerprint of what it was put on
 
     def tokens(self, cameras: int) -> int:
         """Return G, the context tokens of one decision with `cameras` pictures."""
@@ -118,10 +120,11 @@ def load_backbone(settings: BackboneConfig) -> Backbone:
     except ImportError as error:
         raise InputError(f"backbone: package '{error.name}' is missing; install toddle[vla]") from None
     del transformers
-    if settings.name == "embedded":
-        from toddle.models.backbone_embedded import load_embedded
+    folder = Path(settings.name).expanduser()
+    if settings.name == "embedded" or (folder / "sizes.json").exists():  # shipped, or made by `toddle backbone`
+        from toddle.models.backbone_embedded import ASSETS, load_embedded
 
-        backbone: Backbone = load_embedded()
+        backbone: Backbone = load_embedded(ASSETS if settings.name == "embedded" else folder)
     else:
         from toddle.models.backbone_hub import load_hub_backbone
 
@@ -129,14 +132,10 @@ def load_backbone(settings: BackboneConfig) -> Backbone:
     backbone.settings = settings
     backbone.freeze()
     if settings.lora_rank:
+        backbone.base_fingerprint = backbone.fingerprint()
         from toddle.models.lora import add_lora
 
         add_lora(backbone, rank=settings.lora_rank, alpha=settings.lora_alpha)
         backbone.trainable = True
     return backbone
 
-
-def settings_dict(settings: BackboneConfig) -> dict[str, Any]:
-    """Return the settings as plain data."""
-    data: dict[str, Any] = to_dict(settings)
-    return data

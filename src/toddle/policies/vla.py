@@ -60,7 +60,7 @@ class FlowVLA(nn.Module):
     Actions are normalised: a = (action - action_offset) / action_scale, per body, padded to the widest.
     """
 
-    kind: ClassVar[str] = "vla"
+    kind: ClassVar[str] = "flow_vla"
     sequential = True
     action_offset: Tensor
     action_scale: Tensor
@@ -68,7 +68,7 @@ class FlowVLA(nn.Module):
     def __init__(self, config: FlowVLAConfig, backbone: Backbone) -> None:
         """Build on a loaded backbone.  Raises InputError when its fingerprint is not the config's."""
         super().__init__()
-        found = getattr(backbone, "base_fingerprint", None) or backbone.fingerprint()
+        found = backbone.base_fingerprint or backbone.fingerprint()
         if config.fingerprint and config.fingerprint != found:
             raise problem(
                 "backbone", f"fingerprint {config.fingerprint}, which the policy was trained with", found,

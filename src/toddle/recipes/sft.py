@@ -140,7 +140,7 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> Any:
     if config.like is not None:
         like = load_policy(config.like)
         if not isinstance(like, FlowVLA):
-            raise problem("like", "a policy of kind 'vla'", like.kind)
+            raise problem("like", "a policy of kind 'flow_vla'", like.kind)
         return FlowVLA(replace(like.config, seed=config.seed), like.backbone)
     first = datasets[0]
     state, action = (first.column(name).shape[1] for name in ("observation.state", "action"))

@@ -1,0 +1,158 @@
+"""SFT: it learns, it learns from the context, regimes, EMA, bitwise resume, NaN."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tests.policies.tiny_vla import ToyDemonstrations, tiny_vla
+
+from toddle.algorithms.sft import SFT, SFTConfig
+from toddle.core.errors import InputError, NaNError
+
+QUICK = SFTConfig(steps=150, batch=24, rate=6e-3, ema=0.9)
+
+
+@torch.no_grad()
+def error_of(policy: Any, data: ToyDemonstrations) -> float:
+    """Mean distance of sampled chunks to the demonstrated ones (the executed part)."""
+    policy.eval()
+    batch = data.batch(range(len(data)))
+    now = {key: value[0] for key, value in batch["observation"].items()}
+    action = policy.act(now, None, deterministic=True)[0].action
+    return float((action - batch["action"][:, : action.shape[1]]).abs().mean())
+
+
+def train(data: ToyDemonstrations, config: SFTConfig = QUICK, **more: Any) -> SFT:
+    learner = SFT(tiny_vla(**more), data, config)
+    for _ in range(config.steps):
+        learner.step()
+    learner.use_average()
+    return learner
+
+
+def test_it_fits_demonstrations_and_needs_their_context() -> None:
+    """Trained on true pairs it reproduces them; trained on shuffled contexts it cannot answer the true ones."""
+    data, control = ToyDemonstrations(), ToyDemonstrations(shuffled=True)
+    right = error_of(train(data, head="endpoint").policy, data)
+    wrong = error_of(train(control, head="endpoint").policy, data)
+    spread = float((data.action[:, :2] - data.action[:, :2].mean(0)).abs().mean())
+    assert right < 0.35 * spread, (right, spread)
+    assert wrong > 2.5 * right, (wrong, right)
+
+
+def test_the_velocity_head_learns_too() -> None:
+    data = ToyDemonstrations()
+    spread = float((data.action[:, :2] - data.action[:, :2].mean(0)).abs().mean())
+    assert error_of(train(data, head="velocity").policy, data) < 0.7 * spread
+
+
+def test_adapter_first_keeps_the_trunk_bitwise_then_lets_it_in() -> None:
+    config = replace(QUICK, steps=40, regime="adapter_first", adapter_share=0.25, weight_decay=0.1)
+    learner = SFT(tiny_vla(), ToyDemonstrations(), config)
+    before = {name: value.detach().clone() for name, value in learner.weights.items()}
+    for _ in range(10):
+        metrics = learner.step()
+    assert metrics["sft/trunk_drift"] == 0.0
+    assert all(torch.equal(learner.weights[name], before[name]) for name in learner.trunk)
+    for name in ("adapter.1.weight", "expert.out.mlps.toy.0.weight"):
+        assert not torch.equal(learner.weights[name], before[name]), name
+    assert learner.trunk_share(10) == pytest.approx(0.1) and learner.trunk_share(20) == 1.0
+    metrics = learner.step()
+    assert metrics["sft/trunk_drift"] > 0.0
+    joint = SFT(tiny_vla(), ToyDemonstrations(), replace(config, regime="joint"))
+    assert joint.step()["sft/trunk_drift"] > 0.0
+
+
+def test_the_trunk_is_what_rl_pretrains() -> None:
+    policy = tiny_vla()
+    trunk = policy.trunk_parameters()
+    assert any(".cross." in name for name in trunk) and any(".attention." in name for name in trunk)
+    assert not any("modulation" in name or "adapter" in name or "tokens" in name for name in trunk)
+
+
+def test_the_backbone_is_bitwise_unchanged() -> None:
+    learner = SFT(tiny_vla(), ToyDemonstrations(), QUICK)
+    before = learner.policy.backbone.fingerprint()
+    for _ in range(3):
+        learner.step()
+    assert learner.policy.backbone.fingerprint() == before
+
+
+def test_average_is_the_exponential_mean() -> None:
+    """Two steps by hand: decays min(0.5, 2/11) and min(0.5, 3/12)."""
+    learner = SFT(tiny_vla(), ToyDemonstrations(), replace(QUICK, ema=0.5))
+    name = "adapter.1.weight"
+    w0 = learner.weights[name].detach().clone()
+    learner.step()
+    w1 = learner.weights[name].detach().clone()
+    learner.step()
+    w2 = learner.weights[name].detach().clone()
+    first = w0 * (2 / 11) + w1 * (9 / 11)
+    torch.testing.assert_close(learner.averaged[name], first * 0.25 + w2 * 0.75, rtol=1e-5, atol=1e-7)
+    learner.use_average()
+    assert torch.equal(learner.weights[name], learner.averaged[name])
+
+
+def test_rate_rises_and_falls() -> None:
+    learner = SFT(tiny_vla(), ToyDemonstrations(), replace(QUICK, steps=100, warmup=0.1, rate=1.0, last_rate=0.2))
+    assert learner.rate_at(0) == pytest.approx(0.1) and learner.rate_at(9) == pytest.approx(1.0)
+    assert learner.rate_at(55) == pytest.approx(0.6) and learner.rate_at(100) == pytest.approx(0.2)
+
+
+def test_l2_sp_holds_the_trunk() -> None:
+    drift = []
+    for weight in (0.0, 1.0):
+        learner = SFT(tiny_vla(), ToyDemonstrations(), replace(QUICK, l2_sp=weight))
+        for _ in range(30):
+            metrics = learner.step()
+        drift.append(metrics["sft/trunk_drift"])
+    assert drift[1] < 0.5 * drift[0]
+
+
+def test_resume_is_bitwise() -> None:
+    """Four steps equal two, a new learner with the state, and two more; epochs are crossed on the way."""
+    config = replace(QUICK, steps=4, batch=20, regime="adapter_first", adapter_share=0.5)
+    whole = SFT(tiny_vla(), ToyDemonstrations(), config)
+    metrics = [whole.step() for _ in range(4)]
+    half = SFT(tiny_vla(), ToyDemonstrations(), config)
+    for _ in range(2):
+        half.step()
+    state = half.state_dict()
+    again = SFT(tiny_vla(), ToyDemonstrations(), config)
+    again.load_state_dict({key: _copy(value) for key, value in state.items()})
+    assert [again.step() for _ in range(2)] == metrics[2:]
+    for name, value in whole.weights.items():
+        assert torch.equal(value, again.weights[name]), name
+        assert torch.equal(whole.averaged[name], again.averaged[name]), name
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def test_a_nan_stops() -> None:
+    data = ToyDemonstrations()
+    data.action[:] = float("nan")
+    with pytest.raises(NaNError, match="loss"):
+        SFT(tiny_vla(), data, QUICK).step()
+
+
+def test_later_slots_open_slowly() -> None:
+    learner = SFT(tiny_vla(slot_mask="bidirectional"), ToyDemonstrations(), replace(QUICK, steps=100))
+    seen = []
+    for _ in range(12):
+        learner.step()
+        seen.append(float(learner.policy.expert.future_bias))
+    assert seen[0] == -40.0 and seen[5] == pytest.approx(-20.0) and seen[11] == 0.0
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(InputError, match="warmup"):
+        SFTConfig(warmup=1.5)
+    with pytest.raises(InputError, match="batch"):
+        SFTConfig(batch=0)

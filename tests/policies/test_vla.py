@@ -1,0 +1,164 @@
+"""FlowVLA: acting, the flow loss, what is frozen, saving."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from tests.policies.tiny_vla import ACTION, PROPRIO, SENTENCES, tiny_backbone, tiny_config, tiny_vla
+from torch.testing import assert_close
+
+from toddle.core.errors import InputError
+from toddle.models.backbone import BackboneConfig
+from toddle.models.backbone_embedded import load_embedded, save_embedded
+from toddle.policies.store import load_policy, save_policy
+from toddle.policies.vla import FlowVLA
+
+
+def observation(batch: int = 3) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(5)
+    return {
+        "proprio": torch.randn(batch, PROPRIO, generator=generator),
+        "images": torch.randint(0, 256, (batch, 1, 3, 32, 32), generator=generator, dtype=torch.uint8),
+        "instruction": [SENTENCES[i % len(SENTENCES)] for i in range(batch)],
+        "previous_action": torch.zeros(batch, 2 * ACTION), "first": torch.ones(batch, dtype=torch.bool),
+        "body": torch.zeros(batch, dtype=torch.int64),
+    }  # fmt: skip
+
+
+def awake(policy: FlowVLA) -> FlowVLA:
+    """Give the zero-initialised layers values, so that noise and time matter."""
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for value in policy.parameters():
+            value.add_(0.05 * torch.randn(value.shape, generator=generator))
+    return policy
+
+
+@pytest.mark.parametrize("head", ["velocity", "endpoint"])
+def test_act_draws_chunks(head: Literal["velocity", "endpoint"]) -> None:
+    policy = awake(tiny_vla(head)).eval()
+    decision, memory = policy.act(observation(), policy.initial_memory(3), generator=torch.Generator().manual_seed(1))
+    assert decision.action.shape == (3, 2, ACTION) and decision.action.abs().max() <= 1
+    assert decision.log_prob.shape == (3, 0) and memory is not None
+    other, _ = policy.act(observation(), None, generator=torch.Generator().manual_seed(2))
+    assert not torch.equal(decision.action, other.action)
+    calm = [policy.act(observation(), None, deterministic=True)[0].action for _ in range(2)]
+    assert torch.equal(*calm)
+
+
+def test_cached_context_gives_the_same_action() -> None:
+    policy = awake(tiny_vla()).eval()
+    live = observation()
+    context, mask = policy.backbone.encode(live["images"], live["instruction"])
+    cached = {key: value for key, value in live.items() if key not in ("images", "instruction")}
+    cached |= {"context": context, "context_mask": mask}
+    a = policy.act(live, None, deterministic=True)[0].action
+    b = policy.act(cached, None, deterministic=True)[0].action
+    assert_close(a, b, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="images"):
+        policy.act({key: value for key, value in cached.items() if not key.startswith("context")}, None)
+
+
+def test_acting_step_by_step_is_the_training_pass() -> None:
+    """One decision's chunk from the loss's forward (window of history) equals acting with the cache."""
+    policy = awake(tiny_vla("endpoint", window=3)).eval()
+    generator = torch.Generator().manual_seed(4)
+    length, batch = 4, 2
+    steps = [observation(batch) | {"proprio": torch.randn(batch, PROPRIO, generator=generator),
+                                   "previous_action": torch.randn(batch, 2 * ACTION, generator=generator),
+                                   "first": torch.full((batch,), t == 0)} for t in range(length)]  # fmt: skip
+    memory = policy.initial_memory(batch)
+    with torch.no_grad():
+        for step in steps:
+            context, mask = policy.context(step)
+            noisy, tau = torch.randn(batch, 4, ACTION, generator=generator), torch.full((batch,), 0.3)
+            memory = policy.expert.prefix(step, context, mask, memory)
+            acted = policy.expert.slots(memory, noisy, tau)
+        names = ("proprio", "previous_action", "first", "body", "images")
+        stacked: Any = {key: torch.stack([s[key] for s in steps]) for key in names} | {
+            "instruction": steps[0]["instruction"]
+        }
+        context, mask = policy.context(stacked)
+        trained = policy.expert(stacked, context, mask, noisy[None], tau[None], last=1)[0]
+    assert_close(acted, trained, rtol=0, atol=1e-5)
+
+
+def _silent_batch(policy: FlowVLA, action: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+    now = observation(len(action))
+    lifted = {key: value[None] for key, value in now.items() if isinstance(value, torch.Tensor)}
+    return {"observation": lifted | {"instruction": now["instruction"]}, "action": action, "mask": mask}
+
+
+@pytest.mark.parametrize("head", ["velocity", "endpoint"])
+def test_flow_loss_against_hand_values(head: Literal["velocity", "endpoint"]) -> None:
+    """An expert whose head outputs the constant 1: velocity loss is mean (1 - (a - eps))^2, endpoint loss (1 - a)^2."""
+    policy = tiny_vla(head)
+    with torch.no_grad():
+        for layer in policy.expert.out.last_layers():
+            layer.weight.zero_()
+            layer.bias.fill_(1.0)
+    action = torch.full((3, 4, ACTION), 0.25)
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    mask[0, 2:] = False
+    seed = torch.Generator().manual_seed(7)
+    loss, _ = policy.loss(_silent_batch(policy, action, mask), seed)
+    noise = torch.randn(3, 4, ACTION, generator=torch.Generator().manual_seed(7))  # the first draw of the loss
+    error = (1 - (0.25 - noise)).square() if head == "velocity" else torch.full((3, 4, ACTION), 0.5625)
+    assert loss.item() == pytest.approx(float(error[mask].mean()), rel=1e-5)
+
+
+def test_padded_steps_do_not_count() -> None:
+    policy = tiny_vla()
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    mask[:, 3] = False
+    losses = []
+    for last in (0.0, 5.0):
+        action = torch.zeros(3, 4, ACTION)
+        action[:, 3] = last  # beyond the episode's end (slots are causal, so it cannot be seen by earlier ones)
+        losses.append(policy.loss(_silent_batch(policy, action, mask), torch.Generator().manual_seed(1))[0].item())
+    assert losses[0] == losses[1]
+
+
+def test_action_normalisation_has_its_inverse() -> None:
+    policy = tiny_vla()
+    policy.set_action_normalization(0, torch.tensor([0.5, -1.0, 0.0]), torch.tensor([2.0, 0.1, 1.0]))
+    action, body = torch.rand(2, 4, ACTION), torch.zeros(2, dtype=torch.int64)
+    assert_close(policy.denormalise(policy.normalise(action, body), body), action)
+    assert_close(policy.normalise(action, body)[..., 0], (action[..., 0] - 0.5) / 2.0)
+    with pytest.raises(InputError, match="positive"):
+        policy.set_action_normalization(0, torch.zeros(3), torch.zeros(3))
+
+
+def test_the_backbone_is_not_among_the_weights() -> None:
+    policy = tiny_vla()
+    assert not any("stem" in name or "vision" in name for name in policy.state_dict())
+    assert not any(value.requires_grad for value in policy.backbone.parameters())
+    policy.train()
+    assert not policy.backbone.training
+
+
+def test_save_and_load_give_the_same_actions_and_a_changed_backbone_is_refused(tmp_path: Path) -> None:
+    save_embedded(tmp_path / "eyes", tiny_backbone())
+    settings = replace(tiny_config(), backbone=BackboneConfig(name=str(tmp_path / "eyes")))
+    policy = awake(FlowVLA(settings, load_embedded(tmp_path / "eyes"))).eval()
+    policy.set_action_normalization(0, torch.full((3,), 0.1), torch.full((3,), 0.5))
+    save_policy(tmp_path / "policy", policy, {"note": "test"})
+    assert (tmp_path / "policy" / "policy.safetensors").stat().st_size < 4 * 10 * 60_000
+    again = load_policy(tmp_path / "policy")
+    assert again.config == policy.config and again.config.fingerprint
+    a, b = (p.act(observation(), None, deterministic=True)[0].action for p in (policy, again))
+    assert torch.equal(a, b)
+    save_embedded(tmp_path / "eyes", tiny_backbone(seed=1))
+    with pytest.raises(InputError, match="fingerprint"):
+        load_policy(tmp_path / "policy")
+
+
+def test_a_direct_head_is_refused() -> None:
+    with pytest.raises(InputError, match="velocity"):
+        replace(tiny_config(), expert=replace(
+            tiny_config().expert, head="direct", trunk=replace(tiny_config().expert.trunk, modulation="none")
+        ))  # fmt: skip

@@ -1,0 +1,70 @@
+"""A FlowVLA of a few thousand weights on an untrained embedded backbone, and a toy dataset in memory."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from toddle.core.types import BodySpec
+from toddle.models.backbone_embedded import EmbeddedBackbone, EmbeddedConfig, train_tokenizer
+from toddle.models.expert import ExpertConfig
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.vla import FlowVLA, FlowVLAConfig
+
+SENTENCES = ("open the drawer", "press the red button", "close the window")
+SIZES = EmbeddedConfig(
+    image_size=32, width=16, stem=(8, 8, 16), keypoints=4, registers=3, vision_layers=1, text_layers=1, fusion_layers=1,
+    heads=2, text_tokens=7, vocabulary=80,
+)
+PROPRIO, ACTION = 5, 3
+
+
+def tiny_backbone(seed: int = 0) -> EmbeddedBackbone:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        backbone = EmbeddedBackbone(SIZES, train_tokenizer(SENTENCES, SIZES))
+    backbone.freeze()
+    return backbone
+
+
+def tiny_config(
+    head: Literal["velocity", "endpoint"] = "velocity", window: int = 1, horizon: int = 4, **more: Any
+) -> FlowVLAConfig:
+    trunk = TrunkConfig(width=32, depth=2, heads=2, context_width=24, modulation="residual")
+    body = BodySpec(name="toy", proprio=PROPRIO, action=ACTION, dt=0.05)
+    expert = ExpertConfig(
+        trunk=trunk, bodies=(body,), horizon=horizon, executed=2, window=window, head=head, bank_hidden=32, **more
+    )
+    return FlowVLAConfig(expert=expert, steps=5)
+
+
+def tiny_vla(head: Literal["velocity", "endpoint"] = "velocity", window: int = 1, **more: Any) -> FlowVLA:
+    return FlowVLA(tiny_config(head, window, **more), tiny_backbone())
+
+
+class ToyDemonstrations:
+    """Chunks that follow from the context alone: the action is a fixed linear map of the first context token."""
+
+    def __init__(self, count: int = 48, horizon: int = 4, tokens: int = 6, width: int = 16, *, shuffled: bool = False):
+        rng = np.random.default_rng(3)
+        self.context = torch.from_numpy(rng.normal(size=(count, tokens, width)).astype(np.float32))
+        way = torch.from_numpy(rng.normal(size=(width, horizon * ACTION)).astype(np.float32)) / 4
+        action = (self.context[:, 0] @ way).tanh().unflatten(-1, (horizon, ACTION))
+        self.action = action[torch.from_numpy(rng.permutation(count))] if shuffled else action
+        self.proprio = torch.zeros(count, PROPRIO)
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def batch(self, samples: Any) -> dict[str, Any]:
+        rows = torch.from_numpy(np.asarray(samples))
+        context = self.context[rows]
+        return {
+            "observation": {
+                "proprio": self.proprio[rows][None], "context": context[None],
+                "context_mask": torch.ones(context.shape[:2], dtype=torch.bool)[None],
+            },
+            "action": self.action[rows], "mask": torch.ones(self.action[rows].shape[:2], dtype=torch.bool),
+        }  # fmt: skip
