@@ -243,8 +243,8 @@ def table(report: dict[str, Any]) -> str:
         "",
         "A step is one control step (5 physics steps) of one world. toddle, SyncVectorEnv and envpool return "
         "observations, rewards and resets; the bare loop does physics alone. Ratios above 1: toddle is faster, or "
-        "needs less CPU time. Medians over all rounds, and over the quarter of the rounds in which other processes used "
-        "the machine least.", "",
+        "needs less CPU time. Medians over all rounds, and over the quarter of the rounds in which other processes "
+        "used the machine least.", "",
     ]  # fmt: skip
     for task, rows in report["tasks"].items():
         lines += [f"## {task}", ""]
