@@ -1,0 +1,131 @@
+"""`toddle record`: what is recorded is what happened, and a kill changes nothing but the time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("metaworld", reason="metaworld is not installed")
+
+from toddle.core.errors import InputError
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.lerobot_writer import DatasetWriter
+from toddle.envs.make import make_env
+from toddle.recipes.record import Config, plan, run
+
+
+def small(out: Path) -> Config:
+    return Config(out=out, envs=("metaworld/handle-press-v3",), episodes=3, image_size=32, seed=50, after_success=3)
+
+
+def same(first: Path, second: Path) -> None:
+    a, b = LeRobotDataset(first), LeRobotDataset(second)
+    assert [span.facts for span in a.episodes] == [span.facts for span in b.episodes]
+    for name, column in a.columns.items():
+        np.testing.assert_array_equal(b.columns[name], column)
+    every = np.arange(a.num_frames)
+    np.testing.assert_array_equal(a.images("close", every), b.images("close", every))
+
+
+def test_rows_replay_in_the_environment(tmp_path: Path) -> None:
+    run(small(tmp_path), resume=False)
+    data = LeRobotDataset(tmp_path)
+    assert len(data.episodes) == 3
+    assert (data.fps, data.image_stride, data.cameras) == (80, 4, ("close",))
+    env = make_env("metaworld/handle-press-v3", 1, cameras=("close",), image_size=32)
+    for span in data.episodes:
+        rows = data.episode(span.index)
+        observation, _ = env.reset(seed=[int(span.facts["seed"])])
+        for row in range(span.length):
+            np.testing.assert_array_equal(rows["observation.state"][row], observation["proprio"][0])
+            if row % 4 == 0:
+                error = data.images("close", np.array([span.start + row]))[0].astype(int) - observation["images"][0, 0]
+                assert np.abs(error).mean() < 4  # video
+            observation, reward, _, _, info = env.step(rows["action"][row][None])
+            assert rows["next.reward"][row] == np.float32(reward[0])
+            assert rows["next.success"][row] == info["success"][0]
+        assert rows["next.success"].sum() == 4  # success and three steps after it
+        assert rows["next.done"].tolist() == [False] * (span.length - 1) + [True]
+
+
+def test_interrupted_and_resumed_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    run(small(straight), resume=False)
+    original, calls = DatasetWriter.add_episode, []
+
+    def dies(self: DatasetWriter, *args: object) -> int:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetWriter, "add_episode", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(small(broken), resume=False)
+    assert len(LeRobotDataset(broken).episodes) == 2
+    with pytest.raises(InputError, match="--resume"):
+        run(small(broken), resume=False)
+    run(small(broken), resume=True)
+    same(straight, broken)
+    run(replace(small(broken), episodes=4), resume=True)  # and more may be asked for
+    assert len(LeRobotDataset(broken).episodes) == 4
+
+
+def test_noise_moves_the_arm_and_keeps_the_experts_action(tmp_path: Path) -> None:
+    calm, noisy = replace(small(tmp_path / "a"), cameras=(), episodes=1), replace(
+        small(tmp_path / "b"), cameras=(), episodes=1, noise=0.4
+    )
+    for config in (calm, noisy):
+        run(config, resume=False)
+    a, b = (LeRobotDataset(config.out).column("observation.state") for config in (calm, noisy))
+    rows = min(len(a), len(b))
+    np.testing.assert_array_equal(a[0], b[0])
+    assert np.abs(a[:rows] - b[:rows]).max() > 0.02
+    env = make_env("metaworld/handle-press-v3", 1)
+    env.reset(seed=[50])
+    np.testing.assert_array_equal(LeRobotDataset(noisy.out).column("action")[0], env.expert_action()[0])
+
+
+def test_wrong_settings_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'metaworld/reach-v3'"):
+        run(replace(small(tmp_path), envs=("metaworld/reech-v3",)), resume=False)
+    with pytest.raises(InputError, match="scripted expert"):
+        run(replace(small(tmp_path), envs=("gymnasium/HalfCheetah-v5",), cameras=()), resume=False)
+    with pytest.raises(InputError, match=r"0 of \d+ episodes of 'expert' succeeded"):
+        run(replace(small(tmp_path / "short"), max_episode_steps=3), resume=False)
+    with pytest.raises(InputError, match="episodes: expected at least 1"):
+        replace(small(tmp_path), episodes=0)
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_plan_says_what_would_happen(tmp_path: Path) -> None:
+    shown = plan(small(tmp_path / "new"))
+    assert any("3 episodes of metaworld/handle-press-v3" in step for step in shown.steps)
+    assert shown.seconds
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_killed_for_real_and_resumed(tmp_path: Path) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    arguments = ["--envs", "metaworld/handle-press-v3", "--episodes", "12", "--image-size", "32", "--seed", "50"]
+    command = [sys.executable, "-m", "toddle", "record", *arguments, "--out"]
+    subprocess.run([*command, str(straight)], check=True, capture_output=True)
+    for attempt in range(3):
+        with subprocess.Popen([*command, str(broken), "--resume"], stdout=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 60
+            while not list(broken.glob(f"data/chunk-000/file-{3 * attempt + 2:03d}.parquet")):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            os.kill(process.pid, signal.SIGKILL)
+    subprocess.run([*command, str(broken), "--resume"], check=True, capture_output=True)
+    same(straight, broken)
