@@ -242,6 +242,14 @@ def test_report_by_hand() -> None:
         summarise([])
 
 
+def test_report_of_goals_beside_episodes() -> None:
+    goals = dataclasses.replace(result(0, False), success=None, info={"goals": 4, "goals_reached": 3})
+    mixed = summarise([goals, result(1, True)])
+    assert mixed.success is not None and mixed.success.value == pytest.approx((0.75 + 1.0) / 2)
+    none = summarise([dataclasses.replace(goals, info={"goals": 0, "goals_reached": 0})])
+    assert none.success is None
+
+
 def test_comparison_pairs_the_seeds() -> None:
     good = [result(s, s != 3) for s in range(20)]
     bad = [result(s, s >= 10) for s in reversed(range(25))]

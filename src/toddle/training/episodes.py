@@ -133,7 +133,7 @@ def summarise(results: Iterable[EpisodeResult]) -> EvaluationReport:
     }
     return EvaluationReport(
         episodes=len(found), success=_success(found),
-        goals=sum(r.info["goals"] for r in found) if any("goals" in r.info for r in found) else None,
+        goals=sum(r.info.get("goals", 0) for r in found) if any("goals" in r.info for r in found) else None,
         episode_return=bootstrap_interval([r.episode_return for r in found], resamples=2_000),
         length=bootstrap_interval(lengths, resamples=2_000),
         length_of_successes=float(np.mean(won)) if won else None,
@@ -145,14 +145,14 @@ def summarise(results: Iterable[EpisodeResult]) -> EvaluationReport:
 
 
 def _success(found: list[EpisodeResult]) -> Interval | None:
-    if any("goals" in result.info for result in found):
-        counts = np.array([[r.info["goals_reached"], r.info["goals"]] for r in found if r.info["goals"] > 0], float)
-        if not len(counts):
-            return None
+    scores = [score for result in found if (score := score_of(result)) is not None]
+    if all(result.info.get("goals", 0) > 0 for result in found):
         # a resample draws whole episodes: goals of one episode are not independent
+        counts = np.array([[result.info["goals_reached"], result.info["goals"]] for result in found], float)
         return bootstrap_interval(counts, statistic=_share, resamples=2_000)
-    known = [bool(result.success) for result in found if result.success is not None]
-    return wilson_interval(sum(known), len(known)) if known else None
+    if any("goals" in result.info for result in found):  # goal tracking beside other tasks, or episodes without a goal
+        return _mean_of(scores)
+    return wilson_interval(round(sum(scores)), len(scores)) if scores else None
 
 
 def _share(flat: np.ndarray) -> np.ndarray:

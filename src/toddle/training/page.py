@@ -35,7 +35,7 @@ nav a { color: var(--faint); text-decoration: none; border-bottom: 1px solid var
 nav a:hover { color: var(--ink); }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 22px 26px 24px;
   margin-top: 22px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(225px, 1fr)); gap: 16px; margin-top: 26px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 420px)); gap: 16px; margin-top: 26px; }
 .card { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 16px 20px;
   border-top: 4px solid var(--accent, #c3c9d4); }
 .card b { display: block; font-size: 30px; letter-spacing: -0.02em; line-height: 1.15;
@@ -53,6 +53,7 @@ th { text-align: left; font-weight: 600; color: var(--faint); font-size: 12.5px;
 td { border-bottom: 1px solid var(--line); padding: 7px 14px 7px 0; vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
 th.n, td.n { text-align: right; }
+td:first-child { white-space: nowrap; }
 td small { color: var(--faint); font-size: 12px; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 .pair { display: flex; flex-wrap: wrap; gap: 8px 40px; } .pair > div { flex: 0 1 auto; min-width: 0; }

@@ -18,7 +18,7 @@ from toddle.core.files import write_text_atomic
 from toddle.maths.intervals import Interval, paired_bootstrap_interval, paired_bootstrap_p
 from toddle.training import page, plots
 from toddle.training.episodes import EvaluationReport, compare, score_of, summarise
-from toddle.training.run_data import Cell, RunData, cells_of, curves_of, environment, find_runs
+from toddle.training.run_data import PROGRESS, Cell, RunData, cells_of, curves_of, environment, find_runs
 
 __all__ = ["write_report"]
 
@@ -178,7 +178,7 @@ def _success_table(
             lines += [f"<small>{report.episodes} episodes, {report.length.value:.0f} steps</small>"] if report else []
             row.append("<br>".join(lines) or "–")
         rows.append(row)
-    heads = ["task", "condition", *(name + (" (reference)" if name == reference else "") for name in colours)]
+    heads = ["task", "condition", *(name + (" (reference)" if name == reference and len(colours) > 1 else "") for name in colours)]
     return page.table(heads, rows)
 
 
@@ -232,7 +232,8 @@ def _curves(runs: Sequence[RunData], colours: Mapping[str, str]) -> str:
         if len(names) > 1:
             parts.append(page.chips(own))
         caption = "Faint: each iteration. Bold: running mean over 5 %."
-        parts.append(page.figure(plots.curve_panels(panels, own), caption))
+        label = "control steps" if any(PROGRESS in line for run in chosen for line in run.metrics) else "step"
+        parts.append(page.figure(plots.curve_panels(panels, own, x_label=label), caption))
     return page.section(*parts)
 
 

@@ -19,8 +19,14 @@ from toddle.training.metrics import CLOCK_GROUP, read_metrics
 
 __all__ = ["Cell", "RunData", "cells_of", "curves_of", "environment", "find_runs"]
 
-PREFERRED = (r"success", r"return", r"reward", r"goal", r"loss", r"error", r"kl\b", r"entropy")
-"""Which metrics are shown first, by what their names contain."""
+PREFERRED = (
+    r"^goal/success$", r"^episode/return$", r"^sft/loss$", r"^sft/endpoint_error$", r"^goal/error$",
+    r"^rollout/reward$", r"^goal/level$", r"explained_variance", r"/kl$", r"success", r"return", r"loss", r"error",
+    r"entropy",
+)
+"""Which metrics are shown first, by what their names match."""
+PROGRESS = "rollout/total_steps"
+"""Where a run logs it, curves are drawn over this (control steps) instead of over iterations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +100,7 @@ def cells_of(runs: Iterable[RunData]) -> list[Cell]:
 
 
 def curves_of(runs: Iterable[RunData], most: int = 6) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Return {metric: {run: [(step, value), ...]}} of at most `most` metrics, the telling ones first."""
+    """Return {metric: {run: [(x, value), ...]}} of at most `most` metrics, the telling ones first."""
     named = list(runs)
     names = dict.fromkeys(
         key for run in named for line in run.metrics for key in line if "/" in key and not key.startswith(CLOCK_GROUP)
@@ -103,12 +109,16 @@ def curves_of(runs: Iterable[RunData], most: int = 6) -> dict[str, dict[str, lis
     def rank(name: str) -> int:
         return next((i for i, word in enumerate(PREFERRED) if re.search(word, name)), len(PREFERRED))
 
+    def position(line: dict[str, Any]) -> float:
+        return float(line.get(PROGRESS, line["step"]))
+
+    names.pop(PROGRESS, None)
     chosen = sorted(names, key=rank)[:most]  # stable: within a rank in the order they were logged
     curves = {
         name: {
             run.name: points
             for run in named
-            if len(points := [(float(line["step"]), float(line[name])) for line in run.metrics if name in line]) > 1
+            if len(points := [(position(line), float(line[name])) for line in run.metrics if name in line]) > 1
         }
         for name in chosen
     }
