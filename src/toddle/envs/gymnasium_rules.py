@@ -123,12 +123,11 @@ class Locomotion(Task):
 
     def _healthy(self, state: State) -> Array:
         qpos, qvel = state["qpos"], state["qvel"]
-        height, healthy = qpos[:, self.height_at], np.ones(qpos.shape[0], bool)
-        if self.height is not None and self.inclusive:
-            low, high = self.height
-            healthy &= np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1) & (low <= height) & (height <= high)
-        elif self.height is not None:
-            healthy &= _inside(height, self.height)
+        height, (low, high) = qpos[:, self.height_at], self.height or (-inf, inf)
+        if self.inclusive:
+            healthy = np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1) & (low <= height) & (height <= high)
+        else:
+            healthy = _inside(height, (low, high))
         if self.angle is not None:
             healthy &= _inside(qpos[:, 2], self.angle)
         if self.bounded < inf:
@@ -139,12 +138,15 @@ class Locomotion(Task):
         self, before: Array, state: State, action: Array, ctrl: Array, model: mujoco.MjModel
     ) -> tuple[Array, Array]:
         velocity = (self.x(state, model) - before) / (model.opt.timestep * self.frame_skip)
-        healthy = self._healthy(state)
+        gain = velocity if self.forward == 1.0 else self.forward * velocity
         cost = self.control * np.square(ctrl if self.cost_of_ctrl else action).sum(1)
         if self.contact:
             forces = self._forces(state).reshape(before.size, -1)
             cost = cost + np.clip(self.contact * np.square(forces).sum(1), *self.cost_range)
-        return (self.forward * velocity + healthy * self.alive) - cost, ~healthy
+        if self.height is None:  # nothing to fall from
+            return gain - cost, np.zeros(gain.size, bool)
+        healthy = self._healthy(state)
+        return (gain + healthy * self.alive) - cost, ~healthy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,7 @@ class GymnasiumEnv(BatchedEnv):
         low, high = model.actuator_ctrlrange.T
         self._native = native_actions
         self._centre, self._half = (high + low) / 2, (high - low) / 2
+        self._scaled = bool((self._centre != 0).any() or (self._half != 1).any())
         low, high = (low, high) if native_actions else (-np.ones(model.nu), np.ones(model.nu))
         self.single_action_space = gymnasium.spaces.Box(low.astype(np.float32), high.astype(np.float32))
         width = self._task.observe(self._pool.state).shape[1]
@@ -78,10 +79,14 @@ class GymnasiumEnv(BatchedEnv):
 
     def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
         pool, task = self._pool, self._task
-        if not self._native:
-            action = self._centre + self._half * np.clip(action, -1.0, 1.0)
         before = task.mark(pool.state, pool.model)
-        pool.ctrl[:] = action
+        if self._native:
+            pool.ctrl[:] = action
+        else:
+            np.minimum(np.maximum(action, -1.0), 1.0, out=pool.ctrl)
+            if self._scaled:
+                pool.ctrl[:] = self._centre + self._half * pool.ctrl
+            action = pool.ctrl
         pool.step(task.frame_skip, active)
         reward, terminated = task.judge(before, pool.state, action, pool.ctrl, pool.model)
         return reward, terminated, self._length + 1 >= self.max_episode_steps

@@ -29,7 +29,7 @@ __all__ = ["MujocoPool"]
 _POST_CONSTRAINT = frozenset({"cacc", "cfrc_int", "cfrc_ext"})
 """Fields that MuJoCo computes only in mj_rnePostConstraint, which `step` then calls after the last substep."""
 _ARENA = ("efc_", "iefc_", "contact", "nefc", "tendon_efcadr")  # move in memory from step to step
-_BAD = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{name}")) for name in ("QPOS", "QVEL", "QACC")]
+_BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1)  # QVEL is between
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _NONE = np.zeros(0, dtype=np.int64)
 
