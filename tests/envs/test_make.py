@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +39,15 @@ def test_unknown_names(name: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         make_env(name, 1)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_examples_of_the_documentation_run(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
+    assert capsys.readouterr().out.endswith(" False\n")
 
 
 def test_unknown_option() -> None:
