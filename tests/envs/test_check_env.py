@@ -20,6 +20,10 @@ def test_gymnasium_tasks(task: str) -> None:
     check_env(make_env(f"gymnasium/{task}", 3, seed=4, threads=2, max_episode_steps=12))
 
 
+def test_fork() -> None:
+    check_env(make_env("fork/point", 3, seed=4, max_episode_steps=8))
+
+
 @pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="metaworld is not installed")
 @pytest.mark.parametrize("task", ["reach-v3", "drawer-open-v3"])
 def test_metaworld(task: str) -> None:

@@ -4,6 +4,7 @@
   goal/<body>              the generic physics reward on a body, e.g. goal/sawyer
   metaworld/<task>         Meta-World, e.g. metaworld/reach-v3
   libero/<suite>/<index>   LIBERO, e.g. libero/libero_object/0
+  fork/point               a point mass and two ways round a wall
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ REMEDIES = {
 """What installs an optional package."""
 
 
-def _build(environment: Callable[..., BatchedEnv], *arguments: Any, **options: Any) -> BatchedEnv:
+def _build(environment: type[BatchedEnv], *arguments: Any, **options: Any) -> BatchedEnv:
     """Call the class after checking the names of the options."""
     names = [name for name in inspect.signature(environment).parameters if name != "self"][len(arguments) :]
     for key in options:
         if key not in names:
-            raise problem("environment option", f"an option of {arguments[0]}", key, nearest(key, names))
+            raise problem("environment option", f"an option of {environment.__name__}", key, nearest(key, names))
     return environment(*arguments, **options)
 
 
@@ -61,8 +62,14 @@ def _libero(task: str, num_envs: int, *, threads: int, **options: Any) -> Batche
     return _build(LiberoEnv, suite, int(index), num_envs, **options)
 
 
+def _fork(body: str, num_envs: int, **options: Any) -> BatchedEnv:
+    from toddle.envs.fork import ForkEnv
+
+    return _build(ForkEnv, num_envs, **options)
+
+
 FAMILIES: dict[str, Callable[..., BatchedEnv]] = {
-    "gymnasium": _gymnasium, "goal": _goal, "metaworld": _metaworld, "libero": _libero,
+    "gymnasium": _gymnasium, "goal": _goal, "metaworld": _metaworld, "libero": _libero, "fork": _fork,
 }  # fmt: skip
 
 
@@ -80,6 +87,8 @@ def _members(family: str) -> list[str]:
         from toddle.envs.metaworld_sentences import SENTENCES
 
         return list(SENTENCES)
+    if family == "fork":
+        return ["point"]
     return [f"{suite}/{index}" for suite, count in LIBERO_SUITES.items() for index in range(count)]
 
 
