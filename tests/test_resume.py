@@ -60,6 +60,36 @@ def assert_equal_runs(first: Path, second: Path) -> None:
     assert weights[0] == weights[1]
 
 
+@pytest.fixture(scope="module")
+def fine_tuning(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """`toddle sft` on two recorded episodes, with an untrained backbone of a few thousand weights."""
+    pytest.importorskip("metaworld", reason="metaworld is not installed")
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from tests.policies.tiny_vla import tiny_backbone
+
+    from toddle.models.backbone_embedded import save_embedded
+
+    folder = tmp_path_factory.mktemp("sft")
+    save_embedded(folder / "backbone", tiny_backbone())
+    record = ("--envs", "metaworld/handle-press-v3", "--episodes", "2", "--image-size", "32", "--after-success", "2")
+    assert toddle("record", *record, "--out", str(folder / "demos")) == 0
+    return (
+        "sft", "--dataset", str(folder / "demos"), "--backbone.name", str(folder / "backbone"),
+        "--cache", str(folder / "cache"), "--expert.trunk.width", "16", "--expert.trunk.depth", "2",
+        "--expert.trunk.heads", "2", "--sft.batch", "8", "--sft.steps", "60", "--checkpoint-every", "7",
+    )  # fmt: skip
+
+
+def test_sft_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path, fine_tuning: tuple[str, ...]) -> None:
+    assert toddle(*fine_tuning, "--out", str(tmp_path / "whole")) == 0
+    parts = ("--out", str(tmp_path / "parts"))
+    killed = stopped(signal.SIGKILL, tmp_path / "parts", 10, *fine_tuning, *parts)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert 10 <= len(log(tmp_path / "parts")) < len(log(tmp_path / "whole"))
+    assert toddle("sft", "--resume", *parts) == 0
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+
+
 @pytest.mark.parametrize("policy", PRETRAIN)
 def test_pretrain_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path, policy: str) -> None:
     command = ("pretrain", *PRETRAIN[policy], *SMALL)
