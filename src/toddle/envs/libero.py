@@ -170,6 +170,7 @@ class LiberoEnv(BatchedEnv):
         env._post_process()
         for _ in range(settle_steps):
             env.step(np.array([0.0] * 6 + [-1.0]))
+        env.sim.forward()
 
     def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
         reward = np.zeros(self.num_envs)
@@ -177,6 +178,7 @@ class LiberoEnv(BatchedEnv):
         for world in np.flatnonzero(active):
             _, _, done, _ = self._envs[world].step(action[world])
             self._success_now[world] = reward[world] = bool(done)
+            self._envs[world].sim.forward()  # robosuite leaves positions one physics step (2 ms) behind the joints
         self._steps += active
         self._success |= self._success_now & active
         self._stale |= active
