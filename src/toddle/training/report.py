@@ -178,8 +178,8 @@ def _success_table(
             lines += [f"<small>{report.episodes} episodes, {report.length.value:.0f} steps</small>"] if report else []
             row.append("<br>".join(lines) or "–")
         rows.append(row)
-    heads = ["task", "condition", *(name + (" (reference)" if name == reference and len(colours) > 1 else "") for name in colours)]
-    return page.table(heads, rows)
+    marked = {reference: " (reference)"} if len(colours) > 1 else {}
+    return page.table(["task", "condition", *(name + marked.get(name, "") for name in colours)], rows)
 
 
 def _returns(cells: Sequence[Cell], reports: Mapping[tuple[str, str, str], EvaluationReport]) -> str:
