@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     make_run(tmp_path / "sft_good", "sft", [{"loss/flow": 1.0 / (i + 1)} for i in range(50)])
     transfer = make_run(tmp_path / "transfer", "transfer")
     table = {"level_A": 0.0, "parts": [{"part": "trunk", "kept": 1234567, "distance": 0.0}]}
-    (transfer / "conversion.json").write_text(json.dumps(table))
+    (transfer / "transfer.json").write_text(json.dumps(table))
     run = make_run(tmp_path / "evaluate", "evaluate")
     (run / "videos").mkdir()
     (run / "videos" / "film.mp4").write_bytes(b"not really a film")

@@ -86,8 +86,8 @@ def stages(config: Config) -> list[Step]:
         seconds=10 + 0.7 * config.demonstrations * len(config.tasks),
     )
     transfer = toddle_step(
-        "transfer", "transfer", {"source": "{folder}/pretrain/policy", "seed": config.seed}, after=["pretrain"],
-        seconds=20,
+        "transfer", "transfer", {"source": "{folder}/pretrain/policy", "convert": {"seed": config.seed}},
+        after=["pretrain"], seconds=20,
     )
     training, evaluating = [], []
     for name in CANDIDATES:

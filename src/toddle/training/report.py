@@ -1,6 +1,6 @@
 """`report.html`: what runs came to, on one self-contained page.
 
-Numbers come from the run folders alone (metrics.jsonl, episodes.jsonl, conversion.json, config.yaml), so a page can
+Numbers come from the run folders alone (metrics.jsonl, episodes.jsonl, transfer.json, config.yaml), so a page can
 be made again at any time.  A candidate has one colour throughout.
 """
 
@@ -252,6 +252,7 @@ def _conversion(run: RunData) -> str:
     for group in (item for item in value.values() if isinstance(item, dict)):
         facts |= {key: item for key, item in group.items() if not isinstance(item, list | dict)}
     tables = {key: item for key, item in value.items() if isinstance(item, list)}
+    tables = dict(sorted(tables.items(), key=lambda pair: len(pair[1])))  # the short ones first
     if facts:
         parts.append(page.table(["", ""], [(escape(k.replace("_", " ")), _cell(v)) for k, v in facts.items()]))
     for name, rows in tables.items():

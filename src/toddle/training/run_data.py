@@ -40,7 +40,7 @@ class RunData:
     metrics: list[dict[str, Any]]
     episodes: list[dict[str, Any]]
     conversion: Any = None
-    """`conversion.json` of a `transfer` run."""
+    """`transfer.json` of a `transfer` run."""
     finished: bool = False
 
 
@@ -74,7 +74,7 @@ def find_runs(folders: Iterable[Path]) -> list[RunData]:
 
 
 def _read(path: Path, name: str) -> RunData:
-    config, conversion = path / "config.yaml", path / "conversion.json"
+    config, conversion = path / "config.yaml", path / "transfer.json"
     return RunData(
         path=path, name=name, command=json.loads((path / "run.json").read_text()).get("command", "?"),
         config_text=config.read_text() if config.exists() else "", metrics=read_metrics(path),

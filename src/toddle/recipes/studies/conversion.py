@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def steps(scale: Scale) -> list[Step]:
         ))  # fmt: skip
         for name, modulation in (("converted", "residual"), ("dit_literal", "dit_literal")):
             settings = {
-                "source": f"{{folder}}/{at}/pretrain/policy", "convert": {"modulation": modulation}, "seed": seed
+                "source": f"{{folder}}/{at}/pretrain/policy", "convert": {"modulation": modulation, "seed": seed}
             }
             found.append(
                 toddle_step(f"{at}/transfer_{name}", "transfer", settings, after=[f"{at}/pretrain"], seconds=20)
@@ -79,18 +80,18 @@ def steps(scale: Scale) -> list[Step]:
             init = {"init": "random", "like": f"{{folder}}/{source}/policy"}
             if name != "random":
                 init = {"init": f"{{folder}}/{source}/policy"}
-            settings = {
+            tuning: dict[str, Any] = {
                 **init, "dataset": ["{folder}/demos"], "cache": "{folder}/features", "seed": seed,
                 "sft": {"steps": scale.sft_steps},
             }  # fmt: skip
             seconds = 20 + 0.16 * scale.sft_steps
-            found.append(toddle_step(f"{at}/sft_{name}", "sft", settings, after=["demos", source], seconds=seconds))
-        settings = {
+            found.append(toddle_step(f"{at}/sft_{name}", "sft", tuning, after=["demos", source], seconds=seconds))
+        evaluation: dict[str, Any] = {
             "policy": [f"{name}={{folder}}/{at}/sft_{name}/policy" for name in CONDITIONS], "env": list(scale.tasks),
             "episodes": scale.episodes, "push": True, "videos": 0, "max_episode_steps": 200,
         }  # fmt: skip
         found.append(toddle_step(
-            f"{at}/evaluate", "evaluate", settings, after=[f"{at}/sft_{name}" for name in CONDITIONS],
+            f"{at}/evaluate", "evaluate", evaluation, after=[f"{at}/sft_{name}" for name in CONDITIONS],
             seconds=10 + 3.5 * scale.episodes * len(scale.tasks),
         ))  # fmt: skip
     return found
@@ -111,7 +112,7 @@ def collect(scale: Scale, folder: Path) -> list[Row]:
             if len(scores) == scale.episodes
         ]  # fmt: skip
         for name in ("converted", "dit_literal"):
-            record = folder / f"seed{seed}" / f"transfer_{name}" / "conversion.json"
+            record = folder / f"seed{seed}" / f"transfer_{name}" / "transfer.json"
             if record.exists():
                 levels = {level["level"]: level["deviation"] for level in json.loads(record.read_text())["levels"]}
                 rows.append({"kind": "exactness", "seed": seed, "condition": name, **levels})
