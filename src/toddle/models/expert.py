@@ -115,6 +115,24 @@ class ActionExpert(nn.Module):
         return_history: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """As `forward`, with the history tokens (T, B, 2, d) after the trunk (meaningful with `return_history`)."""
+        done, kept, late = self.forward_tokens(
+            observation, context, context_mask, noisy, tau, last=last, slots=slots, return_history=return_history
+        )
+        return self.out(done, late), kept
+
+    def forward_tokens(
+        self,
+        observation: Observation,
+        context: Tensor | None,
+        context_mask: Tensor | None,
+        noisy: Tensor | None = None,
+        tau: Tensor | None = None,
+        *,
+        last: int | None = None,
+        slots: int | None = None,
+        return_history: bool = False,
+    ) -> tuple[Tensor, Tensor, int | Tensor]:
+        """As `forward` without the decoder: slots (T', B, H, d), history (T, B, 2, d), the slots' body ids."""
         length, batch = observation["proprio"].shape[:2]
         decisions, count = last or length, slots or self.config.horizon
         body = self.bodies(observation)
@@ -131,7 +149,7 @@ class ActionExpert(nn.Module):
         )
         if self.sidecar is not None:
             done = self._refine_segment(done, late, context, context_mask)
-        return self.out(done.transpose(0, 1), late), kept.transpose(0, 1)
+        return done.transpose(0, 1), kept.transpose(0, 1), late
 
     def _refine_segment(
         self, slots: Tensor, body: int | Tensor, context: Tensor | None, context_mask: Tensor | None

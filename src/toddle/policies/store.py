@@ -122,14 +122,16 @@ def _read_card(path: Path, keys: set[str]) -> dict[str, Any]:
 
 
 def read_policy(folder: Path) -> tuple[str, Any, dict[str, Any], dict[str, Tensor]]:
-    """Return (kind, config, meta, state) of a policy folder without building the policy."""
+    """Return (kind, config, meta, state) of a policy folder (or of a run's, in its `policy/`) without building it."""
     path = Path(folder) / CARD
+    if not path.exists() and (Path(folder) / "policy" / CARD).exists():
+        path = Path(folder) / "policy" / CARD
     card = _read_card(path, {"kind", "config", "sha256"})
     if card["kind"] not in KINDS:
         raise problem(f"{path}: kind", "a known kind of policy", card["kind"], nearest(str(card["kind"]), KINDS))
     module, _, config_class = KINDS[card["kind"]]
     config = from_dict(getattr(importlib.import_module(module), config_class), card["config"], where=str(path))
-    return card["kind"], config, card.get("meta", {}), _load_tensors(Path(folder) / WEIGHTS, card["sha256"])
+    return card["kind"], config, card.get("meta", {}), _load_tensors(path.parent / WEIGHTS, card["sha256"])
 
 
 def load_policy(folder: Path) -> Any:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from toddle.policies.causal import CausalPolicy
 from toddle.transfer.convert import Conversion
 from toddle.transfer.levels import Level
 
-__all__ = ["components", "conversion_record"]
+__all__ = ["components", "conversion_record", "print_record"]
 
 
 def _component(name: str) -> str:
@@ -30,7 +32,7 @@ def _distance(new: Tensor, old: Tensor | None) -> float | None:
     if old is None or old.shape != new.shape:
         return None
     new, old = new.double(), old.double()
-    return float((new - old).norm() / old.norm().clamp(min=1e-12))
+    return ((new - old).norm() / old.norm().clamp(min=1e-12)).item()
 
 
 def components(policy: CausalPolicy, made: Conversion) -> list[dict[str, Any]]:
@@ -77,3 +79,42 @@ def conversion_record(policy: CausalPolicy, made: Conversion, levels: list[Level
             "removed": sum(value.numel() for value in made.removed.values()),
         },
     }  # fmt: skip
+
+
+def _by_kind(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join the same part of several blocks where status and distance agree, so that a deep trunk fits on a page."""
+    joined: dict[tuple[str, str, float | None], dict[str, Any]] = {}
+    for row in parts:
+        match = re.match(r"^trunk\.blocks\.(\d+)\.(\w+)$", row["part"])
+        kind = f"trunk.blocks.*.{match[2]}" if match else row["part"]
+        found = joined.setdefault((kind, row["status"], row["distance"]), {**row, "numbers": 0, "blocks": []})
+        found["numbers"] += row["numbers"]
+        found["blocks"] += [match[1]] if match else []
+    for (kind, _, _), row in joined.items():
+        row["part"] = kind.replace("*", ",".join(row["blocks"]))
+    return list(joined.values())
+
+
+def print_record(record: dict[str, Any]) -> None:
+    """Print the table of parts and the levels."""
+    table = Table(title="what became of the policy", title_justify="left")
+    for name in ("part", "numbers", "is", "distance from its source"):
+        table.add_column(name, justify="right" if name == "numbers" else "left")
+    for row in _by_kind(record["parts"]):
+        far = "" if row["distance"] is None else "0 (exact)" if row["distance"] == 0 else f"{row['distance']:.1e}"
+        table.add_row(row["part"], f"{row['numbers']:,}", row["status"], far)
+    levels = Table(title="how much of its function was kept", title_justify="left")
+    for name in ("level", "what", "largest deviation", "within", "kept"):
+        levels.add_column(name)
+    for row in record["levels"]:
+        promised = row["tolerance"] is not None
+        levels.add_row(
+            row["level"], row["what"], f"{row['deviation']:.1e}",
+            f"{row['tolerance']:.0e}" if promised else "not promised",
+            ("yes" if row["kept"] else "NO") if promised else "-",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print(levels)
+    numbers = record["numbers"]
+    console.print(f"{numbers['kept']:,} of {numbers['expert']:,} numbers come from the policy's {numbers['source']:,}")

@@ -1,0 +1,208 @@
+"""`toddle transfer`: an RL policy becomes the action expert of a vision-language-action model."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.files import write_atomic, write_json_atomic
+from toddle.core.plan import Plan
+from toddle.core.types import Observation
+from toddle.envs.make import make_env
+from toddle.models.backbone import Backbone, BackboneConfig, load_backbone
+from toddle.policies.causal import CausalConfig, CausalPolicy
+from toddle.policies.store import StoredExpert, load_policy, read_policy, save_expert, save_policy
+from toddle.policies.vla import FlowVLA, FlowVLAConfig
+from toddle.training.loop import ProgressLine
+from toddle.training.observations import to_observation
+from toddle.training.run import RunFolder
+from toddle.transfer.convert import Conversion, ConvertConfig, convert
+from toddle.transfer.distill import distill
+from toddle.transfer.graft import graft
+from toddle.transfer.grow import enlarge
+from toddle.transfer.lesion import draw_observation, lesion_scores, rank_blocks
+from toddle.transfer.levels import Level, measure_levels
+from toddle.transfer.table import conversion_record, print_record
+
+__all__ = ["Config", "plan", "run"]
+
+
+@config
+class SideCarSettings:
+    """A second trunk beside the pretrained one, for widths that growth cannot reach."""
+
+    width: int = 0
+    """Its width; 0 for none."""
+    depth: int = 4
+    """Its blocks."""
+    heads: int = 4
+    """Its attention heads."""
+
+
+@config
+class Config:
+    """Convert a pretrained policy into the action expert of a vision-language-action model.
+
+    Example: toddle transfer --source runs/pretrain/policy --out runs/transfer
+    Writes <out>/policy (what `toddle sft --init` takes), <out>/expert (the expert alone) and <out>/transfer.json, and
+    prints what was kept exactly, what is new, and how far each part is from its source.
+    """
+
+    source: Path
+    """Folder of the causal policy that `toddle pretrain` wrote."""
+    out: Path = Path("runs/transfer")
+    """The run's folder."""
+    convert: ConvertConfig = field(default_factory=ConvertConfig)
+    """How it is converted."""
+    grow_depth: int = 1
+    """Times as many blocks; the new ones start as exact no-ops."""
+    grow_width: int = 1
+    """Times as wide; channels are copied, the function stays."""
+    grow_mlp: float | None = None
+    """New ratio of the blocks' hidden units; the extra ones start silent."""
+    sidecar: SideCarSettings = field(default_factory=SideCarSettings)
+    """A trunk of another width beside it."""
+    rollout_env: str | None = None
+    """Environment whose rollouts rank blocks and distil (mode replace); None: goal/<first body>."""
+    distill_steps: int = 1000
+    """Steps of self-distillation after mode replace."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The vision-language model that the expert will read."""
+    vlm_width: int | None = None
+    """Width of VLM tokens: then no backbone is loaded and only <out>/expert is written."""
+    steps: int = 8
+    """Euler steps of the flow when acting."""
+    cameras: tuple[str, ...] = ("close",)
+    """Cameras whose pictures the backbone reads."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if self.vlm_width is not None and self.vlm_width < 1:
+            raise problem("vlm_width", "at least 1", self.vlm_width)
+        for name in ("grow_depth", "grow_width", "steps"):
+            if getattr(self, name) < 1:
+                raise problem(name, "at least 1", getattr(self, name))
+        if self.distill_steps < 0:
+            raise problem("distill_steps", "at least 0", self.distill_steps)
+
+
+def plan(config: Config) -> Plan:
+    """Check the source and say what would be done."""
+    source = _source_config(config)
+    made = convert(CausalPolicy(source), config.convert, 1)
+    numbers = sum(value.numel() for value in made.expert.parameters())
+    numbers *= config.grow_depth * config.grow_width**2
+    steps = [f"convert {config.source} ({config.convert.context_mode}, {config.convert.modulation}, "
+             f"head {config.convert.head}) into about {numbers:,} weights"]  # fmt: skip
+    distilled = config.convert.context_mode == "replace"
+    if distilled:
+        steps.append(f"rank self-attention blocks by lesion, then distil for {config.distill_steps} steps")
+    written = config.out / ("policy" if config.vlm_width is None else "expert")
+    steps += ["measure levels A, B, C", f"write {written} and the table"]
+    seconds = 10 + 4e-9 * numbers + (0.1 * config.distill_steps if distilled else 0)
+    return Plan(steps=steps, memory_bytes=12 * numbers + 5 * 10**8, seconds=seconds)
+
+
+def run(config: Config, *, resume: bool = False) -> None:
+    """Convert, measure, write and print.  A run that was interrupted is simply done again with `--resume`."""
+    _source_config(config)
+    with RunFolder.open(config.out, config, resume=resume) as folder:
+        policy: CausalPolicy = load_policy(config.source)
+        backbone = None if config.vlm_width else load_backbone(config.backbone)
+        made, levels = _convert(config, policy, config.vlm_width or (backbone.width if backbone else 0))
+        record = conversion_record(policy, made, levels)
+        meta = {"source": str(config.source), "levels": record["levels"], "numbers": record["numbers"]}
+        if backbone is not None:
+            save_policy(config.out / "policy", _vla(config, made, backbone), meta)
+        save_expert(config.out / "expert", StoredExpert(
+            made.config, made.expert.state_dict(), made.adapter.state_dict(), made.vlm_width, meta
+        ))  # fmt: skip
+        if made.removed:
+            removed = config.out / "removed.safetensors"
+            write_atomic(removed, lambda path: safetensors.torch.save_file(made.removed, path))
+        write_json_atomic(config.out / "transfer.json", record)
+        print_record(record)
+        folder.finish(1)
+        print(f"policy: {config.out / 'policy'}" if backbone is not None else f"expert: {config.out / 'expert'}")
+
+
+def _vla(config: Config, made: Conversion, backbone: Backbone) -> FlowVLA:
+    """Build the vision-language-action model around the converted expert."""
+    vla = FlowVLA(FlowVLAConfig(
+        backbone=config.backbone, expert=made.config, steps=config.steps, cameras=config.cameras,
+        seed=config.convert.seed,
+    ), backbone)  # fmt: skip
+    vla.expert.load_state_dict(made.expert.state_dict())
+    vla.adapter.load_state_dict(made.adapter.state_dict())
+    return vla
+
+
+def _source_config(config: Config) -> CausalConfig:
+    kind, source, _, _ = read_policy(config.source)
+    if kind != "causal":
+        raise problem("source", "a policy of kind 'causal'", kind, "pretrain one with toddle pretrain --policy causal")
+    assert isinstance(source, CausalConfig)
+    return source
+
+
+def _convert(config: Config, policy: CausalPolicy, vlm_width: int) -> tuple[Conversion, list[Level]]:
+    """Convert and enlarge; measure before self-distillation, which by design leaves the source."""
+    ranking, rollouts = None, None
+    if config.convert.context_mode == "replace":
+        rollouts = _rollouts(config, policy)
+        scores = lesion_scores(policy, rollouts)
+        ranking = rank_blocks(scores)
+        print("lesion scores: " + ", ".join(f"block {index}: {score:.4f}" for index, score in scores.items()))
+    made = convert(policy, config.convert, vlm_width, ranking=ranking)
+    if rollouts is not None and config.distill_steps:
+        with ProgressLine("distil", config.distill_steps) as bar:
+            count = config.distill_steps
+            losses = distill(policy, made, rollouts, steps=count, on_step=lambda i, _: bar.advance(i + 1))
+        print(f"self-distillation: error {losses[0]:.4f} -> {losses[-1]:.4f}")
+    made = enlarge(
+        made, depth=config.grow_depth, width=config.grow_width, mlp_ratio=config.grow_mlp, seed=config.convert.seed
+    )
+    if config.sidecar.width:
+        car = config.sidecar
+        made.expert, new = graft(made.expert, car.width, car.depth, car.heads, config.convert.seed)
+        made.status |= {name: "new: 0" if ".merge." in name else "new: behind a projection of 0" for name in new}
+        made.expert.eval()
+    return made, measure_levels(policy, made, steps=config.steps)
+
+
+@torch.no_grad()
+def _rollouts(config: Config, policy: CausalPolicy, length: int = 32, worlds: int = 16) -> Observation:
+    """Let the policy act and return segments (T, B, ...) of what it saw, `previous_action` included.
+
+    Without a goal/<body> environment, draws from the policy's own statistics stand in, and that is printed.
+    """
+    body = policy.config.expert.bodies[0]
+    name = config.rollout_env or f"goal/{body.name}"
+    generator = torch.Generator().manual_seed(config.convert.seed)
+    try:
+        env = make_env(name, worlds, seed=config.convert.seed)
+    except ValueError as error:
+        if config.rollout_env is not None:
+            raise
+        print(f"no rollouts ({error}): observations are drawn from the policy's statistics")
+        return draw_observation(policy, length, worlds, generator)
+    raw, _ = env.reset(seed=config.convert.seed)
+    memory, first = policy.initial_memory(worlds), np.ones(worlds, bool)
+    previous = np.zeros((worlds, policy.horizon * body.action), np.float32)
+    seen: list[Any] = []
+    for _ in range(length):
+        observation = to_observation(raw, first=first, previous_action=previous)
+        decision, memory = policy.act(observation, memory, generator=generator)
+        chunk = decision.action.numpy().clip(-1, 1)
+        raw, _, terminated, truncated, _ = env.step_chunk(chunk)
+        seen.append({key: value for key, value in observation.items() if isinstance(value, torch.Tensor)})
+        first, previous = terminated | truncated, chunk.reshape(worlds, -1)
+    env.close()
+    return Observation(**{key: torch.stack([part[key] for part in seen]) for key in seen[0]})  # type: ignore[typeddict-item]

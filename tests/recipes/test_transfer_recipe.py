@@ -1,0 +1,85 @@
+"""`toddle transfer` end to end at small size: folders, the record, and refusals in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from toddle.core.errors import InputError
+from toddle.core.types import BodySpec, Observation
+from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.causal import CausalConfig, CausalPolicy
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.store import load_expert, save_policy
+from toddle.recipes.transfer import Config, SideCarSettings, plan, run
+from toddle.transfer.convert import ConvertConfig
+
+BODY = BodySpec(name="toy", proprio=6, action=2, dt=0.02)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    trunk = TrunkConfig(width=16, depth=4, heads=2, context_width=8)
+    expert = ExpertConfig(trunk=trunk, bodies=(BODY,), horizon=3, executed=3, window=3)
+    policy = CausalPolicy(CausalConfig(expert=expert))
+    g = torch.Generator().manual_seed(0)
+    for parameter in policy.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=g)
+    policy.update_normaliser(Observation(proprio=torch.randn(50, 6, generator=g) * 2))
+    save_policy(tmp_path / "rl" / "policy", policy)
+    return tmp_path / "rl"
+
+
+def test_a_policy_becomes_an_expert_folder(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Config(source=source, out=tmp_path / "out", vlm_width=10)
+    assert any("expert" in step for step in plan(config).steps)
+    run(config)
+    stored = load_expert(tmp_path / "out" / "expert")
+    expert, adapter = ActionExpert(stored.config), make_adapter(8, stored.vlm_width)
+    expert.load_state_dict(stored.expert)
+    adapter.load_state_dict(stored.adapter)
+    record = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    assert all(level["kept"] for level in record["levels"])
+    assert stored.meta["levels"] == record["levels"]
+    printed = capsys.readouterr().out
+    assert "flow sample" in printed and "0 (exact)" in printed
+    with pytest.raises(InputError, match="resume"):
+        run(config)
+
+
+def test_replace_ranks_distils_and_keeps_what_it_took_out(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ConvertConfig(context_mode="replace")
+    config = Config(source=source, out=tmp_path / "out", vlm_width=10, convert=settings, distill_steps=60)
+    run(config)
+    printed = capsys.readouterr().out
+    assert "lesion scores: block 1" in printed and "drawn from the policy's statistics" in printed
+    first, last = (float(word) for word in printed.split("error ")[1].split("\n")[0].split(" -> "))
+    assert last < 0.5 * first
+    assert (tmp_path / "out" / "removed.safetensors").exists()
+    levels = json.loads((tmp_path / "out" / "transfer.json").read_text())["levels"]
+    assert {level["level"]: level["tolerance"] for level in levels}["C"] is None
+    assert {level["level"]: level["deviation"] for level in levels}["tau"] == 0
+
+
+def test_growth_and_side_car_together(source: Path, tmp_path: Path) -> None:
+    config = Config(
+        source=source, out=tmp_path / "out", vlm_width=10, grow_depth=2, grow_width=2, grow_mlp=3.0,
+        sidecar=SideCarSettings(width=12, depth=2, heads=2),
+    )
+    run(config)
+    record = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    assert all(level["kept"] for level in record["levels"])
+    trunk = load_expert(tmp_path / "out" / "expert").config.trunk
+    assert (trunk.width, trunk.depth, trunk.mlp_ratio) == (32, 8, 3.0)
+
+
+def test_what_cannot_be_converted_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"policy\.json"):
+        plan(Config(source=tmp_path / "nothing", vlm_width=10))
+    save_policy(tmp_path / "mlp", GaussianPolicy(GaussianConfig(bodies=(BODY,))))
+    with pytest.raises(InputError, match="causal"):
+        run(Config(source=tmp_path / "mlp", out=tmp_path / "out", vlm_width=10))
