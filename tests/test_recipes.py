@@ -1,0 +1,126 @@
+"""Every command end to end at tiny size, through the command line: each takes what the one before it wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from toddle.cli import main
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.policies.store import load_policy
+from toddle.training.metrics import read_metrics
+
+pytest.importorskip("metaworld", reason="metaworld is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+TASK = "metaworld/handle-press-v3"
+COMMANDS = {
+    "pretrain": """
+        --envs goal/sawyer --steps 5120 --worlds 8 --collect.length 8 --critic-hidden 16 --causal.bank-hidden 16
+        --causal.trunk.width 16 --causal.trunk.depth 2 --causal.trunk.heads 2""",
+    "transfer": "--source {root}/pretrain/policy --backbone.name {root}/backbone",
+    "record": f"--envs {TASK} --episodes 2 --image-size 32 --after-success 2",
+    "sft": """
+        --dataset {root}/record --init {root}/transfer/policy --cache {root}/cache --sft.steps 12 --sft.batch 8
+        --episodes 2""",
+    "evaluate": f"--policy tiny={{root}}/sft/policy --env {TASK} --episodes 2 --videos 1 --max-episode-steps 40 --push",
+}
+
+
+def toddle(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert not end.value.code
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All commands once, in order, each dry before it is run."""
+    from tests.policies.tiny_vla import tiny_backbone
+
+    from toddle.models.backbone_embedded import save_embedded
+
+    folder = tmp_path_factory.mktemp("recipes")
+    save_embedded(folder / "backbone", tiny_backbone())
+    for command, text in COMMANDS.items():
+        arguments = [command, *text.format(root=folder).split(), "--out", str(folder / command)]
+        toddle(*arguments, "--dry-run")
+        assert not (folder / command).exists(), "--dry-run writes nothing"
+        toddle(*arguments)
+    toddle("report", "--runs", str(folder))
+    return folder
+
+
+def test_pretrain_leaves_a_policy_and_sound_metrics(root: Path) -> None:
+    lines = read_metrics(root / "pretrain")
+    assert [line["step"] for line in lines] == list(range(1, 21))
+    assert lines[-1]["rollout/total_steps"] == pytest.approx(5120, rel=0.05)  # an episode's end cuts a chunk short
+    assert all(0 <= line["ppo/clipped"] <= 1 and line["ppo/kl"] < 0.1 for line in lines)
+    assert lines[-1]["ppo/learning_rate"] < lines[0]["ppo/learning_rate"]
+    assert load_policy(root / "pretrain/policy").kind == "causal"
+
+
+def test_transfer_keeps_the_function(root: Path) -> None:
+    record = json.loads((root / "transfer/transfer.json").read_text())
+    assert {level["level"] for level in record["levels"]} >= {"A", "B", "C"}
+    assert all(level["kept"] and level["deviation"] < 1e-4 for level in record["levels"])
+    assert load_policy(root / "transfer/policy").kind == "vla"
+
+
+def test_record_leaves_successful_episodes(root: Path) -> None:
+    data = LeRobotDataset(root / "record")
+    assert len(data.episodes) == 2 and data.cameras == ("close",)
+    assert all(data.episode(span.index)["next.success"].any() for span in data.episodes)
+
+
+def test_sft_learns_from_the_converted_policy(root: Path) -> None:
+    lines = read_metrics(root / "sft")
+    assert len(lines) == 12
+    loss = [line["sft/loss"] for line in lines]
+    assert np.mean(loss[-4:]) < np.mean(loss[:4])
+    assert 0 < lines[-1]["sft/trunk_drift"] < 0.5
+
+
+def test_evaluate_counts_every_episode(root: Path) -> None:
+    episodes = [json.loads(line) for line in (root / "evaluate/episodes.jsonl").read_text().splitlines()]
+    assert sorted((e["condition"], e["seed"]) for e in episodes) == [
+        ("plain", 0), ("plain", 1), ("pushed", 0), ("pushed", 1)
+    ]  # fmt: skip
+    assert all(0 < e["length"] <= 40 for e in episodes)
+    cells = json.loads((root / "evaluate/summary.json").read_text())["cells"]
+    assert [cell["candidate"] for cell in cells] == ["tiny", "tiny"]
+    assert len(list((root / "evaluate/videos").glob("*.mp4"))) == 2
+
+
+def test_the_report_is_one_page(root: Path) -> None:
+    page = (root / "report.html").read_text()
+    assert "tiny" in page and TASK in page and "<svg" in page and "<video" in page
+    assert not re.search(r'(src|href)="https?://', page), "it opens without a network"
+
+
+def test_every_metric_is_documented(root: Path) -> None:
+    table = (Path(__file__).parent.parent / "docs/metrics.md").read_text()
+    known = set(re.findall(r"^\| `([^`]+)` \|", table, flags=re.MULTILINE))
+    logged = {name for command in COMMANDS for line in read_metrics(root / command) for name in line} - {"step"}
+    assert len(logged) > 25
+    assert {re.sub(r"^reward/.*", "reward/<part>", name) for name in logged} - known == set()
+
+
+def test_configs_are_kept_and_load_back(root: Path) -> None:
+    for command in COMMANDS:
+        saved = yaml.safe_load((root / command / "config.yaml").read_text())
+        assert saved["out"] == str(root / command)
+
+
+def test_help_of_every_command_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    from toddle.cli import COMMANDS as ALL
+
+    for command in ALL:
+        capsys.readouterr()
+        toddle(command, "--help")
+        said = capsys.readouterr().out
+        assert "--dry-run" in said and "--resume" in said, command
