@@ -68,7 +68,7 @@ def test_transfer_keeps_the_function(root: Path) -> None:
     record = json.loads((root / "transfer/transfer.json").read_text())
     assert {level["level"] for level in record["levels"]} >= {"A", "B", "C"}
     assert all(level["kept"] and level["deviation"] < 1e-4 for level in record["levels"])
-    assert load_policy(root / "transfer/policy").kind == "vla"
+    assert load_policy(root / "transfer/policy").kind == "flow_vla"
 
 
 def test_record_leaves_successful_episodes(root: Path) -> None:
