@@ -16,7 +16,7 @@ from typing import Any
 from toddle.core.errors import InputError, nearest, problem
 from toddle.envs.base import BatchedEnv
 
-__all__ = ["known_envs", "make_env"]
+__all__ = ["add_env", "known_envs", "make_env"]
 
 LIBERO_SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 """Tasks of each LIBERO suite."""
@@ -92,9 +92,19 @@ def _members(family: str) -> list[str]:
     return [f"{suite}/{index}" for suite, count in LIBERO_SUITES.items() for index in range(count)]
 
 
+ADDED: dict[str, Callable[..., BatchedEnv]] = {}
+
+
+def add_env(name: str, environment: Callable[..., BatchedEnv]) -> None:
+    """Make `name` ("family/member") known: `make_env` calls `environment(num_envs, seed=..., **options)` for it."""
+    if name in known_envs():
+        raise problem("environment", "a name that is not taken", name)
+    ADDED[name] = environment
+
+
 def known_envs() -> list[str]:
     """Return every name `make_env` takes, sorted (some need an optional package)."""
-    return sorted(f"{family}/{member}" for family in FAMILIES for member in _members(family))
+    return sorted([*ADDED, *(f"{family}/{member}" for family in FAMILIES for member in _members(family))])
 
 
 def make_env(name: str, num_envs: int, *, seed: int = 0, threads: int = 1, **options: Any) -> BatchedEnv:
@@ -104,6 +114,8 @@ def make_env(name: str, num_envs: int, *, seed: int = 0, threads: int = 1, **opt
     Raises InputError for an unknown name (with the nearest known one), for an option that the environment does not
     have, and when an optional package is missing (with the extra to install).
     """
+    if name in ADDED:
+        return _build(ADDED[name], num_envs, seed=seed, **options)
     family, _, member = name.partition("/")
     if family not in FAMILIES or member not in _members(family):
         remedy = nearest(name, known_envs())
