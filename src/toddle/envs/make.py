@@ -76,7 +76,7 @@ FAMILIES: dict[str, Callable[..., BatchedEnv]] = {
 def _members(family: str) -> list[str]:
     """Names within a family; needs none of the optional packages."""
     if family == "gymnasium":
-        from toddle.envs.gymnasium_tasks import TASKS
+        from toddle.envs.gymnasium_rules import TASKS
 
         return list(TASKS)
     if family == "goal":
