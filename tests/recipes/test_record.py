@@ -19,6 +19,8 @@ from toddle.core.errors import InputError
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.envs.make import make_env
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.store import save_policy
 from toddle.recipes.record import Config, plan, run
 
 
@@ -93,6 +95,31 @@ def test_noise_moves_the_arm_and_keeps_the_experts_action(tmp_path: Path) -> Non
     env = make_env("metaworld/handle-press-v3", 1)
     env.reset(seed=[50])
     np.testing.assert_array_equal(LeRobotDataset(noisy.out).column("action")[0], env.expert_action()[0])
+
+
+def test_a_policy_is_recorded_as_it_acts(tmp_path: Path) -> None:
+    env = make_env("metaworld/handle-press-v3", 1)
+    other = replace(env.body_spec, name="other", proprio=3, action=2)
+    policy = GaussianPolicy(GaussianConfig(bodies=(other, env.body_spec), horizon=4, hidden=(8,), log_std=-1.0))
+    save_policy(tmp_path / "policy", policy)
+    config = replace(
+        small(tmp_path / "data"), policy=str(tmp_path / "policy"), keep_failures=True, episodes=3, batch=2,
+        max_episode_steps=10, deterministic=False,
+    )  # fmt: skip
+    run(config, resume=False)
+    data = LeRobotDataset(config.out)
+    assert [span.length for span in data.episodes] == [10, 10, 10]
+    assert [span.facts["seed"] for span in data.episodes] == [50, 51, 52]
+    env.reset(seed=[52])
+    rows = data.episode(2)
+    for row in range(10):
+        state = env.current_observation()["proprio"][0]
+        np.testing.assert_array_equal(rows["observation.state"][row], state)
+        env.step(rows["action"][row][None])
+    assert np.abs(np.diff(rows["action"], axis=0)).min() > 0  # drawn, not the mean
+    save_policy(tmp_path / "alien", GaussianPolicy(GaussianConfig(bodies=(other,), hidden=(8,))))
+    with pytest.raises(InputError, match="bank for the body sawyer"):
+        run(replace(config, out=tmp_path / "no", policy=str(tmp_path / "alien")), resume=False)
 
 
 def test_wrong_settings_are_one_line(tmp_path: Path) -> None:

@@ -109,8 +109,7 @@ def _options(config: Config, name: str, policy_config: Any, meta: dict[str, Any]
     if family in ("metaworld", "libero"):
         if cameras := getattr(policy_config, "cameras", ()):
             options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
-        if family == "metaworld":
-            options["terminate_on_success"] = True
+        options["terminate_on_success"] = True
         if config.max_episode_steps is not None:
             options["max_episode_steps"] = config.max_episode_steps
     elif config.max_episode_steps is not None:

@@ -16,7 +16,7 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import known_envs, make_env
-from toddle.policies.store import load_policy
+from toddle.policies.store import load_policy, read_policy
 from toddle.training.demonstrations import Actor, Demonstration, ExpertActor, PolicyActor, demonstrate, row_features
 from toddle.training.run import RunFolder
 
@@ -108,7 +108,9 @@ def run(config: Config, *, resume: bool) -> None:
     for name in config.envs:
         if name not in known_envs():
             make_env(name, 1)  # raises, naming the nearest
-    actor = _actor(config)
+    if config.policy != "expert":
+        read_policy(Path(config.policy))  # a wrong folder is told before anything is made
+    actor: Actor | None = None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with RunFolder.open(config.out, config, resume=resume) as folder, Progress(*columns) as progress:
@@ -119,6 +121,7 @@ def run(config: Config, *, resume: bool) -> None:
                 env = _make(config, name)
                 writer = writer or DatasetWriter(config.out, _spec(config, env), resume=True)
                 _check_fits(writer.spec, env)
+                actor = actor or _actor(config, env)
                 progress.update(bar, description=name)
                 done = _recorded(config, writer, name)
                 progress.advance(bar, len(done))
@@ -137,12 +140,20 @@ def run(config: Config, *, resume: bool) -> None:
         progress.console.print(f"{config.out}: {writer.num_episodes} episodes, {writer.num_frames} rows")
 
 
-def _actor(config: Config) -> Actor:
+def _actor(config: Config, env: BatchedEnv) -> Actor:
     if config.policy == "expert":
         return ExpertActor(config.noise)
     if config.noise:
         raise problem("noise", "0 with a policy (it is for the expert)", config.noise)
-    return PolicyActor(load_policy(Path(config.policy)), deterministic=config.deterministic)
+    policy = load_policy(Path(config.policy))
+    wanted = tuple(getattr(policy.config, "cameras", ()))
+    if wanted and wanted != config.cameras:
+        raise problem("cameras", f"{' '.join(wanted)}, which the policy was trained on", " ".join(config.cameras))
+    bodies = getattr(policy.config, "bodies", None) or policy.config.expert.bodies
+    names = [spec.name for spec in bodies]
+    if env.body not in names:
+        raise problem("policy", f"one with a bank for the body {env.body}", f"one for {', '.join(names)}")
+    return PolicyActor(policy, deterministic=config.deterministic, body=names.index(env.body))
 
 
 def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
