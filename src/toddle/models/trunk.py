@@ -239,6 +239,11 @@ class Trunk(nn.Module):
             if block.kind == "cross":
                 assert keys is not None and late is not None, "a trunk with cross-attention needs context"
                 needed = needed or return_history
+                if needed and m is None and decisions == length:  # one pass: small attention calls are costly
+                    both = torch.cat([history, slots], dim=2)
+                    both = block.read_context(both.flatten(0, 1), keys, flat_mask, None).view_as(both)
+                    history, slots = both[:, :, :2], both[:, :, 2:]
+                    continue
                 if needed:
                     y = block.cross(block.enter(history, mh).flatten(0, 1), keys, flat_mask)
                     history = block.leave(history, y.view_as(history), mh)
