@@ -28,12 +28,13 @@ REMEDIES = {
 """What installs an optional package."""
 
 
-def _build(environment: type[BatchedEnv], *arguments: Any, **options: Any) -> BatchedEnv:
+def _build(environment: Callable[..., BatchedEnv], *arguments: Any, **options: Any) -> BatchedEnv:
     """Call the class after checking the names of the options."""
     names = [name for name in inspect.signature(environment).parameters if name != "self"][len(arguments) :]
     for key in options:
         if key not in names:
-            raise problem("environment option", f"an option of {environment.__name__}", key, nearest(key, names))
+            owner = getattr(environment, "__name__", "the environment")
+            raise problem("environment option", f"an option of {owner}", key, nearest(key, names))
     return environment(*arguments, **options)
 
 

@@ -135,7 +135,7 @@ class MujocoPool:
 
         MuJoCo then resets that world by itself and writes a line to MUJOCO_LOG.TXT: look here before you trust it.
         """
-        return self._warnings[:, _BAD, 1].any(1)
+        return np.asarray(self._warnings[:, _BAD, 1].any(1))
 
     # ---- state ---------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
