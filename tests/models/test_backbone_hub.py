@@ -65,6 +65,8 @@ def test_fingerprint_follows_weights_and_preprocessing(loaded: tuple[str, Path, 
     _, folder, backbone = loaded
     again = load_backbone(BackboneConfig(name=str(folder), text_tokens=9))
     assert again.fingerprint() == backbone.fingerprint()
+    again.encode(pictures(), SENTENCES)
+    assert again.fingerprint() == backbone.fingerprint()  # encoding leaves no trace
     assert load_backbone(BackboneConfig(name=str(folder), text_tokens=8)).fingerprint() != backbone.fingerprint()
     with torch.no_grad():
         next(again.parameters()).view(-1)[0] += 1e-3

@@ -72,9 +72,9 @@ class BackbonePretraining:
         self.backbone, self.scenes, self.settings = backbone, scenes, settings
         backbone.trainable = True
         backbone.requires_grad_(True).train()
-        mean = torch.from_numpy(np.nanmean(scenes.poses, 0))
-        std = torch.from_numpy(np.nanstd(scenes.poses, 0)).clamp(min=0.01)
-        self.heads = Heads(backbone.width, mean, std)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.heads = Heads(backbone.width, *_moments(scenes.poses))
         self.parameters = [*backbone.parameters(), *self.heads.parameters()]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98), fused=True
@@ -136,6 +136,15 @@ class BackbonePretraining:
         self.optimizer.load_state_dict({"state": inner, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.done, self.order = int(state["done"]), np.asarray(state["order"], np.int64)
         self.numbers.bit_generator.state = state["numbers"]
+
+
+def _moments(poses: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (3, 3) of known poses (N, 3, 3), at least a centimetre; 0 and 1 where none is known."""
+    count = (~np.isnan(poses)).sum(0)
+    mean = np.nansum(poses, 0) / np.maximum(count, 1)
+    std = np.sqrt(np.nansum((poses - mean) ** 2, 0) / np.maximum(count, 1))
+    std = np.where(count > 0, np.maximum(std, 0.01), 1.0)
+    return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(std.astype(np.float32))
 
 
 def _pose_loss(heads: Heads, registers: Tensor, poses: Tensor) -> Tensor:

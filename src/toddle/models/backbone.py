@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 
-__all__ = ["Backbone", "BackboneConfig", "check_images", "fingerprint_of", "load_backbone"]
+__all__ = ["Backbone", "BackboneConfig", "check_images", "fingerprint_of", "load_backbone", "tokenizer_data"]
 
 
 @config
@@ -96,6 +96,12 @@ def fingerprint_of(module: nn.Module, preprocessing: dict[str, Any]) -> str:
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return digest.hexdigest()[:16]
+
+
+def tokenizer_data(tokenizer: Any) -> dict[str, Any]:
+    """Return a fast tokenizer's definition, without the padding and cutting that its latest call has left in it."""
+    data: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return data | {"padding": None, "truncation": None}
 
 
 def check_images(images: Tensor, instructions: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
@@ -25,7 +26,7 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisi
 from toddle.core.config import config, from_dict, to_dict
 from toddle.core.errors import InputError
 from toddle.core.files import write_atomic, write_json_atomic
-from toddle.models.backbone import Backbone, BackboneConfig
+from toddle.models.backbone import Backbone, BackboneConfig, tokenizer_data
 
 __all__ = ["ASSETS", "EmbeddedBackbone", "EmbeddedConfig", "load_embedded", "save_embedded", "train_tokenizer"]
 
@@ -167,8 +168,7 @@ class EmbeddedBackbone(Backbone):
         return cameras * (self.sizes.registers + (self.sizes.grid // 2) ** 2) + self.sizes.text_tokens
 
     def preprocessing(self) -> dict[str, Any]:
-        tokenizer = self.tokenizer.backend_tokenizer.to_str()
-        return {"kind": "embedded", "sizes": to_dict(self.sizes), "tokenizer": tokenizer}
+        return {"kind": "embedded", "sizes": to_dict(self.sizes), "tokenizer": tokenizer_data(self.tokenizer)}
 
     def _features(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         batch, cameras = images.shape[:2]
@@ -214,7 +214,7 @@ def save_embedded(folder: Path, backbone: EmbeddedBackbone) -> None:
     state = {name: value.detach().half().contiguous() for name, value in backbone.state_dict().items()}
     write_atomic(folder / "backbone.safetensors", lambda path: save_file(state, path))
     write_json_atomic(folder / "sizes.json", to_dict(backbone.sizes))
-    write_json_atomic(folder / "tokenizer.json", json.loads(backbone.tokenizer.backend_tokenizer.to_str()))
+    write_json_atomic(folder / "tokenizer.json", tokenizer_data(backbone.tokenizer))
 
 
 def load_embedded(folder: Path = ASSETS) -> EmbeddedBackbone:
@@ -227,7 +227,7 @@ def load_embedded(folder: Path = ASSETS) -> EmbeddedBackbone:
         state = load_file(folder / "backbone.safetensors")
         backbone = EmbeddedBackbone(sizes, tokenizer)
         backbone.load_state_dict({name: value.float() for name, value in state.items()})
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         line = " ".join(str(error).split())[:200]
         raise InputError(f"backbone: the embedded weights in {folder} cannot be read ({line}); "
                          "`toddle backbone` makes them again") from None

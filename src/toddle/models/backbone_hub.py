@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
 from toddle.core.errors import InputError, problem
-from toddle.models.backbone import Backbone, BackboneConfig
+from toddle.models.backbone import Backbone, BackboneConfig, tokenizer_data
 
 __all__ = ["FAMILIES", "HubBackbone", "fit_square", "load_hub_backbone"]
 
@@ -79,7 +79,7 @@ class HubBackbone(Backbone):
     def preprocessing(self) -> dict[str, Any]:
         return {
             "kind": self.family, "size": self.size, "moments": self.moments, "frame": self.frame,
-            "text_tokens": self.settings.text_tokens, "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
+            "text_tokens": self.settings.text_tokens, "tokenizer": tokenizer_data(self.tokenizer),
         }  # fmt: skip
 
     def _prompt(self, sentence: str, cameras: int) -> tuple[list[int], list[int]]:

@@ -21,6 +21,7 @@ from toddle.data.windows import WindowDataset
 from toddle.models.backbone import BackboneConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.trunk import TrunkConfig
+from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder
 from toddle.policies.store import load_policy, save_policy
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 from toddle.training.loop import ProgressLine, run_loop
@@ -136,24 +137,31 @@ def run(config: Config, *, resume: bool = False) -> None:
 def make_policy(config: Config, datasets: list[LeRobotDataset]) -> Any:
     """Load the policy of `init`, or build one with a fresh expert for the datasets' body."""
     if config.init != "random":
-        return load_policy(Path(config.init))
+        if not is_pi0_folder(Path(config.init)):
+            return load_policy(Path(config.init))
+        executed = config.expert.executed
+        pi0 = Pi0Config(source=config.init, body=_body(datasets[0]), executed=executed, cameras=config.cameras)
+        return Pi0Policy.from_pretrained(pi0)
     if config.like is not None:
         like = load_policy(config.like)
         if not isinstance(like, FlowVLA):
             raise problem("like", "a policy of kind 'flow_vla'", like.kind)
         return FlowVLA(replace(like.config, seed=config.seed), like.backbone)
-    first = datasets[0]
-    state, action = (first.column(name).shape[1] for name in ("observation.state", "action"))
-    body = BodySpec(name=first.info.get("robot_type") or "robot", proprio=state, action=action, dt=1.0 / first.fps)
     fresh = config.expert
     expert = ExpertConfig(
-        trunk=fresh.trunk, bodies=(body,), horizon=fresh.horizon, executed=fresh.executed, window=fresh.window,
-        head=fresh.head, slot_mask=fresh.slot_mask,
+        trunk=fresh.trunk, bodies=(_body(datasets[0]),), horizon=fresh.horizon, executed=fresh.executed,
+        window=fresh.window, head=fresh.head, slot_mask=fresh.slot_mask,
     )
     settings = FlowVLAConfig(
         backbone=config.backbone, expert=expert, steps=fresh.steps, cameras=config.cameras, seed=config.seed
     )
     return FlowVLA.from_config(settings)
+
+
+def _body(dataset: LeRobotDataset) -> BodySpec:
+    state, action = (dataset.column(name).shape[1] for name in ("observation.state", "action"))
+    name = dataset.info.get("robot_type") or "robot"
+    return BodySpec(name=name, proprio=state, action=action, dt=1.0 / dataset.fps)
 
 
 def make_data(config: Config, policy: Any, datasets: list[LeRobotDataset]) -> Demonstrations:

@@ -1,0 +1,93 @@
+"""`toddle sft` end to end on a toy dataset: fresh expert, resume, an earlier policy, pi0."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.policies.tiny_vla import tiny_backbone
+from tests.tiny_dataset import write_toy_dataset
+from tests.tiny_vlm import save_pi0
+
+from toddle.algorithms.sft import SFTConfig
+from toddle.core.errors import InputError
+from toddle.models.backbone import BackboneConfig
+from toddle.models.backbone_embedded import save_embedded
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.store import load_policy
+from toddle.recipes.sft import Config, FreshExpert, plan, run
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    root = tmp_path_factory.mktemp("sft")
+    save_embedded(root / "eyes", tiny_backbone())
+    trunk = TrunkConfig(width=32, depth=2, heads=2, context_width=16, modulation="residual")
+    return Config(
+        dataset=(write_toy_dataset(root / "data"),), out=root / "run", cache=root / "cache",
+        backbone=BackboneConfig(name=str(root / "eyes")),
+        expert=FreshExpert(trunk=trunk, horizon=4, executed=2, steps=3),
+        sft=SFTConfig(steps=6, batch=5), normalization="mean_std", checkpoint_every=2,
+    )  # fmt: skip
+
+
+def test_plan_and_run(setting: Config) -> None:
+    shown = plan(setting)
+    assert "read 3 episodes" in shown.steps[0] and "encode 12 pictures" in shown.steps[1]
+    run(setting)
+    policy = load_policy(setting.out / "policy")
+    assert policy.kind == "flow_vla" and policy.window_sizes == (4, 1, 2)
+    assert float(policy.expert.tokens.norm.count[0]) > 0 and not torch.equal(policy.action_scale[0], torch.ones(3))
+    with pytest.raises(InputError, match="--resume"):
+        run(setting)
+
+
+def test_stopped_and_resumed_equals_whole(setting: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = replace(setting, out=tmp_path / "whole")
+    run(whole)
+    broken = replace(setting, out=tmp_path / "broken")
+    from toddle.algorithms.sft import SFT
+
+    steps, original = [0], SFT.step
+
+    def failing(self: SFT) -> dict[str, float]:
+        steps[0] += 1
+        if steps[0] == 4:
+            raise OSError("pulled the plug")
+        return original(self)
+
+    monkeypatch.setattr(SFT, "step", failing)
+    with pytest.raises(OSError, match="plug"):
+        run(broken)
+    run(broken, resume=True)
+    a, b = (load_policy(one.out / "policy").state_dict() for one in (whole, broken))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_going_on_from_a_policy_and_like_it(setting: Config, tmp_path: Path) -> None:
+    first = replace(setting, out=tmp_path / "first")
+    run(first)
+    folder = first.out / "policy"
+    run(replace(setting, out=tmp_path / "more", init=str(folder), sft=replace(setting.sft, regime="adapter_first")))
+    run(replace(setting, out=tmp_path / "like", like=folder, seed=3))
+    old, like = load_policy(folder), load_policy(tmp_path / "like" / "policy")
+    assert like.config.expert == old.config.expert and like.config.seed == 3
+    with pytest.raises(InputError, match="architecture"):
+        replace(setting, init=str(folder), like=folder)
+
+
+def test_pi0_through_the_same_command(setting: Config, tmp_path: Path) -> None:
+    folder = save_pi0(tmp_path / "pi0")
+    run(replace(setting, init=str(folder), out=tmp_path / "run", sft=SFTConfig(steps=2, batch=2)))
+    assert load_policy(tmp_path / "run" / "policy").kind == "pi0"
+
+
+def test_clear_lines(setting: Config, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="toddle record"):
+        plan(replace(setting, dataset=(tmp_path / "none",)))
+    with pytest.raises(InputError, match=r"policy\.json"):
+        plan(replace(setting, init=str(tmp_path / "none")))
+    with pytest.raises(InputError, match="dataset"):
+        replace(setting, dataset=())
