@@ -44,6 +44,8 @@ class Config:
     """Environment of the pretraining."""
     tasks: tuple[str, ...] = ("metaworld/reach-v3", "metaworld/drawer-close-v3", "metaworld/button-press-topdown-v3")
     """Tasks that are demonstrated and evaluated."""
+    backbone: str = "embedded"
+    """The vision-language model: 'embedded', a local folder, or a hub id."""
     pretrain_steps: int = 800_000
     """Control steps of the RL pretraining."""
     worlds: int = 64
@@ -86,7 +88,11 @@ def stages(config: Config) -> list[Step]:
         seconds=10 + 0.7 * config.demonstrations * len(config.tasks),
     )
     transfer = toddle_step(
-        "transfer", "transfer", {"source": "{folder}/pretrain/policy", "convert": {"seed": config.seed}},
+        "transfer", "transfer",
+        {
+            "source": "{folder}/pretrain/policy", "convert": {"seed": config.seed},
+            "backbone": {"name": config.backbone},
+        },
         after=["pretrain"], seconds=20,
     )
     training, evaluating = [], []

@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 
 __all__ = [
-    "Html", "card", "chips", "columns", "data_url", "details", "figure", "pair", "paragraph", "render", "section",
-    "table", "video",
+    "Html", "card", "chips", "columns", "data_url", "details", "figure", "fold", "pair", "paragraph", "render",
+    "section", "table", "video",
 ]
 
 Html = str
@@ -149,7 +149,12 @@ def pair(parts: Iterable[Html]) -> Html:
 
 def details(summary: str, text: str) -> Html:
     """Return a folded block of preformatted text."""
-    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
+    return fold(summary, f"<pre>{escape(text)}</pre>")
+
+
+def fold(summary: str, content: Html) -> Html:
+    """Return content that is shown when its summary is clicked."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def video(source: str, label: Html) -> Html:

@@ -24,6 +24,8 @@ __all__ = ["write_report"]
 
 EMBEDDED_BYTES = 24 * 2**20
 """Videos are put into the page up to this many bytes in all, the rest are linked."""
+SHORT = 12
+"""A table of a conversion with more rows is folded."""
 OUTCOME = {True: '<span class="good">success</span>', False: '<span class="bad">failure</span>', None: ""}
 CONDITIONS = {"plain": "Undisturbed", "pushed": "Pushed once in the middle of the episode"}
 COMMANDS = {"pretrain": "Pretraining by reinforcement learning", "sft": "Fine-tuning on demonstrations"}
@@ -248,20 +250,21 @@ def _conversion(run: RunData) -> str:
     value: Any = run.conversion
     parts = [f"<h3>{escape(run.name)}</h3>"]
     value = {"": value} if isinstance(value, list) else value
-    facts = {key: item for key, item in value.items() if not isinstance(item, list | dict)}
-    for group in (item for item in value.values() if isinstance(item, dict)):
-        facts |= {key: item for key, item in group.items() if not isinstance(item, list | dict)}
+    groups = {key: item for key, item in value.items() if isinstance(item, dict)}
+    groups |= {"": facts} if (facts := {k: v for k, v in value.items() if not isinstance(v, list | dict)}) else {}
     tables = {key: item for key, item in value.items() if isinstance(item, list)}
     tables = dict(sorted(tables.items(), key=lambda pair: len(pair[1])))  # the short ones first
-    if facts:
-        parts.append(page.table(["", ""], [(escape(k.replace("_", " ")), _cell(v)) for k, v in facts.items()]))
+    for name, group in groups.items():
+        lines = [[escape(key.replace("_", " ")), _cell(item)] for key, item in group.items()]
+        parts.append(page.table([name.replace("_", " "), ""], lines, numbers=(1,)))
     for name, rows in tables.items():
         if rows and isinstance(rows[0], dict):
             head = list(dict.fromkeys(key for row in rows for key in row))
             numbers = [i for i, key in enumerate(head) if any(isinstance(row.get(key), int | float) for row in rows)]
-            parts.append(f"<h3>{escape(name.replace('_', ' '))}</h3>" if name else "")
             lines = [[_cell(row.get(key)) for key in head] for row in rows]
-            parts.append(page.table([key.replace("_", " ") for key in head], lines, numbers=numbers))
+            shown = page.table([key.replace("_", " ") for key in head], lines, numbers=numbers)
+            heading = name.replace("_", " ") or "table"
+            parts.append(shown if len(rows) <= SHORT else page.fold(f"{heading} ({len(rows)} rows)", shown))
     return page.section(*parts)
 
 

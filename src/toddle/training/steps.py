@@ -287,7 +287,7 @@ def _tail(folder: Path, name: str, most: int = 60) -> str:
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
-    return lines[-1][:most] if lines else ""
+    return lines[-1].replace("━", "").replace("╸", "").replace("╺", "")[:most] if lines else ""
 
 
 class StepBar:

@@ -1,0 +1,62 @@
+"""`toddle demo` end to end at the smallest size: every stage, both candidates, the page, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.policies.tiny_vla import tiny_backbone
+
+from toddle.models.backbone_embedded import save_embedded
+from toddle.recipes.demo import CANDIDATES, Config, plan, run, stages
+from toddle.training.episodes import read_episodes
+
+
+def tiny(folder: Path) -> Config:
+    return Config(
+        out=folder / "demo", backbone=str(folder / "eyes"), tasks=("metaworld/reach-v3",), pretrain_steps=2048,
+        worlds=16, demonstrations=1, sft_steps=4, sft_batch=4, episodes=2, max_episode_steps=24, videos=1,
+    )  # fmt: skip
+
+
+def test_the_plan_shows_every_stage(tmp_path: Path) -> None:
+    shown = plan(tiny(tmp_path))
+    assert [line.split(":")[0] for line in shown.steps[:-1]] == [
+        "pretrain", "demos", "transfer", "sft_converted", "sft_random", "evaluate_converted", "evaluate_random",
+    ]  # fmt: skip
+    assert shown.seconds is not None and shown.seconds > 0
+
+
+def test_both_fine_tunings_differ_in_their_start_alone() -> None:
+    steps = {step.name: step.settings for step in stages(Config())}
+    first, second = dict(steps["sft_converted"]), dict(steps["sft_random"])
+    assert first.pop("init") == second.pop("like") and second.pop("init") == "random"
+    assert first == second
+    first, second = dict(steps["evaluate_converted"]), dict(steps["evaluate_random"])
+    first.pop("policy"), second.pop("policy")
+    assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_main_job_end_to_end(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    save_embedded(tmp_path / "eyes", tiny_backbone())
+    run(config, resume=False)
+    page = (config.out / "report.html").read_text()
+    for text in ("converted", "random (reference)", "reach-v3", "goal/success", "sft/loss", "flow sample"):
+        assert text in page
+    assert page.count("<video") == 4
+    seeds = {}
+    for name in CANDIDATES:
+        rows = read_episodes(config.out / f"evaluate_{name}" / "episodes.jsonl")
+        seeds[name] = [(row["env"], row["condition"], row["seed"]) for row in rows]
+        assert len(rows) == 4
+    assert sorted(seeds["converted"]) == sorted(seeds["random"])
+    levels = json.loads((config.out / "transfer" / "transfer.json").read_text())["levels"]
+    assert all(level["kept"] for level in levels)
+    marks = {path: path.stat().st_mtime_ns for path in (config.out / "steps").glob("*.json")}
+    assert len(marks) == 7
+    run(config, resume=False)  # nothing is done again but the page
+    assert marks == {path: path.stat().st_mtime_ns for path in (config.out / "steps").glob("*.json")}
