@@ -157,6 +157,14 @@ def test_insert_is_an_exact_no_op(cross_every: int) -> None:
     assert unexpected(dead_after_two_steps(made)) == set()
 
 
+def test_modulating_all_tokens_is_exact_at_first_too() -> None:
+    policy = make_policy(window=1)
+    made = convert(policy, ConvertConfig(modulate="all"), VLM)
+    assert all(level.kept for level in measure_levels(policy, made))
+    with pytest.raises(InputError, match="modulate"):
+        convert(make_policy(), ConvertConfig(modulate="all"), VLM)
+
+
 def test_two_zeros_in_series_give_no_gradient_and_one_does() -> None:
     policy = make_policy(cross_every=0)
     made = convert(policy, ConvertConfig(context_mode="insert"), VLM)

@@ -43,6 +43,8 @@ class ConvertConfig:
     slot_mask: Literal["causal", "bidirectional"] | None = None
     """Mask among action slots; None keeps the source's.  From causal to bidirectional a bias of -40 holds later slots
     back until training anneals it."""
+    modulate: Literal["slots", "all"] = "slots"
+    """Which tokens flow time modulates; all (GR00T's way) needs `window` 1, and then level B holds at step 0 only."""
     bodies: tuple[BodySpec, ...] = ()
     """Embodiments of the expert (all of the source's); one the source does not know gets fresh banks."""
     fresh_inputs: bool = False
@@ -145,6 +147,7 @@ def _target_config(
     return dataclasses.replace(
         source, trunk=new_trunk, head=settings.head, bodies=settings.bodies or source.bodies, horizon=horizon,
         executed=executed, window=settings.window or source.window, slot_mask=settings.slot_mask or source.slot_mask,
+        modulate=settings.modulate,
     ), chosen
 
 
