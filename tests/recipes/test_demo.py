@@ -15,7 +15,7 @@ from toddle.training.episodes import read_episodes
 
 def tiny(folder: Path) -> Config:
     return Config(
-        out=folder / "demo", backbone=str(folder / "eyes"), tasks=("metaworld/reach-v3",), pretrain_steps=2048,
+        out=folder / "demo", backbone=str(folder / "eyes"), tasks=("metaworld/reach-v3",), pretrain_steps=8192,
         worlds=16, demonstrations=1, sft_steps=4, sft_batch=4, episodes=2, max_episode_steps=24, videos=1,
     )  # fmt: skip
 
@@ -45,7 +45,7 @@ def test_the_main_job_end_to_end(tmp_path: Path) -> None:
     save_embedded(tmp_path / "eyes", tiny_backbone())
     run(config, resume=False)
     page = (config.out / "report.html").read_text()
-    for text in ("converted", "random (reference)", "reach-v3", "goal/success", "sft/loss", "flow sample"):
+    for text in ("converted", "random (reference)", "reach-v3", "rollout/reward", "sft/loss", "flow sample"):
         assert text in page
     assert page.count("<video") == 4
     seeds = {}
