@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.policies.tiny_vla import tiny_backbone
 
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec, Observation
+from toddle.models.backbone import BackboneConfig
+from toddle.models.backbone_embedded import save_embedded
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
-from toddle.policies.store import load_expert, save_policy
+from toddle.policies.store import load_expert, load_policy, save_policy
 from toddle.recipes.transfer import Config, SideCarSettings, plan, run
 from toddle.transfer.convert import ConvertConfig
 
@@ -47,6 +50,27 @@ def test_a_policy_becomes_an_expert_folder(source: Path, tmp_path: Path, capsys:
     assert "flow sample" in printed and "0 (exact)" in printed
     with pytest.raises(InputError, match="resume"):
         run(config)
+
+
+def test_the_vla_acts_as_the_rl_policy_without_a_goal(source: Path, tmp_path: Path) -> None:
+    """Level C through the whole system: pictures, sentence, backbone, adapter, flow; folders saved and loaded."""
+    save_embedded(tmp_path / "eyes", tiny_backbone())
+    config = Config(source=source, out=tmp_path / "out", backbone=BackboneConfig(name=str(tmp_path / "eyes")))
+    run(config)
+    policy, vla = load_policy(source), load_policy(tmp_path / "out")
+    g, memory, cache = torch.Generator().manual_seed(1), None, None
+    previous = torch.zeros(2, 6)
+    for _ in range(5):
+        plain = Observation(proprio=torch.randn(2, 6, generator=g) * 2, previous_action=previous)
+        seen = Observation(
+            **plain, images=torch.randint(256, (2, 1, 3, 32, 32), generator=g, dtype=torch.uint8),
+            instruction=["open the drawer", "press the red button"],
+        )
+        expected, memory = policy.act(plain, memory, deterministic=True)
+        got, cache = vla.act(seen, cache, generator=g)
+        assert (got.action - expected.action.clamp(-1, 1)).abs().max() < 1e-5
+        previous = expected.action.clamp(-1, 1).flatten(1)
+    assert expected.action.abs().max() > 0.05
 
 
 def test_replace_ranks_distils_and_keeps_what_it_took_out(
