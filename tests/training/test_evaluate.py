@@ -60,7 +60,8 @@ class PointEnv(BatchedEnv):
     def _infos(self) -> dict[str, Any]:
         if self.goals:
             return {
-                "goal_done": (self.made % 4 == 0) & (self.made > 0), "goal_success": self.x % 2 == 0, "goal_error": np.abs(self.x),
+                "goal_done": (self.made % 4 == 0) & (self.made > 0), "goal_success": self.x % 2 == 0,
+                "goal_error": np.abs(self.x),
                 "success": np.ones(self.num_envs, bool),
             }
         tool = np.stack([self.x, 0 * self.x, 0 * self.x], axis=1)
