@@ -58,6 +58,8 @@ class Config:
     """Episodes filmed of each candidate, environment and condition."""
     video_size: int = 256
     """Side of the videos in pixels."""
+    cameras: tuple[str, ...] = ()
+    """Cameras in place of the policy's own, in their order (another simulator has other names)."""
     image_size: int = 96
     """Side of the pictures a policy sees, where its folder does not say what it was trained with."""
     max_episode_steps: int | None = None
@@ -107,7 +109,7 @@ def _options(config: Config, name: str, policy_config: Any, meta: dict[str, Any]
     """What the environment must be made with so that this policy sees what it was trained on."""
     family, options = name.split("/", 1)[0], dict[str, Any]()
     if family in ("metaworld", "libero"):
-        if cameras := getattr(policy_config, "cameras", ()):
+        if cameras := config.cameras or getattr(policy_config, "cameras", ()):
             options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
         options["terminate_on_success"] = True
         if config.max_episode_steps is not None:

@@ -130,6 +130,8 @@ def run(config: Config, *, resume: bool = False) -> None:
         learner.use_average()
         facts = {"init": config.init, "dataset": [str(path) for path in config.dataset], "steps": config.sft.steps,
                  "tasks": sorted({task for dataset in datasets for task in dataset.tasks})}  # fmt: skip
+        picture = datasets[0].info["features"].get(f"observation.images.{policy.config.cameras[0]}")
+        facts |= {"image_size": picture["shape"][0]} if picture else {}  # evaluation renders at the same size
         save_policy(config.out / "policy", policy, facts)
         print(f"policy: {config.out / 'policy'}")
 
