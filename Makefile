@@ -27,7 +27,8 @@ slow: setup-dev
 	$(VENV)/bin/python -m pytest -m slow
 
 bench: setup-dev
-	$(VENV)/bin/python -m benchmarks
+	$(VENV)/bin/python benchmarks/simulation.py
+	$(VENV)/bin/python benchmarks/ppo_speed.py
 
 setup:
 	@VENV=$(VENV) scripts/setup.sh user
