@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["gaussian_entropy", "gaussian_kl", "gaussian_log_prob"]
+__all__ = ["chunk_modes", "gaussian_entropy", "gaussian_kl", "gaussian_log_prob"]
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -32,3 +32,19 @@ def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std
     variance_ratio = torch.exp(2.0 * (log_std - other_log_std))
     shift = ((mean - other_mean) * torch.exp(-other_log_std)) ** 2
     return (0.5 * (variance_ratio + shift - 1.0) + other_log_std - log_std).sum(-1)
+
+
+def chunk_modes(steps: int, correlation: float) -> tuple[Tensor, Tensor]:
+    """Diagonalise noise over the steps of a chunk that has unit variance and `correlation` between any two steps.
+
+    Returns Q (steps, steps) orthonormal, rows the modes (the cosine basis; the first is the mean of the steps), and
+    the logarithms of the modes' standard deviations (steps,): 1 + (steps - 1) correlation for the first and
+    1 - correlation for the others are their variances, the eigenvalues of (1 - c) I + c 1 1^T.  The density of a chunk
+    x is that of Q x under a diagonal Gaussian, as |det Q| = 1.
+    """
+    mode, step = torch.arange(steps, dtype=torch.float64)[:, None], torch.arange(steps, dtype=torch.float64)
+    basis = torch.cos(math.pi / steps * mode * (step + 0.5)) * math.sqrt(2.0 / steps)
+    basis[0] = 1.0 / math.sqrt(steps)
+    variance = torch.full((steps,), 1.0 - correlation, dtype=torch.float64)
+    variance[0] = 1.0 + (steps - 1) * correlation
+    return basis.float(), (0.5 * variance.log()).float()

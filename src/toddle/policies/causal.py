@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.types import BodySpec, Decision, Observation, Score
-from toddle.maths.distributions import gaussian_entropy, gaussian_log_prob
+from toddle.maths.distributions import chunk_modes, gaussian_entropy, gaussian_log_prob
 from toddle.models.attention import KVRing
 from toddle.models.expert import ActionExpert, ExpertConfig
 from toddle.models.goal_encoder import GoalEncoder
@@ -45,6 +45,9 @@ class CausalConfig:
     """Logarithm of the standard deviation at the start (actions are in [-1, 1])."""
     std_per: Literal["action", "step"] = "action"
     """One spread for each action dimension, or for each dimension and step of the chunk."""
+    noise_correlation: float = 0.0
+    """Correlation of the noise between the steps of a chunk.  Independent noise averages out over the steps; at 0.9 a
+    chunk of 8 moves 2.7 times as far at the same spread (compare pink noise, Eberhard et al. 2023)."""
     autocast: bool = False
     """Compute in bfloat16 where it is safe; faster only for wide trunks (measured: docs/conversion.md)."""
     seed: int = 0
@@ -56,6 +59,10 @@ class CausalConfig:
             raise problem("expert.head", "'direct' in a causal policy", self.expert.head)
         if not 0.0 <= self.goal_dropout < 1.0:
             raise problem("goal_dropout", "a share in [0, 1)", self.goal_dropout)
+        if not 0.0 <= self.noise_correlation < 1.0:
+            raise problem("noise_correlation", "a number in [0, 1)", self.noise_correlation)
+        if self.noise_correlation and self.std_per == "step":
+            raise problem("std_per", "'action' with noise_correlation", self.std_per)
 
 
 def ht2(bodies: Sequence[BodySpec], **fields: int) -> CausalConfig:
@@ -88,6 +95,8 @@ class CausalPolicy(nn.Module):
     kind: ClassVar[str] = "causal"
     sequential = True
     action_mask: Tensor
+    modes: Tensor
+    mode_log_std: Tensor
 
     def __init__(self, config: CausalConfig) -> None:
         """Build the networks; the weights follow from `config.seed`."""
@@ -100,6 +109,9 @@ class CausalPolicy(nn.Module):
             self.expert = ActionExpert(expert)
         steps = expert.executed if config.std_per == "step" else 1
         self.log_std = nn.Parameter(torch.full((len(expert.bodies), steps, expert.action_width), config.log_std))
+        modes, mode_log_std = chunk_modes(expert.executed, config.noise_correlation)
+        self.register_buffer("modes", modes, persistent=False)
+        self.register_buffer("mode_log_std", mode_log_std, persistent=False)
 
     @classmethod
     def from_config(cls, config: CausalConfig) -> CausalPolicy:
@@ -129,16 +141,27 @@ class CausalPolicy(nn.Module):
         return self.config.expert.bodies[body].action if isinstance(body, int) else self.config.expert.action_width
 
     def _spread(self, body: int | Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """Return log_std and the mask of real dimensions, each (1 or ..., H_exec * width)."""
+        """Return log_std (of the modes, `_to_modes`) and the mask of real dimensions: (1 or ..., H_exec * width)."""
         steps = self.horizon
         log_std = self.log_std[body][..., :width]
         mask = self.expert.action_mask[body][..., None, :width]
-        log_std = log_std.expand(*log_std.shape[:-2], steps, width).flatten(-2)
+        log_std = log_std.expand(*log_std.shape[:-2], steps, width)
+        if self.config.noise_correlation:
+            log_std = log_std + self.mode_log_std[:, None]
+        log_std = log_std.flatten(-2)
         return log_std, mask.expand(*mask.shape[:-2], steps, width).flatten(-2)
+
+    def _to_modes(self, chunk: Tensor, inverse: bool = False) -> Tensor:
+        """Turn chunks (..., H_exec * width) into the modes in which their noise is independent, or back."""
+        if not self.config.noise_correlation:
+            return chunk
+        basis = self.modes.T if inverse else self.modes
+        return (basis @ chunk.unflatten(-1, (self.horizon, -1))).flatten(-2)
 
     def _densities(self, x: Tensor, mean: Tensor, body: int | Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Return the log-density and entropy (...) of chunks x (..., H_exec * width), padded dimensions left out."""
         log_std, mask = self._spread(body, width)
+        x, mean = self._to_modes(x), self._to_modes(mean)
         if isinstance(body, int):
             log_prob = gaussian_log_prob(x, mean, log_std)
             return log_prob, gaussian_entropy(log_std).expand(log_prob.shape)
@@ -184,7 +207,8 @@ class CausalPolicy(nn.Module):
         draw = mean
         if not deterministic:
             log_std, real = self._spread(body, width)
-            draw = mean + log_std.exp() * real * torch.randn(mean.shape, generator=generator, device=mean.device)
+            noise = log_std.exp() * real * torch.randn(mean.shape, generator=generator, device=mean.device)
+            draw = mean + self._to_modes(noise, inverse=True)
         action = draw.unflatten(1, (self.horizon, width))
         clipped = nn.functional.pad(action.clamp(-1, 1), (0, memory.last.shape[1] // self.horizon - width))
         memory.last = clipped.flatten(1)

@@ -50,6 +50,8 @@ class CausalSettings:
     """Share of episodes with the goal hidden; trains the NULL token."""
     log_std: float = -0.5
     """Logarithm of the standard deviation at the start."""
+    noise_correlation: float = 0.9
+    """Correlation of the noise between the steps of a chunk; independent noise averages out and explores little."""
 
 
 @config
@@ -132,7 +134,8 @@ def _policy(config: Config, bodies: tuple[BodySpec, ...], goals: bool) -> Causal
         bank_hidden=causal.bank_hidden,
     )  # fmt: skip
     return CausalPolicy(CausalConfig(
-        expert=expert, goal_dropout=causal.goal_dropout if goals else 0.0, log_std=causal.log_std, seed=config.seed
+        expert=expert, goal_dropout=causal.goal_dropout if goals else 0.0, log_std=causal.log_std,
+        noise_correlation=causal.noise_correlation if causal.executed > 1 else 0.0, seed=config.seed,
     ))  # fmt: skip
 
 
