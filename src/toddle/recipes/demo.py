@@ -81,7 +81,7 @@ def stages(config: Config) -> list[Step]:
     pretrain = toddle_step(
         "pretrain", "pretrain",
         {"envs": [config.body], "steps": config.pretrain_steps, "worlds": config.worlds, "seed": config.seed},
-        seconds=10 + config.pretrain_steps / 4000,
+        seconds=10 + config.pretrain_steps / 1500,
     )
     record = toddle_step(
         "demos", "record", {"envs": list(config.tasks), "episodes": config.demonstrations},
@@ -105,7 +105,7 @@ def stages(config: Config) -> list[Step]:
         settings |= {"init": converted} if name == "converted" else {"init": "random", "like": converted}
         training.append(toddle_step(
             f"sft_{name}", "sft", settings, after=["transfer", "demos"],
-            seconds=20 + config.sft_steps * config.sft_batch / 400,
+            seconds=20 + config.sft_steps * config.sft_batch / 800,
         ))  # fmt: skip
         evaluating.append(toddle_step(
             f"evaluate_{name}", "evaluate",

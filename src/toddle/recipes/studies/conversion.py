@@ -36,6 +36,7 @@ class Scale:
     demonstrations: int
     sft_steps: int
     episodes: int
+    backbone: str = "embedded"
 
 
 SCALES = {
@@ -66,11 +67,12 @@ def steps(scale: Scale) -> list[Step]:
         at = f"seed{seed}"
         found.append(toddle_step(
             f"{at}/pretrain", "pretrain", {"steps": scale.pretrain_steps, "seed": seed},
-            seconds=10 + scale.pretrain_steps / 4000,
+            seconds=10 + scale.pretrain_steps / 1500,
         ))  # fmt: skip
         for name, modulation in (("converted", "residual"), ("dit_literal", "dit_literal")):
             settings = {
-                "source": f"{{folder}}/{at}/pretrain/policy", "convert": {"modulation": modulation, "seed": seed}
+                "source": f"{{folder}}/{at}/pretrain/policy", "convert": {"modulation": modulation, "seed": seed},
+                "backbone": {"name": scale.backbone},
             }
             found.append(
                 toddle_step(f"{at}/transfer_{name}", "transfer", settings, after=[f"{at}/pretrain"], seconds=20)
