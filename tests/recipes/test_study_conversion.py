@@ -64,7 +64,7 @@ def test_the_whole_study_at_a_tiny_size(tmp_path: Path) -> None:
     data: list[dict[str, Any]] = STUDY.collect(scale, tmp_path / "runs")
     assert len([row for row in data if row["kind"] == "success"]) == 2 * 3 * 2
     assert len([row for row in data if row["kind"] == "exactness"]) == 4
-    facts = {"scale": "small", "runs_done": 15, "runs_planned": 15, "seconds": 1.0, "command": "toddle study conversion"}
+    facts = {"scale": "small", "runs_done": 15, "runs_planned": 15, "seconds": 1.0, "command": "toddle study"}
     write_rows(tmp_path / "docs", data, facts)
     found = write_page(STUDY, tmp_path / "docs")
     assert found["exact"] == "passed"
