@@ -7,6 +7,7 @@ a hub id or a local folder.  What travels on is only (context, mask); nothing ou
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,12 +121,9 @@ def load_backbone(settings: BackboneConfig) -> Backbone:
     Raises InputError when transformers is missing, when the name is neither a folder nor a model that can be
     fetched, or when its architecture is not supported.
     """
-    try:
-        import tokenizers  # noqa: F401
-        import transformers
-    except ImportError as error:
-        raise InputError(f"backbone: package '{error.name}' is missing; install toddle[vla]") from None
-    del transformers
+    for package in ("transformers", "tokenizers"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"backbone: package '{package}' is missing; install toddle[vla]")
     folder = Path(settings.name).expanduser()
     if settings.name == "embedded" or (folder / "sizes.json").exists():  # shipped, or made by `toddle backbone`
         from toddle.models.backbone_embedded import ASSETS, load_embedded
