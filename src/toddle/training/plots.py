@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from toddle.maths.intervals import Interval
@@ -95,7 +96,8 @@ def curve_panels(
 
 
 def interval_bars(
-    groups: Mapping[str, Mapping[str, Interval]], colours: Mapping[str, str], *, y_label: str, percent: bool = True
+    groups: Mapping[str, Mapping[str, Interval]], colours: Mapping[str, str], *, y_label: str, percent: bool = True,
+    legend: bool = False,
 ) -> str:
     """Return grouped bars with intervals: one group a task, one bar a candidate, the value written above."""
     candidates = list(dict.fromkeys(name for bars in groups.values() for name in bars))
@@ -119,6 +121,9 @@ def interval_bars(
         axes.grid(visible=False, axis="x")
         axes.set_ylabel(y_label)
         axes.set_xlim(-0.6, len(groups) - 0.4)
+        if legend:
+            marks = [Patch(color=colours.get(name, COLOURS[0]), label=name) for name in candidates]
+            figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), labelcolor=INK)
         if percent:
             axes.set_ylim(0, 109)
             axes.set_yticks([0, 25, 50, 75, 100])

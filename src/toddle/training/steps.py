@@ -8,6 +8,7 @@ on where it was (toddle's own commands do, by `--resume`).
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import fnmatch
 import hashlib
 import json
@@ -198,6 +199,7 @@ class _Process:
         self.base = folder / "steps" / step.name
         arguments, settings = step.filled(folder)
         (folder / step.name).mkdir(parents=True, exist_ok=True)
+        _wait_for_former(folder / step.name)
         self.base.parent.mkdir(parents=True, exist_ok=True)
         if settings:
             write_text_atomic(self.base.with_name(self.base.name + ".yaml"), yaml.safe_dump(settings, sort_keys=False))
@@ -231,6 +233,19 @@ class _Process:
         except subprocess.TimeoutExpired:
             self.child.kill()
             self.child.wait()
+
+
+def _wait_for_former(folder: Path) -> None:
+    """Wait for the process of a killed runner that is still saving its state (it holds the lock of its run folder)."""
+    if not (folder / ".lock").exists():
+        return
+    with open(folder / ".lock") as lock:
+        for _ in range(round(GRACE_SECONDS / POLL_SECONDS)):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return  # closing the file lets it go
+            except OSError:
+                time.sleep(POLL_SECONDS)
 
 
 def _stop_all(running: dict[str, _Process]) -> None:

@@ -162,9 +162,8 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
                 groups.setdefault(label, {})[name] = Interval(found.value, found.low, found.high)
     if not groups:
         return []
-    svg = interval_bars(groups, colours_of(CONDITIONS), y_label="success, %")
-    caption = "Success after fine-tuning, mean over tasks; lines: 95 % bootstrap over seeds. Blue: random, " \
-        "orange: converted, green: literal gate."
+    svg = interval_bars(groups, colours_of(CONDITIONS), y_label="success, %", legend=True)
+    caption = "Success after fine-tuning, mean over tasks; lines: 95 % bootstrap over seeds."
     return [Figure(name="success", svg=svg, caption=caption)]
 
 
