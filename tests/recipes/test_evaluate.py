@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from toddle.envs.make import make_env
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
 from toddle.recipes import report
-from toddle.recipes.evaluate import Config, plan, run
+from toddle.recipes.evaluate import Config, _bodies, plan, run
 from toddle.training.episodes import read_episodes
 
 TASK = "gymnasium/Pusher-v5"
@@ -88,6 +89,13 @@ def test_killed_and_resumed_it_gives_the_same_episodes(tmp_path: Path, policies:
         run(settings("killed"), resume=False)
     run(settings("killed"), resume=True)
     assert timeless(killed / "episodes.jsonl") == timeless(tmp_path / "whole" / "episodes.jsonl")
+
+
+def test_the_bodies_of_every_kind_of_policy_are_found() -> None:
+    spec = BodySpec(name="sawyer", proprio=17, action=4, dt=0.0125)
+    kinds = (SimpleNamespace(bodies=(spec,)), SimpleNamespace(body=spec), SimpleNamespace(
+        expert=SimpleNamespace(bodies=(spec,))))  # fmt: skip
+    assert [_bodies(kind) for kind in kinds] == [(spec,)] * 3
 
 
 def test_wrong_input_is_one_line(tmp_path: Path, policies: tuple[str, ...]) -> None:

@@ -148,6 +148,19 @@ def test_what_the_policy_is_shown() -> None:
     assert policy.seen[1]["proprio"].tolist() == [[3.0, 2.0], [5.0, 2.0]]
 
 
+def test_actions_are_clipped_and_padding_is_cut() -> None:
+    class Wide(Walker):
+        def act(self, observation: Any, memory: Any = None, **options: Any) -> Any:
+            decision, memory = super().act(observation, memory, **options)
+            padded = torch.cat([5.0 * decision.action, torch.full_like(decision.action, 9.0)], dim=-1)
+            return dataclasses.replace(decision, action=padded), memory
+
+    policy = Wide(2)
+    (found,) = evaluate(policy, PointEnv(1), seeds=[2])
+    assert found.length == 5
+    assert policy.seen[1]["previous_action"].tolist() == [[1.0] * 4]  # as executed, which is what training shows
+
+
 def test_pushes_come_at_the_same_step_for_every_chunk_length() -> None:
     push = PushConfig(strength=1.0, first_step=2, last_step=6)
     moments = [push.step(seed) for seed in SEEDS]

@@ -102,7 +102,10 @@ def _candidates(config: Config) -> list[Candidate]:
 
 def _bodies(policy_config: Any) -> tuple[Any, ...]:
     """The bodies of a policy's banks, in the order of their ids."""
-    return tuple(getattr(policy_config, "bodies", None) or policy_config.expert.bodies)
+    for found in (getattr(policy_config, "bodies", ()), getattr(policy_config, "body", None)):
+        if found:
+            return tuple(found) if isinstance(found, list | tuple) else (found,)
+    return tuple(policy_config.expert.bodies)
 
 
 def _options(config: Config, name: str, policy_config: Any, meta: dict[str, Any]) -> dict[str, Any]:

@@ -151,7 +151,8 @@ class _Wave:
             decision, memory = self.policy.act(
                 observation, memory, generator=generator, deterministic=deterministic
             )
-            self.actions = decision.action.cpu().numpy()
+            # what is executed: clipped, and without the padding of policies whose other bodies are wider
+            self.actions = decision.action.cpu().numpy()[..., : self.actions.shape[-1]].clip(-1.0, 1.0)
             thought = (time.perf_counter() - asked) / n
             first, self.within = np.zeros(n, bool), 0
             obs, _, terminated, truncated, info = env.step_chunk(
@@ -242,7 +243,7 @@ class _Tally:
             facts |= {"goals": len(self.goal_errors), "goals_reached": self.goals_reached}
             if self.goal_errors:
                 facts["goal_error"] = float(np.mean(self.goal_errors))
-        actions = np.clip(np.stack(self.actions), -1.0, 1.0)
+        actions = np.stack(self.actions)
         facts["no_ops"] = no_op_count(actions)
         if len(actions) > 1:
             facts["action_change"] = float((np.diff(actions, axis=0) ** 2).mean())
