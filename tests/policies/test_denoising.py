@@ -10,6 +10,8 @@ import torch
 from toddle.core.types import BodySpec
 from toddle.maths.distributions import gaussian_log_prob
 from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
+from toddle.models.denoising_trunk import TrunkDenoiserConfig
+from toddle.models.trunk import TrunkConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig
 
@@ -25,7 +27,12 @@ PROCESSES = {
     "one_random_step": FlowConfig(noise="flow_sde", one_random_step=True),
     "fpo": FlowConfig(noise="fpo", steps=5),
 }
-NETWORKS = {"mlp": MlpDenoiserConfig(width=32), "unet": UnetConfig(channels=(8, 16), condition=16, groups=4)}
+SMALL_TRUNK = TrunkConfig(width=16, depth=4, heads=2, context_width=12, modulation="residual")
+NETWORKS = {
+    "mlp": MlpDenoiserConfig(width=32),
+    "unet": UnetConfig(channels=(8, 16), condition=16, groups=4),
+    "trunk": TrunkDenoiserConfig(trunk=SMALL_TRUNK, bank_hidden=16, goal_hidden=16),
+}
 LINKS = {"ddpm": 6, "ddim": 5, "ddpm_tail": 2, "one_tuned_step": 1, "reinflow": 4, "flow_noise": 3, "flow_sde": 5}
 
 

@@ -11,14 +11,16 @@ Shapes: actions (..., H, A), tau (...).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 __all__ = [
-    "LOSS_FLOOR", "endpoint_from_velocity", "euler", "from_pi0", "interpolate", "sample_time", "target_velocity",
-    "to_pi0", "velocity_from_endpoint",
+    "LOSS_FLOOR", "endpoint_from_noise", "endpoint_from_velocity", "euler", "from_pi0", "interpolate", "sample_time",
+    "target_velocity", "to_pi0", "velocity_from_endpoint",
 ]
 
 LOSS_FLOOR = 0.05
@@ -52,12 +54,28 @@ def endpoint_from_velocity(velocity: Tensor, noisy: Tensor, tau: Tensor) -> Tens
     return noisy + (1 - _wide(tau)) * velocity
 
 
-def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """Integrate dx = velocity(x, tau) dtau from noise (..., H, A) at tau = 0 to 1 in equal steps; tau is (...)."""
+def endpoint_from_noise(noise: Tensor, noisy: Tensor, tau: Tensor, clamp: float = 1.0) -> Tensor:
+    """Return the action that, with this noise, makes x_tau; held to +-clamp, as diffusion samplers do."""
+    return ((noisy - (1 - _wide(tau)) * noise) / _wide(tau).clamp(min=1e-6)).clamp(-clamp, clamp)
+
+
+def euler(
+    velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int | Sequence[float]
+) -> Tensor:
+    """Integrate dx = velocity(x, tau) dtau from noise (..., H, A) at tau = 0 to 1; tau is (...).
+
+    steps: their number, all equal; or the flow times of a diffusion, where `noise` is its x_K of unit variance.
+    """
     x = noise
-    for index in range(steps):
-        tau = torch.full(noise.shape[:-2], index / steps, dtype=noise.dtype, device=noise.device)
-        x = x + velocity(x, tau) / steps
+    if isinstance(steps, int):
+        for index in range(steps):
+            tau = torch.full(noise.shape[:-2], index / steps, dtype=noise.dtype, device=noise.device)
+            x = x + velocity(x, tau) / steps
+        return x
+    x = x * math.hypot(steps[0], 1 - steps[0])  # x_K = c x_tau, c = 1 / |(tau, 1 - tau)|
+    for now, after in pairwise([*steps, 1.0]):
+        tau = torch.full(noise.shape[:-2], now, dtype=noise.dtype, device=noise.device)
+        x = x + (after - now) * velocity(x, tau)
     return x
 
 

@@ -310,17 +310,26 @@ class ActionExpert(nn.Module):
 
     # ---- flow ------------------------------------------------------------------------------------------------------
     def as_velocity(self, raw: Tensor, noisy: Tensor, tau: Tensor, floor: float = flow.LOSS_FLOOR) -> Tensor:
-        """Return the velocity that the raw output means at (noisy, tau); `floor` as in `velocity_from_endpoint`."""
-        return flow.velocity_from_endpoint(raw, noisy, tau, floor) if self.config.head == "endpoint" else raw
+        """Return the velocity that the raw output means at (noisy, tau); `floor` as in `velocity_from_endpoint`.
+
+        Head noise: the velocity to the action in [-1, 1] that this noise leaves (the clamp of diffusion samplers).
+        """
+        if self.config.head == "noise":
+            raw = flow.endpoint_from_noise(raw, noisy, tau)
+        return raw if self.config.head == "velocity" else flow.velocity_from_endpoint(raw, noisy, tau, floor)
 
     @torch.no_grad()
     def sample(self, cache: KVRing, noise: Tensor, steps: int = 10) -> Tensor:
-        """Integrate the flow from noise (B, H, A) to the action chunk, after `prefix`; padded dimensions come out 0."""
+        """Integrate the flow from noise (B, H, A) to the action chunk, after `prefix`; padded dimensions come out 0.
+
+        Head noise visits the times of its diffusion, whatever `steps`: that is DDIM with eta 0 (ALGORITHMS P1.6).
+        """
 
         def velocity(x: Tensor, tau: Tensor) -> Tensor:
             return self.as_velocity(self.slots(cache, x, tau), x, tau, floor=0.0)
 
-        return flow.euler(velocity, noise, steps) * self.action_mask[cache.body].view(-1, 1, noise.shape[-1])
+        made = flow.euler(velocity, noise, self.config.times or steps)
+        return made * self.action_mask[cache.body].view(-1, 1, noise.shape[-1])
 
     @torch.no_grad()
     def update_statistics(self, observation: Observation) -> None:

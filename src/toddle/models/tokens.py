@@ -35,8 +35,11 @@ class ExpertConfig:
     """H_exec, actions of a decision that are executed before the next one."""
     window: int = 16
     """T, decisions the history reaches back (1: the present observation alone)."""
-    head: Literal["direct", "velocity", "endpoint"] = "direct"
-    """What the decoder gives: the action itself, the flow's velocity, or the estimated end of the flow."""
+    head: Literal["direct", "velocity", "endpoint", "noise"] = "direct"
+    """What the decoder gives: the action itself, the flow's velocity, the estimated end of the flow, or the noise it
+    began with (an expert that was trained as a diffusion)."""
+    times: tuple[float, ...] = ()
+    """Head noise: the flow times in (0, 1) that sampling visits, those of the diffusion's steps."""
     slot_mask: Literal["causal", "bidirectional"] = "causal"
     """Whether a slot sees the later slots of its decision."""
     modulate: Literal["slots", "all"] = "slots"
@@ -57,6 +60,8 @@ class ExpertConfig:
             raise problem("expert.bodies", "different names", ", ".join(names))
         if self.modulate == "all" and self.window > 1:
             raise problem("expert.modulate", "'slots' where window > 1", "all", "set window to 1 or modulate to slots")
+        if (self.head == "noise") != bool(self.times):
+            raise problem("expert.times", "flow times with head noise, and with no other head", self.times)
         if self.head == "direct" and self.trunk.modulation != "none":
             raise problem("trunk.modulation", "'none' with head direct", self.trunk.modulation)
 

@@ -5,6 +5,7 @@ of a minibatch.  Chain layouts, each one vector per decision (B, C):
     standard          x of the first scored link and after every scored link, (L + 1) H A numbers
     one random step   x before and after the stochastic step, 2 H A numbers, and the step's index
     fpo               the action H A, then N noises H A each, then N flow times
+With a trunk that hides goals now and then, one number more: whether it was hidden.
 Sources: DPPO (arXiv 2409.00588), ReinFlow (arXiv 2505.22094), pi_RL (Flow-SDE, Flow-Noise), FPO (arXiv 2507.21053).
 """
 
@@ -12,85 +13,22 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from toddle.core.config import config
-from toddle.core.errors import problem
 from toddle.core.seeding import torch_generator
-from toddle.core.types import BodySpec, Decision, Observation, Score
+from toddle.core.types import Decision, Observation, Score
 from toddle.maths.flow import interpolate, target_velocity
-from toddle.maths.flow_sde import squashed_std
-from toddle.models.denoisers import TIME_FEATURES, MlpDenoiser, MlpDenoiserConfig, Unet, UnetConfig, time_features
-from toddle.models.mlp import make_mlp
+from toddle.models.denoising_trunk import TrunkDenoiser, TrunkDenoiserConfig
+from toddle.policies.denoising_network import DenoisingConfig, DenoisingNetwork, rows_of
 from toddle.policies.features import BodyFeatures
-from toddle.policies.links import DiffusionConfig, DiffusionLinks, FlowConfig, make_links
+from toddle.policies.links import DiffusionLinks, FlowConfig, make_links
 
 __all__ = ["DenoisingConfig", "DenoisingPolicy"]
 
 _LOG_2PI = math.log(2 * math.pi)
-
-
-@config
-class DenoisingConfig:
-    """A diffusion or flow policy over action chunks."""
-
-    body: BodySpec
-    """The embodiment."""
-    horizon: int = 4
-    """H, actions of a chunk."""
-    executed: int = 4
-    """H_exec, actions of a chunk that are executed; the log-density is theirs alone."""
-    process: DiffusionConfig | FlowConfig = DiffusionConfig()
-    """How the chunk is drawn."""
-    network: MlpDenoiserConfig | UnetConfig = MlpDenoiserConfig()
-    """What predicts noise (diffusion) or velocity (flow)."""
-    reduce: Literal["mean", "sum"] = "mean"
-    """How a link's log-density is formed from its dimensions.  DPPO and Flow-GRPO average (their clip ranges are small
-    for that reason); with sum expect larger ratios."""
-    log_prob_bounds: tuple[float, float] = (-5.0, 2.0)
-    """Bounds of each dimension's log-density (DPPO); 2 cuts gradients where the standard deviation is below 0.05."""
-    goal_width: int = 0
-    """Width of the pooled goal; 0 for environments without goals."""
-    goal_parts: int = 256
-    """Controlled parts a goal item can name."""
-    condition: int = 0
-    """Numbers of `observation["condition"]` to condition on (DDiffPG's mode embedding)."""
-    seed: int = 0
-    """Seed of the weights."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.executed <= self.horizon:
-            raise problem("executed", f"1 to horizon {self.horizon}", self.executed)
-
-
-class _Network(nn.Module):
-    """Denoiser, and the head of a learned standard deviation where the process has one."""
-
-    def __init__(self, config: DenoisingConfig, features: int) -> None:
-        super().__init__()
-        shape = (config.horizon, config.body.action)
-        net = config.network
-        self.denoiser: MlpDenoiser | Unet
-        if isinstance(net, MlpDenoiserConfig):
-            self.denoiser = MlpDenoiser(net, features, *shape)
-        else:
-            self.denoiser = Unet(net, features, *shape)
-        self.shape, self.spread = shape, None
-        process = config.process
-        if isinstance(process, FlowConfig) and process.noise in ("reinflow", "flow_noise"):
-            self.spread = make_mlp([features + TIME_FEATURES, 64, 64, math.prod(shape)], "tanh")
-            self.band = process.std_range
-
-    def std(self, features: Tensor, time: Tensor, links: int) -> Tensor | None:
-        """Return the learned standard deviation (M, L, H, A), or None."""
-        if self.spread is None:
-            return None
-        lead = (len(features), links)
-        inputs = torch.cat([features[:, None].expand(*lead, -1), time_features(time).expand(*lead, -1)], -1)
-        return squashed_std(self.spread(inputs), *self.band).unflatten(-1, self.shape)
 
 
 class DenoisingPolicy(nn.Module):
@@ -104,12 +42,14 @@ class DenoisingPolicy(nn.Module):
         super().__init__()
         self.config, self.horizon = config, config.executed
         generator = torch_generator(config.seed, "denoising policy", config.body.name)
-        self.features = BodyFeatures(config.body.proprio, config.goal_width, config.goal_parts, "proprio", generator)
+        trunk = isinstance(config.network, TrunkDenoiserConfig)
+        pooled = config.goal_width if not trunk or config.learned_std else 0  # a trunk reads goals itself
+        self.features = BodyFeatures(config.body.proprio, pooled, config.goal_parts, "proprio", generator)
         with torch.random.fork_rng(devices=[]):  # torch's layers can only draw from the global generator
             torch.manual_seed(config.seed)
-            self.tuned = _Network(config, self.features.width + config.condition)
+            self.tuned = DenoisingNetwork(config, self.features.width + config.condition)
         self.links = make_links(config.process)
-        self.base: _Network | None = None
+        self.base: DenoisingNetwork | None = None
         if len(self.links.tuned) < self.links.steps:
             self.freeze_base()
 
@@ -120,14 +60,30 @@ class DenoisingPolicy(nn.Module):
 
     def freeze_base(self) -> None:
         """Copy the network as it is now into the frozen base that draws the steps before the last K'."""
-        self.base = copy.deepcopy(self.tuned).requires_grad_(False)
+        if self.base is None:
+            self.base = copy.deepcopy(self.tuned).requires_grad_(False)
+        else:
+            self.base.load_state_dict(self.tuned.state_dict())
+
+    @property
+    def trunk(self) -> TrunkDenoiser | None:
+        """The network where it is the action expert of a VLA to be, else None."""
+        return self.tuned.denoiser if isinstance(self.tuned.denoiser, TrunkDenoiser) else None
 
     def initial_memory(self, batch: int) -> None:
         """Return None: nothing is remembered."""
 
     def update_normaliser(self, observation: Observation) -> None:
+        """Take observations (..., O) into the running statistics, unless these are fixed."""
+        if not self.config.fixed_statistics:
+            self.fit_normaliser(observation)
+
+    def fit_normaliser(self, observation: Observation) -> None:
         """Take observations (..., O) into the running statistics."""
         self.features.update_normaliser(observation)
+        for network in (self.tuned, self.base):
+            if network is not None and isinstance(network.denoiser, TrunkDenoiser):
+                network.denoiser.expert.update_statistics(observation)
 
     def _features(self, observation: Observation) -> Tensor:
         features = self.features(observation)
@@ -135,15 +91,16 @@ class DenoisingPolicy(nn.Module):
             features = torch.cat([features, observation["condition"]], -1)
         return features.flatten(0, -2)
 
+
     def _link(
-        self, network: _Network, features: Tensor, shared: Tensor, x: Tensor, index: Tensor, *,
+        self, network: DenoisingNetwork, features: Tensor, shared: Any, x: Tensor, index: Tensor, *,
         spread: Tensor | None = None, deterministic: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the links `index` (L,) or (M, L) at chunks x (M, L, H, A)."""
         time = self.links.times.to(x.device)[index]
         if network.spread is not None and not deterministic:
             spread = network.std(features, time, x.shape[1])
-        return self.links.link(x, network.denoiser(shared, x, time), index, spread, deterministic=deterministic)
+        return self.links.link(x, network.predict(shared, x, time), index, spread, deterministic=deterministic)
 
     def _density(self, y: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-density (M, L) of chunks y (M, L, H, A) and entropy (M,): executed actions alone, reduced."""
@@ -175,9 +132,12 @@ class DenoisingPolicy(nn.Module):
         single = None
         if self._one_random_step:
             single = torch.randint(links.steps, (len(x), 1), generator=generator, device=x.device)
-        first = links.steps - len(links.tuned)
+        first, dropped = links.steps - len(links.tuned), None
+        if self.config.goal_dropout:
+            share = self.config.goal_dropout if self.training and not deterministic else 0.0
+            dropped = torch.rand(len(x), generator=generator, device=x.device) < share
         networks = [network for network in (self.tuned, self.base) if network is not None]
-        shared = {network: network.denoiser.encode(features) for network in networks}
+        shared = {network: network.encode(observation, features, dropped) for network in networks}
         states, densities = [x], []
         for i in range(links.steps):
             network = self.tuned if i >= first or self.base is None else self.base
@@ -191,7 +151,9 @@ class DenoisingPolicy(nn.Module):
                 densities.append(self._density(drawn, mean, std)[0])
             x = drawn[:, 0]
             states.append(x)
-        chain, log_prob = self._pack(states[first:], densities, single, features, generator)
+        chain, log_prob = self._pack(states[first:], densities, single, (features, shared[self.tuned]), generator)
+        if dropped is not None:
+            chain = torch.cat([chain, dropped[:, None].to(chain.dtype)], 1)
         return Decision(x[:, : self.horizon], chain, log_prob), None
 
     def _shape(self, *lead: int) -> tuple[int, ...]:
@@ -210,8 +172,8 @@ class DenoisingPolicy(nn.Module):
         return self.config.process.level if isinstance(self.config.process, FlowConfig) else 0.0
 
     def _pack(
-        self, states: list[Tensor], densities: list[Tensor], single: Tensor | None, features: Tensor,
-        generator: torch.Generator | None,
+        self, states: list[Tensor], densities: list[Tensor], single: Tensor | None,
+        encoded: tuple[Tensor, Any], generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """Return the chain as the module lays it out, and its log-densities (B, L)."""
         x, links = states[-1], len(states) - 1
@@ -221,7 +183,7 @@ class DenoisingPolicy(nn.Module):
             noise = torch.randn(self._shape(len(x), count), generator=generator, device=x.device)
             tau = torch.randint(10, (len(x), count), generator=generator, device=x.device) / 10
             chain = torch.cat([x.flatten(1), noise.flatten(1), tau], 1)
-            return chain, self._fpo_log_prob(features, chain)[0]
+            return chain, self._fpo_log_prob(encoded[1], chain)[0]
         log_prob = torch.cat(densities, 1) if densities else x.new_zeros(len(x), links)
         stacked = torch.stack(states, 1)
         if single is None:
@@ -233,29 +195,35 @@ class DenoisingPolicy(nn.Module):
     # ---- scoring -------------------------------------------------------------------------------------------------
     def score(self, observation: Observation, chain: Tensor) -> Score:
         """Score chains (T, B, C): log_prob (T, B, L), entropy (T, B), the mean over links and dimensions."""
-        log_prob, entropy = self._log_prob(self._features(observation), chain.flatten(0, -2))
-        return Score(log_prob.unflatten(0, chain.shape[:-1]), entropy.unflatten(0, chain.shape[:-1]))
-
-    def _log_prob(self, features: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-densities (M, L) and entropy (M,) of chains (M, C) at features (M, F)."""
+        flat, lead = chain.flatten(0, -2), chain.shape[:-1]
+        dropped = None
+        if self.config.goal_dropout:
+            flat, dropped = flat[:, :-1], flat[:, -1] > 0.5
+        features = self._features(observation)
+        shared = self.tuned.encode(rows_of(observation), features, dropped)
         if self._fpo:
-            return self._fpo_log_prob(features, chain)
+            log_prob, entropy = self._fpo_log_prob(shared, flat)
+        else:
+            log_prob, entropy = self._log_prob(features, shared, flat)
+        return Score(log_prob.unflatten(0, lead), entropy.unflatten(0, lead))
+
+    def _log_prob(self, features: Tensor, shared: Any, chain: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-densities (M, L) and entropy (M,) of chains (M, C) at features (M, F)."""
         index = self.links.tuned.to(chain.device)
         if self._one_random_step:
             chain, index = chain[:, :-1], chain[:, -1:].long()
         states = chain.unflatten(1, self._shape(-1))
-        shared = self.tuned.denoiser.encode(features)
         mean, std = self._link(self.tuned, features, shared, states[:, :-1], index)
         return self._density(states[:, 1:], mean, std)
 
-    def _fpo_log_prob(self, features: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:
+    def _fpo_log_prob(self, shared: Any, chain: Tensor) -> tuple[Tensor, Tensor]:
         """Return minus the flow-matching loss at the stored (tau, eps): its change is FPO's log ratio (eq. 8)."""
         assert isinstance(self.config.process, FlowConfig)
         count, size = self.config.process.fpo_samples, math.prod(self._shape())
         action, noise, tau = chain.split([size, count * size, count], 1)
         target, eps = action.unflatten(1, self._shape(1)), noise.unflatten(1, self._shape(count))
         x = interpolate(eps, target, tau)
-        velocity = self.tuned.denoiser(self.tuned.denoiser.encode(features), x, tau)
+        velocity = self.tuned.predict(shared, x, tau)
         predicted = x - tau[..., None, None] * velocity  # the noise this velocity implies
         loss = (predicted - eps).square()[..., : self.horizon, :].flatten(2).mean(-1)
         return -loss.mean(1, keepdim=True), torch.zeros_like(loss[:, 0])
@@ -275,6 +243,10 @@ class DenoisingPolicy(nn.Module):
         else:
             time = torch.rand(len(action), generator=generator, device=action.device)
             x, target = interpolate(eps, action, time), target_velocity(eps, action)
-        shared = self.tuned.denoiser.encode(features)
-        prediction = self.tuned.denoiser(shared, x[:, None], time[:, None])[:, 0]
+        dropped = None
+        if self.config.goal_dropout:
+            share = self.config.goal_dropout
+            dropped = torch.rand(len(action), generator=generator, device=action.device) < share
+        shared = self.tuned.encode(rows_of(observation), features, dropped)
+        prediction = self.tuned.predict(shared, x[:, None], time[:, None])[:, 0]
         return (prediction - target).square().flatten(1).mean(1)

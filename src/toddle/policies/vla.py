@@ -211,8 +211,8 @@ class FlowVLA(nn.Module):
 
         batch: observation (T, B, ...) in time order, the last decision is the one that is learned; action (B, H, A)
         in the environment's units; mask (B, H) bool, False where the chunk reaches beyond its episode.
-        Head velocity: |v - (a - eps)|^2.  Head endpoint: |a1 - a|^2, which is the velocity's error times
-        (1 - tau)^2 (ALGORITHMS P1.2: unweighted, the last instants would count 1 / (1 - tau)^2).
+        Head velocity: |v - (a - eps)|^2.  Head noise: |eps' - eps|^2.  Head endpoint: |a1 - a|^2, which is the
+        velocity's error times (1 - tau)^2 (ALGORITHMS P1.2: unweighted, the last instants would count 1 / (1 - tau)^2).
         Returns the mean over real numbers and detached metrics.
         """
         observation, mask = batch["observation"], batch["mask"]
@@ -225,12 +225,13 @@ class FlowVLA(nn.Module):
         noisy = flow.interpolate(noise, action, tau)
         context, context_mask = self.context(observation)
         raw = self.expert(observation, context, context_mask, noisy[None], tau[None], last=1)[0]
-        target = action if self.config.expert.head == "endpoint" else flow.target_velocity(noise, action)
+        known = {"endpoint": action, "noise": noise, "velocity": flow.target_velocity(noise, action)}
+        target = known[self.config.expert.head]
         weight = mask[..., None] * self.expert.action_mask[body][:, None, :]
         error = (raw - target).square() * weight
         loss = error.sum() / weight.sum().clamp(min=1)
         with torch.no_grad():
-            end = raw if self.config.expert.head == "endpoint" else flow.endpoint_from_velocity(raw, noisy, tau)
+            end = flow.endpoint_from_velocity(self.expert.as_velocity(raw, noisy, tau, floor=1e-6), noisy, tau)
             miss = ((end - action).abs() * weight).sum() / weight.sum().clamp(min=1)
         return loss, {"sft/loss": loss.item(), "sft/endpoint_error": miss.item()}
 

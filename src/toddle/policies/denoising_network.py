@@ -1,0 +1,132 @@
+"""The settings of a denoising policy, and its network: a denoiser, and a head for the spread where it is learned."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.types import BodySpec, Observation
+from toddle.maths.diffusion import cosine_alpha_bar, ddim_steps, flow_time
+from toddle.maths.flow_sde import squashed_std
+from toddle.models.denoisers import TIME_FEATURES, MlpDenoiser, MlpDenoiserConfig, Unet, UnetConfig, time_features
+from toddle.models.denoising_trunk import TrunkDenoiser, TrunkDenoiserConfig
+from toddle.models.mlp import make_mlp
+from toddle.policies.links import DiffusionConfig, FlowConfig
+
+__all__ = ["DenoisingConfig", "DenoisingNetwork", "rows_of"]
+
+
+@config
+class DenoisingConfig:
+    """A diffusion or flow policy over action chunks."""
+
+    body: BodySpec
+    """The embodiment."""
+    horizon: int = 4
+    """H, actions of a chunk."""
+    executed: int = 4
+    """H_exec, actions of a chunk that are executed; the log-density is theirs alone."""
+    process: DiffusionConfig | FlowConfig = DiffusionConfig()
+    """How the chunk is drawn."""
+    network: MlpDenoiserConfig | UnetConfig | TrunkDenoiserConfig = MlpDenoiserConfig()
+    """What predicts noise (diffusion) or velocity (flow).  A trunk can become a VLA's action expert."""
+    reduce: Literal["mean", "sum"] = "mean"
+    """How a link's log-density is formed from its dimensions.  DPPO and Flow-GRPO average (their clip ranges are small
+    for that reason); with sum expect larger ratios."""
+    log_prob_bounds: tuple[float, float] = (-5.0, 2.0)
+    """Bounds of each dimension's log-density (DPPO); 2 cuts gradients where the standard deviation is below 0.05."""
+    goal_width: int = 0
+    """Width of the pooled goal; 0 for environments without goals."""
+    goal_parts: int = 256
+    """Controlled parts a goal item can name."""
+    fixed_statistics: bool = False
+    """Keep the normalisation that imitation set: a warm-started (and a frozen) network knows no other."""
+    condition: int = 0
+    """Numbers of `observation["condition"]` to condition on (DDiffPG's mode embedding)."""
+    seed: int = 0
+    """Seed of the weights."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.executed <= self.horizon:
+            raise problem("executed", f"1 to horizon {self.horizon}", self.executed)
+        if self.condition and isinstance(self.network, TrunkDenoiserConfig):
+            raise problem("condition", "0 with a trunk (it reads goals)", self.condition)
+
+    @property
+    def goal_dropout(self) -> float:
+        """Share of decisions with the goal hidden (a trunk's)."""
+        return self.network.goal_dropout if isinstance(self.network, TrunkDenoiserConfig) else 0.0
+
+    @property
+    def learned_std(self) -> bool:
+        """Whether the spread is a network's output."""
+        return isinstance(self.process, FlowConfig) and self.process.noise in ("reinflow", "flow_noise")
+
+
+class DenoisingNetwork(nn.Module):
+    """Denoiser, and the head of a learned standard deviation where the process has one."""
+
+    taus: Tensor
+    scales: Tensor
+
+    def __init__(self, config: DenoisingConfig, features: int) -> None:
+        super().__init__()
+        shape = (config.horizon, config.body.action)
+        net, process = config.network, config.process
+        self.denoiser: MlpDenoiser | Unet | TrunkDenoiser
+        if isinstance(net, MlpDenoiserConfig):
+            self.denoiser = MlpDenoiser(net, features, *shape)
+        elif isinstance(net, UnetConfig):
+            self.denoiser = Unet(net, features, *shape)
+        else:
+            self.denoiser = self._trunk(config, net)
+        self.shape, self.spread = shape, None
+        if isinstance(process, FlowConfig) and process.noise in ("reinflow", "flow_noise"):
+            self.spread = make_mlp([features + TIME_FEATURES, 64, 64, math.prod(shape)], "tanh")
+            self.band = process.std_range
+
+    def _trunk(self, config: DenoisingConfig, net: TrunkDenoiserConfig) -> TrunkDenoiser:
+        """Build the action expert; a diffusion's steps become flow times (the bridge of P1.6), any step of them."""
+        process, times = config.process, tuple[float, ...]()
+        if isinstance(process, DiffusionConfig):
+            taus, scales = flow_time(cosine_alpha_bar(process.train_steps))
+            self.register_buffer("taus", taus.float(), persistent=False)
+            self.register_buffer("scales", scales.float(), persistent=False)
+            times = tuple(taus[ddim_steps(process.train_steps, process.steps)].tolist())
+        return TrunkDenoiser(
+            net, config.body, config.horizon, config.executed, head="noise" if times else "velocity", times=times,
+            goal_parts=config.goal_parts,
+        )  # fmt: skip
+
+    def encode(self, observation: Observation, features: Tensor, dropped: Tensor | None) -> Any:
+        """Return what all links of a decision share, of observations and features (M, ...)."""
+        if isinstance(self.denoiser, TrunkDenoiser):
+            return self.denoiser.encode(observation, dropped)
+        return self.denoiser.encode(features)
+
+    def predict(self, shared: Any, x: Tensor, time: Tensor) -> Tensor:
+        """Predict noise or velocity for chunks x (M, L, H, A) at link times (L,) or (M, L)."""
+        if isinstance(self.denoiser, TrunkDenoiser) and self.denoiser.expert.config.head == "noise":
+            step = (time * len(self.taus)).round().long()
+            x, time = x / self.scales[step][..., None, None], self.taus[step]
+        return self.denoiser(shared, x, time)
+
+    def std(self, features: Tensor, time: Tensor, links: int) -> Tensor | None:
+        """Return the learned standard deviation (M, L, H, A), or None."""
+        if self.spread is None:
+            return None
+        lead = (len(features), links)
+        inputs = torch.cat([features[:, None].expand(*lead, -1), time_features(time).expand(*lead, -1)], -1)
+        return squashed_std(self.spread(inputs), *self.band).unflatten(-1, self.shape)
+
+
+def rows_of(observation: Observation) -> Observation:
+    """Return observations (M, ...) of (T, B, ...) or (M, ...): what a trunk reads, one row a decision."""
+    lead = observation["proprio"].dim() - 1
+    keys = [key for key in ("proprio", "goal", "goal_mask") if key in observation]
+    return {key: observation[key].flatten(0, lead - 1) for key in keys}  # type: ignore[return-value]
