@@ -97,7 +97,7 @@ def run_worlds(  # type: ignore[no-untyped-def]  # compiled: numba infers the ty
         addresses; scatter_bytes, gather_bytes (F,) sizes.
     """
     while True:
-        ticket = _take_ticket(counter)  # type: ignore[call-arg, var-annotated]
+        ticket = _take_ticket(counter)
         if ticket >= worlds.size:
             return
         world = worlds[ticket]

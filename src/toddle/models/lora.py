@@ -26,7 +26,7 @@ def add_lora(module: nn.Module, *, rank: int, alpha: float) -> list[str]:
         raise InputError("backbone.lora_rank: package 'peft' is missing; install toddle[vla]") from None
     if not any(name.rsplit(".", 1)[-1] in TARGETS for name, _ in module.named_modules()):
         raise problem("backbone.lora_rank", "0: this backbone has no attention projections LoRA knows", rank)
-    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS))  # type: ignore[arg-type]
+    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS))
     inject_adapter_in_model(settings, module)
     return lora_parameters(module)
 
