@@ -126,7 +126,7 @@ class EmbeddedBackbone(Backbone):
         self.text = SiglipTextModel(text)
         self.register_tokens = nn.Parameter(0.02 * torch.randn(sizes.registers, sizes.width))
         self.from_keypoints = nn.Linear(3 * sizes.keypoints, sizes.registers * sizes.width)
-        self.fusion = SiglipEncoder(fusion)
+        self.fusion = SiglipEncoder(fusion)  # its layers take either tower's sizes
         self.norm = nn.LayerNorm(sizes.width)
 
     # ---- parts that pretraining uses -----------------------------------------------------------------------------
