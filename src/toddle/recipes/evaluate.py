@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import time
@@ -128,7 +129,7 @@ def _options(config: Config, name: str, policy_config: Any, meta: dict[str, Any]
 
 def _cells(config: Config) -> list[tuple[str, Candidate, str]]:
     conditions = ["plain", "pushed"] if config.push else ["plain"]
-    return [(env, each, condition) for env in config.env for each in _candidates(config) for condition in conditions]
+    return [(env, each, condition) for each in _candidates(config) for env in config.env for condition in conditions]
 
 
 def plan(config: Config) -> Plan:
@@ -161,9 +162,10 @@ def run(config: Config, *, resume: bool) -> None:
         log = EpisodeLog(folder.path / "episodes.jsonl")
         total = len(cells) * config.episodes
         table: dict[tuple[str, str, str], list[EpisodeResult]] = {}
-        with ProgressLine("evaluate", total, done=len(log)) as bar:
+        scene = _Scene(config)
+        with ProgressLine("evaluate", total, done=len(log)) as bar, contextlib.closing(scene):
             for env_name, candidate, condition in cells:
-                results = _evaluate_cell(config, env_name, candidate, condition, log, bar)
+                results = _evaluate_cell(scene, env_name, candidate, condition, log, bar)
                 table[candidate.name, env_name, condition] = results
         _write_summary(folder.path, table)
         folder.finish(total)
@@ -173,20 +175,47 @@ def _labels(env: str, candidate: Candidate, condition: str) -> dict[str, str]:
     return {"candidate": candidate.name, "env": env, "condition": condition}
 
 
+class _Scene:
+    """The policy and the environment at hand, kept from one cell to the next while they are the same."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._candidate: Candidate | None = None
+        self._policy: Any = None
+        self._settings: tuple[Any, dict[str, Any]] = (None, {})  # the policy's config and meta
+        self._env: BatchedEnv | None = None
+
+    def get(self, candidate: Candidate, env_name: str) -> tuple[Any, BatchedEnv, int]:
+        """Return policy, environment, and the policy's bank for its body."""
+        if candidate != self._candidate:
+            self.close()
+            self._policy = load_policy(candidate.folder)
+            self._candidate, self._settings = candidate, read_policy(candidate.folder)[1:3]
+        config, (policy_config, meta) = self.config, self._settings
+        if self._env is None or self._env.name != env_name:
+            self.close()
+            self._env = make_env(
+                env_name, min(config.num_envs, config.episodes), seed=config.seed, threads=config.threads,
+                **_options(config, env_name, policy_config, meta),
+            )
+        return self._policy, self._env, _body_of(self._env, policy_config, candidate)
+
+    def close(self) -> None:
+        """Free the environment."""
+        if self._env is not None:
+            self._env.close()
+        self._env = None
+
+
 def _evaluate_cell(
-    config: Config, env_name: str, candidate: Candidate, condition: str, log: EpisodeLog, bar: ProgressLine
+    scene: _Scene, env_name: str, candidate: Candidate, condition: str, log: EpisodeLog, bar: ProgressLine
 ) -> list[EpisodeResult]:
-    labels = _labels(env_name, candidate, condition)
+    config, labels = scene.config, _labels(env_name, candidate, condition)
     seeds = list(range(config.seed, config.seed + config.episodes))
     known = log.done(labels)
     if all(seed in known for seed in seeds):
         return [known[seed] for seed in seeds]
-    policy = load_policy(candidate.folder)
-    _, policy_config, meta, _ = read_policy(candidate.folder)
-    env = make_env(
-        env_name, min(config.num_envs, config.episodes), seed=config.seed, threads=config.threads,
-        **_options(config, env_name, policy_config, meta),
-    )
+    policy, env, body = scene.get(candidate, env_name)
 
     def finished(result: EpisodeResult) -> None:
         log.append(labels, result)
@@ -197,18 +226,15 @@ def _evaluate_cell(
         path=lambda seed: config.out / "videos" / f"{stem}-{seed}.mp4", episodes=config.videos,
         width=config.video_size, height=config.video_size,
     )
-    try:
-        return evaluate(
-            policy, env, seeds=seeds, deterministic=config.deterministic,
-            push=config.pushes if condition == "pushed" else None, video=video if config.videos else None,
-            body=_body_of(env, policy_config, candidate), done=known, on_episode=finished, noise_seed=config.seed,
-        )
-    finally:
-        env.close()
+    return evaluate(
+        policy, env, seeds=seeds, deterministic=config.deterministic, body=body, done=known, on_episode=finished,
+        push=config.pushes if condition == "pushed" else None, video=video if config.videos else None,
+        noise_seed=config.seed,
+    )
 
 
 def _body_of(env: BatchedEnv, policy_config: Any, candidate: Candidate) -> int:
-    """The bank for the environment's body; a policy of one body of the same sizes is taken as meant for it."""
+    """Return the policy's bank for the environment's body.  Raises InputError where it has none."""
     bodies = _bodies(policy_config)
     names = [body.name for body in bodies]
     if env.body in names:
