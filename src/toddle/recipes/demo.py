@@ -42,7 +42,7 @@ class Config:
     """Folder of all stages; the page is report.html in it."""
     body: str = "goal/sawyer"
     """Environment of the pretraining."""
-    tasks: tuple[str, ...] = ("metaworld/reach-v3", "metaworld/drawer-close-v3", "metaworld/button-press-topdown-v3")
+    tasks: tuple[str, ...] = ("metaworld/reach-v3", "metaworld/push-v3", "metaworld/drawer-open-v3")
     """Tasks that are demonstrated and evaluated."""
     backbone: str = "embedded"
     """The vision-language model: 'embedded', a local folder, or a hub id."""
@@ -81,7 +81,7 @@ def stages(config: Config) -> list[Step]:
     pretrain = toddle_step(
         "pretrain", "pretrain",
         {"envs": [config.body], "steps": config.pretrain_steps, "worlds": config.worlds, "seed": config.seed},
-        seconds=10 + config.pretrain_steps / 1500,
+        seconds=10 + config.pretrain_steps / 4000,
     )
     record = toddle_step(
         "demos", "record", {"envs": list(config.tasks), "episodes": config.demonstrations},
