@@ -26,6 +26,13 @@ def test_a_shared_standard_deviation() -> None:
     assert torch.allclose(gaussian_log_prob(x, mean, log_std[0, 0]), oracle.log_prob(x))
 
 
+def test_gradients_by_hand_are_those_of_autograd() -> None:
+    x, mean, log_std, *_ = case()
+    inputs = (x.requires_grad_(), mean.requires_grad_(), log_std[0, 0].detach().requires_grad_())
+    assert torch.autograd.gradcheck(gaussian_log_prob, inputs)
+    assert torch.autograd.gradcheck(gaussian_log_prob, (*inputs[:2], log_std.requires_grad_()))
+
+
 def test_kl() -> None:
     _, mean, log_std, other_mean, other_log_std = case()
     oracle = kl_divergence(

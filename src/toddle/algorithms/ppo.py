@@ -45,7 +45,7 @@ from toddle.maths.objectives import (
     link_discounts,
     link_log_ratio,
 )
-from toddle.models.flat import FlatParameters
+from toddle.models.flat_adam import FlatAdam
 
 __all__ = ["PPO", "PPOConfig", "Source"]
 
@@ -93,6 +93,8 @@ class PPOConfig:
     """Standardise advantages within a minibatch."""
     adam_epsilon: float = 1e-5
     """Adam's epsilon."""
+    critic_warm_up: int = 0
+    """First iterations in which the critic alone learns (for a policy that starts from imitation)."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "minibatches"):
@@ -123,39 +125,6 @@ class Source(Protocol):
         """Restore it."""
 
 
-class _Optimiser:
-    """One Adam over policy and critic, each as one vector with a rate and a gradient-norm limit of its own."""
-
-    def __init__(self, rates: dict[str, tuple[nn.Module, float]], config: PPOConfig) -> None:
-        self.max_norm = config.max_grad_norm
-        self.flat = {name: FlatParameters(module.parameters()) for name, (module, _) in rates.items()}
-        groups = [{"params": [self.flat[name].vector], "lr": rate} for name, (_, rate) in rates.items()]
-        self.adam = torch.optim.Adam(groups, eps=config.adam_epsilon, fused=True)
-        self.base_rates = [rate for _, rate in rates.values()]
-
-    def zero_grad(self) -> None:
-        for flat in self.flat.values():
-            flat.zero_grad()
-
-    def step(self) -> dict[str, Tensor]:
-        """Clip, make the step, return the gradients' norms before clipping."""
-        norms = {f"{name}_gradient_norm": flat.clip(self.max_norm) for name, flat in self.flat.items()}
-        self.adam.step()
-        return norms
-
-    def set_rates(self, factor: float) -> None:
-        for group, rate in zip(self.adam.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: {k: v.clone() for k, v in self.adam.state[f.vector].items()} for name, f in self.flat.items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, flat in self.flat.items():
-            self.adam.state[flat.vector].clear()
-            self.adam.state[flat.vector].update({key: value.clone() for key, value in state[name].items()})
-
-
 class PPO:
     """A learner: `step` gathers one rollout from each source and makes `epochs` x `minibatches` updates.
 
@@ -183,9 +152,11 @@ class PPO:
         self.critic: Critic = critic
         self.modules: dict[str, nn.Module] = {"policy": policy, "critic": critic}
         self.sources, self.config, self.iterations = list(sources), config, iterations
-        self.optimiser = _Optimiser(
-            {"policy": (policy, config.learning_rate), "critic": (critic, config.critic_learning_rate)}, config
-        )
+        rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
+        self.optimiser = FlatAdam(
+            {name: (module, rates[name]) for name, module in self.modules.items()},
+            max_norm=config.max_grad_norm, epsilon=config.adam_epsilon,
+        )  # fmt: skip
         self.generator = torch_generator(seed, "ppo minibatches")
         self.iteration, self.adaptive_factor = 0, 1.0
         self._links: dict[int, tuple[Any, Any, Tensor | None]] = {}
@@ -193,6 +164,8 @@ class PPO:
     def step(self) -> dict[str, float]:
         """Do one iteration.  Raises NaNError naming what is not finite, before it reaches a parameter."""
         self._set_rates()
+        if self.iteration == self.config.critic_warm_up > 0:
+            self.optimiser.restart()  # else the policy's moments would be corrected for steps it never made
         rollouts: list[Rollout] = []
         metrics: dict[str, float] = {}
         for source in self.sources:
@@ -203,7 +176,7 @@ class PPO:
             metrics |= {f"{name}{suffix}": value for name, value in facts.items()}
         metrics |= self._update(rollouts)
         for rollout in rollouts:
-            for part in (self.policy, self.critic):
+            for part in (self.critic,) if self._warming else (self.policy, self.critic):
                 if isinstance(part, Normalising):
                     part.update_normaliser(rollout.observation)
         self.iteration += 1
@@ -242,9 +215,10 @@ class PPO:
                 facts = self._gradients(parts)
                 if (kl := float(facts["kl"])) > limit:
                     break
-                facts |= self.optimiser.step()
                 numbers = dict(zip(facts, torch.stack(list(facts.values())).tolist(), strict=True))
+                numbers |= {f"{name}_gradient_norm": norm for name, norm in self.optimiser.clip().items()}
                 self._check(numbers)
+                self.optimiser.step()
                 for name, value in numbers.items():
                     sums[name] = sums.get(name, 0.0) + value
                 updates += 1
@@ -253,7 +227,7 @@ class PPO:
         self._adapt(kl)
         means = {f"ppo/{name}": value / updates for name, value in sums.items()}
         means |= {"ppo/last_kl": kl, "ppo/updates": float(updates)}
-        means["ppo/learning_rate"] = self.optimiser.adam.param_groups[0]["lr"]
+        means["ppo/learning_rate"] = self.optimiser.parts["policy"].rate
         means["ppo/explained_variance"] = sum(_explained_variance(r) for r in rollouts) / len(rollouts)
         return means
 
@@ -276,8 +250,20 @@ class PPO:
             total = {name: total[name] + value for name, value in facts.items()} if total else facts
         return total
 
+    @property
+    def _warming(self) -> bool:
+        """Whether the critic alone learns in this iteration."""
+        return self.iteration < self.config.critic_warm_up
+
     def _loss(self, part: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
+        if self._warming:
+            value_loss = clipped_value_loss(
+                self.critic.value(part.observation), part.target, part.value, config.value_clip
+            )
+            none = torch.zeros((), device=value_loss.device)
+            facts = dict.fromkeys(("policy_loss", "entropy", "kl", "clipped"), none)
+            return value_loss, facts | {"value_loss": value_loss.detach()}
         advantage = standardise(part.advantage) if config.normalise_advantages else part.advantage
         score = self.policy.score(part.observation, part.chain)
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)

@@ -94,12 +94,10 @@ class Rollout:
         # One shuffled copy a pass; minibatches are slices of it.
         shuffled = {key: _take(value[:-1], order, sequential) for key, value in self._observation.items()}
         others = [_take(x, order, sequential) for x in fields]
-        start = 0
-        for index in range(count):
-            size = total // count + (index < total % count)
-            observation = {key: value.narrow(1, start, size) for key, value in shuffled.items()}
-            yield Minibatch(observation, *(x.narrow(1, start, size) for x in others))  # type: ignore[arg-type]
-            start += size
+        keys, parts = list(shuffled), [x.tensor_split(count, 1) for x in (*shuffled.values(), *others)]
+        for slices in zip(*parts, strict=True):
+            observation = dict(zip(keys, slices, strict=False))
+            yield Minibatch(observation, *slices[len(keys) :])  # type: ignore[arg-type]
 
 
 def _take(x: Tensor, order: Tensor, sequential: bool) -> Tensor:

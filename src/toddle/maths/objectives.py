@@ -67,12 +67,28 @@ def clipped_surrogate(
     gain = advantage.unsqueeze(-1)
     if link_weight is not None:
         gain = gain * link_weight
-    ratio = torch.exp(log_ratio)
-    clipped = torch.clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    loss = -torch.minimum(ratio * gain, clipped * gain).mean()
-    with torch.no_grad():
-        outside = (clipped != ratio).float().mean()
+    loss, outside = _Surrogate.apply(log_ratio, gain, 1.0 - clip_low, 1.0 + clip_high)
     return loss, outside
+
+
+class _Surrogate(torch.autograd.Function):
+    """-mean min(r g, clip(r) g); by the log ratio its derivative is -r g / n where r g <= clip(r) g, else 0."""
+
+    @staticmethod
+    def forward(ctx: Any, log_ratio: Tensor, gain: Tensor, low: Any, high: Any) -> tuple[Tensor, Tensor]:
+        ratio = torch.exp(log_ratio)
+        held = torch.clamp(ratio, low, high)
+        outside = torch.count_nonzero(held != ratio) / ratio.numel()
+        free, held = ratio * gain, held.mul_(gain)
+        lower = torch.minimum(free, held)
+        ctx.save_for_backward(free, lower)
+        ctx.mark_non_differentiable(outside)
+        return -lower.mean(), outside
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        free, lower = ctx.saved_tensors
+        return (free * (free == lower)).mul_(gradients[0] / -free.numel()), None, None, None
 
 
 def clipped_value_loss(
@@ -83,13 +99,12 @@ def clipped_value_loss(
     With `clip`, the larger of the errors of the value and of the value held within `clip` of `old_value`
     (as in OpenAI baselines' ppo2).
     """
-    error = (value - target) ** 2
-    if clip is not None:
-        if old_value is None:
-            raise ValueError("old_value: expected a tensor because clip is given, got None")
-        held = old_value + torch.clamp(value - old_value, -clip, clip)
-        error = torch.maximum(error, (held - target) ** 2)
-    return 0.5 * error.mean()
+    if clip is None:
+        return 0.5 * torch.nn.functional.mse_loss(value, target)
+    if old_value is None:
+        raise ValueError("old_value: expected a tensor because clip is given, got None")
+    held = old_value + torch.clamp(value - old_value, -clip, clip)
+    return 0.5 * torch.maximum((value - target) ** 2, (held - target) ** 2).mean()
 
 
 def kl_k1(log_ratio: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ class RunningNorm(nn.Module):
     mean: Tensor
     var: Tensor
     count: Tensor
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, sizes: Sequence[int], *, eps: float = 1e-6, clip: float = 10.0) -> None:
         super().__init__()
@@ -30,6 +32,9 @@ class RunningNorm(nn.Module):
         self.register_buffer("mean", torch.zeros(len(sizes), widest, dtype=torch.float64))
         self.register_buffer("var", torch.ones(len(sizes), widest, dtype=torch.float64))
         self.register_buffer("count", torch.zeros(len(sizes), dtype=torch.float64))
+        # What `forward` needs, in float32: made at an update, as it is used thousands of times before the next one.
+        self.register_buffer("shift", torch.zeros(len(sizes), widest))
+        self.register_buffer("scale", torch.full((len(sizes), widest), (1.0 + eps) ** -0.5))
 
     @torch.no_grad()
     def update(self, x: Tensor, body: int = 0) -> None:
@@ -48,13 +53,19 @@ class RunningNorm(nn.Module):
         self.mean[body, :size] += delta * (new / total)
         self.var[body, :size] = merged / total
         self.count[body] = total
+        self.shift[body] = self.mean[body]
+        self.scale[body] = (self.var[body] + self.eps).rsqrt()
 
     def forward(self, x: Tensor, body: int = 0) -> Tensor:
         """Normalise x (..., O) of one body; float32 in and out."""
         size = self.sizes[body]
-        mean = self.mean[body, :size].to(x.dtype)
-        scale = (self.var[body, :size] + self.eps).rsqrt().to(x.dtype)
-        return ((x[..., :size] - mean) * scale).clamp(-self.clip, self.clip)
+        x = x if x.shape[-1] == size else x[..., :size]
+        shift, scale = self.shift[body], self.scale[body]
+        if len(shift) > size:
+            shift, scale = shift[:size], scale[:size]
+        if x.dtype != shift.dtype:
+            shift, scale = shift.to(x.dtype), scale.to(x.dtype)
+        return ((x - shift) * scale).clamp_(-self.clip, self.clip)
 
 
 class TokenMoments(nn.Module):

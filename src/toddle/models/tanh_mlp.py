@@ -15,16 +15,21 @@ from torch import Tensor, nn
 __all__ = ["TanhMLP"]
 
 
+WIDE = 64
+"""Layers at least this wide gain from bfloat16."""
+
+
 class _Function(torch.autograd.Function):
     """h_i = tanh(h_{i-1} W_i^T + b_i), output linear; parameters in the order W_1, b_1, W_2, b_2, ..."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, half: bool, x: Tensor, *parameters: Tensor) -> Tensor:
         hidden = [x]
         for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
             twice = torch.addmm(bias, hidden[-1], weight.t(), beta=2, alpha=2)
             hidden.append(twice.sigmoid_().mul_(2).sub_(1))
         ctx.save_for_backward(*hidden, *parameters)
+        ctx.half = half
         return torch.addmm(parameters[-1], hidden[-1], parameters[-2].t())
 
     @staticmethod
@@ -35,21 +40,41 @@ class _Function(torch.autograd.Function):
         out: list[Tensor | None] = []
         gradient = gradients[0]
         for layer in range(layers - 1, -1, -1):
-            out += [gradient.sum(0), gradient.t().mm(hidden[layer])]
+            wide = ctx.half and gradient.shape[1] >= WIDE
+            left = gradient.bfloat16() if wide else gradient
+            out += [gradient.sum(0), _product(left.t(), hidden[layer])]
             if layer > 0:
-                gradient = torch.ops.aten.tanh_backward(gradient.mm(weights[layer]), hidden[layer])
-        out.append(gradient.mm(weights[0]) if ctx.needs_input_grad[0] else None)
+                gradient = _product(left, weights[layer])
+                # in place: what comes out takes the place of what goes in
+                torch.ops.aten.tanh_backward.grad_input(gradient, hidden[layer], grad_input=gradient)
+        out += [gradient.mm(weights[0]) if ctx.needs_input_grad[1] else None, None]
         return tuple(reversed(out))
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix product in the precision of `left`, returned in that of `right`."""
+    return left.mm(right) if left.dtype == right.dtype else left.mm(right.to(left.dtype)).to(right.dtype)
 
 
 class TanhMLP(nn.Module):
     """`inputs` -> hidden layers with tanh -> `outputs`, linear.  Orthogonal weights (gain sqrt 2, last `last_gain`)."""
 
     def __init__(
-        self, inputs: int, hidden: tuple[int, ...], outputs: int, *, last_gain: float, generator: torch.Generator
+        self,
+        inputs: int,
+        hidden: tuple[int, ...],
+        outputs: int,
+        *,
+        last_gain: float,
+        generator: torch.Generator,
+        half_gradients: bool = False,
     ) -> None:
-        """Build the layers; weights are drawn from `generator` (a CPU generator)."""
+        """Build the layers; weights are drawn from `generator` (a CPU generator).
+
+        `half_gradients`: the backward pass multiplies wide matrices in bfloat16 (the forward pass never does).
+        """
         super().__init__()
+        self.half_gradients = half_gradients
         sizes = [inputs, *hidden, outputs]
         self._order: list[nn.Parameter] = []  # W_1, b_1, ...: a plain list, as looking modules up costs more than it
         for index, (size, width) in enumerate(pairwise(sizes)):
@@ -63,6 +88,6 @@ class TanhMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
         if x.dim() == 2:
-            return _Function.apply(x, *self._order)
-        flat = _Function.apply(x.reshape(-1, x.shape[-1]), *self._order)
+            return _Function.apply(self.half_gradients, x, *self._order)
+        flat = _Function.apply(self.half_gradients, x.reshape(-1, x.shape[-1]), *self._order)
         return flat.view(*x.shape[:-1], -1)

@@ -34,6 +34,8 @@ class GaussianConfig:
     """Width of the pooled goal; 0 for environments without goals."""
     goal_parts: int = 256
     """Controlled parts a goal item can name (ids below this)."""
+    half_gradients: bool = False
+    """Multiply wide matrices in bfloat16 in the backward pass; the forward pass, and so every ratio, stays float32."""
     seed: int = 0
     """Seed of the weights."""
 
@@ -51,7 +53,10 @@ class _Body(nn.Module):
         super().__init__()
         width = config.horizon * spec.action
         self.features = BodyFeatures(spec.proprio, config.goal_width, config.goal_parts, "proprio", generator)
-        self.mlp = TanhMLP(self.features.width, config.hidden, width, last_gain=0.01, generator=generator)
+        self.mlp = TanhMLP(
+            self.features.width, config.hidden, width, last_gain=0.01, generator=generator,
+            half_gradients=config.half_gradients,
+        )  # fmt: skip
         self.log_std = nn.Parameter(torch.full((width,), config.log_std))
 
     def forward(self, observation: Observation) -> Tensor:
