@@ -23,6 +23,7 @@ from toddle.envs.base import Array
 from toddle.envs.goal_parts import BodyReader, BodyState
 from toddle.envs.goal_sampling import Goals
 from toddle.envs.streams import WorldStreams
+from toddle.maths.goal_reward import item_error, kernel
 
 __all__ = ["TokenWriter"]
 
@@ -45,7 +46,7 @@ class TokenWriter:
         self.wait = np.zeros(worlds, dtype=np.int64)
         self.extra = np.zeros(worlds, dtype=np.int64)  # distractors shown
         self._family = np.eye(len(FAMILIES))[reader.part_family]
-        self._used = np.concatenate([p * 7 + np.arange(1 + reader.part_size[p]) for p in range(reader.parts)])
+        self._used = np.concatenate([p * 9 + np.arange(3 + reader.part_size[p]) for p in range(reader.parts)])
 
     def begin(self, worlds: Array, quantities: Array, tolerance: float, streams: WorldStreams) -> None:
         """Begin an episode in the worlds (indices): fresh tokens, a new number of distractors."""
@@ -94,21 +95,29 @@ class TokenWriter:
         added *= shown[..., None]
         return np.concatenate([self.rows, added], axis=1), np.concatenate([self.mask, shown], axis=1)
 
-    def privileged(self, state: BodyState, contact: Array, progress: Array, factors: Array) -> Array:
+    def privileged(
+        self, state: BodyState, contact: Array, progress: Array, factors: Array, tolerance: float
+    ) -> Array:
         """Return what the critic sees, (N, C) float32.
 
-        Proprioception without noise; per part its weight in the goal and the exact error; time to go; share of the
-        episode that has passed; undesired contact; factors of the randomisation, less 1.
+        Proprioception without noise; the goal's reward now; per part its weight in the goal, what it earns, the norm
+        of its exact error and the error; time to go; share of the episode that has passed; undesired contact; factors
+        of the randomisation, less 1.  The value is nearly linear in what is earned now, which a critic given errors
+        alone takes long to find out.
         """
         goals, n = self.goals, len(self.mask)
-        slots = np.zeros((n, self.reader.parts, 7))
+        slots = np.zeros((n, self.reader.parts, 9))
         world = np.broadcast_to(np.arange(n)[:, None], goals.part.shape)[goals.present]
-        part = goals.part[goals.present]
-        slots[world, part, 0] = goals.weight[goals.present]
-        slots[world, part, 1:] = goals.difference(state.quantities)[goals.present]
-        facts = np.stack([goals.left * self.step_time, progress, contact], axis=1)
+        part, weight = goals.part[goals.present], goals.weight[goals.present]
+        difference = goals.difference(state.quantities)[goals.present]
+        error = item_error(difference)
+        slots[world, part, 0] = weight
+        slots[world, part, 1] = weight * kernel(error * (0.1 / tolerance))
+        slots[world, part, 2] = error
+        slots[world, part, 3:] = difference
+        facts = [slots[:, :, 1].sum(axis=1), goals.left * self.step_time, progress, contact]
         flat = slots.reshape(n, -1)[:, self._used]
-        return np.concatenate([state.proprio, flat, facts, factors - 1.0], axis=1).astype(np.float32)
+        return np.concatenate([state.proprio, np.stack(facts, axis=1), flat, factors - 1.0], axis=1).astype(np.float32)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the tokens shown and the waiting times."""

@@ -286,12 +286,12 @@ class GoalTrackingEnv(BatchedEnv):
             goal_mask = np.zeros(goal.shape[:2], dtype=bool)
         else:
             goal, goal_mask = self.tokens.read(state.quantities, self.curriculum.tolerance)
-        progress = self._steps / self.max_episode_steps
+        facts = (self._contact, self._steps / self.max_episode_steps, self.randomisation.factors)
         return {
             "proprio": state.proprio.copy() if noise is None else state.proprio + noise,
             "goal": goal,
             "goal_mask": goal_mask,
-            "critic": self.tokens.privileged(state, self._contact, progress, self.randomisation.factors),
+            "critic": self.tokens.privileged(state, *facts, self.curriculum.tolerance),
         }
 
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
