@@ -157,6 +157,26 @@ def test_save_and_load_give_the_same_actions_and_a_changed_backbone_is_refused(t
         load_policy(tmp_path / "policy")
 
 
+def test_lora_trains_with_the_policy_and_is_saved(tmp_path: Path) -> None:
+    """The backbone's own weights stay; the LoRA matrices learn, travel with the policy, and change what it sees."""
+    save_embedded(tmp_path / "eyes", tiny_backbone())
+    settings = replace(tiny_config(), backbone=BackboneConfig(name=str(tmp_path / "eyes"), lora_rank=2))
+    policy = FlowVLA.from_config(settings)
+    assert not policy.cacheable and policy.config.fingerprint == load_embedded(tmp_path / "eyes").fingerprint()
+    batch = _silent_batch(policy, torch.rand(3, 4, ACTION), torch.ones(3, 4, dtype=torch.bool))
+    optimizer = torch.optim.SGD(awake(policy).train().parameters(), lr=1.0)
+    policy.loss(batch, torch.Generator().manual_seed(1))[0].backward()
+    assert all(value.grad is not None for name, value in policy.named_parameters() if name.startswith("lora."))
+    assert not any(value.requires_grad for name, value in policy.backbone.named_parameters() if ".lora_" not in name)
+    optimizer.step()
+    policy.eval()
+    save_policy(tmp_path / "policy", policy)
+    again = load_policy(tmp_path / "policy")
+    now = observation()
+    assert torch.equal(policy.context(now)[0], again.context(now)[0])
+    assert not torch.allclose(policy.context(now)[0], awake(FlowVLA.from_config(settings)).context(now)[0], atol=1e-4)
+
+
 def test_a_direct_head_is_refused() -> None:
     with pytest.raises(InputError, match="velocity"):
         replace(tiny_config(), expert=replace(
