@@ -88,7 +88,8 @@ class DenoisingPolicy(nn.Module):
     def _features(self, observation: Observation) -> Tensor:
         features = self.features(observation)
         if self.config.condition:
-            features = torch.cat([features, observation["condition"]], -1)
+            blank = features.new_zeros(*features.shape[:-1], self.config.condition)
+            features = torch.cat([features, observation.get("condition", blank)], -1)
         return features.flatten(0, -2)
 
 

@@ -13,23 +13,32 @@ from typing import Any, Literal
 from gymnasium import spaces
 from torch import nn
 
+from toddle.algorithms.ddiffpg import DDiffPG, DDiffPGConfig
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.plan import Plan
+from toddle.core.protocols import Learner
 from toddle.core.types import BodySpec
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import make_env
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.critic import CriticConfig, ValueNet
+from toddle.policies.denoising import DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
+from toddle.recipes.imitation import ImitationConfig, warm_start
+from toddle.recipes.methods import DenoisingSettings, Method, build_policy, resolved_collect, resolved_ppo
 from toddle.training.collect import CollectConfig, Collector
 from toddle.training.loop import run_loop
 from toddle.training.run import RunFolder
 
+COLLECT = CollectConfig(length=32, discount=0.98)
+
 __all__ = ["CausalSettings", "Config", "MlpSettings", "build", "plan", "run"]
+
+ExpertPolicy = CausalPolicy | GaussianPolicy | DenoisingPolicy
 
 
 @config
@@ -68,7 +77,10 @@ class MlpSettings:
 
 @config
 class Config:
-    """Pretrain an action expert by PPO on the generic physics reward, or train any task by PPO."""
+    """Pretrain an action expert by RL on the generic physics reward, or train any task by RL.
+
+    `--method ppo` is paradigm 1; the others make diffusion and flow policies (docs/denoising.md).
+    """
 
     out: Path = Path("runs/pretrain")
     """The run's folder."""
@@ -80,8 +92,18 @@ class Config:
     """Threads that step the physics."""
     steps: int = 2_000_000
     """Control steps to learn from, all environments together."""
+    method: Method = "ppo"
+    """The algorithm; `ppo` and `collect` below take the method's own defaults where they stand at theirs."""
     policy: Literal["causal", "mlp"] = "causal"
-    """Kind of policy."""
+    """Kind of policy of method ppo."""
+    denoising: DenoisingSettings = DenoisingSettings()
+    """The policy of the other methods."""
+    ddiffpg: DDiffPGConfig = DDiffPGConfig()
+    """Settings of method ddiffpg."""
+    warm_start: Path | None = None
+    """Dataset to imitate before RL (a diffusion or flow policy's); None starts from random weights."""
+    imitation: ImitationConfig = ImitationConfig()
+    """How it is imitated."""
     causal: CausalSettings = CausalSettings()
     """Settings of the causal transformer."""
     mlp: MlpSettings = MlpSettings()
@@ -92,7 +114,7 @@ class Config:
     """Width of the pooled goal in the critic and the multilayer perceptron."""
     control: Literal["own", "shuffled", "none"] = "own"
     """Whose goal a world is shown in goal-tracking environments; shuffled and none are negative controls."""
-    collect: CollectConfig = CollectConfig(length=32, discount=0.98)
+    collect: CollectConfig = COLLECT
     """How experience is gathered."""
     ppo: PPOConfig = PPOConfig()
     """The algorithm."""
@@ -107,7 +129,9 @@ class Config:
         for name in ("worlds", "threads", "steps", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise problem(name, "at least 1", getattr(self, name))
-        if self.policy == "causal" and self.ppo.minibatches > self.worlds:
+        if self.warm_start is not None and self.method in ("ppo", "ddiffpg"):
+            raise problem("warm_start", "none with this method", str(self.warm_start), "take dppo or a flow method")
+        if self.method == "ppo" and self.policy == "causal" and self.ppo.minibatches > self.worlds:
             raise problem("ppo.minibatches", f"at most {self.worlds} (worlds): the policy needs whole worlds",
                           self.ppo.minibatches)  # fmt: skip
 
@@ -121,7 +145,17 @@ def _environments(config: Config) -> list[BatchedEnv]:
     return envs
 
 
-def _policy(config: Config, bodies: tuple[BodySpec, ...], goals: bool) -> CausalPolicy | GaussianPolicy:
+def _policy(config: Config, bodies: tuple[BodySpec, ...], goals: bool, imitated: bool) -> ExpertPolicy:
+    if config.method != "ppo":
+        if len(bodies) > 1:
+            raise problem("envs", f"one body with method {config.method}", ", ".join(body.name for body in bodies))
+        made = build_policy(
+            config.method, config.denoising, bodies[0], warm=config.warm_start is not None,
+            goal_width=config.goal_width if goals else 0, seed=config.seed,
+        )  # fmt: skip
+        if imitated and config.warm_start is not None:
+            warm_start(made, config.warm_start, config.imitation, config.out / "warm_start", config.seed)
+        return made
     if config.policy == "mlp":
         mlp, width = config.mlp, config.goal_width if goals else 0
         return GaussianPolicy(GaussianConfig(
@@ -139,9 +173,19 @@ def _policy(config: Config, bodies: tuple[BodySpec, ...], goals: bool) -> Causal
     ))  # fmt: skip
 
 
-def build(config: Config) -> tuple[PPO, nn.Module, int]:
-    """Return the learner, its policy and the number of iterations.  Raises InputError where settings do not fit."""
+def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module, int]:
+    """Return the learner, its policy and the number of iterations.  Raises InputError where settings do not fit.
+
+    imitated: imitate `warm_start` first (and keep what that made in the run's folder).
+    """
     envs = _environments(config)
+    if config.method == "ddiffpg":
+        return _build_ddiffpg(config, envs)
+    ppo, collect = config.ppo, config.collect
+    if config.method != "ppo":
+        warm = config.warm_start is not None
+        ppo = resolved_ppo(config.method, warm, ppo)
+        collect = resolved_collect(config.method, warm, collect, COLLECT)
     bodies: dict[str, BodySpec] = {}
     for env in envs:
         spec = bodies.setdefault(env.body, env.body_spec)
@@ -152,7 +196,7 @@ def build(config: Config) -> tuple[PPO, nn.Module, int]:
     goals, privileged = all("goal" in keys for keys in has), all("critic" in keys for keys in has)
     if any("goal" in keys for keys in has) and not goals:
         raise problem("envs", "all with goals or none", ", ".join(config.envs))
-    policy = _policy(config, tuple(bodies.values()), goals)
+    policy = _policy(config, tuple(bodies.values()), goals, imitated)
     sizes = {env.body: env.body_spec.proprio for env in envs}
     if privileged:
         sizes = {env.body: int(space["critic"].shape[0]) for env, space in zip(envs, spaces_, strict=True)}  # type: ignore[index]
@@ -163,12 +207,24 @@ def build(config: Config) -> tuple[PPO, nn.Module, int]:
     labels = [name.replace("/", "-") for name in config.envs]
     order = list(bodies)
     collectors = [
-        Collector(env, config.collect, seed=config.seed + 1000 * index, body=order.index(env.body), label=labels[index])
+        Collector(env, collect, seed=config.seed + 1000 * index, body=order.index(env.body), label=labels[index])
         for index, env in enumerate(envs)
     ]
     decisions = config.steps / policy.horizon
     iterations = max(1, round(decisions / sum(collector.decisions for collector in collectors)))
-    return PPO(policy, critic, collectors, config.ppo, iterations=iterations, seed=config.seed), policy, iterations
+    return PPO(policy, critic, collectors, ppo, iterations=iterations, seed=config.seed), policy, iterations
+
+
+def _build_ddiffpg(config: Config, envs: list[BatchedEnv]) -> tuple[Learner, nn.Module, int]:
+    if len(envs) != 1:
+        raise problem("envs", "one environment with method ddiffpg", len(envs))
+    learner = DDiffPG(envs[0], config.ddiffpg, seed=config.seed)
+    return learner, learner.policy, max(1, round(config.steps / (config.ddiffpg.steps * config.worlds)))
+
+
+def _collectors(learner: Learner) -> list[Collector]:
+    sources = learner.sources if isinstance(learner, PPO) else []
+    return [source for source in sources if isinstance(source, Collector)]
 
 
 def plan(config: Config) -> Plan:
@@ -179,12 +235,17 @@ def plan(config: Config) -> Plan:
     learner.step()
     seconds = (time.perf_counter() - began) / 2 * iterations
     parameters = sum(p.numel() for p in policy.parameters())
-    rollouts = [source.rollout for source in learner.sources if isinstance(source, Collector)]
+    rollouts = [source.rollout for source in _collectors(learner)]
     numbers = sum(rollout.bytes for rollout in rollouts if rollout is not None)
-    what = f"{config.policy} policy of {parameters:,} parameters"
+    kind = f"{config.policy} policy" if config.method == "ppo" else f"{config.denoising.network} denoiser"
+    what = f"{kind} of {parameters:,} parameters"
+    if config.method == "ddiffpg":
+        what = f"diffusion policy of {parameters:,} parameters"
+    imitated = [f"imitate {config.warm_start} for {config.imitation.steps} updates"] if config.warm_start else []
     steps = [
+        *imitated,
         f"step {config.worlds} worlds each of {', '.join(config.envs)}",
-        f"train a {what} by PPO: {iterations} iterations, {config.steps:,} control steps",
+        f"train a {what} by {config.method}: {iterations} iterations, {config.steps:,} control steps",
         f"write the policy to {config.out / 'policy'}",
     ]
     # Rollout and its shuffled copy, weights with gradients and two moments, and Python with torch and the physics.
@@ -194,13 +255,14 @@ def plan(config: Config) -> Plan:
 def run(config: Config, *, resume: bool = False) -> None:
     """Train, and write `policy/` into the run's folder.  Raises InputError, NaNError and KeyboardInterrupt."""
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        learner, policy, iterations = build(config)
+        learner, policy, iterations = build(config, imitated=True)
         single = len(config.envs) == 1
-        show = ("goal/success", "episode/return") if single else ()
+        show = ("goal/success", "episode/return", "ddiffpg/success") if single else ()
         run_loop(
             learner, folder, iterations, checkpoint_every=config.checkpoint_every, label="pretrain", show=show
         )  # fmt: skip
-        steps = sum(source.total_steps for source in learner.sources if isinstance(source, Collector))
-        meta = {"envs": list(config.envs), "steps": steps, "algorithm": "ppo", "control": config.control}
+        counting: list[DDiffPG | Collector] = [learner] if isinstance(learner, DDiffPG) else [*_collectors(learner)]
+        steps = sum(part.total_steps for part in counting)
+        meta = {"envs": list(config.envs), "steps": steps, "algorithm": config.method, "control": config.control}
         save_policy(config.out / "policy", policy, meta)
     print(f"policy: {config.out / 'policy'}", file=sys.stderr)
