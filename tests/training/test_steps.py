@@ -13,6 +13,7 @@ import pytest
 
 from toddle.core.errors import InputError
 from toddle.training.steps import Step, is_done, run_steps, toddle_step
+from toddle.training.steps_board import StepBoard, last_line, makespan
 
 COUNT = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.open('a').write('ran\\n')"
 
@@ -137,3 +138,30 @@ def test_killed_it_leaves_no_child_behind_and_goes_on(tmp_path: Path) -> None:
     slow = Step(name="slow", arguments=("{python}", "-c", SLOW, "{out}/mark"), seconds=1)
     run_steps([slow], tmp_path)
     assert runs_of(tmp_path, "slow") == 2 and (tmp_path / "slow" / "state").read_text() == "20"
+
+
+def test_makespan_by_hand() -> None:
+    """a 6 and b 4 run side by side, then c 3 (after a), d 5 (after b) and e 1 (after all): 6, 4, 9, 9, 10."""
+    steps = [step("a"), step("b"), step("c", after=("a",)), step("d", after=("b",)), step("e", after=("c", "d"))]
+    left = {"a": 6.0, "b": 4.0, "c": 3.0, "d": 5.0, "e": 1.0}
+    assert makespan(steps, left, 2) == 10.0
+    assert makespan(steps, left, 1) == 19.0
+    assert makespan(steps, {"d": 5.0, "e": 1.0}, 2) == 6.0  # the others are done
+    assert makespan(steps, {}, 2) == 0.0
+
+
+def test_the_board_believes_what_a_step_says_of_itself() -> None:
+    steps = [step("a"), step("b", after=("a",))]  # 0.1 s each by estimate
+    board = StepBoard(steps, 1)
+    assert board.state(set(), {})[:2] == pytest.approx((0.0, 0.2))
+    share, left, text = board.state(set(), {"a": (10.0, "pretrain: 1/4, 00:00:30 left  loss 1")})
+    assert share == pytest.approx(0.5 * 10 / 40)
+    assert left == pytest.approx(30.0 + 0.1 * 20.0)  # b is taken to be slow too, by at most 20
+    assert text == "a (pretrain: 1/4, 00:00:30 left  loss 1)"
+    assert board.state({"a", "b"}, {})[:2] == (1.0, 0.0)
+
+
+def test_last_line_of_a_log(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("one\n\nrecording \u2501\u2501\u2501 4/4\n\n")
+    assert last_line(tmp_path / "log") == "recording  4/4"
+    assert last_line(tmp_path / "none") == ""

@@ -16,7 +16,8 @@ from toddle.core.errors import problem
 from toddle.core.plan import Plan
 from toddle.training.report import write_report
 from toddle.training.run import RunFolder
-from toddle.training.steps import Step, StepBar, is_done, run_steps, seconds_of, toddle_step
+from toddle.training.steps import Step, is_done, run_steps, seconds_of, toddle_step
+from toddle.training.steps_board import StepBar, makespan
 
 __all__ = ["Config", "plan", "run", "stages"]
 
@@ -124,7 +125,7 @@ def plan(config: Config) -> Plan:
     steps = stages(config)
     todo = [step for step in steps if not is_done(step, config.out)]
     lines = [f"{step.name}: " + (f"about {step.seconds:.0f} s" if step in todo else "done") for step in steps]
-    seconds = sum(step.seconds for step in todo) / min(2, config.processes)
+    seconds = makespan(steps, {step.name: step.seconds for step in todo}, config.processes)
     return Plan(steps=[*lines, f"write {config.out}/report.html"], memory_bytes=4 * 2**30, seconds=seconds)
 
 

@@ -16,7 +16,8 @@ from toddle.core.errors import nearest, problem
 from toddle.core.plan import Plan
 from toddle.recipes import studies
 from toddle.training.run import RunFolder
-from toddle.training.steps import Step, StepBar, is_done, run_steps, seconds_of, with_what_they_need
+from toddle.training.steps import Step, is_done, run_steps, seconds_of, with_what_they_need
+from toddle.training.steps_board import StepBar, makespan
 from toddle.training.study import Study, write_page, write_rows
 
 __all__ = ["Config", "plan", "run", "run_study"]
@@ -82,7 +83,7 @@ def plan(config: Config) -> Plan:
     )
     lines += [f"judge '{outcome.name}': {outcome.statement}" for outcome in study.outcomes]
     lines.append(f"write {config.out / config.name}/index.md")
-    seconds = max([3600 * hours / config.processes, *(step.seconds for step in todo)])
+    seconds = makespan(chosen, {step.name: step.seconds for step in todo}, config.processes)
     return Plan(steps=lines, memory_bytes=config.processes * 2**30, seconds=seconds)
 
 

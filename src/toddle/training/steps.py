@@ -23,15 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
+from toddle.training.steps_board import StepBoard, last_line
 
-__all__ = ["Step", "StepBar", "check_steps", "is_done", "run_steps", "seconds_of", "toddle_step", "with_what_they_need"]
+__all__ = ["Step", "check_steps", "is_done", "run_steps", "seconds_of", "toddle_step", "with_what_they_need"]
 
-POLL_SECONDS = 0.1
+POLL_SECONDS, SHOW_SECONDS = 0.1, 0.5
 GRACE_SECONDS = 60.0
 """How long an interrupted step may take to save its state before it is killed."""
 
@@ -116,10 +115,10 @@ def run_steps(
     check_steps(steps)
     folder = folder.resolve()
     done = {step.name for step in steps if is_done(step, folder)}
-    board = _Board(steps, folder, done, progress)
+    board = StepBoard(steps, processes)
     running: dict[str, _Process] = {}
     failed: dict[str, int] = {}
-    former = signal.signal(signal.SIGTERM, _interrupt)
+    former, shown = signal.signal(signal.SIGTERM, _interrupt), float("-inf")
     try:
         while True:
             for step in steps:
@@ -130,7 +129,9 @@ def run_steps(
                 if (status := process.poll()) is not None:
                     del running[name]
                     done.add(name) if status == 0 else failed.__setitem__(name, status)
-            board.show(done, running)
+            if progress is not None and (not running or time.monotonic() > shown + SHOW_SECONDS):
+                shown = time.monotonic()
+                progress(*board.state(done, {name: process.state() for name, process in running.items()}))
             if not running and not any(set(s.after) <= done for s in steps if s.name not in done | failed.keys()):
                 break
             time.sleep(POLL_SECONDS)
@@ -141,7 +142,8 @@ def run_steps(
         signal.signal(signal.SIGTERM, former)
         _stop_all(running)
     if failed:
-        lines = [f"{name} failed with status {failed[name]}: {_last_line(folder, name)}" for name in failed]
+        logs = {name: folder / "steps" / f"{name}.log" for name in failed}
+        lines = (f"{n} failed with status {failed[n]}: {last_line(log)} (all in {log})" for n, log in logs.items())
         raise InputError("\n".join(lines))
     return {step.name: seconds_of(step, folder) for step in steps}
 
@@ -185,12 +187,6 @@ def check_steps(steps: Sequence[Step]) -> None:
         seen.add(step.name)
 
 
-def _last_line(folder: Path, name: str) -> str:
-    log = folder / "steps" / f"{name}.log"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return f"{lines[-1].strip() if lines else 'it printed nothing'} (all of it in {log})"
-
-
 class _Process:
     """A step under way."""
 
@@ -209,6 +205,10 @@ class _Process:
                 arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )  # a session of its own: Ctrl-C reaches it through `stop`, once
+
+    def state(self) -> tuple[float, str]:
+        """Return the seconds it has run and the last line it printed."""
+        return time.monotonic() - self.began, last_line(self.base.with_name(self.base.name + ".log"))
 
     def poll(self) -> int | None:
         """Return the exit status once it has ended; a good end is put on record."""
@@ -261,80 +261,3 @@ def _die_with_parent() -> None:
     """In the child, before its program starts: be ended when this process is killed (Linux)."""
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-class _Board:
-    """How far the steps are, by their estimates, corrected by how long the finished ones took."""
-
-    def __init__(
-        self, steps: Sequence[Step], folder: Path, done: set[str], progress: Callable[[float, float, str], None] | None
-    ) -> None:
-        self.steps, self.folder, self.progress = {step.name: step for step in steps}, folder, progress
-        self.total = sum(step.seconds for step in steps) or 1.0
-        self.began = time.monotonic()
-        self.at_start = sum(self.steps[name].seconds for name in done)
-        self._next = 0.0
-
-    def show(self, done: set[str], running: dict[str, _Process]) -> None:
-        """Call `progress`."""
-        if self.progress is None:
-            return
-        now = time.monotonic()
-        if now < self._next and running:
-            return
-        self._next = now + 0.5
-        finished = sum(self.steps[name].seconds for name in done)
-        under_way = sum(
-            min(0.95 * process.step.seconds, now - process.began) for process in running.values()
-        )
-        share = min(1.0, (finished + under_way) / self.total)
-        elapsed, gained = now - self.began, finished + under_way - self.at_start
-        rate = gained / elapsed if gained > 0 and elapsed > 5.0 else float(max(1, len(running)))
-        texts = [f"{name} ({line})" if (line := _tail(self.folder, name)) else name for name in running]
-        self.progress(share, (1.0 - share) * self.total / rate, "; ".join(texts))
-
-
-def _tail(folder: Path, name: str, most: int = 60) -> str:
-    """The last line a running step printed."""
-    try:
-        with open(folder / "steps" / f"{name}.log", "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
-            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return ""
-    return lines[-1].replace("━", "").replace("╸", "").replace("╺", "")[:most] if lines else ""
-
-
-class StepBar:
-    """Shows `run_steps`' progress: a bar with a time estimate on a terminal, elsewhere a line now and then."""
-
-    LINE_SECONDS = 20.0
-
-    def __init__(self, label: str) -> None:
-        self.label, self._last = label, float("-inf")
-        console = Console(stderr=True)
-        self._bar: Progress | None = None
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-                TextColumn("{task.fields[left]} left  {task.fields[text]}"), console=console,
-            )
-            self._task = self._bar.add_task(label, total=1.0, left="", text="")
-
-    def __enter__(self) -> StepBar:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def __call__(self, share: float, left: float, text: str) -> None:
-        """Show that `share` is done, `left` seconds are left (estimated) and `text` is under way."""
-        clock = time.strftime("%H:%M:%S", time.gmtime(left))
-        if self._bar:
-            self._bar.update(self._task, completed=share, left=clock, text=text)
-        elif time.monotonic() - self._last > self.LINE_SECONDS or share >= 1.0:
-            self._last = time.monotonic()
-            print(f"{self.label}: {100 * share:.0f} %, {clock} left  {text}".rstrip(), file=sys.stderr, flush=True)
