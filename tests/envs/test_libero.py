@@ -124,3 +124,21 @@ def test_other_suites_step(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.isfinite(observation["proprio"]).all()
         assert observation["images"].std() > 10
         env.close()
+
+
+def test_expert_picks_places_and_is_for_one_suite(env: LiberoEnv) -> None:
+    env.reset(seed=[4])
+    env.rendering = False
+    info: dict[str, Any] = {}
+    for _ in range(160):
+        _, _, _, _, info = env.step_chunk(env.expert_action()[:, None], reset_done=False)
+        if info["success"][0]:
+            break
+    env.rendering = True
+    assert info["success"][0]
+    name, env.name = env.name, "libero/libero_goal/0"
+    try:
+        with pytest.raises(InputError, match="libero_object"):
+            env.expert_action()
+    finally:
+        env.name = name

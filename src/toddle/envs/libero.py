@@ -27,6 +27,7 @@ from toddle.core.files import write_text_atomic
 from toddle.core.seeding import seed_sequence
 from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
+from toddle.envs.libero_expert import pick_and_place
 from toddle.envs.scene_renderer import SceneRenderer
 
 __all__ = ["ASSETS_VARIABLE", "CAMERAS", "STEP_LIMITS", "LiberoEnv"]
@@ -231,6 +232,10 @@ class LiberoEnv(BatchedEnv):
         for name, body in self._envs[0].obj_body_id.items():
             poses[name] = np.stack([env.sim.data.body_xpos[body] for env in self._envs])
         return {name: value.astype(np.float32) for name, value in poses.items()}
+
+    def expert_action(self) -> Array:
+        """Return (N, 7) float32 actions of our scripted expert; InputError outside the suite libero_object."""
+        return np.stack([pick_and_place(env, self.name) for env in self._envs])
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the renderers and the simulators."""
