@@ -34,7 +34,7 @@ class CurriculumConfig:
     """The same at the end."""
     promote: float = 0.5
     """Success of recent goals above which the level rises (it falls again below half of this)."""
-    goals_per_level: int = 4000
+    goals_per_level: int = 2000
     """Finished goals it takes, at least, to go from level 0 to level 1."""
 
 

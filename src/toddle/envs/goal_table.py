@@ -156,7 +156,7 @@ def _walk(reader: BodyReader, size: int, seed: int) -> tuple[Array, Array]:
     rows: list[tuple[Array, Array]] = []
     while len(rows) * worlds < size:
         goal = generator.uniform(low, high, (worlds, 3))
-        grip = span * np.clip(generator.uniform(-0.5, 1.5, worlds), 0.0, 1.0)
+        grip = span * np.clip(generator.uniform(-1.5, 2.5, worlds), 0.0, 1.0)  # mostly open or closed, as in tasks
         for _ in range(steps):
             way = goal - pool.mocap_pos[:, 0]
             pool.mocap_pos[:, 0] += way * np.minimum(1.0, 0.03 / np.maximum(np.abs(way).max(axis=1), 1e-9))[:, None]

@@ -135,20 +135,24 @@ def settings_of(method: str, warm: bool) -> _Defaults:
     return METHODS[key]
 
 
-def resolve(given: T, general: T, changes: dict[str, Any]) -> T:
-    """Return the config `given` with the method's `changes` in those fields that stand at their `general` default."""
-    free = {name: value for name, value in changes.items() if getattr(given, name) == getattr(general, name)}
-    return dataclasses.replace(given, **free)  # type: ignore[type-var]
+def resolve(given: T, general: T, plain: T, changes: dict[str, Any]) -> T:
+    """Return the method's config, `plain` with its `changes`, but `given` in those fields that differ from `general`.
+
+    general: what the command's config holds when the user says nothing.
+    """
+    names = [entry.name for entry in dataclasses.fields(given)]  # type: ignore[arg-type]
+    users = {name: getattr(given, name) for name in names if getattr(given, name) != getattr(general, name)}
+    return dataclasses.replace(plain, **changes | users)  # type: ignore[type-var]
 
 
-def resolved_ppo(method: str, warm: bool, given: PPOConfig) -> PPOConfig:
+def resolved_ppo(method: str, warm: bool, given: PPOConfig, general: PPOConfig) -> PPOConfig:
     """Return PPO's settings for a method."""
-    return resolve(given, PPOConfig(), settings_of(method, warm).ppo)
+    return resolve(given, general, PPOConfig(), settings_of(method, warm).ppo)
 
 
 def resolved_collect(method: str, warm: bool, given: CollectConfig, general: CollectConfig) -> CollectConfig:
     """Return the settings of the collector for a method."""
-    return resolve(given, general, settings_of(method, warm).collect)
+    return resolve(given, general, general, settings_of(method, warm).collect)
 
 
 def _process(method: str, warm: bool, settings: DenoisingSettings) -> DiffusionConfig | FlowConfig:
