@@ -158,6 +158,8 @@ class DDiffPG:
                 action = self.random.uniform(-1, 1, (self.env.num_envs, self.size[1]))
             else:
                 drawn = self._act(torch.from_numpy(observation), self.behaviour).numpy()
+                if not np.isfinite(drawn).all():
+                    raise NaNError(f"DDiffPG iteration {self.iteration}: the actor's action is not finite")
                 action = np.clip(drawn + self.spread * self.random.standard_normal(drawn.shape), -1, 1)
             worlds = np.arange(self.env.num_envs)
             self._episode["observation"][worlds, self._age] = observation

@@ -18,10 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from toddle.core.errors import problem
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Decision, Observation, Score
 from toddle.maths.flow import interpolate, target_velocity
 from toddle.models.denoising_trunk import TrunkDenoiser, TrunkDenoiserConfig
+from toddle.models.expert import ActionExpert
+from toddle.models.goal_encoder import GoalEncoder
 from toddle.policies.denoising_network import DenoisingConfig, DenoisingNetwork, rows_of
 from toddle.policies.features import BodyFeatures
 from toddle.policies.links import DiffusionLinks, FlowConfig, make_links
@@ -69,6 +72,19 @@ class DenoisingPolicy(nn.Module):
     def trunk(self) -> TrunkDenoiser | None:
         """The network where it is the action expert of a VLA to be, else None."""
         return self.tuned.denoiser if isinstance(self.tuned.denoiser, TrunkDenoiser) else None
+
+    @property
+    def expert(self) -> ActionExpert:
+        """The action expert in it.  Raises InputError where the network is no trunk."""
+        if self.trunk is None:
+            raise problem("policy.network", "a trunk, which is an action expert", self.config.network.kind)
+        return self.trunk.expert
+
+    @property
+    def goals(self) -> GoalEncoder:
+        """The goal encoder of the action expert.  Raises InputError where the network is no trunk."""
+        assert self.expert is not None and self.trunk is not None
+        return self.trunk.goals
 
     def initial_memory(self, batch: int) -> None:
         """Return None: nothing is remembered."""
@@ -156,6 +172,22 @@ class DenoisingPolicy(nn.Module):
         if dropped is not None:
             chain = torch.cat([chain, dropped[:, None].to(chain.dtype)], 1)
         return Decision(x[:, : self.horizon], chain, log_prob), None
+
+    @torch.no_grad()
+    def integrate(self, observation: Observation, noise: Tensor, dropped: Tensor | None = None) -> Tensor:
+        """Return the whole chunks (B, H, A) that noise (B, H, A) becomes without further noise (DDIM with eta 0, ODE).
+
+        `dropped` (B,) bool hides goals, where the network is a trunk.
+        """
+        features, links, x = self._features(observation), self.links, noise
+        first = links.steps - len(links.tuned)
+        for network, steps in ((self.base, range(first)), (self.tuned, range(first, links.steps))):
+            if network is None:
+                continue
+            shared = network.encode(observation, features, dropped)
+            for i in steps:
+                x = links.ode(x, network.predict(shared, x[:, None], links.times[i : i + 1])[:, 0], i)
+        return x
 
     def _shape(self, *lead: int) -> tuple[int, ...]:
         return (*lead, self.config.horizon, self.config.body.action)

@@ -109,6 +109,11 @@ class DiffusionLinks:
             return diffusion.ddim_link(x, x0, now, after, 0.0 if deterministic else self.config.eta)
         return diffusion.ddpm_link(x, x0, now, after)
 
+    def ode(self, x: Tensor, prediction: Tensor, step: int) -> Tensor:
+        """Return the next chunk without noise: DDIM with eta 0, whatever the sampler's own noise."""
+        now, after = self.now[step].to(x.device), self.after[step].to(x.device)
+        return diffusion.ddim_link(x, diffusion.eps_to_x0(x, prediction, now), now, after, 0.0)[0]
+
     def draw(self, mean: Tensor, std: Tensor, last: bool, generator: torch.Generator | None, greedy: bool) -> Tensor:
         """Draw the next chunk; `last` says whether this is the last step."""
         if greedy and (last or self.config.ddim_steps):
@@ -147,6 +152,10 @@ class FlowLinks:
             return flow_sde_link(x, prediction, tau, step, self.config.level if spread is None else spread)
         assert spread is not None
         return flow_ode_mean(x, prediction, step), spread
+
+    def ode(self, x: Tensor, prediction: Tensor, step: int) -> Tensor:
+        """Return the next chunk without noise."""
+        return flow_ode_mean(x, prediction, 1.0 / self.steps)
 
     def draw(self, mean: Tensor, std: Tensor, last: bool, generator: torch.Generator | None, greedy: bool) -> Tensor:
         """Draw the next chunk."""

@@ -18,12 +18,14 @@ from toddle.core.types import Observation
 from toddle.envs.make import make_env
 from toddle.models.backbone import Backbone, BackboneConfig, load_backbone
 from toddle.policies.causal import CausalConfig, CausalPolicy
+from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.store import StoredExpert, load_policy, read_policy, save_expert, save_policy
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 from toddle.training.loop import ProgressLine
 from toddle.training.observations import to_observation
 from toddle.training.run import RunFolder
 from toddle.transfer.convert import Conversion, ConvertConfig, convert
+from toddle.transfer.denoising_levels import check_source, measure_denoising_levels
 from toddle.transfer.distill import distill
 from toddle.transfer.graft import graft
 from toddle.transfer.grow import enlarge
@@ -56,7 +58,7 @@ class Config:
     """
 
     source: Path
-    """Folder of the causal policy that `toddle pretrain` wrote."""
+    """Folder of the policy that `toddle pretrain` wrote: a causal one, or a denoising one over a trunk."""
     out: Path = Path("runs/transfer")
     """The run's folder."""
     convert: ConvertConfig = field(default_factory=ConvertConfig)
@@ -77,8 +79,8 @@ class Config:
     """The vision-language model that the expert will read."""
     vlm_width: int | None = None
     """Width of VLM tokens: then no backbone is loaded and only <out>/expert is written."""
-    steps: int = 8
-    """Euler steps of the flow when acting."""
+    steps: int | None = None
+    """Euler steps of the flow when acting; None: those of a denoising source, else 8."""
     cameras: tuple[str, ...] = ("close",)
     """Cameras whose pictures the backbone reads."""
 
@@ -87,7 +89,7 @@ class Config:
         if self.vlm_width is not None and self.vlm_width < 1:
             raise problem("vlm_width", "at least 1", self.vlm_width)
         for name in ("grow_depth", "grow_width", "steps"):
-            if getattr(self, name) < 1:
+            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
                 raise problem(name, "at least 1", getattr(self, name))
         if self.distill_steps < 0:
             raise problem("distill_steps", "at least 0", self.distill_steps)
@@ -96,11 +98,12 @@ class Config:
 def plan(config: Config) -> Plan:
     """Check the source and say what would be done."""
     source = _source_config(config)
-    made = convert(CausalPolicy(source), config.convert, 1)
+    fresh = CausalPolicy(source) if isinstance(source, CausalConfig) else DenoisingPolicy(source)
+    made = convert(fresh, config.convert, 1)
     numbers = sum(value.numel() for value in made.expert.parameters())
     numbers *= config.grow_depth * config.grow_width**2
-    steps = [f"convert {config.source} ({config.convert.context_mode}, {config.convert.modulation}, "
-             f"head {config.convert.head}) into about {numbers:,} weights"]  # fmt: skip
+    steps = [f"convert {config.source} ({config.convert.context_mode}, {made.config.trunk.modulation}, "
+             f"head {made.config.head}) into about {numbers:,} weights"]  # fmt: skip
     distilled = config.convert.context_mode == "replace"
     if distilled:
         steps.append(f"rank self-attention blocks by lesion, then distil for {config.distill_steps} steps")
@@ -114,13 +117,13 @@ def run(config: Config, *, resume: bool = False) -> None:
     """Convert, measure, write and print.  A run that was interrupted is simply done again with `--resume`."""
     _source_config(config)
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        policy: CausalPolicy = load_policy(config.source)
+        policy: CausalPolicy | DenoisingPolicy = load_policy(config.source)
         backbone = None if config.vlm_width else load_backbone(config.backbone)
         made, levels = _convert(config, policy, config.vlm_width or (backbone.width if backbone else 0))
         record = conversion_record(policy, made, levels)
         meta = {"source": str(config.source), "levels": record["levels"], "numbers": record["numbers"]}
         if backbone is not None:
-            save_policy(config.out / "policy", _vla(config, made, backbone), meta)
+            save_policy(config.out / "policy", _vla(config, made, backbone, _steps(config, policy)), meta)
         save_expert(config.out / "expert", StoredExpert(
             made.config, made.expert.state_dict(), made.adapter.state_dict(), made.vlm_width, meta
         ))  # fmt: skip
@@ -133,10 +136,14 @@ def run(config: Config, *, resume: bool = False) -> None:
         print(f"policy: {config.out / 'policy'}" if backbone is not None else f"expert: {config.out / 'expert'}")
 
 
-def _vla(config: Config, made: Conversion, backbone: Backbone) -> FlowVLA:
+def _steps(config: Config, policy: CausalPolicy | DenoisingPolicy) -> int:
+    return config.steps or (policy.links.steps if isinstance(policy, DenoisingPolicy) else 8)
+
+
+def _vla(config: Config, made: Conversion, backbone: Backbone, steps: int) -> FlowVLA:
     """Build the vision-language-action model around the converted expert."""
     vla = FlowVLA(FlowVLAConfig(
-        backbone=config.backbone, expert=made.config, steps=config.steps, cameras=config.cameras,
+        backbone=config.backbone, expert=made.config, steps=steps, cameras=config.cameras,
         seed=config.convert.seed,
     ), backbone)  # fmt: skip
     vla.expert.load_state_dict(made.expert.state_dict())
@@ -144,24 +151,31 @@ def _vla(config: Config, made: Conversion, backbone: Backbone) -> FlowVLA:
     return vla
 
 
-def _source_config(config: Config) -> CausalConfig:
+def _source_config(config: Config) -> CausalConfig | DenoisingConfig:
     kind, source, _, _ = read_policy(config.source)
-    if kind != "causal":
-        raise problem("source", "a policy of kind 'causal'", kind, "pretrain one with toddle pretrain --policy causal")
-    assert isinstance(source, CausalConfig)
+    if kind not in ("causal", "denoising"):
+        raise problem("source", "a policy of kind 'causal' or 'denoising'", kind,
+                      "pretrain one with toddle pretrain --policy causal or --method dppo")  # fmt: skip
+    assert isinstance(source, CausalConfig | DenoisingConfig)
+    if isinstance(source, DenoisingConfig):
+        check_source(DenoisingPolicy(source))
+        if config.convert.context_mode == "replace":
+            raise problem("convert.context_mode", "pretrained or insert with a denoising policy", "replace")
     return source
 
 
-def _convert(config: Config, policy: CausalPolicy, vlm_width: int) -> tuple[Conversion, list[Level]]:
+def _convert(
+    config: Config, policy: CausalPolicy | DenoisingPolicy, vlm_width: int
+) -> tuple[Conversion, list[Level]]:
     """Convert and enlarge; measure before self-distillation, which by design leaves the source."""
     ranking, rollouts = None, None
-    if config.convert.context_mode == "replace":
+    if config.convert.context_mode == "replace" and isinstance(policy, CausalPolicy):
         rollouts = _rollouts(config, policy)
         scores = lesion_scores(policy, rollouts)
         ranking = rank_blocks(scores)
         print("lesion scores: " + ", ".join(f"block {index}: {score:.4f}" for index, score in scores.items()))
     made = convert(policy, config.convert, vlm_width, ranking=ranking)
-    if rollouts is not None and config.distill_steps:
+    if rollouts is not None and config.distill_steps and isinstance(policy, CausalPolicy):
         with ProgressLine("distil", config.distill_steps) as bar:
             count = config.distill_steps
             losses = distill(policy, made, rollouts, steps=count, on_step=lambda i, _: bar.advance(i + 1))
@@ -174,7 +188,10 @@ def _convert(config: Config, policy: CausalPolicy, vlm_width: int) -> tuple[Conv
         made.expert, new = graft(made.expert, car.width, car.depth, car.heads, config.convert.seed)
         made.status |= {name: "new: 0" if ".merge." in name else "new: behind a projection of 0" for name in new}
         made.expert.eval()
-    return made, measure_levels(policy, made, steps=config.steps)
+    steps = _steps(config, policy)
+    if isinstance(policy, DenoisingPolicy):
+        return made, measure_denoising_levels(policy, made, steps=steps)
+    return made, measure_levels(policy, made, steps=steps)
 
 
 @torch.no_grad()

@@ -1,17 +1,19 @@
-"""From a causal RL policy to a flow-matching action expert, weight by weight (ALGORITHMS P1.1 to P1.4).
+"""From an RL policy to a flow-matching action expert, weight by weight (ALGORITHMS P1.1 to P1.4, P1.6).
 
 Kept are the trunk, the banks of known bodies, the normalisation, the slot embeddings and, with head endpoint, the
 decoder.  New are the flow-time modulation (zero deviation), W_in(x_tau, tau) (zero last layer), the adapter from VLM
 tokens (weight 0, bias = the learned NULL goal) and whatever the context mode adds.  Three levels are then exact:
 A the trunk for any tokens and tau, B the history whatever the noisy actions, C (endpoint) the flow's sample equals
 the RL chunk under the NULL goal.  `levels.py` measures them, `table.py` lists what was kept.
+A denoising policy over a trunk (paradigm 2) is an action expert already: head, modulation, time embedder and W_in are
+kept as they were trained, and only the adapter is new.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +22,24 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.types import BodySpec
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
+from toddle.models.goal_encoder import GoalEncoder
 from toddle.models.mlp import zero_
 from toddle.models.trunk import TrunkConfig
-from toddle.policies.causal import CausalPolicy
 
-__all__ = ["Conversion", "ConvertConfig", "convert", "match_moments"]
+__all__ = ["Conversion", "ConvertConfig", "Source", "convert", "match_moments"]
+
+
+class Source(Protocol):
+    """An RL policy that has an action expert: `CausalPolicy`, or `DenoisingPolicy` over a trunk."""
+
+    @property
+    def expert(self) -> ActionExpert:
+        """The expert."""
+
+    @property
+    def goals(self) -> GoalEncoder:
+        """What makes its context tokens."""
+
 
 BANKS = ("tokens.observation_in", "tokens.past_in")
 
@@ -38,8 +53,9 @@ class ConvertConfig:
     start silent (exact), or in place of the self-attention that matters least (not exact; GR00T's layout)."""
     modulation: Literal["none", "residual", "dit_literal", "groot"] = "residual"
     """Flow-time modulation; dit_literal erases the pretrained function and is there as an ablation."""
-    head: Literal["velocity", "endpoint"] = "endpoint"
-    """Endpoint keeps the RL decoder, so that the first sample is the RL chunk; velocity gets a fresh decoder."""
+    head: Literal["velocity", "endpoint", "noise"] = "endpoint"
+    """Endpoint keeps the RL decoder, so that the first sample is the RL chunk; velocity gets a fresh decoder.  A
+    denoising policy keeps its own head and modulation (noise: one that was trained as a diffusion)."""
     slot_mask: Literal["causal", "bidirectional"] | None = None
     """Mask among action slots; None keeps the source's.  From causal to bidirectional a bias of -40 holds later slots
     back until training anneals it."""
@@ -84,14 +100,17 @@ class Conversion:
 
 
 def convert(
-    policy: CausalPolicy, settings: ConvertConfig, vlm_width: int, *, ranking: list[int] | None = None
+    policy: Source, settings: ConvertConfig, vlm_width: int, *, ranking: list[int] | None = None
 ) -> Conversion:
-    """Convert a causal policy into an action expert that reads VLM tokens of width `vlm_width`.
+    """Convert a policy into an action expert that reads VLM tokens of width `vlm_width`.
 
     ranking: self-attention blocks in the order of their lesion score (`lesion.rank_blocks`), for mode replace.
     Raises InputError where the mode does not fit the source.
     """
     source = policy.expert
+    if source.config.head != "direct":  # it denoises already: nothing about flow time is new
+        modulation = source.config.trunk.modulation
+        settings = dataclasses.replace(settings, head=source.config.head, modulation=modulation)
     target_config, chosen = _target_config(source.config, settings, ranking)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -161,7 +180,7 @@ def _fresh_banks(source: ExpertConfig, target: ExpertConfig, settings: ConvertCo
             prefixes += [f"{bank}.mlps.{body.name}." for bank in (*BANKS, "out")]
     if target.executed != source.executed:
         prefixes.append("tokens.past_in.")
-    if settings.head == "velocity":
+    if settings.head != source.head and settings.head == "velocity":
         prefixes.append("out.")
     return tuple(prefixes)
 
