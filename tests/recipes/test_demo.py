@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.policies.tiny_vla import tiny_backbone
 
+from toddle.algorithms.sft import SFTConfig
 from toddle.models.backbone_embedded import save_embedded
 from toddle.recipes.demo import CANDIDATES, Config, plan, run, stages
 from toddle.training.episodes import read_episodes
@@ -16,7 +17,7 @@ from toddle.training.episodes import read_episodes
 def tiny(folder: Path) -> Config:
     return Config(
         out=folder / "demo", backbone=str(folder / "eyes"), tasks=("metaworld/reach-v3",), pretrain_steps=8192,
-        worlds=16, demonstrations=1, sft_steps=4, sft_batch=4, episodes=2, max_episode_steps=24, videos=1,
+        worlds=16, demonstrations=1, sft=SFTConfig(steps=4, batch=4), episodes=2, max_episode_steps=24, videos=1,
     )  # fmt: skip
 
 

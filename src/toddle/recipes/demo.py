@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from toddle.core.config import config
+from toddle.algorithms.sft import SFTConfig
+from toddle.core.config import config, to_dict
 from toddle.core.errors import problem
 from toddle.core.plan import Plan
 from toddle.training.report import write_report
 from toddle.training.run import RunFolder
 from toddle.training.steps import Step, is_done, run_steps, seconds_of, toddle_step
 from toddle.training.steps_board import StepBar, makespan
+from toddle.transfer.convert import ConvertConfig
 
 __all__ = ["Config", "plan", "run", "stages"]
 
@@ -53,10 +55,10 @@ class Config:
     """Worlds of the pretraining."""
     demonstrations: int = 15
     """Demonstrations of each task."""
-    sft_steps: int = 600
-    """Gradient steps of each fine-tuning."""
-    sft_batch: int = 64
-    """Decisions in a gradient step."""
+    convert: ConvertConfig = ConvertConfig()
+    """How the pretrained policy becomes the action expert (its seed is `seed`)."""
+    sft: SFTConfig = SFTConfig(steps=600)
+    """How each of the two is fine-tuned."""
     episodes: int = 25
     """Evaluation episodes of each candidate on each task, undisturbed and again pushed."""
     max_episode_steps: int = 200
@@ -71,7 +73,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise problem("tasks", "at least one task", "none")
-        names = ("pretrain_steps", "worlds", "demonstrations", "sft_steps", "sft_batch", "episodes", "processes")
+        names = ("pretrain_steps", "worlds", "demonstrations", "episodes", "processes")
         for name in names:
             if getattr(self, name) < 1:
                 raise problem(name, "at least 1", getattr(self, name))
@@ -91,7 +93,7 @@ def stages(config: Config) -> list[Step]:
     transfer = toddle_step(
         "transfer", "transfer",
         {
-            "source": "{folder}/pretrain/policy", "convert": {"seed": config.seed},
+            "source": "{folder}/pretrain/policy", "convert": to_dict(config.convert) | {"seed": config.seed},
             "backbone": {"name": config.backbone},
         },
         after=["pretrain"], seconds=20,
@@ -100,13 +102,13 @@ def stages(config: Config) -> list[Step]:
     for name in CANDIDATES:
         settings = {
             "dataset": ["{folder}/demos"], "cache": "{folder}/features", "seed": config.seed,
-            "sft": {"steps": config.sft_steps, "batch": config.sft_batch},
+            "sft": to_dict(config.sft),
         }  # fmt: skip
         converted = "{folder}/transfer/policy"
         settings |= {"init": converted} if name == "converted" else {"init": "random", "like": converted}
         training.append(toddle_step(
             f"sft_{name}", "sft", settings, after=["transfer", "demos"],
-            seconds=20 + config.sft_steps * config.sft_batch / 800,
+            seconds=20 + config.sft.steps * config.sft.batch / 400,
         ))  # fmt: skip
         evaluating.append(toddle_step(
             f"evaluate_{name}", "evaluate",

@@ -49,7 +49,9 @@ def write_report(
     cells = cells_of(runs)
     candidates = list(dict.fromkeys(cell.candidate for cell in cells))
     reference = reference if reference in candidates else (candidates[-1] if candidates else None)
+    candidates.sort(key=lambda name: name == reference)  # the reference last, the others in their order
     colours = plots.colours_of(candidates)
+    cells.sort(key=lambda cell: candidates.index(cell.candidate))
     reports = {(cell.candidate, cell.env, cell.condition): summarise(cell.results) for cell in cells}
     effects = _effects(cells, reference)
     body = [
