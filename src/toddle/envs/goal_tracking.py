@@ -78,8 +78,7 @@ class GoalTrackingEnv(BatchedEnv):
             refreshed every k steps, k uniform in 1..token_latency; distractors: most tokens of other worlds added, of
             weight 0; goals_per_episode: truncate after so many goals.
         """
-        if isinstance(body, str):
-            body = get_body(body)
+        body = get_body(body) if isinstance(body, str) else body
         self._check(num_envs, control, duration, token_latency, distractors)
         self.description, self.body, self.name = body, body.name, f"goal/{body.name}"
         self.num_envs, self.control, self.goals_per_episode = num_envs, control, goals_per_episode
@@ -99,10 +98,9 @@ class GoalTrackingEnv(BatchedEnv):
         self.randomisation = Randomisation(randomisation, self.pool, self._state.proprio.shape[1])
         self.pushes = Pushes(self.reader, self.pool, None if pushes is None else self._in_steps(pushes))
         self._sources(held_out, visited_fraction, duration, recovery_fraction)
-        others = np.roll(np.arange(num_envs), -1) if control == "shuffled" else None
-        offset = part_offset(body.name)
+        others, step_time = np.roll(np.arange(num_envs), -1) if control == "shuffled" else None, self.dt / body.time
         self.tokens = TokenWriter(
-            self.reader, self.goals, offset, self.dt / body.time, token_latency, distractors, others
+            self.reader, self.goals, part_offset(body.name), step_time, token_latency, distractors, others
         )
         self._arrays(model.nu, 4 if isinstance(body.action, MocapAction) else model.nu)
         self._renderers: dict[tuple[int, int], SceneRenderer] = {}
