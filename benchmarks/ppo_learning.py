@@ -4,7 +4,7 @@
 
 One run after the other, each in a process of its own; finished runs are kept under .cache/ppo_learning and are not
 made again.  The final return of a run is the mean over 20 evaluation episodes with mean actions on gymnasium's task
-(toddle's worlds are bit-identical to it); what is compared is the interquartile mean over seeds.
+(toddle's worlds are bit-identical to it, and take its actions in its own units here); what is compared is the interquartile mean over seeds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run_toddle(task: str, seed: int, steps: int, s: dict[str, Any]) -> list[floa
     from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
     from toddle.training.collect import CollectConfig, Collector
 
-    env = make_env(f"gymnasium/{task}", s["worlds"], seed=seed)
+    env = make_env(f"gymnasium/{task}", s["worlds"], seed=seed, native_actions=True)
     policy = GaussianPolicy(GaussianConfig(bodies=(env.body_spec,), hidden=s["hidden"], seed=seed))
     critic = ValueNet(CriticConfig(inputs=(env.body_spec.proprio,), hidden=s["hidden"], seed=seed))
     config = PPOConfig(
@@ -49,16 +49,17 @@ def run_toddle(task: str, seed: int, steps: int, s: dict[str, Any]) -> list[floa
         max_grad_norm=s["max_grad_norm"], target_kl=s["target_kl"],
     )  # fmt: skip
     source = Collector(env, CollectConfig(length=s["length"], discount=s["gamma"]), seed=seed)
-    iterations = steps // source.decisions
+    iterations = steps // source.decisions - 1  # the first step gathers a rollout more, for the statistics
     ppo = PPO(policy, critic, [source], config, iterations=iterations, seed=seed)
     for _ in range(iterations):
         ppo.step()
-    worlds = make_env(f"gymnasium/{task}", EPISODES, seed=seed + 10_000)
+    worlds = make_env(f"gymnasium/{task}", EPISODES, seed=seed + 10_000, native_actions=True)
     observation, _ = worlds.reset(seed=seed + 10_000)
+    low, high = worlds.single_action_space.low, worlds.single_action_space.high
     returns, active = np.zeros(EPISODES), np.ones(EPISODES, bool)
     while active.any():
         seen = {"proprio": torch.from_numpy(observation).float()}
-        action = policy.act(seen, deterministic=True)[0].action.numpy()  # type: ignore[arg-type]
+        action = policy.act(seen, deterministic=True)[0].action.numpy().clip(low, high)  # type: ignore[arg-type]
         observation, reward, terminated, truncated, _ = worlds.step_chunk(action, active=active, reset_done=False)
         returns += np.where(active, reward, 0.0)
         active &= ~(terminated | truncated)

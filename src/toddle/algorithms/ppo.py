@@ -19,6 +19,8 @@ Deviations from the paper:
  4. Several environments: each has a rollout; every update averages their gradients with equal weight, whatever
     their numbers of worlds.
  5. Time limits bootstrap from the final observation (arXiv 1712.00378).
+ 6. Before the first update one rollout of each source is gathered for the running statistics alone, so that no
+    update is made under statistics that are about to jump from nothing to the environment's.
 """
 
 from __future__ import annotations
@@ -166,6 +168,9 @@ class PPO:
         self._set_rates()
         if self.iteration == self.config.critic_warm_up > 0:
             self.optimiser.restart()  # else the policy's moments would be corrected for steps it never made
+        if self.iteration == 0:
+            for source in self.sources:
+                self._normalise(source.collect(self.policy, self.critic)[0])
         rollouts: list[Rollout] = []
         metrics: dict[str, float] = {}
         for source in self.sources:
@@ -176,11 +181,15 @@ class PPO:
             metrics |= {f"{name}{suffix}": value for name, value in facts.items()}
         metrics |= self._update(rollouts)
         for rollout in rollouts:
-            for part in (self.critic,) if self._warming else (self.policy, self.critic):
-                if isinstance(part, Normalising):
-                    part.update_normaliser(rollout.observation)
+            self._normalise(rollout)
         self.iteration += 1
         return metrics
+
+    def _normalise(self, rollout: Rollout) -> None:
+        """Take a rollout's observations into the running statistics (not the policy's while only the critic learns)."""
+        for part in (self.critic,) if self._warming else (self.policy, self.critic):
+            if isinstance(part, Normalising):
+                part.update_normaliser(rollout.observation)
 
     def _set_rates(self) -> None:
         config, factor = self.config, 1.0

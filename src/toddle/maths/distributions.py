@@ -19,7 +19,7 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """Log-density of `x` (..., D) under N(mean, exp(log_std)^2), summed over D: (...)."""
-    if log_std.dim() == 1 and x.shape == mean.shape and x.dim() > 1:
+    if torch.is_grad_enabled() and log_std.dim() == 1 and x.shape == mean.shape and x.dim() > 1:
         result: Tensor = _SharedStd.apply(x, mean, log_std)
         return result
     z = (x - mean) * torch.exp(-log_std)

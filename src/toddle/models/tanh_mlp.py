@@ -6,6 +6,7 @@ tanh(x) = 2 sigmoid(2x) - 1, whose factor 2 the matmul absorbs) and most of auto
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 __all__ = ["TanhMLP"]
 
 
-WIDE = 64
+WIDE = 128
 """Layers at least this wide gain from bfloat16."""
 
 
@@ -24,13 +25,10 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, half: bool, x: Tensor, *parameters: Tensor) -> Tensor:
-        hidden = [x]
-        for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
-            twice = torch.addmm(bias, hidden[-1], weight.t(), beta=2, alpha=2)
-            hidden.append(twice.sigmoid_().mul_(2).sub_(1))
+        hidden, out = _layers(x, parameters)
         ctx.save_for_backward(*hidden, *parameters)
         ctx.half = half
-        return torch.addmm(parameters[-1], hidden[-1], parameters[-2].t())
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -49,6 +47,15 @@ class _Function(torch.autograd.Function):
                 torch.ops.aten.tanh_backward.grad_input(gradient, hidden[layer], grad_input=gradient)
         out += [gradient.mm(weights[0]) if ctx.needs_input_grad[1] else None, None]
         return tuple(reversed(out))
+
+
+def _layers(x: Tensor, parameters: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Return the input with the hidden activations, and the output."""
+    hidden = [x]
+    for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+        twice = torch.addmm(bias, hidden[-1], weight.t(), beta=2, alpha=2)
+        hidden.append(twice.sigmoid_().mul_(2).sub_(1))
+    return hidden, torch.addmm(parameters[-1], hidden[-1], parameters[-2].t())
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -87,7 +94,9 @@ class TanhMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        if x.dim() == 2:
-            return _Function.apply(self.half_gradients, x, *self._order)
-        flat = _Function.apply(self.half_gradients, x.reshape(-1, x.shape[-1]), *self._order)
-        return flat.view(*x.shape[:-1], -1)
+        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        if torch.is_grad_enabled():
+            out: Tensor = _Function.apply(self.half_gradients, rows, *self._order)
+        else:  # acting: without autograd's bookkeeping
+            out = _layers(rows, self._order)[1]
+        return out if x.dim() == 2 else out.view(*x.shape[:-1], -1)

@@ -90,6 +90,7 @@ class Collector:
         """Reset the environment with `seed` and get ready.  `label` names it in metrics (its body)."""
         self.env, self.config, self.body, self.label = env, config, body, label or env.body
         self.total_steps = 0
+        self._bounds = (env.single_action_space.low, env.single_action_space.high)  # [-1, 1] unless made otherwise
         self.rollout: Rollout | None = None
         self.reward_scale = RewardScale(env.num_envs)
         self.generator = torch_generator(seed, "actions", env.name, body)
@@ -144,7 +145,7 @@ class Collector:
     def _advance(self, t: int, action: Tensor, finals: list[tuple[int, NDArray[Any], Observation]]) -> int:
         """Execute the chunks (B, H, A), note what came of them, return the control steps made."""
         assert self.rollout is not None
-        chunk = action.numpy().clip(-1.0, 1.0)
+        chunk = action.numpy().clip(*self._bounds)
         gamma = self.config.discount
         self._raw, reward, terminated, truncated, info = self.env.step_chunk(chunk, discount=gamma)
         self._previous = chunk.reshape(len(chunk), -1)
