@@ -19,7 +19,7 @@ from toddle.training.metrics import read_metrics
 TINY_TRUNK = ("--causal.trunk.width", "16", "--causal.trunk.depth", "2", "--causal.trunk.heads", "2")
 PRETRAIN = {
     "mlp": ("--envs", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--mlp.hidden", "16", "--steps", "2560"),
-    "causal": ("--envs", "goal/sawyer", "--causal.bank-hidden", "16", *TINY_TRUNK, "--steps", "5120"),
+    "causal": ("--envs", "goal/sawyer", "--causal.executed", "4", "--causal.bank-hidden", "16", *TINY_TRUNK, "--steps", "5120"),
 }
 SMALL = ("--worlds", "8", "--collect.length", "8", "--critic-hidden", "16", "--checkpoint-every", "3")
 

@@ -19,7 +19,7 @@ __all__ = ["check_source", "measure_denoising_levels"]
 TAUS = (0.0, 0.37, 1.0)
 GROWN = 1e-5
 SAMPLE, SAMPLE_OF_NOISE = 1e-5, 1e-4
-"""Rounding a sample may differ by; noise predictions are divided by tau, which is 0.0025 at a diffusion's first step."""
+"""Rounding a sample may differ by; noise predictions are divided by tau, 0.0025 at a diffusion's first step."""
 
 
 def check_source(policy: DenoisingPolicy) -> None:
