@@ -20,8 +20,9 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 TASK = "metaworld/handle-press-v3"
 COMMANDS = {
     "pretrain": """
-        --envs goal/sawyer --steps 5120 --worlds 8 --collect.length 8 --causal.executed 4 --critic-hidden 16 --causal.bank-hidden 16
-        --causal.trunk.width 16 --causal.trunk.depth 2 --causal.trunk.heads 2""",
+        --envs goal/sawyer --steps 5120 --worlds 8 --collect.length 8 --critic-hidden 16
+        --causal.executed 4 --causal.bank-hidden 16 --causal.trunk.width 16
+        --causal.trunk.depth 2 --causal.trunk.heads 2""",
     "transfer": "--source {root}/pretrain/policy --backbone.name {root}/backbone",
     "record": f"--envs {TASK} --episodes 2 --image-size 32 --after-success 2",
     "sft": """

@@ -16,10 +16,13 @@ from toddle.cli import main
 from toddle.training.checkpoint import load_state, states_equal
 from toddle.training.metrics import read_metrics
 
-TINY_TRUNK = ("--causal.trunk.width", "16", "--causal.trunk.depth", "2", "--causal.trunk.heads", "2")
+TINY_TRUNK = (
+    "--causal.trunk.width", "16", "--causal.trunk.depth", "2", "--causal.trunk.heads", "2", "--causal.bank-hidden", "16",
+    "--causal.executed", "4",
+)  # fmt: skip
 PRETRAIN = {
     "mlp": ("--envs", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--mlp.hidden", "16", "--steps", "2560"),
-    "causal": ("--envs", "goal/sawyer", "--causal.executed", "4", "--causal.bank-hidden", "16", *TINY_TRUNK, "--steps", "5120"),
+    "causal": ("--envs", "goal/sawyer", *TINY_TRUNK, "--steps", "5120"),
 }
 SMALL = ("--worlds", "8", "--collect.length", "8", "--critic-hidden", "16", "--checkpoint-every", "3")
 
