@@ -99,8 +99,9 @@ def test_bodies_weigh_equally() -> None:
     assert float(gradient["wide"].norm()) > 1e-4
 
 
-def test_metrics_of_several_bodies_name_them() -> None:
-    metrics = make(bodies=(POINT, WIDE)).step()
+@pytest.mark.parametrize("kind", ["mlp", "causal"])
+def test_metrics_of_several_bodies_name_them(kind: str) -> None:
+    metrics = make(kind, bodies=(POINT, WIDE)).step()
     assert {"episode/return/point", "episode/return/wide", "ppo/kl"} <= set(metrics)
 
 

@@ -62,7 +62,7 @@ class ValueNet(nn.Module):
         )
 
     def _body(self, observation: Observation) -> _Body:
-        body = self.bodies[int(observation["body"].view(-1)[0]) if len(self.bodies) > 1 else 0]
+        body = self.bodies[int(observation["body"].reshape(-1)[0]) if len(self.bodies) > 1 else 0]
         assert isinstance(body, _Body)
         return body
 

@@ -90,7 +90,7 @@ class GaussianPolicy(nn.Module):
         """Return None: nothing is remembered."""
 
     def _body(self, observation: Observation) -> _Body:
-        index = int(observation["body"].view(-1)[0]) if len(self.bodies) > 1 else 0
+        index = int(observation["body"].reshape(-1)[0]) if len(self.bodies) > 1 else 0
         body = self.bodies[index]
         assert isinstance(body, _Body)
         return body
