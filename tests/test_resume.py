@@ -17,8 +17,8 @@ from toddle.training.checkpoint import load_state, states_equal
 from toddle.training.metrics import read_metrics
 
 TINY_TRUNK = (
-    "--causal.trunk.width", "16", "--causal.trunk.depth", "2", "--causal.trunk.heads", "2", "--causal.bank-hidden", "16",
-    "--causal.executed", "4",
+    "--causal.trunk.width", "16", "--causal.trunk.depth", "2", "--causal.trunk.heads", "2",
+    "--causal.bank-hidden", "16", "--causal.executed", "4",
 )  # fmt: skip
 PRETRAIN = {
     "mlp": ("--envs", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--mlp.hidden", "16", "--steps", "2560"),
