@@ -103,8 +103,8 @@ def skrl(s: dict[str, Any]) -> Iteration:
     )  # fmt: skip
     config.experiment.write_interval = config.experiment.checkpoint_interval = 0
     agent = PPO(
-        models={"policy": Policy(), "value": Value()}, memory=RandomMemory(memory_size=s["steps"], num_envs=s["worlds"]),
-        cfg=config, observation_space=env.observation_space, action_space=env.action_space, device="cpu",
+        models={"policy": Policy(), "value": Value()},
+        memory=RandomMemory(memory_size=s["steps"], num_envs=s["worlds"]), cfg=config, observation_space=env.observation_space, action_space=env.action_space, device="cpu",
     )  # fmt: skip
     agent.init()
     agent.enable_training_mode(True)
@@ -162,7 +162,8 @@ def rsl_rl(s: dict[str, Any]) -> Iteration:
     }  # fmt: skip
     actor = model | {"distribution_cfg": {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "log"}}
     config = {
-        "num_steps_per_env": s["steps"], "save_interval": 10**9, "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
+        "num_steps_per_env": s["steps"], "save_interval": 10**9,
+        "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
         "actor": actor, "critic": model, "run_name": "", "experiment_name": "", "logger": "tensorboard",
         "algorithm": {
             "class_name": "rsl_rl.algorithms:PPO", "num_learning_epochs": s["epochs"],
@@ -180,7 +181,7 @@ def serve(name: str, setting: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    answer, sys.stdout = sys.stdout, open(os.devnull, "w")  # peers print
+    answer, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115  # peers print
     iteration = {"toddle": toddle, "sb3": sb3, "skrl": skrl, "rsl_rl": rsl_rl}[name](setting)
     for _ in range(3):
         iteration()

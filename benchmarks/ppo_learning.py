@@ -4,7 +4,8 @@
 
 One run after the other, each in a process of its own; finished runs are kept under .cache/ppo_learning and are not
 made again.  The final return of a run is the mean over 20 evaluation episodes with mean actions on gymnasium's task
-(toddle's worlds are bit-identical to it, and take its actions in its own units here); what is compared is the interquartile mean over seeds.
+(toddle's worlds are bit-identical to it, and take its actions in its own units here); what is compared is the
+interquartile mean over seeds.
 """
 
 from __future__ import annotations
@@ -129,8 +130,9 @@ def report(results: dict[str, dict[str, list[dict[str, Any]]]], steps: int, seed
     }
     lines = [
         "# PPO learns as stable-baselines3's does", "",
-        f"`python benchmarks/ppo_learning.py`: {steps:,} steps, {seeds} seeds; final return = mean of {EPISODES} evaluation "
-        f"episodes with mean actions; interquartile mean over seeds. {machine()}. Shared settings: {json.dumps(SETTING)}.",
+        f"`python benchmarks/ppo_learning.py`: {steps:,} steps, {seeds} seeds; final return = mean of {EPISODES} "
+        "evaluation episodes with mean actions; interquartile mean over seeds. "
+        f"{machine()}. Shared settings: {json.dumps(SETTING)}.",
         "", "| task | toddle | stable-baselines3 | at least as high | seeds of toddle | seeds of stable-baselines3 |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip

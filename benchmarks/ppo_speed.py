@@ -88,7 +88,7 @@ def run_case(case: dict[str, Any], names: list[str], rounds: int, iterations: in
         rows[name] = {
             "version": workers[name].version, "cpu_us_per_step": round(statistics.median(values), 1),
             "steps_per_cpu_second": round(1e6 / statistics.median(values)),
-            "toddle_over_it": round(statistics.median(b / a for a, b in zip(samples["toddle"], values, strict=True)), 2),
+            "toddle_over_it": round(statistics.median(b / a for a, b in zip(samples["toddle"], values)), 2),
         }  # fmt: skip
         workers[name].close()
     return rows
@@ -97,9 +97,9 @@ def run_case(case: dict[str, Any], names: list[str], rounds: int, iterations: in
 def table(report: dict[str, Any]) -> str:
     lines = [
         "# PPO, end to end", "",
-        f"`python benchmarks/ppo_speed.py`: {report['rounds']} interleaved rounds, one thread each; {report['machine']}; "
-        f"load average {report['load']} at the start; torch {report['torch']}. CPU microseconds per environment step for "
-        "rollout and learning together, medians over the rounds; the ratio is the median of the ratios within a round.",
+        f"`python benchmarks/ppo_speed.py`: {report['rounds']} interleaved rounds, one thread each; "
+        f"{report['machine']}; load average {report['load']} at the start; torch {report['torch']}. "
+        "CPU microseconds per environment step for rollout and learning together, medians over the rounds; the ratio is the median of the ratios within a round.",
         "",
     ]  # fmt: skip
     for name, case in report["cases"].items():
@@ -120,7 +120,8 @@ def table(report: dict[str, Any]) -> str:
             ratio = case["rows"]["sb3"]["toddle_over_it"]
             best = min(row["toddle_over_it"] for who, row in case["rows"].items() if not who.startswith("toddle"))
             lines += [
-                f"Against stable-baselines3 x {ratio} (at least x {least}: {'reached' if ratio >= least else 'missed'}); "
+                f"Against stable-baselines3 x {ratio} (at least x {least}: "
+                f"{'reached' if ratio >= least else 'missed'}); "
                 f"against the best of the three x {best} (wanted x {wanted}: "
                 f"{'reached' if best >= wanted else 'missed'}).", "",
             ]  # fmt: skip
