@@ -104,7 +104,8 @@ def skrl(s: dict[str, Any]) -> Iteration:
     config.experiment.write_interval = config.experiment.checkpoint_interval = 0
     agent = PPO(
         models={"policy": Policy(), "value": Value()},
-        memory=RandomMemory(memory_size=s["steps"], num_envs=s["worlds"]), cfg=config, observation_space=env.observation_space, action_space=env.action_space, device="cpu",
+        memory=RandomMemory(memory_size=s["steps"], num_envs=s["worlds"]), cfg=config,
+        observation_space=env.observation_space, action_space=env.action_space, device="cpu",
     )  # fmt: skip
     agent.init()
     agent.enable_training_mode(True)

@@ -99,7 +99,8 @@ def table(report: dict[str, Any]) -> str:
         "# PPO, end to end", "",
         f"`python benchmarks/ppo_speed.py`: {report['rounds']} interleaved rounds, one thread each; "
         f"{report['machine']}; load average {report['load']} at the start; torch {report['torch']}. "
-        "CPU microseconds per environment step for rollout and learning together, medians over the rounds; the ratio is the median of the ratios within a round.",
+        "CPU microseconds per environment step for rollout and learning "
+        "together, medians over the rounds; the ratio is the median of the ratios within a round.",
         "",
     ]  # fmt: skip
     for name, case in report["cases"].items():
