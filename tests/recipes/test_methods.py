@@ -106,8 +106,7 @@ def test_a_number_that_is_not_finite_stops_the_run(method: str, tmp_path: Path) 
     with torch.no_grad():
         next(p for p in policy.parameters() if p.requires_grad).fill_(torch.nan)
     with pytest.raises((NaNError, InputError), match=r"finite|NaN|nan"):
-        for _ in range(3):
-            learner.step()
+        _steps(learner, 3)
 
 
 def test_critic_warm_up_leaves_the_policy_bitwise_unchanged(tmp_path: Path) -> None:
@@ -135,6 +134,11 @@ def test_after_warm_up_adam_starts_afresh(tmp_path: Path) -> None:
     moved = torch.cat([p.detach().flatten() for p in policy.parameters()]) - before
     assert moved.abs().max() <= rate * 1.01  # Adam's first step is at most the rate
     assert moved.abs().max() > rate / 2
+
+
+def _steps(learner: Any, count: int) -> None:
+    for _ in range(count):
+        learner.step()
 
 
 def _copy(module: Any) -> dict[str, torch.Tensor]:

@@ -14,7 +14,10 @@ Deviations:
     (which does not sum to 1).
  2. Paths are resampled to 24 points before DTW, and distances are cached.
  3. The constant offset that the released code adds for its maze is not there.
- 4. `actor="deterministic"` is the single-mode baseline: TD3's actor on one critic, the same exploration and bonus.
+ 4. Exploration noise and the random actions of the warm-up are correlated in time (`noise_correlation`).
+ 5. Half of a mode's batch are steps of its successful trajectories (`winners`), and the memory drops failures
+    first: with 1/100 of the paper's steps success is too rare to be drawn by chance.
+ 6. `actor="deterministic"` is the single-mode baseline: TD3's actor on one critic, the same exploration and bonus.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toddle.algorithms.modes import Mode, assign_modes, inherit
+from toddle.algorithms.modes import Mode, assign_modes, inherit, load_adam
 from toddle.core.config import config
 from toddle.core.errors import NaNError, problem
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import Observation
 from toddle.data.trajectory_buffer import Batch, TrajectoryBuffer
 from toddle.envs.base import BatchedEnv
+from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.models.mode_critic import ModeCritic
 from toddle.models.novelty import Novelty
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
@@ -43,45 +47,56 @@ __all__ = ["DDiffPG", "DDiffPGConfig"]
 
 @config
 class DDiffPGConfig:
-    """Diffusion policy gradient with a critic per mode."""
+    """Diffusion policy gradient with a critic per mode.
+
+    The defaults are for tasks of some thirty steps on a few CPU minutes; the paper's, for 4 million steps of 256
+    worlds: updates 8, batch 4096, capacity 2000, regroup_every 100, networks (512, 256, 128, 128), top 5, discount
+    0.99, rates 5e-4, noise 0.05 to 0.6 without correlation, ascent_steps 20, target noise 0.8.
+    """
 
     actor: Literal["diffusion", "deterministic"] = "diffusion"
     """The diffusion actor of the paper, or the single-mode baseline (one critic, TD3's actor)."""
     steps: int = 8
     """Control steps of every world in one iteration."""
-    updates: int = 8
+    updates: int = 12
     """Updates of every group in one iteration."""
     batch: int = 128
     """Steps of every group in one update."""
-    capacity: int = 400
+    capacity: int = 300
     """Trajectories kept."""
     path: tuple[int, ...] = (0, 1)
     """Columns of the observation that make up the path by which trajectories are grouped."""
-    warm_up: int = 12
+    warm_up: int = 24
     """First iterations with random actions."""
-    regroup_every: int = 25
+    regroup_every: int = 12
     """Iterations between two groupings."""
     merge_share: float = 0.7
     """Groups are cut at this share of the highest merge."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] = (64, 64)
     """Hidden layers of the critics."""
+    actor_width: int = 64
+    """Channels of the diffusion actor's residual stream."""
+    winners: float = 0.5
+    """Share of a mode's batch that comes from its successful trajectories; the paper draws from all alike (0)."""
     atoms: int = 51
     """Values on the critics' grid."""
-    top: float = 5.0
+    top: float = 1.5
     """Highest value on the grid (the lowest is 0)."""
-    discount: float = 0.99
+    discount: float = 0.97
     """gamma for one control step."""
-    critic_rate: float = 5e-4
+    critic_rate: float = 1e-3
     """Adam's rate of the critics and of the novelty predictor."""
-    actor_rate: float = 5e-4
+    actor_rate: float = 1e-3
     """Adam's rate of the actor."""
     slow_rate: float = 0.05
     """Share by which the slow critics follow at each update."""
-    target_noise: float = 0.2
+    target_noise: float = 0.1
     """Noise on the next action in the critics' targets (held to +-0.2)."""
-    noise: tuple[float, float] = (0.05, 0.6)
+    noise: tuple[float, float] = (0.05, 0.5)
     """Exploration noise of the first and of the last world; the others lie between."""
-    ascent_steps: int = 10
+    noise_correlation: float = 0.95
+    """Correlation of the noise from one control step to the next; 0 is the paper's, which hardly leaves the start."""
+    ascent_steps: int = 5
     """Adam steps of a target action."""
     ascent_rate: float = 0.03
     """Adam's rate of a target action."""
@@ -118,6 +133,7 @@ class DDiffPG:
             )
             self.policy = DenoisingPolicy(DenoisingConfig(
                 body=spec, horizon=1, executed=1, process=process, condition=config.embedding, seed=seed,
+                network=MlpDenoiserConfig(width=config.actor_width),
             ))  # fmt: skip
         else:
             self.policy = TanhActor(*self.size, seed)
@@ -134,6 +150,7 @@ class DDiffPG:
             "reward": np.zeros((worlds, env.max_episode_steps), np.float32),
         }
         self._age = np.zeros(worlds, np.int64)
+        self._drift = self.random.standard_normal((worlds, self.size[1]))  # of unit variance at every step
 
     def _new_mode(self, number: int) -> Mode:
         c = self.config
@@ -155,12 +172,14 @@ class DDiffPG:
         for _ in range(self.config.steps):
             observation = np.asarray(self._observation, np.float32)
             if self.iteration < self.config.warm_up:
-                action = self.random.uniform(-1, 1, (self.env.num_envs, self.size[1]))
+                action = np.clip(self._drift, -1, 1)
             else:
                 drawn = self._act(torch.from_numpy(observation), self.behaviour).numpy()
                 if not np.isfinite(drawn).all():
                     raise NaNError(f"DDiffPG iteration {self.iteration}: the actor's action is not finite")
-                action = np.clip(drawn + self.spread * self.random.standard_normal(drawn.shape), -1, 1)
+                action = np.clip(drawn + self.spread * self._drift, -1, 1)
+            keep = self.config.noise_correlation
+            self._drift = keep * self._drift + (1 - keep**2) ** 0.5 * self.random.standard_normal(self._drift.shape)
             worlds = np.arange(self.env.num_envs)
             self._episode["observation"][worlds, self._age] = observation
             self._episode["action"][worlds, self._age] = action
@@ -182,7 +201,7 @@ class DDiffPG:
         seen[age] = final
         actions, rewards = self._episode["action"][world, :age], self._episode["reward"][world, :age]
         self.buffer.add(seen, actions, rewards, success=success, terminated=terminated)
-        self._age[world] = 0
+        self._age[world], self._drift[world] = 0, self.random.standard_normal(self.size[1])
         choices = [self.explorer, *self.modes]
         self.behaviour[world] = choices[int(self.random.integers(len(choices)))].embedding
 
@@ -218,7 +237,8 @@ class DDiffPG:
         config, facts = self.config, {}
         observations, targets, conditions = [], [], []
         for index, (mode, slots, name) in enumerate(self._groups()):
-            batch, places = self.buffer.sample(slots, config.batch, self.random)
+            rich = config.winners if index or isinstance(self.policy, TanhActor) else 0.0
+            batch, places = self.buffer.sample(slots, config.batch, self.random, winners=rich)
             raw = batch["observation"]
             if index == 0:
                 facts["ddiffpg/novelty_loss"] = self._update_novelty(raw)
@@ -298,17 +318,12 @@ class DDiffPG:
         return {
             "policy": dict(self.policy.state_dict()), "novelty": dict(self.novelty.state_dict()),
             "optimisers": [o.state_dict()["state"] for o in (self.actor_optimiser, self.novelty_optimiser)],
-            "modes": [self._mode_state(mode) for mode in (self.explorer, *self.modes)],
+            "modes": [mode.state_dict() for mode in (self.explorer, *self.modes)],
             "buffer": self.buffer.state_dict(), "env": self.env.state_dict(),
             "episode": {k: v.copy() for k, v in self._episode.items()}, "age": self._age.copy(),
+            "drift": self._drift.copy(),
             "behaviour": self.behaviour.clone(), "generator": self.generator.get_state(),
             "random": self.random.bit_generator.state, "iteration": self.iteration, "total_steps": self.total_steps,
-        }  # fmt: skip
-
-    def _mode_state(self, mode: Mode) -> dict[str, Any]:
-        return {
-            "embedding": mode.embedding.clone(), "critic": dict(mode.critic.state_dict()),
-            "optimiser": mode.optimiser.state_dict()["state"], "members": sorted(mode.members),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -316,28 +331,18 @@ class DDiffPG:
         self.policy.load_state_dict(state["policy"])
         self.novelty.load_state_dict(state["novelty"])
         for optimiser, saved in zip((self.actor_optimiser, self.novelty_optimiser), state["optimisers"], strict=True):
-            _load_adam(optimiser, saved)
+            load_adam(optimiser, saved)
         modes = [self._new_mode(0) for _ in state["modes"]]
         for mode, saved in zip(modes, state["modes"], strict=True):
-            mode.embedding = saved["embedding"].clone()
-            mode.critic.load_state_dict(saved["critic"])
-            _load_adam(mode.optimiser, saved["optimiser"])
-            mode.members = set(saved["members"])
+            mode.load_state_dict(saved)
         self.explorer, self.modes = modes[0], modes[1:]
         self.buffer.load_state_dict(state["buffer"])
         self.env.load_state_dict(state["env"])
         self._observation = self.env.current_observation()
         for name, array in state["episode"].items():
             self._episode[name][...] = np.asarray(array)
-        self._age[:] = np.asarray(state["age"])
+        self._age[:], self._drift[:] = np.asarray(state["age"]), np.asarray(state["drift"])
         self.behaviour = state["behaviour"].clone()
         self.generator.set_state(state["generator"])
         self.random.bit_generator.state = state["random"]
         self.iteration, self.total_steps = int(state["iteration"]), int(state["total_steps"])
-
-
-def _load_adam(optimiser: torch.optim.Adam, state: dict[Any, Any]) -> None:
-    """Load Adam's moments; keys may have become strings on disk."""
-    full = optimiser.state_dict()
-    full["state"] = {int(key): {k: v.clone() for k, v in value.items()} for key, value in state.items()}
-    optimiser.load_state_dict(full)

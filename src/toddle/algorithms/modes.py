@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from toddle.data.trajectory_buffer import FAILED, TrajectoryBuffer
 from toddle.maths.trajectories import cluster_paths
 from toddle.models.mode_critic import ModeCritic
 
-__all__ = ["Mode", "assign_modes", "inherit"]
+__all__ = ["Mode", "assign_modes", "inherit", "load_adam"]
 
 
 @dataclass
@@ -26,12 +27,34 @@ class Mode:
     optimiser: torch.optim.Adam
     members: set[int] = field(default_factory=set)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it."""
+        return {
+            "embedding": self.embedding.clone(), "critic": dict(self.critic.state_dict()),
+            "optimiser": self.optimiser.state_dict()["state"], "members": sorted(self.members),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.embedding = state["embedding"].clone()
+        self.critic.load_state_dict(state["critic"])
+        load_adam(self.optimiser, state["optimiser"])
+        self.members = set(state["members"])
+
+
+def load_adam(optimiser: torch.optim.Adam, state: dict[Any, Any]) -> None:
+    """Load Adam's moments; keys may have become strings on disk."""
+    full = optimiser.state_dict()
+    full["state"] = {int(key): {k: v.clone() for k, v in value.items()} for key, value in state.items()}
+    optimiser.load_state_dict(full)
+
 
 def assign_modes(buffer: TrajectoryBuffer, generator: np.random.Generator, *, share: float, probes: int = 3) -> int:
     """Group the successful trajectories, give each failed one to the nearest group, keep groups balanced.
 
     Writes `buffer.mode`; returns the number of groups.  No group may hold more than half its share of the memory
-    (capacity / (2 groups)): its oldest trajectories are dropped beyond that, so one mode cannot crowd others out.
+    (capacity / (2 groups)): failures and then its oldest trajectories are dropped beyond that, so one mode cannot
+    crowd others out.
     """
     filled = buffer.filled()
     winners, losers = filled[buffer.success[filled]], filled[~buffer.success[filled]]
@@ -50,7 +73,8 @@ def assign_modes(buffer: TrajectoryBuffer, generator: np.random.Generator, *, sh
     limit = max(1, buffer.capacity // (2 * groups))
     for group in range(groups):
         own = np.flatnonzero(buffer.mode == group)
-        surplus = own[np.argsort(buffer.born[own])][: max(0, len(own) - limit)]
+        order = np.lexsort((buffer.born[own], buffer.success[own]))  # failures first, then the oldest
+        surplus = own[order][: max(0, len(own) - limit)]
         buffer.drop(surplus)
     return groups
 

@@ -51,11 +51,11 @@ class TrajectoryBuffer:
         self.count = 0
 
     def add(self, observations: Array, actions: Array, rewards: Array, *, success: bool, terminated: bool) -> int:
-        """Store a trajectory: observations (T + 1, O), actions (T, A), rewards (T,).  Returns its slot (the oldest)."""
+        """Store a trajectory: observations (T + 1, O), actions (T, A), rewards (T,).  Returns its slot."""
         steps = len(actions)
         if steps > self.longest:
             raise problem("trajectory", f"at most {self.longest} steps", steps)
-        slot = int(self.born.argmin())
+        slot = self._free_slot()
         self.steps["observation"][slot, :steps] = observations[:-1]
         self.steps["next_observation"][slot, :steps] = observations[1:]
         for name in ("action", "explore_target", "mode_target"):
@@ -69,6 +69,13 @@ class TrajectoryBuffer:
         self.born[slot] = self.count
         self.count += 1
         return slot
+
+    def _free_slot(self) -> int:
+        """Return an empty slot, else the oldest failure's while failures hold half the memory, else the oldest."""
+        failures = np.flatnonzero((self.born >= 0) & ~self.success)
+        if self.born.min() >= 0 and 2 * len(failures) >= self.capacity:
+            return int(failures[self.born[failures].argmin()])
+        return int(self.born.argmin())
 
     def filled(self) -> NDArray[np.int64]:
         """Return the slots that hold a trajectory."""
@@ -85,15 +92,27 @@ class TrajectoryBuffer:
                 self.distances[i, j] = self.distances[j, i] = dtw(self.paths[i], self.paths[j])
         return self.distances[np.ix_(rows, columns)]
 
-    def sample(self, slots: NDArray[np.int64], size: int, generator: np.random.Generator) -> tuple[Batch, Array]:
-        """Draw `size` steps of these trajectories uniformly, with their places (size, 2) for `write`."""
+    def sample(
+        self, slots: NDArray[np.int64], size: int, generator: np.random.Generator, *, winners: float = 0.0
+    ) -> tuple[Batch, Array]:
+        """Draw `size` steps of these trajectories uniformly, with their places (size, 2) for `write`.
+
+        `winners`: share that comes from the successful ones among them, where there are any.
+        """
+        won = slots[self.success[slots]]
+        rich = round(winners * size) if len(won) else 0
+        places = np.concatenate([self._places(won, rich, generator), self._places(slots, size - rich, generator)])
+        batch = {name: torch.from_numpy(array[places[:, 0], places[:, 1]]) for name, array in self.steps.items()}
+        return batch, places
+
+    def _places(self, slots: NDArray[np.int64], size: int, generator: np.random.Generator) -> Array:
+        if size == 0:
+            return np.zeros((0, 2), np.int64)
         lengths = self.length[slots]
         ends = np.cumsum(lengths)
         flat = generator.integers(0, ends[-1], size)
         which = np.searchsorted(ends, flat, side="right")
-        places = np.stack([slots[which], flat - (ends[which] - lengths[which])], 1)
-        batch = {name: torch.from_numpy(array[places[:, 0], places[:, 1]]) for name, array in self.steps.items()}
-        return batch, places
+        return np.stack([slots[which], flat - (ends[which] - lengths[which])], 1)
 
     def write(self, name: str, places: Array, values: Tensor) -> None:
         """Write rows of a step array back."""

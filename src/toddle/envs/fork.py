@@ -40,10 +40,13 @@ GOAL, RADIUS, WALL = np.array([2.0, 0.0]), 0.25, 1.0
 
 
 class ForkEnv(BatchedEnv):
-    """Observation (N, 4): position and velocity.  Action (N, 2): wanted velocity, 1 = 1 m/s.  Steps of 0.1 s."""
+    """Observation (N, 4): position and velocity.  Action (N, 2): wanted velocity, 1 = `speed` m/s.  Steps of 0.1 s."""
 
-    def __init__(self, num_envs: int, *, seed: int = 0, threads: int = 1, max_episode_steps: int = 60) -> None:
+    def __init__(
+        self, num_envs: int, *, seed: int = 0, threads: int = 1, max_episode_steps: int = 30, speed: float = 2.0
+    ) -> None:
         """Build N worlds; `seed` seeds the start noise until `reset` is given another."""
+        self.speed = speed
         self.num_envs, self.name, self.body, self.dt = num_envs, "fork/point", "point", 0.1
         self.max_episode_steps = max_episode_steps
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float64)
@@ -64,7 +67,7 @@ class ForkEnv(BatchedEnv):
 
     def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
         before = self.pool.state["qpos"][:, 0].copy()
-        self.pool.ctrl[:] = np.clip(action, -1.0, 1.0)
+        self.pool.ctrl[:] = self.speed * np.clip(action, -1.0, 1.0)
         self.pool.step(5, active)
         position = self.pool.state["qpos"]
         crossed = active & (before < WALL) & (position[:, 0] >= WALL)

@@ -55,4 +55,4 @@ def cluster_paths(distances: Array, *, share: float = 0.7, most: int = 10) -> ND
 def mode_entropy(modes: NDArray[np.int64]) -> float:
     """Return the entropy in bits of the modes that episodes ended in, (N,) labels."""
     share = np.unique(modes, return_counts=True)[1] / max(len(modes), 1)
-    return float(-(share * np.log2(share)).sum())
+    return float(-(share * np.log2(share)).sum()) + 0.0  # no negative zero

@@ -43,7 +43,7 @@ class ModeCritic(nn.Module):
             after = torch.cat([batch["next_observation"], next_action], -1)
             first, second = (twin(after).softmax(-1) for twin in self.slow)
             chosen = smaller_distribution(first, second, self.atoms)
-            target = project(chosen, reward, discount * batch["alive"], self.atoms)
+            target = project(chosen, reward, discount * batch["alive"], self.atoms).clamp(max=1.0)  # by rounding
         x = torch.cat([batch["observation"], batch["action"]], -1)
         guesses = [twin(x).softmax(-1).clamp(1e-6, 1 - 1e-6) for twin in self.twins]
         return torch.stack([F.binary_cross_entropy(guess, target) for guess in guesses]).sum()
