@@ -43,7 +43,7 @@ def final_return(env: ReachEnv, policy: Any, iterations: int, rate: float = 5e-3
 
 
 @pytest.mark.parametrize(
-    ("make", "iterations", "rate"), [(mlp, 40, 5e-3), (transformer, 50, 1e-3)], ids=["mlp", "causal"]
+    ("make", "iterations", "rate"), [(mlp, 30, 5e-3), (transformer, 30, 1e-3)], ids=["mlp", "causal"]
 )
 def test_reaches_the_target(make: Any, iterations: int, rate: float) -> None:
     """Doing nothing returns about -21 an episode of 20 steps, a straight walk about -5."""
@@ -54,7 +54,7 @@ def test_reaches_the_target(make: Any, iterations: int, rate: float) -> None:
 def test_learns_nothing_from_a_reward_without_information() -> None:
     """Control: the same learner on noise ends no nearer to the target than chance."""
     env = ReachEnv(16, informative=False)
-    assert final_return(env, mlp(env.body_spec), 40) < 0.4
+    assert final_return(env, mlp(env.body_spec), 30) < 0.4
 
 
 @pytest.mark.parametrize(("as_termination", "expected"), [(False, 10.0), (True, 2.63)])
