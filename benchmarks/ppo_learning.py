@@ -129,7 +129,7 @@ def report(results: dict[str, dict[str, list[dict[str, Any]]]], steps: int, seed
         for task, both in results.items()
     }
     lines = [
-        "# PPO learns as stable-baselines3's does", "",
+        "# PPO: final returns beside stable-baselines3's", "",
         f"`python benchmarks/ppo_learning.py`: {steps:,} steps, {seeds} seeds; final return = mean of {EPISODES} "
         "evaluation episodes with mean actions; interquartile mean over seeds. "
         f"{machine()}. Shared settings: {json.dumps(SETTING)}.",
