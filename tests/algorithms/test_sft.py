@@ -66,6 +66,19 @@ def test_adapter_first_keeps_the_trunk_bitwise_then_lets_it_in() -> None:
     assert joint.step()["sft/trunk_drift"] > 0.0
 
 
+def test_the_adapter_has_a_rate_of_its_own() -> None:
+    """Adam's first step moves a weight by about its rate: at ten times the rate, the adapter moves ten times as far."""
+    moved = {}
+    for factor in (1.0, 10.0):
+        learner = SFT(tiny_vla(), ToyDemonstrations(), replace(QUICK, adapter_rate=factor, rate=1e-4, weight_decay=0.0))
+        before = {name: value.detach().clone() for name, value in learner.weights.items()}
+        learner.step()
+        moved[factor] = {k: float((v.detach() - before[k]).abs().max()) for k, v in learner.weights.items()}
+    for name in ("adapter.1.weight", "expert.out.mlps.toy.0.weight"):
+        expected = 10.0 if name.startswith("adapter") else 1.0
+        assert moved[10.0][name] / moved[1.0][name] == pytest.approx(expected, rel=1e-2), name
+
+
 def test_the_trunk_is_what_rl_pretrains() -> None:
     policy = tiny_vla()
     trunk = policy.trunk_parameters()

@@ -35,6 +35,8 @@ class SFTConfig:
     """Decisions in a step."""
     rate: float = 5e-4
     """Peak learning rate."""
+    adapter_rate: float = 1.0
+    """The adapter's rate as a multiple of the others': a converted expert's adapter starts at weight 0."""
     warmup: float = 0.05
     """Share of the steps in which the rate rises from 0."""
     last_rate: float = 0.05
@@ -103,14 +105,16 @@ class SFT:
         self.order, self.done = np.empty(0, np.int64), 0
 
     def _groups(self) -> list[dict[str, Any]]:
-        groups = []
-        for trunk in (False, True):
-            for decay in (False, True):
-                chosen = [v for n, v in self.weights.items() if (n in self.trunk) == trunk and (v.ndim > 1) == decay]
-                rate = self.config.weight_decay if decay else 0.0
-                if chosen:
-                    groups.append({"params": chosen, "weight_decay": rate, "trunk": trunk})
-        return groups
+        chosen: dict[tuple[bool, bool, bool], list[Tensor]] = {}
+        for name, value in self.weights.items():
+            chosen.setdefault((name in self.trunk, name.startswith("adapter."), value.ndim > 1), []).append(value)
+        return [
+            {
+                "params": values, "trunk": trunk, "factor": self.config.adapter_rate if adapter else 1.0,
+                "weight_decay": self.config.weight_decay if decay else 0.0,
+            }
+            for (trunk, adapter, decay), values in sorted(chosen.items(), key=lambda item: item[0])
+        ]  # fmt: skip
 
     # ---- schedules ---------------------------------------------------------------------------------------------------
     def rate_at(self, step: int) -> float:
@@ -145,7 +149,7 @@ class SFT:
         config, share = self.config, self.trunk_share(self.done)
         rate = self.rate_at(self.done)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * (share if group["trunk"] else 1.0)
+            group["lr"] = rate * group["factor"] * (share if group["trunk"] else 1.0)
         for value in self.trunk.values():
             value.requires_grad_(share > 0)
         self.policy.train()

@@ -45,7 +45,7 @@ class Config:
     """Folder of all stages; the page is report.html in it."""
     body: str = "goal/sawyer"
     """Environment of the pretraining."""
-    tasks: tuple[str, ...] = ("metaworld/reach-v3", "metaworld/push-v3", "metaworld/drawer-open-v3")
+    tasks: tuple[str, ...] = ("metaworld/push-v3", "metaworld/drawer-open-v3", "metaworld/button-press-topdown-v3")
     """Tasks that are demonstrated and evaluated."""
     backbone: str = "embedded"
     """The vision-language model: 'embedded', a local folder, or a hub id."""
@@ -57,7 +57,7 @@ class Config:
     """Demonstrations of each task."""
     convert: ConvertConfig = ConvertConfig()
     """How the pretrained policy becomes the action expert (its seed is `seed`)."""
-    sft: SFTConfig = SFTConfig(steps=600)
+    sft: SFTConfig = SFTConfig(steps=200, rate=1e-3, adapter_rate=10.0)
     """How each of the two is fine-tuned."""
     episodes: int = 25
     """Evaluation episodes of each candidate on each task, undisturbed and again pushed."""
