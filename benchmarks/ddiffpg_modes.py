@@ -87,8 +87,8 @@ def draw(runs: list[dict[str, Any]]) -> None:
 
 def page(runs: list[dict[str, Any]]) -> str:
     """Return the page in Markdown."""
-    rows = [f"| {r['actor']} | {r['seed']} | {r['success']:.0%} | {r['above']} / {r['below']} | {r['entropy']:.2f} "
-            f"| {r['steps']:,} | {r['cpu_seconds']:.0f} |" for r in runs]  # fmt: skip
+    rows = [f"| {r['actor']} | {r['seed']} | {r['success']:.0%} | {r['above']} / {r['below']} "
+            f"| {max(0.0, r['entropy']):.2f} | {r['steps']:,} | {r['cpu_seconds']:.0f} |" for r in runs]  # fmt: skip
     means = {a: np.mean([r["entropy"] for r in runs if r["actor"] == a] or [0.0]) for a in ACTORS}
     kept = sum(r["entropy"] > 0.5 for r in runs if r["actor"] == "diffusion")
     total = sum(r["actor"] == "diffusion" for r in runs)

@@ -99,7 +99,10 @@ def test_the_policy_is_kept_and_acts(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["dppo", "flow-sde", "fpo", "ddiffpg", *SLOWLY])
-def test_a_number_that_is_not_finite_stops_the_run(method: str, tmp_path: Path) -> None:
+def test_a_number_that_is_not_finite_stops_the_run(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log of warnings where it runs
     learner, policy, _ = build(settings(method, tmp_path, ddiffpg=dataclasses.replace(DDIFFPG, warm_up=0)))
     learner.step()
     learner.step()
