@@ -50,7 +50,7 @@ def run_toddle(task: str, seed: int, steps: int, s: dict[str, Any]) -> list[floa
         max_grad_norm=s["max_grad_norm"], target_kl=s["target_kl"],
     )  # fmt: skip
     source = Collector(env, CollectConfig(length=s["length"], discount=s["gamma"]), seed=seed)
-    iterations = steps // source.decisions - 1  # the first step gathers a rollout more, for the statistics
+    iterations = steps // source.decisions
     ppo = PPO(policy, critic, [source], config, iterations=iterations, seed=seed)
     for _ in range(iterations):
         ppo.step()

@@ -19,8 +19,6 @@ Deviations from the paper:
  4. Several environments: each has a rollout; every update averages their gradients with equal weight, whatever
     their numbers of worlds.
  5. Time limits bootstrap from the final observation (arXiv 1712.00378).
- 6. Before the first update one rollout of each source is gathered for the running statistics alone, so that no
-    update is made under statistics that are about to jump from nothing to the environment's.
 """
 
 from __future__ import annotations
@@ -168,9 +166,6 @@ class PPO:
         self._set_rates()
         if self.iteration == self.config.critic_warm_up > 0:
             self.optimiser.restart()  # else the policy's moments would be corrected for steps it never made
-        if self.iteration == 0:
-            for source in self.sources:
-                self._normalise(source.collect(self.policy, self.critic)[0])
         rollouts: list[Rollout] = []
         metrics: dict[str, float] = {}
         for source in self.sources:
