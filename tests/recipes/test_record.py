@@ -58,9 +58,14 @@ def test_rows_replay_in_the_environment(tmp_path: Path) -> None:
         assert rows["next.done"].tolist() == [False] * (span.length - 1) + [True]
 
 
+def exact(out: Path) -> Config:
+    """PNG pictures: x264 was seen to encode equal frames a little differently now and then."""
+    return replace(small(out), images="image")
+
+
 def test_interrupted_and_resumed_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    run(small(straight), resume=False)
+    run(exact(straight), resume=False)
     original, calls = DatasetWriter.add_episode, []
 
     def dies(self: DatasetWriter, *args: object) -> int:
@@ -72,13 +77,13 @@ def test_interrupted_and_resumed_is_the_same(tmp_path: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(DatasetWriter, "add_episode", dies)
         with pytest.raises(KeyboardInterrupt):
-            run(small(broken), resume=False)
+            run(exact(broken), resume=False)
     assert len(LeRobotDataset(broken).episodes) == 2
     with pytest.raises(InputError, match="--resume"):
-        run(small(broken), resume=False)
-    run(small(broken), resume=True)
+        run(exact(broken), resume=False)
+    run(exact(broken), resume=True)
     same(straight, broken)
-    run(replace(small(broken), episodes=4), resume=True)  # and more may be asked for
+    run(replace(exact(broken), episodes=4), resume=True)  # and more may be asked for
     assert len(LeRobotDataset(broken).episodes) == 4
 
 
