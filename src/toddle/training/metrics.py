@@ -35,11 +35,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     A last line that was cut short by a kill is left out.
     """
-    path = path / "metrics.jsonl" if path.is_dir() else path
-    if not path.exists():
+    path = path if path.suffix == ".jsonl" else path / "metrics.jsonl"
+    try:
+        texts = path.read_text().splitlines()
+    except FileNotFoundError:
         return []
     lines = []
-    for text in path.read_text().splitlines():
+    for text in texts:
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
