@@ -95,6 +95,17 @@ def curve_panels(
         return _svg(figure)
 
 
+def _wrapped(name: str, most: int = 14) -> str:
+    """Break a long task name at its hyphens, so that neighbours under a plot do not touch."""
+    lines = [""]
+    for part in name.split("-"):
+        if lines[-1] and len(lines[-1]) + len(part) > most:
+            lines[-1] += "-"
+            lines.append("")
+        lines[-1] += ("-" if lines[-1] else "") + part
+    return "\n".join(lines)
+
+
 def interval_bars(
     groups: Mapping[str, Mapping[str, Interval]], colours: Mapping[str, str], *, y_label: str, percent: bool = True,
     legend: bool = False,
@@ -116,7 +127,7 @@ def interval_bars(
                     f"{value:.0f}" if percent else f"{value:.3g}", (x, max(high, 0.0)), (0, 3),
                     textcoords="offset points", ha="center", fontsize=8.5, color=INK,
                 )
-        axes.set_xticks(range(len(groups)), list(groups))
+        axes.set_xticks(range(len(groups)), [_wrapped(name) for name in groups])
         axes.tick_params(axis="x", labelcolor=INK)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel(y_label)
