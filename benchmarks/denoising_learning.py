@@ -74,10 +74,10 @@ def demonstrations(folder: Path, task: str, seed: int, count: int, noise: float)
     from toddle.recipes.record import run as record
 
     path = folder / f"{task}_{seed}"
-    if not path.exists():
+    if not (path / "meta/info.json").exists():
         record(RecordConfig(
             out=path, envs=(f"metaworld/{task}",), episodes=count, noise=noise, seed=1_000_000 + 1000 * seed, cameras=()
-        ))  # fmt: skip
+        ), resume=path.exists())  # fmt: skip
     return path
 
 

@@ -22,8 +22,10 @@ TINY_TRUNK = (
 )  # fmt: skip
 PRETRAIN = {
     "mlp": ("--envs", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--mlp.hidden", "16", "--steps", "2560"),
+    "dppo": ("--method", "dppo", "--envs", "gymnasium/HalfCheetah-v5", "--denoising.network", "mlp",
+             "--denoising.mlp.width", "16", "--denoising.horizon", "2", "--steps", "5120"),
     "causal": ("--envs", "goal/sawyer", *TINY_TRUNK, "--steps", "5120"),
-}
+}  # fmt: skip
 SMALL = ("--worlds", "8", "--collect.length", "8", "--critic-hidden", "16", "--checkpoint-every", "3")
 
 

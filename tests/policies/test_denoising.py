@@ -142,6 +142,15 @@ def test_fpo_ratio_rises_where_the_loss_falls() -> None:
     assert policy.score(batch, decision.chain[None]).log_prob.mean() > decision.log_prob.mean()
 
 
+def test_a_contracting_flow_begins_with_a_third_of_its_noise() -> None:
+    """Velocity near -x: (1 - 1/4)^4 = 0.316 of the noise is left after four Euler steps."""
+    policy = make("reinflow", network=MlpDenoiserConfig(width=32, contract=True))
+    for parameter in policy.tuned.denoiser.out.parameters():
+        torch.nn.init.zeros_(parameter)
+    noise = torch.randn(5, 4, 3, generator=generator())
+    torch.testing.assert_close(policy.integrate(observe(5), noise), noise * 0.75**4)
+
+
 @pytest.mark.parametrize("process", ["ddim", "reinflow"])
 def test_imitation_learns_two_modes(process: str) -> None:
     """Actions -0.5 or +0.5, half each: samples come near both; the mean of a Gaussian fit would be at 0."""

@@ -54,6 +54,9 @@ class MlpDenoiserConfig:
     """Residual blocks of two layers each."""
     activation: Literal["silu", "mish"] = "silu"
     """DPPO takes mish; silu is near it and costs a fraction on a CPU."""
+    contract: bool = False
+    """Subtract x from the output.  A flow that starts from random weights then shrinks the noise it begins with
+    (to a third over 4 steps) instead of passing it on as the action."""
 
 
 class MlpDenoiser(nn.Module):
@@ -63,6 +66,7 @@ class MlpDenoiser(nn.Module):
         super().__init__()
         d, flat = config.width, horizon * action
         self.shape = (horizon, action)
+        self.contract = config.contract
         self.activate = F.silu if config.activation == "silu" else mish
         self.from_features, self.from_time = nn.Linear(features, d), nn.Linear(TIME_FEATURES, d, bias=False)
         self.from_chunk = nn.Linear(flat, d, bias=False)
@@ -78,7 +82,8 @@ class MlpDenoiser(nn.Module):
         h = self.from_chunk(x.flatten(-2)) + self.from_time(time_features(time)) + shared[:, None]
         for first, second in zip(self.layers[::2], self.layers[1::2], strict=True):
             h = h + second(self.activate(first(self.activate(h))))
-        return self.out(self.activate(h)).unflatten(-1, self.shape)
+        out = self.out(self.activate(h)).unflatten(-1, self.shape)
+        return out - x if self.contract else out
 
 
 @config

@@ -185,6 +185,8 @@ def build_policy(
     network = networks[settings.network]
     if isinstance(network, TrunkDenoiserConfig) and not goal_width:
         network = dataclasses.replace(network, goal_dropout=0.0)
+    if isinstance(network, MlpDenoiserConfig) and not warm and method != "dppo":
+        network = dataclasses.replace(network, contract=True)
     return DenoisingPolicy(DenoisingConfig(
         body=body, horizon=settings.horizon, executed=settings.executed or settings.horizon, network=network,
         process=_process(method, warm, settings), reduce=settings_of(method, warm).reduce, goal_width=goal_width,
