@@ -85,8 +85,6 @@ class FlowConfig:
 class DiffusionLinks:
     """DDPM or DDIM steps as Gaussians."""
 
-    learned_std = False
-
     def __init__(self, config: DiffusionConfig) -> None:
         self.config, self.steps = config, config.steps
         self.alpha_bar = diffusion.cosine_alpha_bar(config.train_steps, dtype=torch.float32)
@@ -134,7 +132,6 @@ class FlowLinks:
         self.config, self.steps = config, config.steps
         self.times = torch.arange(config.steps) / config.steps
         self.tuned = torch.arange(config.steps)
-        self.learned_std = config.noise in ("reinflow", "flow_noise")
 
     def link(
         self, x: Tensor, prediction: Tensor, index: Tensor, spread: Tensor | None, *, deterministic: bool = False
