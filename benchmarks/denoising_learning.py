@@ -48,7 +48,7 @@ def scratch_config(name: str, task: str, seed: int, steps: int) -> Config:
         own = {key: value for key, value in settings_of(method, False).ppo.items() if key not in shared}
         ppo = PPOConfig(**shared | own | {"target_kl": None})
     return Config(
-        method=method, policy="mlp", envs=(f"gymnasium/{task}",), worlds=WORLDS, steps=steps, seed=seed, ppo=ppo,
+        method=method, policy="mlp", env=(f"gymnasium/{task}",), worlds=WORLDS, steps=steps, seed=seed, ppo=ppo,
         collect=CollectConfig(length=128, discount=0.99), mlp=MlpSettings(hidden=(64, 64)), critic_hidden=(64, 64),
         denoising=DenoisingSettings(network="mlp", mlp=MlpDenoiserConfig(width=64), horizon=1),
     )  # fmt: skip
@@ -76,7 +76,7 @@ def demonstrations(folder: Path, task: str, seed: int, count: int, noise: float)
     path = folder / f"{task}_{seed}"
     if not (path / "meta/info.json").exists():
         record(RecordConfig(
-            out=path, envs=(f"metaworld/{task}",), episodes=count, noise=noise, seed=1_000_000 + 1000 * seed, cameras=()
+            out=path, env=(f"metaworld/{task}",), episodes=count, noise=noise, seed=1_000_000 + 1000 * seed, cameras=()
         ), resume=path.exists())  # fmt: skip
     return path
 
@@ -87,7 +87,7 @@ def run_warm(method: str, task: str, seed: int, steps: int, folder: Path) -> dic
 
     out = folder / f"{method}_{task}_{seed}"
     config = Config(
-        out=out, method=method, envs=(f"metaworld/{task}",), worlds=WORLDS, steps=steps, seed=seed,  # type: ignore[arg-type]
+        out=out, method=method, env=(f"metaworld/{task}",), worlds=WORLDS, steps=steps, seed=seed,  # type: ignore[arg-type]
         warm_start=demonstrations(folder, task, seed, 10, 0.5), imitation=ImitationConfig(steps=1500),
         collect=CollectConfig(length=32, discount=0.99), critic_hidden=(128, 128),
         denoising=DenoisingSettings(network="mlp", mlp=MlpDenoiserConfig(width=128), horizon=4),

@@ -1,7 +1,7 @@
 """Goal tracking pretrained and measured on held-out goals, with its negative controls, as a curve over CPU seconds.
 
-    python benchmarks/goal_tracking.py --cpu-seconds 400 --pretrain.envs goal/sawyer
-    python benchmarks/goal_tracking.py --cpu-seconds 400 --pretrain.envs goal/ant --pretrain.causal.executed 4
+    python benchmarks/goal_tracking.py --cpu-seconds 400 --pretrain.env goal/sawyer
+    python benchmarks/goal_tracking.py --cpu-seconds 400 --pretrain.env goal/ant --pretrain.causal.executed 4
 
 Writes <out>/<body>.jsonl (one line a measurement; the first line holds the settings), <body>.png and <body>/ (the
 policy).  A held-out goal has 1 to 6 items from configurations that training never asks for, at the full tolerance of
@@ -104,7 +104,7 @@ def draw(lines: list[dict[str, Any]], path: Path, title: str) -> None:
 def main(settings: Config) -> None:
     """Train and measure."""
     torch.set_num_threads(1)
-    body = settings.pretrain.envs[0].removeprefix("goal/")
+    body = settings.pretrain.env[0].removeprefix("goal/")
     settings.out.mkdir(parents=True, exist_ok=True)
     learner, policy, iterations = build(settings.pretrain)
     policy.train()
@@ -139,7 +139,7 @@ def main(settings: Config) -> None:
             print(json.dumps({key: line.get(key) for key in ("cpu_seconds", "steps", "own", "shuffled")}), flush=True)
             if ended:
                 break
-    save_policy(settings.out / body, policy, {"envs": list(settings.pretrain.envs), "cpu_seconds": spent})
+    save_policy(settings.out / body, policy, {"envs": list(settings.pretrain.env), "cpu_seconds": spent})
     draw(lines, settings.out / f"{body}.png", f"goal/{body}: {lines[-1]['steps']:,} control steps")
 
 

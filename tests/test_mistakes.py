@@ -14,7 +14,7 @@ from toddle.training.checkpoint import load_state, states_equal
 from toddle.training.run import RunFolder
 
 TINY = (
-    "pretrain", "--envs", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--mlp.hidden", "8", "--critic-hidden", "8",
+    "pretrain", "--env", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--mlp.hidden", "8", "--critic-hidden", "8",
     "--worlds", "4", "--collect.length", "8", "--checkpoint-every", "2",
 )  # fmt: skip
 
@@ -33,9 +33,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, status: int =
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["pretrain", "--envs", "goal/sawyr"], "got 'goal/sawyr'; did you mean 'goal/sawyer'?"),
-        (["pretrain", "--envs", "gymnasium/Ant-v55"], "did you mean 'gymnasium/Ant-v5'?"),
-        (["record", "--envs", "metaworld/reech-v3"], "did you mean 'metaworld/reach-v3'?"),
+        (["pretrain", "--env", "goal/sawyr"], "got 'goal/sawyr'; did you mean 'goal/sawyer'?"),
+        (["pretrain", "--env", "gymnasium/Ant-v55"], "did you mean 'gymnasium/Ant-v5'?"),
+        (["record", "--env", "metaworld/reech-v3"], "did you mean 'metaworld/reach-v3'?"),
         (["pretrain", "--ppo.learnign-rate", "1"], "did you mean --ppo.learning-rate?"),
         (["pretrain", "--ppo.epochs", "0"], "epochs: expected at least 1, got 0"),
         (["pretrain", "--config", "no.yaml"], "no.yaml does not exist"),

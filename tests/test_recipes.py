@@ -20,11 +20,11 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 TASK = "metaworld/handle-press-v3"
 COMMANDS = {
     "pretrain": """
-        --envs goal/sawyer --steps 5120 --worlds 8 --collect.length 8 --critic-hidden 16
+        --env goal/sawyer --steps 5120 --worlds 8 --collect.length 8 --critic-hidden 16
         --causal.executed 4 --causal.bank-hidden 16 --causal.trunk.width 16
         --causal.trunk.depth 2 --causal.trunk.heads 2""",
     "transfer": "--source {root}/pretrain/policy --backbone.name {root}/backbone",
-    "record": f"--envs {TASK} --episodes 2 --image-size 32 --after-success 2",
+    "record": f"--env {TASK} --episodes 2 --image-size 32 --after-success 2",
     "sft": """
         --dataset {root}/record --init {root}/transfer/policy --cache {root}/cache --sft.steps 12 --sft.batch 8
         --episodes 2""",

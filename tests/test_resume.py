@@ -21,10 +21,10 @@ TINY_TRUNK = (
     "--causal.bank-hidden", "16", "--causal.executed", "4",
 )  # fmt: skip
 PRETRAIN = {
-    "mlp": ("--envs", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--mlp.hidden", "16", "--steps", "2560"),
-    "dppo": ("--method", "dppo", "--envs", "gymnasium/HalfCheetah-v5", "--denoising.network", "mlp",
+    "mlp": ("--env", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--mlp.hidden", "16", "--steps", "2560"),
+    "dppo": ("--method", "dppo", "--env", "gymnasium/HalfCheetah-v5", "--denoising.network", "mlp",
              "--denoising.mlp.width", "16", "--denoising.horizon", "2", "--steps", "5120"),
-    "causal": ("--envs", "goal/sawyer", *TINY_TRUNK, "--steps", "5120"),
+    "causal": ("--env", "goal/sawyer", *TINY_TRUNK, "--steps", "5120"),
 }  # fmt: skip
 SMALL = ("--worlds", "8", "--collect.length", "8", "--critic-hidden", "16", "--checkpoint-every", "3")
 
@@ -76,7 +76,7 @@ def fine_tuning(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
     folder = tmp_path_factory.mktemp("sft")
     save_embedded(folder / "backbone", tiny_backbone())
-    record = ("--envs", "metaworld/handle-press-v3", "--episodes", "2", "--image-size", "32", "--after-success", "2")
+    record = ("--env", "metaworld/handle-press-v3", "--episodes", "2", "--image-size", "32", "--after-success", "2")
     assert toddle("record", *record, "--out", str(folder / "demos")) == 0
     return (
         "sft", "--dataset", str(folder / "demos"), "--backbone.name", str(folder / "backbone"),

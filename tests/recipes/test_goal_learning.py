@@ -36,7 +36,7 @@ def _held_out(policy: Policy, control: Literal["own", "shuffled", "none"]) -> tu
 def test_sawyer_learns_to_follow_goals() -> None:
     pytest.importorskip("metaworld")
     torch.set_num_threads(1)
-    learner, policy, iterations = build(Config(envs=("goal/sawyer",), steps=200_000))
+    learner, policy, iterations = build(Config(env=("goal/sawyer",), steps=200_000))
     policy.train()
     for _ in range(iterations):
         learner.step()

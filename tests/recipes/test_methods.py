@@ -44,7 +44,7 @@ DDIFFPG = DDiffPGConfig(
 
 def settings(method: str, out: Path, **changes: Any) -> Config:
     values: dict[str, Any] = {
-        "out": out, "method": method, "envs": ("fork/point",), "worlds": 4, "denoising": SMALL, "ddiffpg": DDIFFPG,
+        "out": out, "method": method, "env": ("fork/point",), "worlds": 4, "denoising": SMALL, "ddiffpg": DDIFFPG,
         "collect": CollectConfig(length=8), "critic_hidden": (16,), "steps": 480, "checkpoint_every": 2,
     }  # fmt: skip
     return Config(**(values | changes))
@@ -186,7 +186,7 @@ def test_warm_start_imitates_then_learns(method: str, tmp_path: Path, demonstrat
 
 
 def test_a_dataset_of_another_body_is_refused(tmp_path: Path, demonstrations: Path) -> None:
-    config = settings("dppo", tmp_path, warm_start=demonstrations, envs=("gymnasium/Hopper-v5",))
+    config = settings("dppo", tmp_path, warm_start=demonstrations, env=("gymnasium/Hopper-v5",))
     with pytest.raises(InputError, match=r"observation.state: expected 11 numbers"):
         run(config)
     with pytest.raises(InputError, match="warm_start: expected none with this method"):
@@ -210,6 +210,6 @@ def test_a_setting_of_another_method_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"denoising.level: expected nothing with method dppo"):
         build(settings("dppo", tmp_path, denoising=dataclasses.replace(SMALL, level=0.3)))
     with pytest.raises(InputError, match="one body with method dppo"):
-        build(settings("dppo", tmp_path, envs=("fork/point", "gymnasium/Hopper-v5")))
+        build(settings("dppo", tmp_path, env=("fork/point", "gymnasium/Hopper-v5")))
     config = settings("reinflow", tmp_path)
     assert from_dict(Config, to_dict(config)) == config

@@ -25,7 +25,7 @@ from toddle.recipes.record import Config, plan, run
 
 
 def small(out: Path) -> Config:
-    return Config(out=out, envs=("metaworld/handle-press-v3",), episodes=3, image_size=32, seed=50, after_success=3)
+    return Config(out=out, env=("metaworld/handle-press-v3",), episodes=3, image_size=32, seed=50, after_success=3)
 
 
 def same(first: Path, second: Path) -> None:
@@ -129,9 +129,9 @@ def test_a_policy_is_recorded_as_it_acts(tmp_path: Path) -> None:
 
 def test_wrong_settings_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'metaworld/reach-v3'"):
-        run(replace(small(tmp_path), envs=("metaworld/reech-v3",)), resume=False)
+        run(replace(small(tmp_path), env=("metaworld/reech-v3",)), resume=False)
     with pytest.raises(InputError, match="scripted expert"):
-        run(replace(small(tmp_path), envs=("gymnasium/HalfCheetah-v5",), cameras=()), resume=False)
+        run(replace(small(tmp_path), env=("gymnasium/HalfCheetah-v5",), cameras=()), resume=False)
     with pytest.raises(InputError, match=r"0 of \d+ episodes of 'expert' succeeded"):
         run(replace(small(tmp_path / "short"), max_episode_steps=3), resume=False)
     with pytest.raises(InputError, match="episodes: expected at least 1"):
@@ -149,7 +149,7 @@ def test_the_plan_says_what_would_happen(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_for_real_and_resumed(tmp_path: Path) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    arguments = ["--envs", "metaworld/handle-press-v3", "--episodes", "12", "--image-size", "32", "--seed", "50"]
+    arguments = ["--env", "metaworld/handle-press-v3", "--episodes", "12", "--image-size", "32", "--seed", "50"]
     command = [sys.executable, "-m", "toddle", "record", *arguments, "--out"]
     subprocess.run([*command, str(straight)], check=True, capture_output=True)
     for attempt in range(3):

@@ -83,11 +83,11 @@ def stages(config: Config) -> list[Step]:
     """Return the stages in order."""
     pretrain = toddle_step(
         "pretrain", "pretrain",
-        {"envs": [config.body], "steps": config.pretrain_steps, "worlds": config.worlds, "seed": config.seed},
+        {"env": [config.body], "steps": config.pretrain_steps, "worlds": config.worlds, "seed": config.seed},
         seconds=10 + config.pretrain_steps / 4000,
     )
     record = toddle_step(
-        "demos", "record", {"envs": list(config.tasks), "episodes": config.demonstrations},
+        "demos", "record", {"env": list(config.tasks), "episodes": config.demonstrations},
         seconds=10 + 0.7 * config.demonstrations * len(config.tasks),
     )
     transfer = toddle_step(

@@ -86,7 +86,7 @@ class Config:
 
     out: Path = Path("runs/pretrain")
     """The run's folder."""
-    envs: tuple[str, ...] = ("goal/sawyer",)
+    env: tuple[str, ...] = ("goal/sawyer",)
     """Environments; several (of different bodies, say) count with equal weight."""
     worlds: int = 64
     """Worlds of each environment."""
@@ -126,8 +126,8 @@ class Config:
     """Seed of everything."""
 
     def __post_init__(self) -> None:
-        if not self.envs:
-            raise problem("envs", "at least one environment", "none")
+        if not self.env:
+            raise problem("env", "at least one environment", "none")
         for name in ("worlds", "threads", "steps", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise problem(name, "at least 1", getattr(self, name))
@@ -140,7 +140,7 @@ class Config:
 
 def _environments(config: Config) -> list[BatchedEnv]:
     envs = []
-    for index, name in enumerate(config.envs):
+    for index, name in enumerate(config.env):
         options: dict[str, Any] = {"control": config.control} if name.startswith("goal/") else {}
         seed = config.seed + 1000 * index
         envs.append(make_env(name, config.worlds, seed=seed, threads=config.threads, **options))
@@ -150,7 +150,7 @@ def _environments(config: Config) -> list[BatchedEnv]:
 def _policy(config: Config, bodies: tuple[BodySpec, ...], goals: bool, imitated: bool) -> ExpertPolicy:
     if config.method != "ppo":
         if len(bodies) > 1:
-            raise problem("envs", f"one body with method {config.method}", ", ".join(body.name for body in bodies))
+            raise problem("env", f"one body with method {config.method}", ", ".join(body.name for body in bodies))
         made = build_policy(
             config.method, config.denoising, bodies[0], warm=config.warm_start is not None,
             goal_width=config.goal_width if goals else 0, seed=config.seed,
@@ -192,12 +192,12 @@ def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module
     for env in envs:
         spec = bodies.setdefault(env.body, env.body_spec)
         if spec != env.body_spec:
-            raise problem("envs", f"one observation and action size for body {env.body}", env.name)
+            raise problem("env", f"one observation and action size for body {env.body}", env.name)
     spaces_ = [env.single_observation_space for env in envs]
     has = [{*space} if isinstance(space, spaces.Dict) else {"proprio"} for space in spaces_]
     goals, privileged = all("goal" in keys for keys in has), all("critic" in keys for keys in has)
     if any("goal" in keys for keys in has) and not goals:
-        raise problem("envs", "all with goals or none", ", ".join(config.envs))
+        raise problem("env", "all with goals or none", ", ".join(config.env))
     policy = _policy(config, tuple(bodies.values()), goals, imitated)
     sizes = {env.body: env.body_spec.proprio for env in envs}
     if privileged:
@@ -206,7 +206,7 @@ def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module
         inputs=tuple(sizes.values()), key="critic" if privileged else "proprio", hidden=config.critic_hidden,
         goal_width=config.goal_width if goals else 0, seed=config.seed,
     ))  # fmt: skip
-    labels = [name.replace("/", "-") for name in config.envs]
+    labels = [name.replace("/", "-") for name in config.env]
     order = list(bodies)
     collectors = [
         Collector(env, collect, seed=config.seed + 1000 * index, body=order.index(env.body), label=labels[index])
@@ -219,7 +219,7 @@ def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module
 
 def _build_ddiffpg(config: Config, envs: list[BatchedEnv]) -> tuple[Learner, nn.Module, int]:
     if len(envs) != 1:
-        raise problem("envs", "one environment with method ddiffpg", len(envs))
+        raise problem("env", "one environment with method ddiffpg", len(envs))
     learner = DDiffPG(envs[0], config.ddiffpg, seed=config.seed)
     return learner, learner.policy, max(1, round(config.steps / (config.ddiffpg.steps * config.worlds)))
 
@@ -246,7 +246,7 @@ def plan(config: Config) -> Plan:
     imitated = [f"imitate {config.warm_start} for {config.imitation.steps} updates"] if config.warm_start else []
     steps = [
         *imitated,
-        f"step {config.worlds} worlds each of {', '.join(config.envs)}",
+        f"step {config.worlds} worlds each of {', '.join(config.env)}",
         f"train a {what} by {config.method}: {iterations} iterations, {config.steps:,} control steps",
         f"write the policy to {config.out / 'policy'}",
     ]
@@ -258,13 +258,13 @@ def run(config: Config, *, resume: bool = False) -> None:
     """Train, and write `policy/` into the run's folder.  Raises InputError, NaNError and KeyboardInterrupt."""
     with RunFolder.open(config.out, config, resume=resume) as folder:
         learner, policy, iterations = build(config, imitated=True)
-        single = len(config.envs) == 1
+        single = len(config.env) == 1
         show = ("goal/success", "episode/return", "ddiffpg/success") if single else ()
         run_loop(
             learner, folder, iterations, checkpoint_every=config.checkpoint_every, label="pretrain", show=show
         )  # fmt: skip
         counting: list[DDiffPG | Collector] = [learner] if isinstance(learner, DDiffPG) else [*_collectors(learner)]
         steps = sum(part.total_steps for part in counting)
-        meta = {"envs": list(config.envs), "steps": steps, "algorithm": config.method, "control": config.control}
+        meta = {"envs": list(config.env), "steps": steps, "algorithm": config.method, "control": config.control}
         save_policy(config.out / "policy", policy, meta)
     print(f"policy: {config.out / 'policy'}", file=sys.stderr)

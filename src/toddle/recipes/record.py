@@ -30,14 +30,14 @@ ATTEMPTS = 5
 class Config:
     """Record demonstrations into a LeRobot dataset (v3.0), episode by episode; `--resume` goes on after a kill.
 
-    Example: toddle record --out data/three --envs metaworld/reach-v3 metaworld/drawer-open-v3 --episodes 20
+    Example: toddle record --out data/three --env metaworld/reach-v3 metaworld/drawer-open-v3 --episodes 20
     """
 
     may_change: ClassVar[tuple[str, ...]] = ("episodes",)
 
     out: Path
     """Folder of the dataset."""
-    envs: tuple[str, ...] = ("metaworld/reach-v3",)
+    env: tuple[str, ...] = ("metaworld/reach-v3",)
     """Environments, all of one body, recorded one after another."""
     policy: str = "expert"
     """"expert" for the environment's scripted expert, or the folder of a policy."""
@@ -69,8 +69,8 @@ class Config:
     """Control steps recorded after success, so that a policy learns to stay."""
 
     def __post_init__(self) -> None:
-        if not self.envs:
-            raise problem("envs", "at least one environment", "none")
+        if not self.env:
+            raise problem("env", "at least one environment", "none")
         for label, least in (("episodes", 1), ("batch", 1), ("image_stride", 1), ("after_success", 0), ("noise", 0)):
             if (value := getattr(self, label)) < least:
                 raise problem(label, f"at least {least}", value)
@@ -78,19 +78,19 @@ class Config:
 
 def plan(config: Config) -> Plan:
     """Say what would be recorded; the time is that of one core, for episodes of about 80 control steps."""
-    for name in config.envs:
+    for name in config.env:
         _make(config, name).close()
-    steps = 80 * config.episodes * len(config.envs)
+    steps = 80 * config.episodes * len(config.env)
     per_picture = 0.010 * len(config.cameras) * max(1.0, (config.image_size / 128) ** 2)
     pixels = len(config.cameras) * 3 * config.image_size**2
     rows = f"about {steps:,} rows, a picture of {len(config.cameras)} camera(s) every {config.image_stride}"
     return Plan(
         steps=[
-            *(f"record {config.episodes} episodes of {name} by {config.policy}" for name in config.envs),
+            *(f"record {config.episodes} episodes of {name} by {config.policy}" for name in config.env),
             f"write {rows} to {config.out}",
         ],
         memory_bytes=600 * 2**20 + config.batch * config.max_episode_steps * pixels // config.image_stride,
-        seconds=5.0 * len(config.envs) + steps * (0.002 + per_picture / config.image_stride),
+        seconds=5.0 * len(config.env) + steps * (0.002 + per_picture / config.image_stride),
     )
 
 
@@ -105,7 +105,7 @@ def _make(config: Config, name: str) -> BatchedEnv:
 
 def run(config: Config, *, resume: bool) -> None:
     """Record until every environment has its episodes."""
-    for name in config.envs:
+    for name in config.env:
         if name not in known_envs():
             make_env(name, 1)  # raises, naming the nearest
     if config.policy != "expert":
@@ -114,10 +114,10 @@ def run(config: Config, *, resume: bool) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with RunFolder.open(config.out, config, resume=resume) as folder, Progress(*columns) as progress:
-        bar = progress.add_task("recording", total=config.episodes * len(config.envs))
+        bar = progress.add_task("recording", total=config.episodes * len(config.env))
         writer: DatasetWriter | None = None
         try:
-            for name in config.envs:
+            for name in config.env:
                 env = _make(config, name)
                 writer = writer or DatasetWriter(config.out, _spec(config, env), resume=True)
                 _check_fits(writer.spec, env)
@@ -169,7 +169,7 @@ def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
 
 def _check_fits(spec: DatasetSpec, env: BatchedEnv) -> None:
     if (env.body, row_features(env), round(1.0 / env.dt)) != (spec.robot_type, spec.features, spec.fps):
-        raise problem("envs", f"environments of the body {spec.robot_type}", f"{env.name} of the body {env.body}",
+        raise problem("env", f"environments of the body {spec.robot_type}", f"{env.name} of the body {env.body}",
                       "record them into datasets of their own")  # fmt: skip
 
 

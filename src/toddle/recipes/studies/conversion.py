@@ -59,7 +59,7 @@ def steps(scale: Scale) -> list[Step]:
     """One recording; for each seed a pretraining, two conversions, three fine-tunings and one evaluation."""
     found = [
         toddle_step(
-            "demos", "record", {"envs": list(scale.tasks), "episodes": scale.demonstrations},
+            "demos", "record", {"env": list(scale.tasks), "episodes": scale.demonstrations},
             seconds=10 + 0.7 * scale.demonstrations * len(scale.tasks),
         )
     ]
