@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toddle.core.config import config
+from toddle.core.device import device_of, to_device
 from toddle.core.errors import NaNError
 from toddle.core.seeding import numpy_generator
 from toddle.data.scenes import POSES, Scenes
@@ -72,9 +73,10 @@ class BackbonePretraining:
         self.backbone, self.scenes, self.settings = backbone, scenes, settings
         backbone.trainable = True
         backbone.requires_grad_(True).train()
-        with torch.random.fork_rng():
+        self.device = device_of(backbone)
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.heads = Heads(backbone.width, *_moments(scenes.poses))
+            self.heads = Heads(backbone.width, *_moments(scenes.poses)).to(self.device)
         self.parameters = [*backbone.parameters(), *self.heads.parameters()]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98), fused=True
@@ -82,7 +84,7 @@ class BackbonePretraining:
         self.numbers = numpy_generator(seed, "backbone pretraining")
         self.done, self.order = 0, np.empty(0, np.int64)
 
-    def _batch(self) -> tuple[Tensor, Tensor, Any, list[str]]:
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         if len(self.order) < self.settings.batch:
             self.order = np.concatenate([self.order, self.numbers.permutation(len(self.scenes))])
         rows, self.order = np.sort(self.order[: self.settings.batch]), self.order[self.settings.batch :]
@@ -90,7 +92,9 @@ class BackbonePretraining:
         said = {t: int(self.numbers.integers(len(self.scenes.sentences[t]))) for t in sorted({int(t) for t in task})}
         sentences = [self.scenes.sentences[int(t)][said[int(t)]] for t in task]
         images = torch.from_numpy(np.ascontiguousarray(self.scenes.images[rows]))
-        return images, torch.from_numpy(self.scenes.poses[rows]), task, sentences
+        arrays = (images, torch.from_numpy(self.scenes.poses[rows]), torch.from_numpy(task))
+        images, poses, tasks = (to_device(array, self.device) for array in arrays)
+        return images, poses, tasks, sentences
 
     def step(self) -> dict[str, float]:
         """Draw a batch and make one step.  Raises NaNError when the loss is not finite."""
@@ -101,12 +105,12 @@ class BackbonePretraining:
         rate = settings.rate * min(1.0, (self.done + 1) / ramp) * 0.5 * (1 + math.cos(math.pi * share))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
             registers, patches = self.backbone.see(images)
             words, mask = self.backbone.read(sentences)
             fused, _, _ = self.backbone.fuse(registers, patches, words, mask)
         pose_loss = _pose_loss(self.heads, fused, poses)
-        contrast, accuracy = _contrastive(self.heads, registers, patches, words, mask, torch.from_numpy(task))
+        contrast, accuracy = _contrastive(self.heads, registers, patches, words, mask, task)
         loss = pose_loss + settings.contrastive * contrast
         if not torch.isfinite(loss):
             raise NaNError(f"backbone pretraining: the loss is {loss.item()} at step {self.done}")
@@ -186,11 +190,12 @@ def pose_errors(learner: BackbonePretraining, scenes: Scenes, batch: int = 128) 
     for start in range(0, len(scenes), batch):
         part = slice(start, start + batch)
         sentences = [scenes.sentences[int(t)][0] for t in scenes.task[part]]
-        registers, patches = learner.backbone.see(torch.from_numpy(np.ascontiguousarray(scenes.images[part])))
+        images = torch.from_numpy(np.ascontiguousarray(scenes.images[part]))
+        registers, patches = learner.backbone.see(to_device(images, learner.device))
         words, mask = learner.backbone.read(sentences)
         fused, _, _ = learner.backbone.fuse(registers, patches, words, mask)
         found = learner.heads.poses(fused) * learner.heads.std + learner.heads.mean
-        rows.append((found - torch.from_numpy(scenes.poses[part])).norm(dim=-1).numpy())
+        rows.append((found.cpu() - torch.from_numpy(scenes.poses[part])).norm(dim=-1).numpy())
     learner.backbone.train()
     return np.concatenate(rows)
 
@@ -203,11 +208,11 @@ def retrieval(learner: BackbonePretraining, scenes: Scenes, batch: int = 128) ->
     right = 0
     for start in range(0, len(scenes), batch):
         images = torch.from_numpy(np.ascontiguousarray(scenes.images[start : start + batch]))
-        registers, patches = learner.backbone.see(images)
-        rows = torch.arange(len(images)) % len(words)
+        registers, patches = learner.backbone.see(to_device(images, learner.device))
+        rows = torch.arange(len(images), device=learner.device) % len(words)
         pictures, _ = _embeddings(learner.heads, registers, patches, words[rows], mask[rows])
         _, sentences = _embeddings(learner.heads, registers[:1], patches[:1], words, mask)
-        nearest = (pictures @ sentences.T).argmax(1).numpy()
+        nearest = (pictures @ sentences.T).argmax(1).cpu().numpy()
         right += int((nearest == np.asarray(scenes.task[start : start + batch])).sum())
     learner.backbone.train()
     return right / len(scenes)

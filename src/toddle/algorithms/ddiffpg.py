@@ -30,8 +30,9 @@ from torch import Tensor
 
 from toddle.algorithms.modes import Mode, assign_modes, inherit, load_adam
 from toddle.core.config import config
+from toddle.core.device import CPU, to_device
 from toddle.core.errors import NaNError, problem
-from toddle.core.seeding import numpy_generator, torch_generator
+from toddle.core.seeding import numpy_generator, rand, randn, torch_generator
 from toddle.core.types import Observation
 from toddle.data.trajectory_buffer import Batch, TrajectoryBuffer
 from toddle.envs.base import BatchedEnv
@@ -118,14 +119,14 @@ class DDiffPGConfig:
 class DDiffPG:
     """A learner: `step` explores, groups what succeeded, improves the critics, the target actions and the actor."""
 
-    def __init__(self, env: BatchedEnv, config: DDiffPGConfig, *, seed: int) -> None:
-        """Build everything for `env`, whose info must report `success`, and reset it."""
-        self.env, self.config, spec = env, config, env.body_spec
+    def __init__(self, env: BatchedEnv, config: DDiffPGConfig, *, seed: int, device: torch.device = CPU) -> None:
+        """Build everything for `env`, whose info must report `success`, and reset it.  Networks go to `device`."""
+        self.env, self.config, self.device, spec = env, config, device, env.body_spec
         self.iteration, self.total_steps = 0, 0
         self.random, self.generator = numpy_generator(seed, "ddiffpg"), torch_generator(seed, "ddiffpg actions")
         self.seed, self.size = seed, (spec.proprio, spec.action)
         self.buffer = TrajectoryBuffer(config.capacity, env.max_episode_steps, *self.size, config.path)
-        self.novelty = Novelty(spec.proprio, seed=seed)
+        self.novelty = Novelty(spec.proprio, seed=seed).to(device)
         self.policy: DenoisingPolicy | TanhActor
         if config.actor == "diffusion":
             process = DiffusionConfig(
@@ -137,12 +138,12 @@ class DDiffPG:
             ))  # fmt: skip
         else:
             self.policy = TanhActor(*self.size, seed)
-        self.actor_optimiser = torch.optim.Adam(self.policy.parameters(), lr=config.actor_rate)
+        self.actor_optimiser = torch.optim.Adam(self.policy.to(device).parameters(), lr=config.actor_rate)
         self.novelty_optimiser = torch.optim.Adam(self.novelty.predictor.parameters(), lr=config.critic_rate)
         self.explorer, self.modes = self._new_mode(0), list[Mode]()
         worlds = env.num_envs
         self.spread = np.linspace(*config.noise, worlds)[:, None]
-        self.behaviour = torch.zeros(worlds, config.embedding)
+        self.behaviour = torch.zeros(worlds, config.embedding, device=device)
         self._observation, _ = env.reset(seed=int(self.random.integers(2**31)))
         self._episode = {
             "observation": np.zeros((worlds, env.max_episode_steps + 1, self.size[0]), np.float32),
@@ -153,10 +154,10 @@ class DDiffPG:
         self._drift = self.random.standard_normal((worlds, self.size[1]))  # of unit variance at every step
 
     def _new_mode(self, number: int) -> Mode:
-        c = self.config
-        critic = ModeCritic(*self.size, hidden=c.hidden, atoms=c.atoms, top=c.top, seed=self.seed + number)
+        c, seed = self.config, self.seed + number
+        critic = ModeCritic(*self.size, hidden=c.hidden, atoms=c.atoms, top=c.top, seed=seed).to(self.device)
         embedding = torch.from_numpy(self.random.standard_normal(c.embedding).astype(np.float32))
-        return Mode(embedding, critic, torch.optim.Adam(critic.twins.parameters(), lr=c.critic_rate))
+        return Mode(embedding.to(self.device), critic, torch.optim.Adam(critic.twins.parameters(), lr=c.critic_rate))
 
     # ---- acting --------------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -174,7 +175,7 @@ class DDiffPG:
             if self.iteration < self.config.warm_up:
                 action = np.clip(self._drift, -1, 1)
             else:
-                drawn = self._act(torch.from_numpy(observation), self.behaviour).numpy()
+                drawn = self._act(torch.from_numpy(observation).to(self.device), self.behaviour).cpu().numpy()
                 if not np.isfinite(drawn).all():
                     raise NaNError(f"DDiffPG iteration {self.iteration}: the actor's action is not finite")
                 action = np.clip(drawn + self.spread * self._drift, -1, 1)
@@ -238,7 +239,8 @@ class DDiffPG:
         observations, targets, conditions = [], [], []
         for index, (mode, slots, name) in enumerate(self._groups()):
             rich = config.winners if index or isinstance(self.policy, TanhActor) else 0.0
-            batch, places = self.buffer.sample(slots, config.batch, self.random, winners=rich)
+            drawn, places = self.buffer.sample(slots, config.batch, self.random, winners=rich)
+            batch = to_device(drawn, self.device)
             raw = batch["observation"]
             if index == 0:
                 facts["ddiffpg/novelty_loss"] = self._update_novelty(raw)
@@ -261,7 +263,7 @@ class DDiffPG:
         """Blank half of a mode's embeddings, so that the actor without one stays multimodal; exploration keeps its."""
         if group == 0:
             return condition
-        keep = torch.rand(len(condition), 1, generator=self.generator) < 0.5
+        keep = rand((len(condition), 1), self.generator, condition.device) < 0.5
         return condition * keep
 
     def _update_novelty(self, raw: Tensor) -> float:
@@ -277,7 +279,7 @@ class DDiffPG:
         if not intrinsic_only or isinstance(self.policy, TanhActor):
             reward = reward + batch["reward"]
         after = self._act(batch["next_observation"], condition)
-        noise = config.target_noise * torch.randn(after.shape, generator=self.generator)
+        noise = config.target_noise * randn(after.shape, self.generator, after.device)
         after = (after + noise.clamp(-0.2, 0.2)).clamp(-1, 1)
         normed = batch | {k: self.novelty.norm(batch[k]) for k in ("observation", "next_observation")}
         loss = mode.critic.loss(normed, reward, after, config.discount)
@@ -342,7 +344,7 @@ class DDiffPG:
         for name, array in state["episode"].items():
             self._episode[name][...] = np.asarray(array)
         self._age[:], self._drift[:] = np.asarray(state["age"]), np.asarray(state["drift"])
-        self.behaviour = state["behaviour"].clone()
+        self.behaviour.copy_(state["behaviour"])
         self.generator.set_state(state["generator"])
         self.random.bit_generator.state = state["random"]
         self.iteration, self.total_steps = int(state["iteration"]), int(state["total_steps"])

@@ -36,7 +36,7 @@ class Mode:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
-        self.embedding = state["embedding"].clone()
+        self.embedding = state["embedding"].to(self.embedding.device, copy=True)
         self.critic.load_state_dict(state["critic"])
         load_adam(self.optimiser, state["optimiser"])
         self.members = set(state["members"])
@@ -100,6 +100,7 @@ def inherit(
         else:
             critic = copy.deepcopy(former[best].critic if best >= 0 else explorer.critic)
             optimiser = torch.optim.Adam(critic.twins.parameters(), lr=rate)
-            mode = Mode(torch.from_numpy(embeddings[index]), critic, optimiser, groups[index])
+            embedding = torch.from_numpy(embeddings[index]).to(explorer.embedding.device)
+            mode = Mode(embedding, critic, optimiser, groups[index])
         out[int(index)] = mode
     return [out[index] for index in range(len(groups))]

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from toddle.core.config import config
+from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
 from toddle.core.protocols import Critic, Normalising, Policy
 from toddle.core.seeding import torch_generator
@@ -148,6 +149,8 @@ class PPO:
             raise problem("sources", "at least one environment", "none")
         if not isinstance(policy, nn.Module) or not isinstance(critic, nn.Module):
             raise problem("policy", "a torch module", type(policy).__name__)
+        if device_of(policy) != device_of(critic):
+            raise problem("critic", f"the policy's device {device_of(policy)}", str(device_of(critic)))
         self.policy: Policy = policy
         self.critic: Critic = critic
         self.modules: dict[str, nn.Module] = {"policy": policy, "critic": critic}
@@ -271,7 +274,7 @@ class PPO:
         advantage = standardise(part.advantage) if config.normalise_advantages else part.advantage
         score = self.policy.score(part.observation, part.chain)
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
-        low, high, weight = self._link_settings(log_ratio.shape[-1])
+        low, high, weight = self._link_settings(log_ratio.shape[-1], log_ratio.device)
         policy_loss, outside = clipped_surrogate(log_ratio, advantage, low, high, weight)
         value = self.critic.value(part.observation)
         value_loss = clipped_value_loss(value, part.target, part.value, config.value_clip)
@@ -286,7 +289,7 @@ class PPO:
             }  # fmt: skip
         return loss, facts
 
-    def _link_settings(self, links: int) -> tuple[Any, Any, Tensor | None]:
+    def _link_settings(self, links: int, device: torch.device) -> tuple[Any, Any, Tensor | None]:
         """Clip range below and above and weight of each of `links` ratios (numbers where all are alike)."""
         config = self.config
         if config.ratio != "per_link":
@@ -294,10 +297,10 @@ class PPO:
         if links not in self._links:
             first = config.link_clip_first
             low, high = (
-                link_clips(links, clip if first is None else first, clip)
+                link_clips(links, clip if first is None else first, clip).to(device)
                 for clip in (config.clip_low, config.clip_high)
             )
-            self._links[links] = (low, high, link_discounts(links, config.link_discount))
+            self._links[links] = (low, high, link_discounts(links, config.link_discount).to(device))
         return self._links[links]
 
     def _check(self, facts: dict[str, float]) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from toddle.core.config import config
+from toddle.core.device import device_of, to_device
 from toddle.core.errors import NaNError, problem
 from toddle.core.seeding import numpy_generator, torch_generator
 
@@ -95,6 +96,7 @@ class SFT:
     def __init__(self, policy: Any, data: SampleSource, config: SFTConfig, *, seed: int = 0) -> None:
         """Begin; the order of samples and the noise follow from `seed`."""
         self.policy, self.data, self.config = policy, data, config
+        self.device = device_of(policy)
         self.weights = {name: value for name, value in policy.named_parameters() if value.requires_grad}
         self.trunk = {name: value for name, value in policy.trunk_parameters().items() if name in self.weights}
         self.start = {name: value.detach().clone() for name, value in self.trunk.items()}
@@ -154,8 +156,8 @@ class SFT:
             value.requires_grad_(share > 0)
         self.policy.train()
         self.policy.begin_step(self.done / config.steps)
-        batch = self.data.batch(self._samples())
-        with torch.autocast(next(iter(self.weights.values())).device.type, torch.bfloat16, enabled=config.bf16):
+        batch = to_device(self.data.batch(self._samples()), self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
             loss, metrics = self.policy.loss(batch, self.noise)
         if config.l2_sp and share > 0:
             loss = loss + config.l2_sp * self._distance()
@@ -179,7 +181,8 @@ class SFT:
 
     def _distance(self) -> Tensor:
         total: Tensor = sum(
-            ((value - self.start[name]).square().sum() for name, value in self.trunk.items()), torch.zeros(())
+            ((value - self.start[name]).square().sum() for name, value in self.trunk.items()),
+            torch.zeros((), device=self.device),
         )
         return total
 

@@ -116,7 +116,7 @@ class TrajectoryBuffer:
 
     def write(self, name: str, places: Array, values: Tensor) -> None:
         """Write rows of a step array back."""
-        self.steps[name][places[:, 0], places[:, 1]] = values.numpy()
+        self.steps[name][places[:, 0], places[:, 1]] = values.cpu().numpy()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything."""

@@ -69,14 +69,16 @@ def ring_ages(pointer: int, window: int, device: torch.device | None = None) -> 
     return (pointer - torch.arange(window, device=device)) % window
 
 
-def slot_mask(slots: int, kind: str, future_bias: float = 0.0) -> Tensor:
+def slot_mask(
+    slots: int, kind: str, future_bias: float = 0.0, device: torch.device | None = None
+) -> Tensor:
     """Return the additive mask (H, H) among the action slots of one decision.
 
     kind "causal": slot i sees slots 0..i.  "bidirectional": it sees all, the later ones with `future_bias` added to
     their logits; annealed from -40 to 0 the change from causal makes no jump (P1.3).
     """
-    later = torch.ones(slots, slots, dtype=torch.bool).triu(1)
-    return torch.zeros(slots, slots).masked_fill_(later, -math.inf if kind == "causal" else future_bias)
+    later = torch.ones(slots, slots, dtype=torch.bool, device=device).triu(1)
+    return torch.zeros(slots, slots, device=device).masked_fill_(later, -math.inf if kind == "causal" else future_bias)
 
 
 def annealed_bias(progress: float, *, start: float = -40.0, portion: float = 0.1) -> float:

@@ -211,7 +211,7 @@ def wrap_tokenizer(tokenizer: Any) -> PreTrainedTokenizerFast:
 
 def save_embedded(folder: Path, backbone: EmbeddedBackbone) -> None:
     """Write weights (fp16), sizes and tokenizer to `folder`."""
-    state = {name: value.detach().half().contiguous() for name, value in backbone.state_dict().items()}
+    state = {name: value.detach().cpu().half().contiguous() for name, value in backbone.state_dict().items()}
     write_atomic(folder / "backbone.safetensors", lambda path: save_file(state, path))
     write_json_atomic(folder / "sizes.json", to_dict(backbone.sizes))
     write_json_atomic(folder / "tokenizer.json", tokenizer_data(backbone.tokenizer))

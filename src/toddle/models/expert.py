@@ -79,7 +79,7 @@ class ActionExpert(nn.Module):
     def slot_rows(self, slots: int) -> Tensor:
         """Return the additive mask (H, H) among the slots of a decision."""
         bias = float(self.future_bias) if self.config.slot_mask == "bidirectional" else 0.0
-        return slot_mask(slots, self.config.slot_mask, bias).to(self.tokens.slot.device)
+        return slot_mask(slots, self.config.slot_mask, bias, self.tokens.slot.device)
 
     # ---- whole segments ----------------------------------------------------------------------------------------
     def forward(

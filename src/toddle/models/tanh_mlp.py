@@ -6,7 +6,7 @@ tanh(x) = 2 sigmoid(2x) - 1, whose factor 2 the matmul absorbs) and most of auto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -91,6 +91,12 @@ class TanhMLP(nn.Module):
             self.register_parameter(f"weight_{index}", weight)
             self.register_parameter(f"bias_{index}", bias)
             self._order += [weight, bias]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TanhMLP:
+        """Keep the list in step when moving to a device replaces the parameters."""
+        super()._apply(fn, recurse)
+        self._order = list(self.parameters())
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""

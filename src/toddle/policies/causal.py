@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.seeding import rand, randn
 from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.maths.distributions import chunk_modes, gaussian_entropy, gaussian_log_prob
 from toddle.models.attention import KVRing
@@ -192,7 +193,7 @@ class CausalPolicy(nn.Module):
         if deterministic or not self.training or not self.config.goal_dropout:
             memory.dropped = torch.zeros_like(first)
         else:
-            redrawn = torch.rand(batch, generator=generator, device=first.device) < self.config.goal_dropout
+            redrawn = rand((batch,), generator, first.device) < self.config.goal_dropout
             memory.dropped = torch.where(first, redrawn, memory.dropped)
         seen = Observation(**observation)
         seen["first"] = first
@@ -207,7 +208,7 @@ class CausalPolicy(nn.Module):
         draw = mean
         if not deterministic:
             log_std, real = self._spread(body, width)
-            noise = log_std.exp() * real * torch.randn(mean.shape, generator=generator, device=mean.device)
+            noise = log_std.exp() * real * randn(mean.shape, generator, mean.device)
             draw = mean + self._to_modes(noise, inverse=True)
         action = draw.unflatten(1, (self.horizon, width))
         clipped = nn.functional.pad(action.clamp(-1, 1), (0, memory.last.shape[1] // self.horizon - width))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from toddle.core.errors import problem
-from toddle.core.seeding import torch_generator
+from toddle.core.seeding import rand, randint, randn, torch_generator
 from toddle.core.types import Decision, Observation, Score
 from toddle.maths.flow import interpolate, target_velocity
 from toddle.models.denoising_trunk import TrunkDenoiser, TrunkDenoiserConfig
@@ -114,7 +114,7 @@ class DenoisingPolicy(nn.Module):
         spread: Tensor | None = None, deterministic: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the links `index` (L,) or (M, L) at chunks x (M, L, H, A)."""
-        time = self.links.times.to(x.device)[index]
+        time = self.links.times[index]
         if network.spread is not None and not deterministic:
             spread = network.std(features, time, x.shape[1])
         return self.links.link(x, network.predict(shared, x, time), index, spread, deterministic=deterministic)
@@ -145,20 +145,21 @@ class DenoisingPolicy(nn.Module):
         noise but at its last step.  The chain is then there for its shape alone and its log-density is 0.
         """
         features, links = self._features(observation), self.links
-        x = torch.randn(self._shape(len(features)), generator=generator, device=features.device)
+        x = randn(self._shape(len(features)), generator, features.device)
         single = None
         if self._one_random_step:
-            single = torch.randint(links.steps, (len(x), 1), generator=generator, device=x.device)
+            single = randint(links.steps, (len(x), 1), generator, x.device)
         first, dropped = links.steps - len(links.tuned), None
         if self.config.goal_dropout:
             share = self.config.goal_dropout if self.training and not deterministic else 0.0
-            dropped = torch.rand(len(x), generator=generator, device=x.device) < share
+            dropped = rand((len(x),), generator, x.device) < share
         networks = [network for network in (self.tuned, self.base) if network is not None]
         shared = {network: network.encode(observation, features, dropped) for network in networks}
         states, densities = [x], []
+        order = torch.arange(links.steps, device=x.device)
         for i in range(links.steps):
             network = self.tuned if i >= first or self.base is None else self.base
-            index = torch.tensor([i], device=x.device)
+            index = order[i : i + 1]
             level = None if single is None else self._level * (single == i)[..., None, None]
             mean, std = self._link(
                 network, features, shared[network], x[:, None], index, spread=level, deterministic=deterministic
@@ -213,8 +214,8 @@ class DenoisingPolicy(nn.Module):
         if self._fpo:
             assert isinstance(self.config.process, FlowConfig)
             count = self.config.process.fpo_samples
-            noise = torch.randn(self._shape(len(x), count), generator=generator, device=x.device)
-            tau = torch.randint(10, (len(x), count), generator=generator, device=x.device) / 10
+            noise = randn(self._shape(len(x), count), generator, x.device)
+            tau = randint(10, (len(x), count), generator, x.device) / 10
             chain = torch.cat([x.flatten(1), noise.flatten(1), tau], 1)
             return chain, self._fpo_log_prob(encoded[1], chain)[0]
         log_prob = torch.cat(densities, 1) if densities else x.new_zeros(len(x), links)
@@ -242,7 +243,7 @@ class DenoisingPolicy(nn.Module):
 
     def _log_prob(self, features: Tensor, shared: Any, chain: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-densities (M, L) and entropy (M,) of chains (M, C) at features (M, F)."""
-        index = self.links.tuned.to(chain.device)
+        index = self.links.tuned
         if self._one_random_step:
             chain, index = chain[:, :-1], chain[:, -1:].long()
         states = chain.unflatten(1, self._shape(-1))
@@ -266,20 +267,20 @@ class DenoisingPolicy(nn.Module):
         """Return each decision's denoising loss (M,) on chunks action (M, H, A): epsilon or velocity, mean square."""
         features = self._features(observation)
         action = action.reshape(-1, *action.shape[-2:])
-        eps = torch.randn(action.shape, generator=generator, device=action.device)
+        eps = randn(action.shape, generator, action.device)
         links = self.links
         if isinstance(links, DiffusionLinks):
             steps = links.config.train_steps
-            k = torch.randint(steps, (len(action),), generator=generator, device=action.device)
-            keep = links.alpha_bar.to(action.device)[k][:, None, None]
+            k = randint(steps, (len(action),), generator, action.device)
+            keep = links.alpha_bar[k][:, None, None]
             x, time, target = keep.sqrt() * action + (1 - keep).sqrt() * eps, k / steps, eps
         else:
-            time = torch.rand(len(action), generator=generator, device=action.device)
+            time = rand((len(action),), generator, action.device)
             x, target = interpolate(eps, action, time), target_velocity(eps, action)
         dropped = None
         if self.config.goal_dropout:
             share = self.config.goal_dropout
-            dropped = torch.rand(len(action), generator=generator, device=action.device) < share
+            dropped = rand((len(action),), generator, action.device) < share
         shared = self.tuned.encode(rows_of(observation), features, dropped)
         prediction = self.tuned.predict(shared, x[:, None], time[:, None])[:, 0]
         return (prediction - target).square().flatten(1).mean(1)

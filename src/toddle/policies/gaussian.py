@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
-from toddle.core.seeding import torch_generator
+from toddle.core.seeding import randn, torch_generator
 from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.maths.distributions import gaussian_entropy, gaussian_log_prob
 from toddle.models.tanh_mlp import TanhMLP
@@ -109,7 +109,7 @@ class GaussianPolicy(nn.Module):
         mean = body(observation)
         draw = mean
         if not deterministic:
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+            noise = randn(mean.shape, generator, mean.device)
             draw = torch.addcmul(mean, noise, body.log_std.exp())
         log_prob = gaussian_log_prob(draw, mean, body.log_std).unsqueeze(-1)
         return Decision(draw.unflatten(-1, (self.horizon, -1)), draw, log_prob), None

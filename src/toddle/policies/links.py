@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.seeding import randn
 from toddle.maths import diffusion
 from toddle.maths.flow_sde import flow_ode_mean, flow_sde_link
 
@@ -82,17 +83,28 @@ class FlowConfig:
             raise problem("steps, std_range", "steps >= 1 and 0 < low <= high", f"{self.steps}, {self.std_range}")
 
 
-class DiffusionLinks:
-    """DDPM or DDIM steps as Gaussians."""
+class DiffusionLinks(nn.Module):
+    """DDPM or DDIM steps as Gaussians.  A module for its tables' sake: they go where the policy goes."""
+
+    alpha_bar: Tensor
+    now: Tensor
+    after: Tensor
+    times: Tensor
+    tuned: Tensor
 
     def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
         self.config, self.steps = config, config.steps
-        self.alpha_bar = diffusion.cosine_alpha_bar(config.train_steps, dtype=torch.float32)
+        alpha_bar = diffusion.cosine_alpha_bar(config.train_steps, dtype=torch.float32)
         visited = torch.tensor(diffusion.ddim_steps(config.train_steps, config.steps))
-        self.now = self.alpha_bar[visited]
-        self.after = torch.cat([self.now[1:], torch.ones(1)])
-        self.times = visited / config.train_steps
-        self.tuned = torch.arange(self.steps - (config.tuned_steps or self.steps), self.steps)
+        now = alpha_bar[visited]
+        tables = {
+            "alpha_bar": alpha_bar, "now": now, "after": torch.cat([now[1:], torch.ones(1)]),
+            "times": visited / config.train_steps,
+            "tuned": torch.arange(self.steps - (config.tuned_steps or self.steps), self.steps),
+        }  # fmt: skip
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
 
     def link(
         self, x: Tensor, prediction: Tensor, index: Tensor, spread: Tensor | None, *, deterministic: bool = False
@@ -101,7 +113,7 @@ class DiffusionLinks:
 
         x, prediction (..., L, H, A); index (L,) or (..., L); `spread` is not used.
         """
-        now, after = (table.to(x.device)[index][..., None, None] for table in (self.now, self.after))
+        now, after = (table[index][..., None, None] for table in (self.now, self.after))
         x0 = diffusion.eps_to_x0(x, prediction, now)
         if self.config.ddim_steps:
             return diffusion.ddim_link(x, x0, now, after, 0.0 if deterministic else self.config.eta)
@@ -109,14 +121,14 @@ class DiffusionLinks:
 
     def ode(self, x: Tensor, prediction: Tensor, step: int) -> Tensor:
         """Return the next chunk without noise: DDIM with eta 0, whatever the sampler's own noise."""
-        now, after = self.now[step].to(x.device), self.after[step].to(x.device)
+        now, after = self.now[step], self.after[step]
         return diffusion.ddim_link(x, diffusion.eps_to_x0(x, prediction, now), now, after, 0.0)[0]
 
     def draw(self, mean: Tensor, std: Tensor, last: bool, generator: torch.Generator | None, greedy: bool) -> Tensor:
         """Draw the next chunk; `last` says whether this is the last step."""
         if greedy and (last or self.config.ddim_steps):
             return mean
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        noise = randn(mean.shape, generator, mean.device)
         std = std if greedy else std.clamp(min=self.config.min_sampling_std)
         return mean + std * noise.clamp_(-self.config.noise_clip, self.config.noise_clip)
 
@@ -125,13 +137,17 @@ class DiffusionLinks:
         return std.clamp(min=self.config.min_log_prob_std)
 
 
-class FlowLinks:
+class FlowLinks(nn.Module):
     """Integration steps i / K -> (i + 1) / K as Gaussians: the same grid when drawing and when scoring."""
 
+    times: Tensor
+    tuned: Tensor
+
     def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
         self.config, self.steps = config, config.steps
-        self.times = torch.arange(config.steps) / config.steps
-        self.tuned = torch.arange(config.steps)
+        self.register_buffer("times", torch.arange(config.steps) / config.steps, persistent=False)
+        self.register_buffer("tuned", torch.arange(config.steps), persistent=False)
 
     def link(
         self, x: Tensor, prediction: Tensor, index: Tensor, spread: Tensor | None, *, deterministic: bool = False
@@ -145,7 +161,7 @@ class FlowLinks:
         if deterministic or self.config.noise == "fpo":
             return flow_ode_mean(x, prediction, step), torch.zeros((), device=x.device)
         if self.config.noise == "flow_sde":
-            tau = self.times.to(x.device)[index][..., None, None]
+            tau = self.times[index][..., None, None]
             return flow_sde_link(x, prediction, tau, step, self.config.level if spread is None else spread)
         assert spread is not None
         return flow_ode_mean(x, prediction, step), spread
@@ -158,7 +174,7 @@ class FlowLinks:
         """Draw the next chunk."""
         if greedy or self.config.noise == "fpo":
             return mean
-        return mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+        return mean + std * randn(mean.shape, generator, mean.device)
 
     def log_prob_std(self, std: Tensor) -> Tensor:
         """Return the spread used in log-densities."""

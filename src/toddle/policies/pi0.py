@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PI0Config, PI0ForConditionalGeneration
 from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 from toddle.core.protocols import Memory
+from toddle.core.seeding import randn
 from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
 from toddle.maths import flow
@@ -127,7 +128,7 @@ class Pi0Policy(nn.Module):
 
     def fit_normalization(self, proprio: Tensor, actions: FeatureStatistics, mode: Mode, body: int) -> None:
         """Fit to demonstrations: state by mean and deviation, actions by `mode`."""
-        state = Normalization.of(feature_statistics(proprio.numpy()), "mean_std")
+        state = Normalization.of(feature_statistics(proprio.cpu().numpy()), "mean_std")
         action = Normalization.of(actions, mode)
         for name, made in (("state", state), ("action", action)):
             getattr(self, f"{name}_offset").copy_(torch.from_numpy(made.offset))
@@ -139,8 +140,8 @@ class Pi0Policy(nn.Module):
         now = {name: value[-1] for name, value in observation.items() if isinstance(value, Tensor)}
         inputs = self._inputs(now["proprio"], now["images"], observation["instruction"])
         action = _pad((batch["action"] - self.action_offset) / self.action_scale, self.model.config.max_action_dim)
-        noise = torch.randn(action.shape, generator=generator, device=action.device)
-        tau = flow.sample_time((len(action),), generator)
+        noise = randn(action.shape, generator, action.device)
+        tau = flow.sample_time((len(action),), generator).to(action.device)
         noisy = flow.interpolate(noise, action, tau)
         velocity = self._velocity(noisy, tau, inputs)
         target = flow.target_velocity(noise, action)
@@ -181,7 +182,7 @@ class Pi0Policy(nn.Module):
         settings, batch = self.model.config, len(observation["proprio"])
         noise = torch.zeros(batch, settings.chunk_size, settings.max_action_dim, device=self.state_scale.device)
         if not deterministic:
-            noise = torch.randn(noise.shape, generator=generator, device=noise.device)
+            noise = randn(noise.shape, generator, noise.device)
         chunk = self.model.sample_actions(noise=noise, num_steps=self.config.steps, **inputs)
         chunk = chunk[:, : self.config.executed, : self.config.body.action]
         action = (chunk * self.action_scale + self.action_offset).clamp(-1.0, 1.0)

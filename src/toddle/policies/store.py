@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from toddle.core.config import from_dict, to_dict
+from toddle.core.device import CPU
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_atomic, write_json_atomic
 from toddle.models.expert import ExpertConfig
@@ -134,8 +136,11 @@ def read_policy(folder: Path) -> tuple[str, Any, dict[str, Any], dict[str, Tenso
     return card["kind"], config, card.get("meta", {}), _load_tensors(path.parent / WEIGHTS, card["sha256"])
 
 
-def load_policy(folder: Path) -> Any:
-    """Build the policy of a folder, in evaluation mode.  Raises InputError when the folder is incomplete or damaged."""
+def load_policy(folder: Path, device: torch.device = CPU) -> Any:
+    """Build the policy of a folder on `device`, in evaluation mode, wherever it was trained.
+
+    Raises InputError when the folder is incomplete or damaged.
+    """
     kind, config, _, state = read_policy(folder)
     module, name, _ = KINDS[kind]
     policy = getattr(importlib.import_module(module), name).from_config(config)
@@ -145,4 +150,4 @@ def load_policy(folder: Path) -> Any:
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:300]
         raise InputError(f"{folder}: the weights do not fit the config: {detail}") from None
-    return policy.eval()
+    return policy.to(device).eval()

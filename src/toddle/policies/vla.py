@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.protocols import Memory
-from toddle.core.seeding import seed_sequence
+from toddle.core.seeding import randn, seed_sequence
 from toddle.core.types import Decision, Observation, Score
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization
 from toddle.maths import flow
@@ -77,7 +77,7 @@ class FlowVLA(nn.Module):
         self.config = replace(config, fingerprint=found)
         self.horizon = config.expert.executed
         self._held = [backbone]  # in a list, so that its weights are not part of the policy's
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(config.seed, "flow vla").generate_state(1)[0]))
             self.expert = ActionExpert(config.expert)
             self.adapter = make_adapter(config.expert.trunk.context_width, backbone.width)
@@ -193,7 +193,7 @@ class FlowVLA(nn.Module):
         context, mask = self.context(observation)
         noise = context.new_zeros(batch, settings.horizon, settings.action_width)
         if not deterministic:
-            noise = torch.randn(noise.shape, generator=generator, device=noise.device)
+            noise = randn(noise.shape, generator, noise.device)
         cache = self.expert.prefix(observation, context, mask, cache)
         chunk = self.expert.sample(cache, noise, self.config.steps)
         body = observation.get("body")
@@ -218,10 +218,10 @@ class FlowVLA(nn.Module):
         observation, mask = batch["observation"], batch["mask"]
         body = observation.get("body")
         batch_size = len(mask)
-        body = torch.zeros(batch_size, dtype=torch.int64) if body is None else body[-1]
+        body = torch.zeros(batch_size, dtype=torch.int64, device=mask.device) if body is None else body[-1]
         action = self.normalise(batch["action"], body)
-        noise = torch.randn(action.shape, generator=generator, device=action.device)
-        tau = flow.sample_time((batch_size,), generator)
+        noise = randn(action.shape, generator, action.device)
+        tau = flow.sample_time((batch_size,), generator).to(action.device)
         noisy = flow.interpolate(noise, action, tau)
         context, context_mask = self.context(observation)
         raw = self.expert(observation, context, context_mask, noisy[None], tau[None], last=1)[0]

@@ -143,7 +143,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         scenes = load_scenes(config.out / "scenes", chosen)
         held = scenes.episode >= config.render.episodes * (1 - config.held_out)
         sentences = [sentence for texts in SENTENCES.values() for sentence in texts]
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # transformers initialises from the global generator
             backbone = EmbeddedBackbone(config.sizes, train_tokenizer(sentences, config.sizes))
         learner = BackbonePretraining(backbone, scenes.where(~held), config.training, seed=config.seed)

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from toddle.core.config import config
+from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
-from toddle.core.seeding import torch_generator
+from toddle.core.seeding import randint, torch_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.windows import WindowDataset
 from toddle.policies.denoising import DenoisingPolicy
@@ -48,6 +49,8 @@ def imitate(policy: DenoisingPolicy, dataset: LeRobotDataset, settings: Imitatio
     for name, found, wanted in (("observation.state", proprio, body.proprio), ("action", action, body.action)):
         if found.shape[-1] != wanted:
             raise problem(f"dataset: {name}", f"{wanted} numbers, as body {body.name} has", found.shape[-1])
+    device = device_of(policy)
+    proprio, action = proprio.to(device), action.to(device)
     policy.fit_normaliser({"proprio": proprio})
     generator = torch_generator(seed, "imitation")
     optimiser = torch.optim.Adam(policy.tuned.parameters(), lr=settings.learning_rate)
@@ -55,7 +58,7 @@ def imitate(policy: DenoisingPolicy, dataset: LeRobotDataset, settings: Imitatio
     losses = []
     with ProgressLine("imitate", settings.steps) as bar:
         for step in range(settings.steps):
-            rows = torch.randint(len(proprio), (settings.batch,), generator=generator)
+            rows = randint(len(proprio), (settings.batch,), generator, device)
             loss = policy.imitation_loss({"proprio": proprio[rows]}, action[rows], generator).mean()
             losses.append(float(loss.detach()))
             if not torch.isfinite(loss):

@@ -217,7 +217,7 @@ def _rollouts(config: Config, policy: CausalPolicy, length: int = 32, worlds: in
     for _ in range(length):
         observation = to_observation(raw, first=first, previous_action=previous)
         decision, memory = policy.act(observation, memory, generator=generator)
-        chunk = decision.action.numpy().clip(-1, 1)
+        chunk = decision.action.cpu().numpy().clip(-1, 1)
         raw, _, terminated, truncated, _ = env.step_chunk(chunk)
         seen.append({key: value for key, value in observation.items() if isinstance(value, torch.Tensor)})
         first, previous = terminated | truncated, chunk.reshape(worlds, -1)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toddle.core.config import config
+from toddle.core.device import CPU, device_of, to_device
 from toddle.core.errors import problem
 from toddle.core.protocols import Critic, Policy
 from toddle.core.seeding import torch_generator
@@ -61,7 +62,7 @@ class RewardScale:
 
     def update(self, reward: Tensor, ended: Tensor, discount: Tensor) -> float:
         """Take rewards (T, B) in and return the present standard deviation (1 while it is unknown)."""
-        sums, self.sums = discounted_returns(reward, ended, self.sums, discount)
+        sums, self.sums = discounted_returns(reward, ended, self.sums.to(reward.device), discount)
         values = sums.double()
         number, mean = float(values.numel()), float(values.mean())
         total, delta = self.count + number, mean - self.mean
@@ -94,6 +95,7 @@ class Collector:
         self.rollout: Rollout | None = None
         self.reward_scale = RewardScale(env.num_envs)
         self.generator = torch_generator(seed, "actions", env.name, body)
+        self._device = CPU  # the policy's, once there is one
         self._raw, _ = env.reset(seed=int(torch.randint(2**31 - 1, (), generator=self.generator)))
         self._first: NDArray[Any] = np.ones(env.num_envs, bool)
         self._previous: NDArray[Any] | None = None
@@ -112,6 +114,7 @@ class Collector:
         segment gives the same log-densities again.  The rollout is the collector's own and is overwritten next time.
         """
         length, worlds = self.config.length, self.env.num_envs
+        self._device = device_of(policy)
         memory = policy.initial_memory(worlds)
         if policy.sequential:
             self._first = np.ones(worlds, bool)
@@ -139,13 +142,13 @@ class Collector:
             self._previous = np.zeros((self.env.num_envs, width), np.float32)
         return to_observation(
             self._raw, first=self._first, previous_action=self._previous, body=self.body,
-            instruction=self.env.instruction,
+            instruction=self.env.instruction, device=self._device,
         )  # fmt: skip
 
     def _advance(self, t: int, action: Tensor, finals: list[tuple[int, NDArray[Any], Observation]]) -> int:
         """Execute the chunks (B, H, A), note what came of them, return the control steps made."""
         assert self.rollout is not None
-        chunk = action.numpy().clip(*self._bounds)
+        chunk = action.cpu().numpy().clip(*self._bounds)
         gamma = self.config.discount
         self._raw, reward, terminated, truncated, info = self.env.step_chunk(chunk, discount=gamma)
         self._previous = chunk.reshape(len(chunk), -1)
@@ -186,7 +189,8 @@ class Collector:
             rows = {k: v[cut] for k, v in final.items()} if isinstance(final, dict) else final[cut]
             assert self._previous is not None
             observation = to_observation(
-                rows, first=np.zeros(len(cut), bool), previous_action=self._previous[cut], body=self.body
+                rows, first=np.zeros(len(cut), bool), previous_action=self._previous[cut], body=self.body,
+                device=self._device,
             )
             finals.append((t, cut, observation))
 
@@ -201,7 +205,8 @@ class Collector:
             joined: Any = {key: torch.cat([final[2][key] for final in finals]) for key in keys}  # type: ignore[literal-required]
             rows = np.concatenate([np.full(len(cut), t) for t, cut, _ in finals])
             columns = np.concatenate([cut for _, cut, _ in finals])
-            rollout.next_value[torch.from_numpy(rows), torch.from_numpy(columns)] = critic.value(joined)
+            where = (to_device(torch.from_numpy(index), self._device) for index in (rows, columns))
+            rollout.next_value[tuple(where)] = critic.value(joined)
 
     def _scale(self, rollout: Rollout) -> None:
         ended = rollout.terminated | rollout.truncated

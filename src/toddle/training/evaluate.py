@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from toddle.core.config import config
+from toddle.core.device import device_of
 from toddle.core.errors import problem
 from toddle.core.protocols import Policy
 from toddle.core.seeding import numpy_generator, torch_generator
@@ -140,12 +141,12 @@ class _Wave:
         env, n = self.env, self.env.num_envs
         obs, _ = env.reset(seed=list(self.seeds))
         memory, first = self.policy.initial_memory(n), np.ones(n, bool)
-        began = time.perf_counter()
+        began, device = time.perf_counter(), device_of(self.policy)
         self._film(self.active, start=True)
         while self.active.any():
             observation = to_observation(
                 obs, first=first, previous_action=self.actions.reshape(n, -1), body=self.body,
-                instruction=env.instruction,
+                instruction=env.instruction, device=device,
             )
             asked = time.perf_counter()
             decision, memory = self.policy.act(

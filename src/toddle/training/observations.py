@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from toddle.core.device import to_device
 from toddle.core.types import Observation
 
 __all__ = ["to_observation"]
@@ -20,11 +21,13 @@ def to_observation(
     previous_action: NDArray[Any],
     body: int = 0,
     instruction: list[str] | None = None,
+    device: torch.device | None = None,
 ) -> Observation:
     """Return the Observation (B, ...) of batched observations: an array (B, O) is proprioception, a dict has keys.
 
     `first` (B,) bool marks the first observation of an episode; `previous_action` (B, H_exec * A) is the chunk
-    executed before, set to 0 where `first`; `body` is the index of the body in the policy's banks.
+    executed before, set to 0 where `first`; `body` is the index of the body in the policy's banks;
+    `device` is where the policy computes (None: the CPU).
     """
     values = obs if isinstance(obs, dict) else {"proprio": obs}
     tensors: dict[str, Any] = {}
@@ -37,4 +40,4 @@ def to_observation(
     tensors["previous_action"] = torch.from_numpy(previous)
     if instruction is not None:
         tensors["instruction"] = list(instruction)
-    return tensors  # type: ignore[return-value]
+    return tensors if device is None else to_device(tensors, device)  # type: ignore[return-value]
