@@ -66,6 +66,31 @@ def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
     assert "optim.rate was 0.001 and is 0.1" in text and "sizes.1 was 8 and is 16" in text and "\n" not in text
 
 
+def test_a_field_that_a_later_version_added_counts_as_its_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(tmp_path, Config(sizes=(4,)))
+    (tmp_path / "config.yaml").write_text("out: a\nthreads: 1\nsizes: [4]\noptim: {}\n")  # as before `rate` existed
+    with pytest.raises(InputError, match=r"another config: optim\.rate was 0\.001 and is 0\.1; use the same"):
+        RunFolder.open(tmp_path, Config(sizes=(4,), optim=Optim(rate=0.1)), resume=True)
+    with pytest.raises(InputError, match=r"another config: sizes\.0 was 4 and is 8; sizes\.1 was None and is 8; use"):
+        RunFolder.open(tmp_path, Config(), resume=True)
+    assert capsys.readouterr().err == ""
+    RunFolder.open(tmp_path, Config(sizes=(4,)), resume=True).close()
+    line = f"test_run: {tmp_path} is older than these settings, taken at their defaults: optim.rate = 0.001\n"
+    assert capsys.readouterr().err == line
+    RunFolder.open(tmp_path, Config(sizes=(4,)), resume=True).close()
+    assert capsys.readouterr().err == ""  # now it is written down
+
+
+def test_a_field_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
+    begin(tmp_path, Config())
+    with (tmp_path / "config.yaml").open("a") as file:
+        file.write("momentum: 0.9\n")
+    with pytest.raises(InputError, match=r"another config: momentum was 0\.9 and is None; use"):
+        RunFolder.open(tmp_path, Config(), resume=True)
+
+
 def test_what_may_change_may_change(tmp_path: Path) -> None:
     begin(tmp_path, Config())
     RunFolder.open(tmp_path, Config(threads=2, out=Path("b")), resume=True).close()

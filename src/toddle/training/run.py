@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import yaml
 
 from toddle import __version__
-from toddle.core.config import save_config, to_dict
+from toddle.core.config import from_dict, save_config, to_dict
 from toddle.core.errors import InputError
 from toddle.core.files import write_json_atomic
 from toddle.core.protocols import Learner
@@ -50,7 +51,7 @@ class RunFolder:
 
         Raises InputError when another process writes there, when a run is there and `resume` is not set, or when
         its config differs from `config` (the fields are named; `out`, and what the config's class lists in
-        `may_change`, may differ).
+        `may_change`, may differ).  A field that a later version added counts as its default; one line says so.
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -174,7 +175,8 @@ def _check_same_run(path: Path, command: str, config: Any) -> None:
     if begun_by != command:
         raise InputError(f"{path} holds a run of '{begun_by}', not of '{command}'; choose another --out")
     free = {"out", *getattr(type(config), "may_change", ())}
-    before, now = _flat(saved), _flat(to_dict(config))
+    written, now = _flat(saved), _flat(to_dict(config))
+    before = _flat(_completed(saved, type(config)))
     changed = [
         f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -182,6 +184,17 @@ def _check_same_run(path: Path, command: str, config: Any) -> None:
     ]
     if changed:
         raise InputError(f"{path} was begun with another config: {'; '.join(changed)}; use the same, or another --out")
+    if added := [f"{name} = {before[name]!r}" for name in sorted(before.keys() - written.keys())]:
+        print(f"{command}: {path} is older than these settings, taken at their defaults: {', '.join(added)}",
+              file=sys.stderr)  # fmt: skip
+
+
+def _completed(saved: Any, cls: type[Any]) -> Any:
+    """Return a saved config with the fields it lacks at their defaults; unchanged when `cls` no longer reads it."""
+    try:
+        return to_dict(from_dict(cls, saved))
+    except InputError:
+        return saved  # a field is gone or has another type: the comparison names it
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
