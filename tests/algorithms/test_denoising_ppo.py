@@ -1,4 +1,4 @@
-"""PPO over denoising chains against closed forms (ALGORITHMS 8), and the faults of released codes not to repeat.
+"""PPO over denoising chains against closed forms (DPPO), and the faults of released codes not to repeat.
 
 The gradient of the first epoch is compared with REINFORCE on the chain; truncation is tested by moving a reward.
 """

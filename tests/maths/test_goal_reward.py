@@ -1,4 +1,4 @@
-"""The generic reward against numbers worked out by hand from P2.2."""
+"""The generic reward against numbers worked out by hand from the formula of docs/goal_tracking.md."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ FIRST = torch.tensor([[0, 0, 0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 1, 1]], dtype
 
 
 def seen_by_loop(first: torch.Tensor, window: int) -> torch.Tensor:
-    """Row (t, kind) sees column (s, kind): written from the words of P1.3, not from the code."""
+    """Row (t, kind) sees column (s, kind): written from the words of the module's docstring, not from its code."""
     batch, length = first.shape
     out = torch.zeros(batch, 2 * length, 2 * length, dtype=torch.bool)
     for b in range(batch):

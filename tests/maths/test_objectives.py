@@ -74,7 +74,7 @@ def test_links_do_not_share_a_clip() -> None:
 
 
 def test_clip_schedule_of_dppo() -> None:
-    # ALGORITHMS of DPPO: base .001, eps .01, rate 3, ten links
+    # DPPO (arXiv 2409.00588), its released schedule: base .001, eps .01, rate 3, ten links
     expected = [0.001, 0.0012, 0.0015, 0.0018, 0.0023, 0.0030, 0.0040, 0.0054, 0.0073, 0.01]
     assert link_clips(10, 0.001, 0.01, 3.0).tolist() == pytest.approx(expected, abs=6e-5)
     assert link_clips(1, 0.001, 0.01).tolist() == pytest.approx([0.01])  # 0 / 0 in the formula

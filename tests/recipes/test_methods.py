@@ -194,7 +194,7 @@ def test_a_dataset_of_another_body_is_refused(tmp_path: Path, demonstrations: Pa
 
 
 def test_the_table_of_defaults() -> None:
-    """Numbers of the sources, written down by hand from the papers (ALGORITHMS 8, 11, 13, 14)."""
+    """Numbers of the sources, written down by hand from the papers that PAPERS.md names."""
     assert {method for method, _ in METHODS} == set(DENOISING)
     warm = settings_of("dppo", True)
     assert (warm.process.train_steps, warm.process.tuned_steps) == (20, 10)  # type: ignore[union-attr]

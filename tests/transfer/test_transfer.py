@@ -1,4 +1,4 @@
-"""Conversion, growth and graft keep the RL function to the tolerances of ALGORITHMS P1.7, and nothing new is dead."""
+"""Conversion, growth and graft keep the RL function as docs/conversion.md says, and nothing new is dead."""
 
 from typing import Any
 

@@ -2,7 +2,7 @@
 
     part of the paper                              where
     exploration noise, one spread a world          DDiffPG._explore
-    novelty bonus (RND as S0 says, or NovelD)      models.novelty.Novelty
+    novelty bonus (RND, or NovelD as released)      models.novelty.Novelty
     trajectories grouped by DTW, average linkage   algorithms.modes.assign_modes
     a critic per mode, inherited                   algorithms.modes.inherit
     target actions by gradient ascent on min Q     DDiffPG._improve
@@ -102,7 +102,7 @@ class DDiffPGConfig:
     ascent_rate: float = 0.03
     """Adam's rate of a target action."""
     novelty: Literal["rnd", "noveld"] = "noveld"
-    """The exploration bonus (the paper's code takes NovelD, S0 says RND)."""
+    """The exploration bonus (the paper's code takes NovelD)."""
     novelty_weight: float = 0.05
     """Weight of the bonus."""
     embedding: int = 5

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a VLA on demonstrations (ALGORITHMS P1.7).
+"""Supervised fine-tuning of a VLA on demonstrations.
 
 Source: flow matching as in pi0 (arXiv 2410.24164) and GR00T N1 (arXiv 2503.14734); the loss is the policy's own
 (`policies/vla.py`, `policies/pi0.py`), this file is everything around it.  Settings of AdamW (0.9, 0.95), cosine rate

@@ -1,6 +1,7 @@
 """Domain randomisation of goal tracking: what a world's robot differs in from the description, episode by episode.
 
-The minimum set of ALGORITHMS 1: link masses, servo gains, friction, a delay of one control step, observation noise.
+A usual set (compare HT, arXiv 2303.03381): link masses, servo gains, friction, a delay of one control step,
+observation noise.
 Needs a pool with one model a world.
 """
 

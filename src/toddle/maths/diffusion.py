@@ -70,7 +70,7 @@ def ddim_link(
 
 
 def flow_time(alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
-    """Return flow time tau_k and scale c_k with x_k = c_k x_tau: the exact bridge from diffusion to flow (P1.6)."""
+    """Return flow time tau_k and scale c_k with x_k = c_k x_tau: the exact bridge to flow (docs/denoising.md)."""
     signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     return signal / (signal + noise), signal + noise
 

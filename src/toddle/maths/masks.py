@@ -1,4 +1,4 @@
-"""Who sees whom: attention masks over [past action, observation] histories and action slots (ALGORITHMS P1.3).
+"""Who sees whom: attention masks over [past action, observation] histories and action slots (docs/conversion.md).
 
 Every decision t adds two history tokens, its past action a_t (the chunk executed before it) and its observation o_t.
 With a window of W decisions the row of o_t sees the W latest observations and the W - 1 latest past actions (2W - 1
@@ -75,7 +75,7 @@ def slot_mask(
     """Return the additive mask (H, H) among the action slots of one decision.
 
     kind "causal": slot i sees slots 0..i.  "bidirectional": it sees all, the later ones with `future_bias` added to
-    their logits; annealed from -40 to 0 the change from causal makes no jump (P1.3).
+    their logits; annealed from -40 to 0 the change from causal makes no jump.
     """
     later = torch.ones(slots, slots, dtype=torch.bool, device=device).triu(1)
     return torch.zeros(slots, slots, device=device).masked_fill_(later, -math.inf if kind == "causal" else future_bias)

@@ -1,7 +1,7 @@
 """Self-attention with rotary positions in SECONDS, cross-attention to a set of context tokens, and the key-value ring.
 
 Rotary angles are time x frequency, with time constants from 0.01 s to 10 s.  Only time differences enter a logit, so
-keys cached at earlier control steps stay valid and bodies of different control rates share one trunk (P1.3).  Tables
+keys cached at earlier control steps stay valid and bodies of different control rates share one trunk.  Tables
 are computed in float64: an hour at 100 rad/s still has its phase exact.  Context is a set: no positions in its keys.
 """
 

@@ -1,5 +1,5 @@
 """The action expert: banks in, trunk, banks out.  The same class in RL (head direct) and in the VLA (head velocity or
-endpoint); what `transfer` converts (DESIGN 5, ALGORITHMS P1).
+endpoint); what `transfer` converts (docs/conversion.md).
 
 Tokens of a decision: [a_prev, o_t | slot_1 .. slot_H].  Slots read the history and themselves, the history never reads
 slots, so the history is the same whatever the noisy actions are (level B).  slot_h = e_h + W_in(x_tau, tau) with W_in's
@@ -322,7 +322,7 @@ class ActionExpert(nn.Module):
     def sample(self, cache: KVRing, noise: Tensor, steps: int = 10) -> Tensor:
         """Integrate the flow from noise (B, H, A) to the action chunk, after `prefix`; padded dimensions come out 0.
 
-        Head noise visits the times of its diffusion, whatever `steps`: that is DDIM with eta 0 (ALGORITHMS P1.6).
+        Head noise visits the times of its diffusion, whatever `steps`: DDIM with eta 0 (arXiv 2010.02502, eq. 12).
         """
 
         def velocity(x: Tensor, tau: Tensor) -> Tensor:

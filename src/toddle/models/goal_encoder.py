@@ -1,7 +1,7 @@
-"""Goal items to context tokens: what stands in RL where a VLM's tokens stand in the VLA (ALGORITHMS P2.3).
+"""Goal items to context tokens: what stands in RL where a VLM's tokens stand in the VLA (docs/goal_tracking.md).
 
 One token per item: [part embedding | the rest of the item] -> 2-layer MLP -> layer norm -> d_g.  A dropped or empty
-goal is the learned NULL token alone; the adapter of a converted VLA starts as exactly this token (P1.4 mode 1).
+goal is the learned NULL token alone; the adapter of a converted VLA starts as exactly this token (docs/conversion.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Modulation by flow time: adaLN whose zero-initialised part is a DEVIATION (ALGORITHMS P1.1).
+"""Modulation by flow time: adaLN (arXiv 2212.09748) whose zero-initialised part is a DEVIATION.
 
     residual     x + (1 + g1) Attn(LN(x) (1 + s1) + b1),  x + (1 + g2) MLP(LN(x) (1 + s2) + b2)   (canonical)
     dit_literal  the same with gates g1, g2 alone: each block is the identity at first and the pretrained function and

@@ -71,7 +71,7 @@ class RunningNorm(nn.Module):
 class TokenMoments(nn.Module):
     """Mean and standard deviation of the embedded tokens of each type, an exponential average over batches.
 
-    A converted expert with fresh encoders matches them (ALGORITHMS P1.2, re-anchoring).  `count` is the number of
+    A converted expert with fresh encoders matches them (docs/conversion.md, other bodies).  `count` is the number of
     batches seen; moments are meaningless while it is 0.
     """
 

@@ -1,6 +1,6 @@
 """The side-car: a trunk of any width that rides beside a pretrained one and adds to its slots through one zero layer.
 
-For sizes that do not divide (ALGORITHMS P1.5).  Its tokens are the slots lifted to its width; its cross blocks read the
+For sizes that do not divide.  Its tokens are the slots lifted to its width; its cross blocks read the
 first trunk's slots and the context; what it has to say comes back through `merge`, which starts at 0.  So the whole is
 exactly the first trunk at first, whatever the widths, and `merge` alone is zero: its gradient is alive.
 """

@@ -2,8 +2,8 @@
 
 Radosavovic et al., "Real-World Humanoid Locomotion with Reinforcement Learning" (arXiv 2303.03381) and "Learning
 Humanoid Locomotion over Challenging Terrain" (HT-2, arXiv 2410.03654).  Deviations:
- 1. Goals come in by cross-attention in the even blocks, as VLM tokens will in the VLA (ALGORITHMS P2.3).
- 2. The action is read at H slot tokens after o_t, not at o_t; the expert converts without a new head (P1.2, level C).
+ 1. Goals come in by cross-attention in the even blocks, as VLM tokens will in the VLA (GR00T N1, arXiv 2503.14734).
+ 2. The action is read at H slot tokens after o_t, not at o_t; it converts without a new head (docs/conversion.md).
  3. Positions are rotary in seconds, so keys stay valid in a cache (HT recomputes its window at every step).
 a ~ N(mean, exp(log_std)^2) over the first H_exec slots; the spread does not depend on the state.
 """

@@ -91,7 +91,7 @@ class DenoisingNetwork(nn.Module):
             self.band = process.std_range
 
     def _trunk(self, config: DenoisingConfig, net: TrunkDenoiserConfig) -> TrunkDenoiser:
-        """Build the action expert; a diffusion's steps become flow times (the bridge of P1.6), any step of them."""
+        """Build the action expert; a diffusion's steps become flow times (docs/denoising.md), any step of them."""
         process, times = config.process, tuple[float, ...]()
         if isinstance(process, DiffusionConfig):
             taus, scales = flow_time(cosine_alpha_bar(process.train_steps))

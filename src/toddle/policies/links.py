@@ -22,7 +22,7 @@ __all__ = ["DiffusionConfig", "DiffusionLinks", "FlowConfig", "FlowLinks", "make
 
 @config
 class DiffusionConfig:
-    """Variance-preserving diffusion (ALGORITHMS 8): epsilon prediction on the cosine schedule."""
+    """Variance-preserving diffusion (DPPO, arXiv 2409.00588): epsilon prediction on the cosine schedule."""
 
     kind: Literal["diffusion"] = "diffusion"
     """Names the process in files."""
@@ -58,7 +58,7 @@ class DiffusionConfig:
 
 @config
 class FlowConfig:
-    """Flow matching with a stochastic sampler (ALGORITHMS 11 to 14)."""
+    """Flow matching with a stochastic sampler (arXiv 2510.25889, 2505.22094)."""
 
     kind: Literal["flow"] = "flow"
     """Names the process in files."""

@@ -1,4 +1,4 @@
-"""From an RL policy to a flow-matching action expert, weight by weight (ALGORITHMS P1.1 to P1.4, P1.6).
+"""From an RL policy to a flow-matching action expert, weight by weight (docs/conversion.md).
 
 Kept are the trunk, the banks of known bodies, the normalisation, the slot embeddings and, with head endpoint, the
 decoder.  New are the flow-time modulation (zero deviation), W_in(x_tau, tau) (zero last layer), the adapter from VLM
@@ -64,7 +64,7 @@ class ConvertConfig:
     bodies: tuple[BodySpec, ...] = ()
     """Embodiments of the expert (all of the source's); one the source does not know gets fresh banks."""
     fresh_inputs: bool = False
-    """Give every body fresh encoders (level A only: what S0 literally says)."""
+    """Give every body fresh encoders (level A only)."""
     moment_match: bool = True
     """Scale fresh encoders so that their tokens have the mean and spread of the RL policy's."""
     replace_blocks: int = 1

@@ -1,4 +1,4 @@
-"""How much of a denoising policy's function its transfer kept: levels A, B, C (ALGORITHMS P1.2, P1.6)."""
+"""How much of a denoising policy's function its transfer kept: levels A, B, C (docs/denoising.md, Transfer)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Self-distillation after mode replace: the converted trunk learns back what the removed self-attention did.
 
 Minimises |slots - slots of the frozen RL trunk|^2 on RL rollouts, with goal tokens in place of the VLM's, at random
-noise and flow time (ALGORITHMS P1.4 mode 3: 1,000 to 5,000 steps before SFT).  Modulation stays at zero deviation.
+noise and flow time (1,000 to 5,000 steps before SFT).  Modulation stays at zero deviation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The graft: a trunk of another width beside the pretrained one, for sizes that do not divide (ALGORITHMS P1.5).
+"""The graft: a trunk of another width beside the pretrained one, for sizes that do not divide (docs/conversion.md).
 
-Reading of "the large expert cross-attends to the RL trunk's tokens through W_O = 0": its cross blocks read the RL
-trunk's slots, and its only way into the output is a projection that starts at 0.  So the RL function is kept
-exactly, any ratio of widths works, and exactly one factor in series is 0.  Deviation: the zero is the projection back
+Its cross blocks read the RL trunk's slots, and its only way into the output is a projection that starts at 0.  So the
+RL function is kept exactly, any ratio of widths works, and exactly one factor in series is 0: the projection back
 (`merge`), not W_O of the large trunk's cross-attention; with both 0 nothing would ever train.
 """
 

@@ -4,7 +4,7 @@ Depth: a fresh block passes a learned gate that starts at 0: an exact no-op whos
 adaLN-Zero, here where it belongs: on NEW blocks).  Width: x' = r copies of x.  Layer norms see the same statistics;
 W' = R_out W S with rows of S random convex weights over the copies, which breaks their symmetry after one step; heads
 are copied, so head_dim and the softmax scale stay.  A larger MLP ratio adds hidden units with zero outgoing weights.
-ALGORITHMS P1.5; Chen et al. "Net2Net" (arXiv 1511.05641) for the copies.
+Chen et al. "Net2Net" (arXiv 1511.05641) for the copies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which self-attention matters least: D_l = E |a - a_without_l|^2 / Var(a) on observations (ALGORITHMS P1.4 mode 3)."""
+"""Which self-attention matters least: D_l = E |a - a_without_l|^2 / Var(a) on observations (docs/conversion.md)."""
 
 from __future__ import annotations
 

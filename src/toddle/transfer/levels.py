@@ -1,4 +1,4 @@
-"""How much of the RL function a conversion kept, measured: levels A, B, C and independence of tau (ALGORITHMS P1.2)."""
+"""How much of the RL function a conversion kept: levels A, B, C and independence of tau (docs/conversion.md)."""
 
 from __future__ import annotations
 

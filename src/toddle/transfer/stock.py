@@ -1,6 +1,6 @@
 """The same trunk as an unmodified DiT would hold it: layer norms without affine, their weights in modulation biases.
 
-    LN_aff(x) = LN(x) w + b  =  LN(x) (1 + scale) + shift  with bias scale = w - 1, shift = b    (ALGORITHMS P1.1, (i))
+    LN_aff(x) = LN(x) w + b  =  LN(x) (1 + scale) + shift  with bias scale = w - 1, shift = b    (DiT, arXiv 2212.09748)
 Exact up to rounding (tolerance 5e-6 in float32); only for trunks all of whose tokens are modulated, since unmodulated
 tokens would lose their affine.
 """
