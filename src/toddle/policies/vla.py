@@ -133,7 +133,7 @@ class FlowVLA(nn.Module):
         """
         norm = self.expert.tokens.norm
         if not float(norm.count[body]):
-            norm.update(proprio, body)
+            norm.update(proprio.to(norm.mean.device), body)
         made = Normalization.of(actions, mode)
         self.set_action_normalization(body, torch.from_numpy(made.offset), torch.from_numpy(made.scale))
 
@@ -212,7 +212,7 @@ class FlowVLA(nn.Module):
         batch: observation (T, B, ...) in time order, the last decision is the one that is learned; action (B, H, A)
         in the environment's units; mask (B, H) bool, False where the chunk reaches beyond its episode.
         Head velocity: |v - (a - eps)|^2.  Head noise: |eps' - eps|^2.  Head endpoint: |a1 - a|^2, which is the
-        velocity's error times (1 - tau)^2 (ALGORITHMS P1.2: unweighted, the last instants would count 1 / (1 - tau)^2).
+        velocity's error times (1 - tau)^2 (unweighted, the last instants would count 1 / (1 - tau)^2).
         Returns the mean over real numbers and detached metrics.
         """
         observation, mask = batch["observation"], batch["mask"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from toddle.algorithms.backbone_pretraining import (
     retrieval,
 )
 from toddle.core.config import config
+from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import nearest, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
 from toddle.core.plan import Plan
@@ -88,6 +89,8 @@ class Config:
     hand, object and goal positions), measures on held-out episodes, and writes weights, tokenizer and a data card.
     """
 
+    may_change: ClassVar[tuple[str, ...]] = ("device",)
+
     out: Path = Path("runs/backbone")
     """Folder of the run."""
     weights: Path | None = None
@@ -102,11 +105,14 @@ class Config:
     """Share of each task's episodes that is kept for measuring."""
     seed: int = 0
     """Seed of weights and sampling."""
+    device: str = "cpu"
+    """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
         """Check the names of tasks and the sizes."""
+        check_device_name(self.device)
         for task in self.render.tasks:
             if task not in SENTENCES:
                 raise problem("render.tasks", "Meta-World tasks", task, nearest(task, SENTENCES))
@@ -116,6 +122,7 @@ class Config:
 
 def plan(config: Config) -> Plan:
     """Say what will be done; times are those of one core of a shared machine."""
+    resolve_device(config.device)
     missing = [task for task in config.render.tasks if not scenes_file(config.out / "scenes", task).exists()]
     frames = len(config.render.tasks) * config.render.episodes * config.render.frames
     pixels = config.sizes.image_size**2
@@ -133,6 +140,7 @@ def plan(config: Config) -> Plan:
 
 def run(config: Config, *, resume: bool = False) -> None:
     """Render, train, measure, write."""
+    device = resolve_device(config.device)
     with RunFolder.open(config.out, config, resume=resume) as folder:
         chosen = {task: SENTENCES[task] for task in config.render.tasks}
         missing = [task for task in chosen if not scenes_file(config.out / "scenes", task).exists()]
@@ -145,7 +153,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         sentences = [sentence for texts in SENTENCES.values() for sentence in texts]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # transformers initialises from the global generator
-            backbone = EmbeddedBackbone(config.sizes, train_tokenizer(sentences, config.sizes))
+            backbone = EmbeddedBackbone(config.sizes, train_tokenizer(sentences, config.sizes)).to(device)
         learner = BackbonePretraining(backbone, scenes.where(~held), config.training, seed=config.seed)
         began = time.process_time()
         run_loop(

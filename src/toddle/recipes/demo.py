@@ -13,11 +13,12 @@ from typing import ClassVar
 
 from toddle.algorithms.sft import SFTConfig
 from toddle.core.config import config, to_dict
+from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.plan import Plan
 from toddle.training.report import write_report
 from toddle.training.run import RunFolder
-from toddle.training.steps import Step, is_done, run_steps, seconds_of, toddle_step
+from toddle.training.steps import Step, is_done, on_device, run_steps, seconds_of, toddle_step
 from toddle.training.steps_board import StepBar, makespan
 from toddle.transfer.convert import ConvertConfig
 
@@ -39,7 +40,7 @@ class Config:
     Called again it goes on where it was.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("processes",)
+    may_change: ClassVar[tuple[str, ...]] = ("processes", "device")
 
     out: Path = Path("runs/demo")
     """Folder of all stages; the page is report.html in it."""
@@ -65,12 +66,15 @@ class Config:
     """Control steps after which an evaluation episode has failed."""
     videos: int = 1
     """Episodes filmed of each candidate on each task, undisturbed and pushed."""
+    device: str = "cpu"
+    """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     processes: int = 2
     """Stages at the same time."""
     seed: int = 0
     """Seed of everything but the evaluation, whose seeds are fixed."""
 
     def __post_init__(self) -> None:
+        check_device_name(self.device)
         if not self.tasks:
             raise problem("tasks", "at least one task", "none")
         names = ("pretrain_steps", "worlds", "demonstrations", "episodes", "processes")
@@ -119,11 +123,12 @@ def stages(config: Config) -> list[Step]:
             },
             after=[f"sft_{name}"], seconds=10 + 1.2 * config.episodes * len(config.tasks),
         ))  # fmt: skip
-    return [pretrain, record, transfer, *training, *evaluating]
+    return on_device([pretrain, record, transfer, *training, *evaluating], config.device)
 
 
 def plan(config: Config) -> Plan:
     """Show the stages and which are done."""
+    resolve_device(config.device)
     steps = stages(config)
     todo = [step for step in steps if not is_done(step, config.out)]
     lines = [f"{step.name}: " + (f"about {step.seconds:.0f} s" if step in todo else "done") for step in steps]
@@ -133,6 +138,7 @@ def plan(config: Config) -> Plan:
 
 def run(config: Config, *, resume: bool) -> None:
     """Run the stages that are not done and write the page; `resume` is always meant."""
+    resolve_device(config.device)
     steps, began = stages(config), time.monotonic()
     with RunFolder.open(config.out, config, resume=True) as folder:
         with StepBar("demo") as bar:

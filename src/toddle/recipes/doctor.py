@@ -99,8 +99,8 @@ def _python(config: Config) -> Check:
 
 def _torch(config: Config) -> Check:
     fine, found = _try(
-        "import torch; g = torch.cuda.is_available(); torch.ones(2) @ torch.ones(2);"
-        "print(torch.__version__, torch.cuda.get_device_name() if g else 'on the CPU (no CUDA device)')"
+        "import torch; from toddle.core.device import describe_devices; torch.ones(2) @ torch.ones(2);"
+        "print(torch.__version__ + ', devices:', describe_devices())"
     )
     return Check(item="torch", fine=fine, found=found, remedy="run scripts/setup.sh, or: pip install torch==2.13.0")
 

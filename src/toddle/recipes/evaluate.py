@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from toddle.core.config import config
+from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.plan import Plan
@@ -33,7 +34,7 @@ class Config:
     Example: toddle evaluate --policy converted=runs/sft_a/policy random=runs/sft_b/policy --env metaworld/reach-v3
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("num_envs",)
+    may_change: ClassVar[tuple[str, ...]] = ("num_envs", "device")
 
     policy: tuple[str, ...]
     """Policy folders; `name=folder` gives the candidate a name for tables and plots."""
@@ -47,6 +48,8 @@ class Config:
     """Seed of the first episode, counting up.  Demonstrations are recorded on seeds from 1,000,000."""
     num_envs: int = 10
     """Worlds stepped at once; a policy decides for all of them in one call."""
+    device: str = "cpu"
+    """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     threads: int = 1
     """Threads of the simulation, where it has any."""
     deterministic: bool = True
@@ -69,6 +72,7 @@ class Config:
     """In goal tracking: show each world its own goal, another world's, or none (negative controls)."""
 
     def __post_init__(self) -> None:
+        check_device_name(self.device)
         for label, least in (("episodes", 1), ("num_envs", 1), ("videos", 0), ("video_size", 16), ("image_size", 16)):
             if (value := getattr(self, label)) < least:
                 raise problem(label, f"at least {least}", value)
@@ -134,6 +138,7 @@ def _cells(config: Config) -> list[tuple[str, Candidate, str]]:
 
 def plan(config: Config) -> Plan:
     """Check policies and environments; the time is that of camera worlds, 5 ms a control step each."""
+    resolve_device(config.device)
     for name in config.env:
         if name not in known_envs():
             raise problem("env", "a known environment", name, nearest(name, known_envs()))
@@ -157,12 +162,11 @@ def plan(config: Config) -> Plan:
 def run(config: Config, *, resume: bool) -> None:
     """Evaluate every cell; episodes that are on disk already are not run again."""
     plan(config)
-    cells = _cells(config)
+    cells, scene = _cells(config), _Scene(config)
     with RunFolder.open(config.out, config, resume=resume) as folder:
         log = EpisodeLog(folder.path / "episodes.jsonl")
         total = len(cells) * config.episodes
         table: dict[tuple[str, str, str], list[EpisodeResult]] = {}
-        scene = _Scene(config)
         with ProgressLine("evaluate", total, done=len(log)) as bar, contextlib.closing(scene):
             for env_name, candidate, condition in cells:
                 results = _evaluate_cell(scene, env_name, candidate, condition, log, bar)
@@ -179,7 +183,7 @@ class _Scene:
     """The policy and the environment at hand, kept from one cell to the next while they are the same."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.device = config, resolve_device(config.device)
         self._candidate: Candidate | None = None
         self._policy: Any = None
         self._settings: tuple[Any, dict[str, Any]] = (None, {})  # the policy's config and meta
@@ -189,7 +193,7 @@ class _Scene:
         """Return policy, environment, and the policy's bank for its body."""
         if candidate != self._candidate:
             self.close()
-            self._policy = load_policy(candidate.folder)
+            self._policy = load_policy(candidate.folder, self.device)
             self._candidate, self._settings = candidate, read_policy(candidate.folder)[1:3]
         config, (policy_config, meta) = self.config, self._settings
         if self._env is None or self._env.name != env_name:

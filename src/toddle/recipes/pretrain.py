@@ -8,14 +8,16 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from gymnasium import spaces
 from torch import nn
 
 from toddle.algorithms.ddiffpg import DDiffPG, DDiffPGConfig
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import config
+from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.plan import Plan
 from toddle.core.protocols import Learner
@@ -84,6 +86,8 @@ class Config:
     `--method ppo` is paradigm 1; the others make diffusion and flow policies (docs/denoising.md).
     """
 
+    may_change: ClassVar[tuple[str, ...]] = ("device",)
+
     out: Path = Path("runs/pretrain")
     """The run's folder."""
     env: tuple[str, ...] = ("goal/sawyer",)
@@ -120,12 +124,15 @@ class Config:
     """How experience is gathered."""
     ppo: PPOConfig = TUNED
     """The algorithm."""
+    device: str = "cpu"
+    """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     checkpoint_every: int = 20
     """Iterations between two checkpoints."""
     seed: int = 0
     """Seed of everything."""
 
     def __post_init__(self) -> None:
+        check_device_name(self.device)
         if not self.env:
             raise problem("env", "at least one environment", "none")
         for name in ("worlds", "threads", "steps", "checkpoint_every"):
@@ -155,6 +162,7 @@ def _policy(config: Config, bodies: tuple[BodySpec, ...], goals: bool, imitated:
             config.method, config.denoising, bodies[0], warm=config.warm_start is not None,
             goal_width=config.goal_width if goals else 0, seed=config.seed,
         )  # fmt: skip
+        made.to(resolve_device(config.device))
         if imitated and config.warm_start is not None:
             warm_start(made, config.warm_start, config.imitation, config.out / "warm_start", config.seed)
         return made
@@ -180,9 +188,10 @@ def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module
 
     imitated: imitate `warm_start` first (and keep what that made in the run's folder).
     """
+    device = resolve_device(config.device)
     envs = _environments(config)
     if config.method == "ddiffpg":
-        return _build_ddiffpg(config, envs)
+        return _build_ddiffpg(config, envs, device)
     ppo, collect = config.ppo, config.collect
     if config.method != "ppo":
         warm = config.warm_start is not None
@@ -198,14 +207,14 @@ def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module
     goals, privileged = all("goal" in keys for keys in has), all("critic" in keys for keys in has)
     if any("goal" in keys for keys in has) and not goals:
         raise problem("env", "all with goals or none", ", ".join(config.env))
-    policy = _policy(config, tuple(bodies.values()), goals, imitated)
+    policy = _policy(config, tuple(bodies.values()), goals, imitated).to(device)
     sizes = {env.body: env.body_spec.proprio for env in envs}
     if privileged:
         sizes = {env.body: int(space["critic"].shape[0]) for env, space in zip(envs, spaces_, strict=True)}  # type: ignore[index]
     critic = ValueNet(CriticConfig(
         inputs=tuple(sizes.values()), key="critic" if privileged else "proprio", hidden=config.critic_hidden,
         goal_width=config.goal_width if goals else 0, seed=config.seed,
-    ))  # fmt: skip
+    )).to(device)  # fmt: skip
     labels = [name.replace("/", "-") for name in config.env]
     order = list(bodies)
     collectors = [
@@ -217,10 +226,12 @@ def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module
     return PPO(policy, critic, collectors, ppo, iterations=iterations, seed=config.seed), policy, iterations
 
 
-def _build_ddiffpg(config: Config, envs: list[BatchedEnv]) -> tuple[Learner, nn.Module, int]:
+def _build_ddiffpg(
+    config: Config, envs: list[BatchedEnv], device: torch.device
+) -> tuple[Learner, nn.Module, int]:
     if len(envs) != 1:
         raise problem("env", "one environment with method ddiffpg", len(envs))
-    learner = DDiffPG(envs[0], config.ddiffpg, seed=config.seed)
+    learner = DDiffPG(envs[0], config.ddiffpg, seed=config.seed, device=device)
     return learner, learner.policy, max(1, round(config.steps / (config.ddiffpg.steps * config.worlds)))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.config import config
+from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.plan import Plan
 from toddle.core.types import BodySpec
@@ -58,6 +59,8 @@ class Config:
     Writes the policy to <out>/policy: evaluate it with `toddle evaluate`.
     """
 
+    may_change: ClassVar[tuple[str, ...]] = ("device",)
+
     dataset: tuple[Path, ...]
     """LeRobot datasets (v3.0), as `toddle record` writes them."""
     init: str = "random"
@@ -82,11 +85,14 @@ class Config:
     """Where features of the frozen backbone are kept; runs with the same backbone and dataset share them."""
     seed: int = 0
     """Seed of fresh weights, order of samples and noise."""
+    device: str = "cpu"
+    """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
+        check_device_name(self.device)
         if not self.dataset:
             raise problem("dataset", "at least one folder", "none")
         if self.like is not None and self.init != "random":
@@ -97,6 +103,7 @@ class Config:
 
 def plan(config: Config) -> Plan:
     """Check the datasets and the init folder, and say what will be done."""
+    resolve_device(config.device)
     datasets = [LeRobotDataset(path) for path in config.dataset]
     policy = make_policy(config, datasets)
     weights = sum(value.numel() for value in policy.parameters())
@@ -116,9 +123,10 @@ def plan(config: Config) -> Plan:
 
 def run(config: Config, *, resume: bool = False) -> None:
     """Cache features, train, save the averaged weights."""
+    device = resolve_device(config.device)
     with RunFolder.open(config.out, config, resume=resume) as folder:
         datasets = [LeRobotDataset(path) for path in config.dataset]
-        policy = make_policy(config, datasets)
+        policy = make_policy(config, datasets).to(device)
         data = make_data(config, policy, datasets)
         body = policy.body_index(datasets[0].info.get("robot_type"))
         policy.fit_normalization(data.proprio(), feature_statistics(data.actions), config.normalization, body)

@@ -12,11 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from toddle.core.config import config
+from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import nearest, problem
 from toddle.core.plan import Plan
 from toddle.recipes import studies
 from toddle.training.run import RunFolder
-from toddle.training.steps import Step, is_done, run_steps, seconds_of, with_what_they_need
+from toddle.training.steps import Step, is_done, on_device, run_steps, seconds_of, with_what_they_need
 from toddle.training.steps_board import StepBar, makespan
 from toddle.training.study import Study, write_page, write_rows
 
@@ -30,7 +31,7 @@ class Config:
     Called again it goes on where it was.  Example: toddle study conversion --scale small
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("only", "again", "processes", "page_only", "runs")
+    may_change: ClassVar[tuple[str, ...]] = ("only", "again", "processes", "page_only", "runs", "device")
 
     name: Annotated[str, tyro.conf.Positional]
     """The study: the name of a file in recipes/studies."""
@@ -40,6 +41,8 @@ class Config:
     """Where the study's folder with data, plots and page is written."""
     runs: Path = Path("runs/studies")
     """Where the runs themselves are kept."""
+    device: str = "cpu"
+    """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     processes: int = 2
     """Runs at the same time."""
     only: tuple[str, ...] = ()
@@ -50,6 +53,7 @@ class Config:
     """Run nothing; rebuild the page from data.jsonl."""
 
     def __post_init__(self) -> None:
+        check_device_name(self.device)
         if self.processes < 1:
             raise problem("processes", "at least 1", self.processes)
         if self.again and not self.only:
@@ -73,7 +77,8 @@ def _folder(config: Config) -> Path:
 def plan(config: Config) -> Plan:
     """Show how many runs there are, how long they take, and which are done."""
     study = load_study(config.name)
-    steps = study.steps(study.settings(config.scale))
+    resolve_device(config.device)
+    steps = on_device(study.steps(study.settings(config.scale)), config.device)
     chosen = with_what_they_need(steps, config.only) if config.only else steps
     todo = [step for step in chosen if not is_done(step, _folder(config))]
     hours = sum(step.seconds for step in todo) / 3600
@@ -96,8 +101,9 @@ def run_study(study: Study[Any], config: Config) -> None:
     """Run `study` as `config` says."""
     page = config.out / config.name
     if not config.page_only:
+        resolve_device(config.device)
         settings = study.settings(config.scale)
-        steps = study.steps(settings)
+        steps = on_device(study.steps(settings), config.device)
         with RunFolder.open(_folder(config), config, resume=True) as folder:
             chosen = with_what_they_need(steps, config.only) if config.only else steps
             if config.again:

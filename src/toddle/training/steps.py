@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,13 @@ from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
 from toddle.training.steps_board import StepBoard, last_line
 
-__all__ = ["Step", "check_steps", "is_done", "run_steps", "seconds_of", "toddle_step", "with_what_they_need"]
+__all__ = [
+    "Step", "check_steps", "is_done", "on_device", "run_steps", "seconds_of", "toddle_step", "with_what_they_need",
+]
 
 POLL_SECONDS, SHOW_SECONDS = 0.1, 0.5
+COMPUTING = {"pretrain", "sft", "evaluate", "backbone"}
+"""Commands with a `device`."""
 GRACE_SECONDS = 60.0
 """How long an interrupted step may take to save its state before it is killed."""
 
@@ -73,8 +77,9 @@ class Step:
         return fill(list(self.arguments)), fill(self.settings)
 
     def fingerprint(self) -> str:
-        """Return a digest of what the step does, wherever its folder is."""
-        text = json.dumps([list(self.arguments), self.settings, list(self.after)], sort_keys=True, default=str)
+        """Return a digest of what the step does, wherever its folder is and whatever device computes it."""
+        settings = {key: value for key, value in self.settings.items() if key != "device"}
+        text = json.dumps([list(self.arguments), settings, list(self.after)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -86,6 +91,14 @@ def toddle_step(
     return Step(
         name=name, arguments=arguments, settings={**settings, "out": "{out}"}, after=tuple(after), seconds=seconds
     )
+
+
+def on_device(steps: Sequence[Step], device: str) -> list[Step]:
+    """Return the steps with those toddle commands that have a `device` set to it."""
+    return [
+        replace(step, settings=step.settings | {"device": device}) if COMPUTING & set(step.arguments) else step
+        for step in steps
+    ]
 
 
 def is_done(step: Step, folder: Path) -> bool:
