@@ -9,13 +9,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     GemmaConfig,
+    Idefics3ForConditionalGeneration,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
     PI0Config,
     PI0ForConditionalGeneration,
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
-    SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
 
@@ -50,8 +50,8 @@ def _gemma(vocabulary: int, width: int = 24) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def save_smolvlm(folder: Path) -> Path:
-    """SmolVLM: 4 x 4 patches shuffled by 2 make 4 tokens a picture; language width 24."""
+def save_smolvlm(folder: Path, family: type[Any] = SmolVLMForConditionalGeneration) -> Path:
+    """SmolVLM or Idefics3: 4 x 4 patches shuffled by 2 make 4 tokens a picture; language width 24."""
     tokenizer = save_tokenizer(folder)
     text = {
         "model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 24, "intermediate_size": 32,
@@ -59,10 +59,17 @@ def save_smolvlm(folder: Path) -> Path:
     }  # fmt: skip
     vision = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
               "num_attention_heads": 2}  # fmt: skip
-    config = SmolVLMConfig(vision_config=vision, text_config=text, image_token_id=2, scale_factor=2, pad_token_id=0)
+    config = family.config_class(
+        vision_config=vision, text_config=text, image_token_id=2, scale_factor=2, pad_token_id=0
+    )
     torch.manual_seed(0)
-    SmolVLMForConditionalGeneration(config).save_pretrained(folder)
+    family(config).save_pretrained(folder)
     return folder
+
+
+def save_idefics3(folder: Path) -> Path:
+    """Idefics3 at the sizes of `save_smolvlm`."""
+    return save_smolvlm(folder, Idefics3ForConditionalGeneration)
 
 
 def save_paligemma(folder: Path) -> Path:
@@ -77,15 +84,17 @@ def save_paligemma(folder: Path) -> Path:
     return folder
 
 
-def save_pi0(folder: Path) -> Path:
-    """pi0: chunk of 6, states up to 10 and actions up to 7 numbers."""
+def save_pi0(folder: Path, *, chunk_size: int = 6, max_state_dim: int = 10) -> Path:
+    """pi0: actions up to 7 numbers."""
     tokenizer = save_tokenizer(folder)
     vlm = PaliGemmaConfig(
         vision_config=_vision(), image_token_id=2, projection_dim=24, pad_token_id=0,
         text_config=GemmaConfig(**{key: value for key, value in _gemma(len(tokenizer)).items() if key != "model_type"}),
     )  # fmt: skip
     expert = GemmaConfig(**{key: value for key, value in _gemma(len(tokenizer), 16).items() if key != "model_type"})
-    config = PI0Config(vlm_config=vlm, dit_config=expert, chunk_size=6, max_state_dim=10, max_action_dim=7)
+    config = PI0Config(
+        vlm_config=vlm, dit_config=expert, chunk_size=chunk_size, max_state_dim=max_state_dim, max_action_dim=7
+    )
     torch.manual_seed(0)
     PI0ForConditionalGeneration(config).save_pretrained(folder)
     return folder

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny_vlm import SENTENCES, save_paligemma, save_smolvlm
+from tests.tiny_vlm import SENTENCES, save_idefics3, save_paligemma, save_smolvlm
 from torch.testing import assert_close
 
 from toddle.core.errors import InputError
 from toddle.models.backbone import Backbone, BackboneConfig, load_backbone
-from toddle.models.backbone_hub import fit_square
+from toddle.models.backbone_hub import FAMILIES, fit_square
 
-BUILD = {"smolvlm": save_smolvlm, "paligemma": save_paligemma}
-PICTURE_TOKENS = {"smolvlm": 4 + 3, "paligemma": 16}  # SmolVLM frames a picture with three tokens
+BUILD = {"smolvlm": save_smolvlm, "idefics3": save_idefics3, "paligemma": save_paligemma}
+PICTURE_TOKENS = {"smolvlm": 4 + 3, "idefics3": 4 + 3, "paligemma": 16}  # three tokens frame a picture
 
 
-@pytest.fixture(scope="module", params=["smolvlm", "paligemma"])
+@pytest.fixture(scope="module", params=list(BUILD))
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Backbone]:
     folder = BUILD[request.param](tmp_path_factory.mktemp(request.param))
     return request.param, folder, load_backbone(BackboneConfig(name=str(folder), text_tokens=9))
@@ -26,6 +27,12 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def pictures(batch: int = 3, cameras: int = 2, height: int = 20, width: int = 28) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (batch, cameras, 3, height, width), generator=generator, dtype=torch.uint8)
+
+
+def test_every_family_that_the_loader_claims_is_tested(loaded: tuple[str, Path, Backbone]) -> None:
+    assert set(BUILD) == set(FAMILIES)
+    kind, folder, _ = loaded
+    assert json.loads((folder / "config.json").read_text())["model_type"] == kind
 
 
 def test_shapes_and_mask(loaded: tuple[str, Path, Backbone]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,27 @@ def test_clear_lines(folder: Path, tmp_path: Path) -> None:
     assert is_pi0_folder(folder) and not is_pi0_folder(tmp_path)
     with pytest.raises(InputError, match="pi0 source"):
         Pi0Policy.from_pretrained(Pi0Config(source=str(tmp_path / "no"), body=BODY))
-    big = Pi0Config(source=str(folder), body=BodySpec(name="big", proprio=40, action=3, dt=0.05), executed=4)
-    with pytest.raises(InputError, match=r"pi0 body\.proprio: expected 1 to 10"):
-        Pi0Policy.from_pretrained(big)
+    with pytest.raises(InputError, match="pi0 executed: expected at least 1"):
+        Pi0Config(source=str(folder), body=BODY, executed=0)
+
+
+@pytest.mark.parametrize(
+    ("body", "executed", "line"),
+    [
+        ({"proprio": 17, "action": 4}, 4, "max_state_dim: expected at least 17, for the proprioception of body 'arm'"),
+        ({"proprio": 5, "action": 9}, 4, "max_action_dim: expected at least 9, for the actions of body 'arm', got 7"),
+        ({"proprio": 5, "action": 4}, 8, "chunk_size: expected at least 8, for the actions executed of a chunk, got 6"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_is_too_small_is_refused_before_its_weights_are_read(
+    folder: Path, tmp_path: Path, body: dict[str, int], executed: int, line: str
+) -> None:
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / file, tmp_path)
+    settings = Pi0Config(source=str(tmp_path), body=BodySpec(name="arm", dt=0.05, **body), executed=executed)
+    with pytest.raises(InputError) as error:
+        Pi0Policy.from_pretrained(settings)
+    assert f"pi0 {tmp_path}: {line}" in str(error.value) and "\n" not in str(error.value)
+    fits = Pi0Config(source=str(tmp_path), body=BODY, executed=4)
+    with pytest.raises(InputError, match="cannot be loaded"):  # now the weights are looked for
+        Pi0Policy.from_pretrained(fits)

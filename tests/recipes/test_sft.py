@@ -12,12 +12,14 @@ from tests.tiny_dataset import write_toy_dataset
 from tests.tiny_vlm import save_pi0
 
 from toddle.algorithms.sft import SFTConfig
+from toddle.cli import main
 from toddle.core.errors import InputError
 from toddle.models.backbone import BackboneConfig
 from toddle.models.backbone_embedded import save_embedded
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.store import load_policy
 from toddle.recipes.sft import Config, FreshExpert, plan, run
+from toddle.training.episodes import read_episodes
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,34 @@ def test_pi0_through_the_same_command(setting: Config, tmp_path: Path) -> None:
     folder = save_pi0(tmp_path / "pi0")
     run(replace(setting, init=str(folder), out=tmp_path / "run", sft=SFTConfig(steps=2, batch=2)))
     assert load_policy(tmp_path / "run" / "policy").kind == "pi0"
+
+
+def test_pi0_from_demonstrations_to_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands as a user calls them, defaults and all, on Meta-World's arm."""
+    pytest.importorskip("metaworld", reason="metaworld is not installed")
+    data, task = str(tmp_path / "data"), "metaworld/handle-press-v3"
+    call("record", "--env", task, "--episodes", "1", "--image-size", "32", "--seed", "50", "--out", data)
+    small = save_pi0(tmp_path / "small")
+    sft = ("--sft.steps", "2", "--sft.batch", "2", "--dataset", data, "--out", str(tmp_path / "sft"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["sft", "--init", str(small), *sft])
+    assert stopped.value.code == 2 and "max_state_dim: expected at least 17" in capsys.readouterr().err
+    large = save_pi0(tmp_path / "large", chunk_size=8, max_state_dim=17)
+    call("sft", "--init", str(large), *sft)
+    policy = load_policy(tmp_path / "sft" / "policy")
+    assert policy.kind == "pi0" and policy.config.body.name == "sawyer" and not (policy.action_scale <= 0).any()
+    few = ("--episodes", "2", "--num-envs", "2", "--max-episode-steps", "20", "--videos", "0", "--push")
+    call("evaluate", "--policy", str(tmp_path / "sft"), "--env", task, *few, "--out", str(tmp_path / "evaluate"))
+    rows = read_episodes(tmp_path / "evaluate" / "episodes.jsonl")
+    assert [(row["candidate"], row["condition"], row["seed"], row["length"]) for row in rows] == [
+        ("sft", condition, seed, 20) for condition in ("plain", "pushed") for seed in (0, 1)
+    ]
+
+
+def call(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == 0
 
 
 def test_clear_lines(setting: Config, tmp_path: Path) -> None:

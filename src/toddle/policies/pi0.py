@@ -50,6 +50,11 @@ class Pi0Config:
     train: Literal["expert", "all"] = "expert"
     """What fine-tuning changes: the action expert alone, or PaliGemma too."""
 
+    def __post_init__(self) -> None:
+        for name in ("executed", "steps", "text_tokens"):
+            if getattr(self, name) < 1:
+                raise problem(f"pi0 {name}", "at least 1", getattr(self, name))
+
 
 def is_pi0_folder(folder: Path) -> bool:
     """Return whether a folder holds pi0 weights as transformers saves them."""
@@ -71,17 +76,11 @@ class Pi0Policy(nn.Module):
     action_scale: Tensor
 
     def __init__(self, config: Pi0Config, model: Any, tokenizer: Any) -> None:
-        """Wrap a loaded model.  Raises InputError when the body does not fit into its padded sizes."""
+        """Wrap a loaded model.  Raises InputError when the checkpoint is too small for the body or the chunk."""
         super().__init__()
         self.config, self.model, self.tokenizer = config, model, tokenizer
         settings = model.config
-        for label, need, room in (
-            ("body.proprio", config.body.proprio, settings.max_state_dim),
-            ("body.action", config.body.action, settings.max_action_dim),
-            ("executed", config.executed, settings.chunk_size),
-        ):  # fmt: skip
-            if not 1 <= need <= room:
-                raise problem(f"pi0 {label}", f"1 to {room}, the size of this checkpoint", need)
+        _check_sizes(config, settings)
         self.horizon = config.executed
         vision = settings.vlm_config.vision_config
         self.size = int(vision.image_size)
@@ -102,10 +101,12 @@ class Pi0Policy(nn.Module):
     @classmethod
     def from_pretrained(cls, config: Pi0Config) -> Pi0Policy:
         """Load the weights of `config.source`, to fine-tune them.  Raises InputError when they cannot be had."""
-        model, tokenizer = _read(
-            config.source, lambda source: PI0ForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-        )
-        return cls(config, model, tokenizer)
+
+        def load(source: str) -> Any:
+            _check_sizes(config, PI0Config.from_pretrained(source))  # before gigabytes of weights are read
+            return PI0ForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+
+        return cls(config, *_read(config.source, load))
 
     # ---- what SFT and its command ask ------------------------------------------------------------------------------
     @property
@@ -222,6 +223,18 @@ class Pi0Policy(nn.Module):
         return pictures + words + [pad] * missing, [1] * (len(pictures) + len(words)) + [0] * missing
 
 
+def _check_sizes(config: Pi0Config, settings: Any) -> None:
+    """Raise InputError, one line, where a size of the checkpoint's config is too small for the body or the chunk."""
+    body = config.body
+    for field, need, why, remedy in (
+        ("max_state_dim", body.proprio, f"for the proprioception of body '{body.name}'", "take a larger checkpoint"),
+        ("max_action_dim", body.action, f"for the actions of body '{body.name}'", "take a larger checkpoint"),
+        ("chunk_size", config.executed, "for the actions executed of a chunk", "execute fewer (--expert.executed)"),
+    ):  # fmt: skip
+        if getattr(settings, field) < need:
+            raise problem(f"pi0 {config.source}: {field}", f"at least {need}, {why}", getattr(settings, field), remedy)
+
+
 def _pad(x: Tensor, size: int) -> Tensor:
     return nn.functional.pad(x, (0, size - x.shape[-1]))
 
@@ -232,6 +245,8 @@ def _read(source: str, load: Any) -> tuple[Any, Any]:
         raise problem("pi0 source", "a folder that exists or a hub id like lerobot/pi0_base", source)
     try:
         return load(source), AutoTokenizer.from_pretrained(source)
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         line = " ".join(str(error).split())[:160]
         raise InputError(f"pi0: '{source}' cannot be loaded ({line}); download it and give its folder") from None
