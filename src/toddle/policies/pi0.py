@@ -88,6 +88,7 @@ class Pi0Policy(nn.Module):
         for name, size in (("state", config.body.proprio), ("action", config.body.action)):
             self.register_buffer(f"{name}_offset", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
+        model.model.dit.embed_tokens.requires_grad_(False)  # a table of words that is never read
         if config.train == "expert":
             model.model.vlm.requires_grad_(False)
 
@@ -95,7 +96,7 @@ class Pi0Policy(nn.Module):
     def from_config(cls, config: Pi0Config) -> Pi0Policy:
         """Build with the architecture and tokenizer of `config.source` and fresh weights (`load_policy` fills them)."""
         settings, tokenizer = _read(config.source, lambda source: PI0Config.from_pretrained(source))
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             return cls(config, PI0ForConditionalGeneration(settings), tokenizer)
 
     @classmethod
