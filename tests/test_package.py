@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from toddle.cli import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 DATA = (".safetensors", ".json", ".xml", ".typed")
 
@@ -57,6 +59,25 @@ def test_the_command_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> N
         assert done.stdout == f"toddle {version}\n"
 
 
+WITHOUT_EXTRAS = """
+import sys
+for extra in "transformers tokenizers peft huggingface_hub metaworld scipy libero robosuite".split():
+    sys.modules[extra] = None
+from toddle.cli import COMMANDS, main
+for command in COMMANDS.keys() - {"backbone"}:  # its network is made of the extra vla
+    try:
+        main([command, "--help"])
+    except SystemExit as stopped:
+        assert stopped.code == 0, command
+"""
+
+
+def test_help_needs_no_extra() -> None:
+    """As after a plain `pip install toddle`: whatever an extra brings cannot be imported."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("usage: ") == len(COMMANDS) - 1, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_wheel_installs_with_its_dependencies(wheel: Path, tmp_path: Path) -> None:
@@ -67,6 +88,12 @@ def test_the_wheel_installs_with_its_dependencies(wheel: Path, tmp_path: Path) -
     subprocess.run([*pip, str(wheel)], check=True)
     done = subprocess.run([str(tmp_path / "bin/toddle"), "doctor"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and "this machine is fit" in done.stdout, done.stdout + done.stderr
+    task = ["pretrain", "--env", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--steps", "256", "--worlds", "4"]
+    for more in (["--dry-run"], []):
+        command = [str(tmp_path / "bin/toddle"), *task, *more]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "runs/pretrain/policy/policy.json").exists()
 
 
 def test_pins_cover_every_dependency() -> None:

@@ -7,8 +7,6 @@ import math
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
 __all__ = ["cluster_paths", "dtw", "mode_entropy", "resample"]
 
@@ -47,6 +45,9 @@ def cluster_paths(distances: Array, *, share: float = 0.7, most: int = 10) -> ND
     count = len(distances)
     if count < 2:
         return np.zeros(count, dtype=np.int64)
+    from scipy.cluster import hierarchy  # of the extra `sim`: what groups no paths does without
+    from scipy.spatial.distance import squareform
+
     tree = hierarchy.linkage(squareform(distances, checks=False), method="average")
     labels = hierarchy.fcluster(tree, share * tree[-1, 2], criterion="distance") - 1
     return np.zeros(count, dtype=np.int64) if labels.max() >= most else labels.astype(np.int64)

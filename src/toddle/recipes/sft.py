@@ -22,7 +22,6 @@ from toddle.data.windows import WindowDataset
 from toddle.models.backbone import BackboneConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.trunk import TrunkConfig
-from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder
 from toddle.policies.store import load_policy, save_policy
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 from toddle.training.loop import ProgressLine, run_loop
@@ -147,6 +146,8 @@ def run(config: Config, *, resume: bool = False) -> None:
 def make_policy(config: Config, datasets: list[LeRobotDataset]) -> Any:
     """Load the policy of `init`, or build one with a fresh expert for the datasets' body."""
     if config.init != "random":
+        from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder  # with it comes transformers
+
         if not is_pi0_folder(Path(config.init)):
             return load_policy(Path(config.init))
         executed = config.expert.executed
