@@ -259,12 +259,14 @@ def test_a_goal_ends_when_its_time_is_over_and_is_counted_once() -> None:
 def test_a_fall_ends_the_episode_and_misses_the_goal() -> None:
     env = make_env("goal/humanoid", 4, seed=0, recovery_fraction=0.0, pushes=None)
     env.reset(seed=0)
-    fallen = np.zeros(4, bool)
-    for _ in range(160):
-        _, _, terminated, _, info = env.step(np.zeros((4, 17)))
+    for _ in range(60):
+        assert not env.step(np.zeros((4, 17)))[2].any()  # its servos hold it up, on flat feet
+    fallen, bow = np.zeros(4, bool), np.eye(17)[[0] * 4] * -1.0  # the trunk forward, as far as it goes
+    for _ in range(100):
+        _, _, terminated, _, info = env.step(bow)
         assert (info["goal_done"] | ~terminated).all() and not info["goal_success"][terminated].any()
         fallen |= terminated
-    assert fallen.all()  # nobody balances here
+    assert fallen.all()
 
 
 def test_recovery_episodes_begin_fallen_and_go_on() -> None:
@@ -315,6 +317,31 @@ def test_failure_weights_ask_for_what_is_half_mastered() -> None:
         shares += np.bincount(env.goals.family, minlength=4)
     expected = np.array([0.3, 0.3, 0.25, 0.15]) * [np.exp(-1), np.exp(-1), 1.0, np.exp(-1)]
     np.testing.assert_allclose(shares / shares.sum(), expected / expected.sum(), atol=0.03)
+
+
+def test_a_floating_base_holds_the_pose_it_is_in() -> None:
+    """Goals to hold ask for the joints as they are, not for home, and upright at this place; so they are met now."""
+    body = dataclasses.replace(BODIES["ant"], mix=(0.0, 0.0, 0.0, 1.0))
+    env = GoalTrackingEnv(body, 32, seed=0, held_out=True, recovery_fraction=0.0, pushes=None)
+    env.reset(seed=0)
+    bent = np.tile(np.where(np.arange(8) % 2, 0.0, 0.8), (32, 1))  # hips turned, ankles at home
+    for _ in range(70):
+        _, _, _, _, info = env.step(bent)
+    joints = env.goals.present & (env.reader.part_family[env.goals.part] == 0)
+    hips = joints & (env.goals.part % 2 == 0)
+    assert hips.sum() > 20
+    np.testing.assert_allclose(env.goals.target[..., 0][hips], 0.8, atol=0.05)
+    assert info["goal_done"].sum() == 0 or info["goal_start_met"][info["goal_done"]].all()
+    assert env.goals.met.mean() > 0.9
+    assert (env.goals.present & ~joints).any()
+
+
+def test_a_goal_to_move_is_not_met_when_it_begins() -> None:
+    body = dataclasses.replace(BODIES["ant"], mix=(0.0, 0.0, 1.0, 0.0))
+    env = GoalTrackingEnv(body, 64, seed=0, held_out=True, recovery_fraction=0.0)
+    env.reset(seed=0)
+    slow = np.linalg.norm(env.goals.target[:, 0, :3], axis=1) <= 0.1  # it stands still: the error is the speed
+    np.testing.assert_array_equal(env.goals.met, slow)
 
 
 def test_held_out_goals_are_not_training_goals() -> None:

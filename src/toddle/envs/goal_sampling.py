@@ -16,7 +16,7 @@ from toddle.envs.base import Array
 from toddle.envs.goal_curriculum import EDGES, Failures
 from toddle.envs.goal_parts import HOLD, KEY_POINT, POSTURE, VELOCITY, BodyReader
 from toddle.envs.streams import WorldStreams
-from toddle.maths.goal_reward import item_error
+from toddle.maths.goal_reward import goal_success, item_error
 
 __all__ = ["GoalSampler", "Goals", "VisitedStates"]
 
@@ -30,7 +30,7 @@ SPEED = (0.35, 0.25, 0.5)  # largest targets of a floating base: forward, sidewa
 class Goals:
     """The goals of N worlds.  Everything that a bitwise resume needs is in `state_dict`."""
 
-    _names = ("part", "present", "target", "weight", "family", "bin", "left", "start_error")
+    _names = ("part", "present", "target", "weight", "family", "bin", "left", "start_error", "met")
 
     def __init__(self, worlds: int) -> None:
         items = (worlds, MAX_GOAL_ITEMS)
@@ -42,6 +42,7 @@ class Goals:
         self.bin = np.zeros(worlds, dtype=np.int64)
         self.left = np.ones(worlds, dtype=np.int64)  # control steps until the goal ends
         self.start_error = np.zeros(worlds)  # mean item error when it began
+        self.met = np.zeros(worlds, dtype=bool)  # all items within 0.1 when it began
 
     def difference(self, quantities: Array, other: Array | None = None) -> Array:
         """y - q, (N, I, VALUES), 0 where there is no item; `other` (N,) shows each world another world's goal."""
@@ -137,11 +138,14 @@ class GoalSampler:
         goals.weight[worlds] = raw / raw.sum(axis=1, keepdims=True)
         goals.family[worlds], goals.bin[worlds] = family, bins[pick, chosen]
         goals.left[worlds], goals.start_error[worlds] = steps, mean_error[pick, chosen]
+        goals.met[worlds] = goal_success(error[pick, chosen], present)
 
     def _items(self, worlds: Array, family: Array, wanted: Array, streams: WorldStreams) -> tuple[Array, Array]:
         """Which parts (m, I), and which items there are (m, I).  At most POINTS key points; one velocity."""
         draw = streams.uniform(worlds, self.reader.parts + 1)
         member = self.members[family]  # (m, P)
+        if self.reader.floating:  # a pose is held by its joints too
+            member = member | ((family == HOLD)[:, None] & self.members[POSTURE])
         points = family == KEY_POINT
         score = np.where(member, draw[:, :-1], np.inf)
         excess = points[:, None] & member & (_ranks(score) >= np.minimum(wanted, POINTS)[:, None])
@@ -177,10 +181,9 @@ class GoalSampler:
             stay = int(reader.slots[3][0])
             way = rows[:, :, stay, :3] - quantities[:, None, stay, :3]
             rows[:, :, velocity, :3] = way / (steps * self.step_time)[:, None, None]
-        hold = (family == HOLD)[:, None] & ((draw[..., 2] < 0.5) | (not reader.floating))
         now = np.broadcast_to(quantities[:, None], rows.shape)
-        rows = np.where(hold[..., None, None], now, rows)
-        if reader.floating:  # standing still, upright, is what is held; only the height may be another's
+        rows = np.where((family == HOLD)[:, None, None, None], now, rows)
+        if reader.floating:  # whatever the pose that is held, upright and at this place
             _, upright, station = reader.slots[3]
             rows[:, :, [upright, station]] = 0.0
         return np.asarray(np.take_along_axis(rows, part.reshape(m, 1, -1, 1), axis=2))

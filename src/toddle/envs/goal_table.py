@@ -1,8 +1,9 @@
 """Tables of feasible configurations of a body: where goals may ask it to be, and where episodes may begin.
 
 Arms under servos and floating bases: random joint angles whose pose touches nothing it should not (forward
-kinematics; a floating base then stands on its lowest point).  Mocap arms: a random walk of the hand through its box in
-simulation, because which joint angles belong to a place depends on the way there.
+kinematics; a floating base then stands on its lowest point, the joints that goals do not ask for at home).  Mocap arms:
+a random walk of the hand through its box in simulation, because which joint angles belong to a place depends on the way
+there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from toddle.envs.mujoco_pool import MujocoPool
 
 __all__ = ["FeasibleTable", "feasible_table", "home_configuration", "lowest_point", "setpoint_home"]
 
-SPREAD = 0.6  # of the half-range about home, for floating bases
 _CACHE: dict[tuple[Body, int, int, float], FeasibleTable] = {}
 
 
@@ -90,11 +90,12 @@ def lowest_point(model: mujoco.MjModel, data: mujoco.MjData) -> float:
     return low
 
 
-def feasible_table(reader: BodyReader, size: int, seed: int, spread: float = SPREAD) -> FeasibleTable:
+def feasible_table(reader: BodyReader, size: int, seed: int, spread: float | None = None) -> FeasibleTable:
     """Return `size` feasible configurations; the same arguments are computed once in a process.
 
-    spread: how far from home the joints of a floating base may be, in half-ranges.
+    spread: how far from home the joints of a floating base may be, in half-ranges; None takes `Body.spread`.
     """
+    spread = reader.body.spread if spread is None else spread
     key = (reader.body, size, seed, spread)
     if key not in _CACHE:
         walk = isinstance(reader.body.action, MocapAction)
@@ -121,7 +122,9 @@ def _pose(reader: BodyReader, size: int, seed: int, spread: float) -> tuple[Arra
         qpos, draw = home.copy(), generator.uniform(-1.0, 1.0, reader.qpos.size)
         if reader.floating:
             low, high = reader.middle - reader.half, reader.middle + reader.half
-            qpos[reader.qpos] = np.clip(home[reader.qpos] + spread * reader.half * draw, low, high)
+            away = np.zeros(len(draw))
+            away[reader.posture] = (spread * reader.half * draw)[reader.posture]
+            qpos[reader.qpos] = np.clip(home[reader.qpos] + away, low, high)
             qpos[2] = 10.0
         else:
             qpos[reader.qpos] = reader.middle + reader.half * draw

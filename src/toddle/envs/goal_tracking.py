@@ -5,8 +5,9 @@ pushed now and then.  Everything a policy sees is dimensionless.  Observations: 
 (`core.goal`); critic (privileged: exact errors of every part, contact, time, randomisation).  Floating bases end an
 episode when they fall, unless it is one of the recovery episodes that begin fallen; a goal under way then counts as
 missed.  Infos, besides the base's: goal_done, goal_success (all items within 0.1 when the goal ended), goal_error
-(mean of its items), goal_start_error, goal_items, goal_family, success (of the last goal that ended), level (of the
-curriculum) and reward/<part>.  The first six hold for the last goal that ended within the call of `step_chunk`.
+(mean of its items), goal_start_error, goal_start_met (all items within 0.1 when it began), goal_items, goal_family,
+success (of the last goal that ended), level (of the curriculum) and reward/<part>.  The first seven hold for the last
+goal that ended within the call of `step_chunk`.
 """
 
 from __future__ import annotations
@@ -144,8 +145,8 @@ class GoalTrackingEnv(BatchedEnv):
         self._steps, self._goals_ended = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         self._report = {
             "goal_done": np.zeros(n, bool), "goal_success": np.zeros(n, bool), "goal_error": np.zeros(n),
-            "goal_start_error": np.zeros(n), "goal_items": np.zeros(n, dtype=np.int64),
-            "goal_family": np.zeros(n, dtype=np.int64), "success": np.zeros(n, bool),
+            "goal_start_error": np.zeros(n), "goal_start_met": np.zeros(n, bool), "success": np.zeros(n, bool),
+            "goal_items": np.zeros(n, dtype=np.int64), "goal_family": np.zeros(n, dtype=np.int64),
         }  # fmt: skip
         self._parts: dict[str, Array] = {}
         ranges = self.reader.model.actuator_ctrlrange
@@ -255,6 +256,7 @@ class GoalTrackingEnv(BatchedEnv):
         report["goal_done"][worlds], report["goal_success"][worlds], report["success"][worlds] = True, success, success
         report["goal_error"][worlds] = (error[worlds] * present).sum(axis=1) / items
         report["goal_start_error"][worlds] = goals.start_error[worlds]
+        report["goal_start_met"][worlds] = goals.met[worlds]
         report["goal_items"][worlds], report["goal_family"][worlds] = items, goals.family[worlds]
         self._goals_ended[worlds] += 1
         passed = goal_success(error[worlds], present, self.curriculum.tolerance) & standing

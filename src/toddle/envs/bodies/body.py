@@ -87,6 +87,8 @@ class Body:
     """Largest actuator forces, one an actuator; None takes the model's own force limits."""
     mix: tuple[float, float, float, float] = (0.3, 0.3, 0.25, 0.15)
     """Shares of the goal families of core.goal.FAMILIES."""
+    spread: float = 0.6
+    """How far from home goals may ask the joints of a floating base to be, in half-ranges."""
     episode_seconds: float = 8.0
 
     def key_point_index(self) -> int:

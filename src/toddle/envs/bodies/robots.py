@@ -2,14 +2,17 @@
 
 Ant and Humanoid come with torque motors; they become position servos of the same strength (`motors_to_servos`), and
 their integrator becomes implicitfast with a 5 ms step, which holds such servos stable at a quarter of the cost of the
-original Runge-Kutta.  So `goal/ant` is not the physics of gymnasium's Ant-v5 but the same body under servos.
+original Runge-Kutta.  So `goal/ant` is not the physics of gymnasium's Ant-v5 but the same body under servos.  The
+Humanoid stands on flat feet, where gymnasium's has a ball each, and its servos are stiffer, so that it can stand still.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mujoco
 
-from toddle.envs.bodies.body import Body, KeyPoint, motors_to_servos, package_file
+from toddle.envs.bodies.body import Body, KeyPoint, PositionAction, motors_to_servos, package_file
 
 __all__ = ["ANT", "GO1", "HUMANOID", "PANDA"]
 
@@ -35,22 +38,33 @@ def build_go1() -> mujoco.MjModel:
     return _menagerie("unitree_go1/scene.xml")
 
 
-def _gymnasium(name: str) -> mujoco.MjModel:
+def _gymnasium(name: str, stiffness: float, change: Callable[[mujoco.MjSpec], None] | None = None) -> mujoco.MjModel:
     """Compile a model of gymnasium with servos for its motors."""
-    model = mujoco.MjModel.from_xml_path(str(package_file("gymnasium", f"envs/mujoco/assets/{name}.xml", "sim")))
+    spec = mujoco.MjSpec.from_file(str(package_file("gymnasium", f"envs/mujoco/assets/{name}.xml", "sim")))
+    if change is not None:
+        change(spec)
+    model = spec.compile()
     model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     model.opt.solver, model.opt.timestep = mujoco.mjtSolver.mjSOL_NEWTON, 0.005
-    return motors_to_servos(model)
+    return motors_to_servos(model, stiffness)
 
 
 def build_ant() -> mujoco.MjModel:
     """Compile gymnasium's Ant under servos."""
-    return _gymnasium("ant")
+    return _gymnasium("ant", 2.0)
+
+
+def _flat_feet(spec: mujoco.MjSpec) -> None:
+    """Put a box where the ball of each foot is: 26 cm long, 12 cm wide, 6 cm high, under the ankle."""
+    for name in ("right_foot", "left_foot"):
+        foot = spec.geom(name)
+        foot.type, foot.size = mujoco.mjtGeom.mjGEOM_BOX, [0.13, 0.06, 0.03]
+        foot.pos = [-0.04, foot.pos[1], foot.pos[2]]
 
 
 def build_humanoid() -> mujoco.MjModel:
-    """Compile gymnasium's Humanoid under servos."""
-    return _gymnasium("humanoid")
+    """Compile gymnasium's Humanoid under servos, with flat feet: on its balls it falls whatever its servos do."""
+    return _gymnasium("humanoid", 8.0, _flat_feet)
 
 
 PANDA = Body(
@@ -96,25 +110,26 @@ ANT = Body(
     root="floating",
     length=0.55,
     frame_skip=8,
+    action=PositionAction(gain=0.36),  # at 25 Hz the filter that 0.2 is at 50 Hz
     home=(0.0, 1.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0),  # actuators: hip_4 ankle_4 hip_1 ankle_1 hip_2 ... ankle_3
     undesired=("torso",),
 )
 
-_HANDS_AND_FEET = ("right_foot", "left_foot", "right_hand", "left_hand")
-
 HUMANOID = Body(
     name="humanoid",
     build=build_humanoid,
+    # its legs have no ankles: held bent otherwise than at home they let it fall, so goals do not ask for them
     joints=(
         "abdomen_z", "abdomen_y", "abdomen_x",
-        *(f"{side}_{joint}" for side in ("right", "left") for joint in ("hip_x", "hip_z", "hip_y", "knee")),
         *(f"{side}_{joint}" for side in ("right", "left") for joint in ("shoulder1", "shoulder2", "elbow")),
     ),
-    key_points=tuple(KeyPoint(name=name, objects=(name,), kind="geom") for name in _HANDS_AND_FEET),
+    key_points=tuple(KeyPoint(name=name, objects=(name,), kind="geom") for name in ("right_hand", "left_hand")),
     root="floating",
     length=1.28,
     frame_skip=6,
+    action=PositionAction(gain=0.28),  # at 33 Hz the filter that 0.2 is at 50 Hz
     # actuators: abdomen y z x, per leg hip x z y and knee, per arm shoulder 1, 2 and elbow
-    home=(0.0, 0.0, 0.0, *(0.0, 0.0, -0.1, -0.2) * 2, *(0.0, 0.0, -0.6) * 2),
+    home=(0.0, 0.0, 0.0, *(0.0, 0.0, -0.15, -0.15) * 2, *(0.0, 0.0, -0.6) * 2),
     undesired=("torso", "lwaist", "pelvis", "right_thigh", "left_thigh"),
+    spread=0.4,
 )  # fmt: skip
