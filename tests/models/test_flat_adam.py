@@ -12,7 +12,7 @@ from toddle.models.flat_adam import FlatAdam
 
 
 def networks() -> tuple[nn.Module, nn.Module]:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), nn.Linear(3, 1)
 

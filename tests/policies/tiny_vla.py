@@ -22,7 +22,7 @@ PROPRIO, ACTION = 5, 3
 
 
 def tiny_backbone(seed: int = 0) -> EmbeddedBackbone:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = EmbeddedBackbone(SIZES, train_tokenizer(SENTENCES, SIZES))
     backbone.freeze()

@@ -1,0 +1,114 @@
+"""Every learner, evaluation and checkpoint on a pretend device, on every machine: nothing is forgotten on the CPU.
+
+The numbers must be the CPU's to rounding, as the device computes there and random numbers are drawn there
+(tests/pretend_device.py says what such a run cannot tell).  Not run here: pi0 and hub models (transformers' own code
+decides by device), bfloat16, the feature cache (its encoder is), LIBERO; and no real GPU: see test_gpu.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.device_cases import OTHERS, PRETRAIN, assert_near, fine_tuning, pretraining, steps, through_files
+from tests.pretend_device import PRETEND, MixedDevices, Pretend
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tiny_env import ReachEnv
+from toddle.algorithms import sft
+from toddle.algorithms.ppo import PPO, PPOConfig
+from toddle.core.device import CPU, device_of
+from toddle.core.errors import InputError
+from toddle.core.protocols import Learner
+from toddle.policies import gaussian
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.store import load_policy, read_policy, save_policy
+from toddle.recipes import pretrain
+from toddle.training import observations
+from toddle.training.evaluate import evaluate
+
+ROUNDING = 1e-4
+COVERED = ("dppo", "flow-sde")  # by what is special about them
+QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in COVERED else name for name in PRETRAIN]
+
+
+@pytest.fixture(autouse=True)
+def plain_attention(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same attention on both devices, and `cuda` meaning the pretend device to the recipe."""
+    monkeypatch.setattr(pretrain, "resolve_device", lambda name: PRETEND if name == "cuda" else CPU)
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_pretraining_and_its_checkpoint_on_either_device(name: str, tmp_path: Path) -> None:
+    here, there = pretraining(name), pretraining(name, "cuda")
+    assert device_of(there.policy) == PRETEND  # type: ignore[attr-defined]
+    check(here, there, tmp_path)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_fine_tuning_and_its_checkpoint_on_either_device(name: str, tmp_path: Path) -> None:
+    check(OTHERS[name](CPU), OTHERS[name](PRETEND), tmp_path)
+
+
+def check(here: Learner, there: Learner, folder: Path) -> None:
+    """Two steps are the same on both devices; a checkpoint goes from the one to the other and back, and goes on."""
+    assert_near(steps(there, 2), steps(here, 2), ROUNDING)
+    here.load_state_dict(through_files(there, folder / "there"))
+    there.load_state_dict(through_files(here, folder / "here"))
+    assert_near(steps(there, 1), steps(here, 1), ROUNDING)
+
+
+def test_a_policy_saved_on_one_device_is_evaluated_on_another(tmp_path: Path) -> None:
+    env = ReachEnv(2)
+    policy = GaussianPolicy(GaussianConfig(bodies=(env.body_spec,), hidden=(8,))).to(PRETEND)
+    save_policy(tmp_path, policy)
+    assert all(type(tensor) is torch.Tensor for tensor in read_policy(tmp_path)[3].values())
+    policies = [load_policy(tmp_path), load_policy(tmp_path, PRETEND)]
+    assert [device_of(policy) for policy in policies] == [CPU, PRETEND]
+    here, there = (evaluate(policy, env, seeds=[1, 2, 3], deterministic=False) for policy in policies)
+    assert [r.episode_return for r in there] == pytest.approx([r.episode_return for r in here], rel=1e-5)
+    assert here[0].episode_return != here[1].episode_return
+
+
+# ---- negative controls: each forgets one thing, and is found ---------------------------------------------------------
+def test_a_forgotten_device_in_a_policy_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gaussian, "randn", lambda shape, generator, device: torch.randn(shape, generator=generator))
+    with pytest.raises(MixedDevices, match="addcmul"):
+        pretraining("gaussian", "cuda").step()
+
+
+def test_a_batch_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sft, "to_device", lambda tree, device: tree)
+    with pytest.raises(MixedDevices):
+        fine_tuning(PRETEND).step()
+
+
+def test_an_observation_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observations, "to_device", lambda tree, device: tree)
+    with pytest.raises(MixedDevices):
+        pretraining("causal", "cuda").step()
+
+
+def test_a_table_left_on_the_cpu_is_found() -> None:
+    learner = pretraining("dppo", "cuda")
+    learner.policy.links.now = learner.policy.links.now.cpu()  # type: ignore[attr-defined]
+    with pytest.raises(MixedDevices):
+        learner.step()
+
+
+def test_numpy_of_a_tensor_elsewhere_and_a_critic_elsewhere_are_refused() -> None:
+    with pytest.raises((RuntimeError, TypeError), match="numpy"):
+        torch.ones(2, device=PRETEND).numpy()
+    learner = pretraining("gaussian")
+    learner.policy.to(PRETEND)  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"critic: expected the policy's device pretend:0, got 'cpu'"):
+        PPO(learner.policy, learner.critic, learner.sources, PPOConfig(), iterations=1, seed=0)  # type: ignore[attr-defined]
+
+
+def test_plain_tensors_know_nothing_of_it() -> None:
+    """The pretend device does not change what the CPU does in the tests that share a process with this file."""
+    assert type(torch.ones(2) + torch.ones(2)) is torch.Tensor and isinstance(torch.ones(1, device=PRETEND), Pretend)
