@@ -9,7 +9,7 @@ same weights serve an arm, an ant and a humanoid:
     K(e) = 0.5 (1 - tanh 1.5 e) + 0.3 exp(-(e / 0.3)^2) + 0.2 exp(-(e / 0.1)^2),      u = (1 + up_z) / 2
 
 The tanh has a slope far from the target, where exponential kernels are flat and nothing is learnt.  The sum of the
-joint-limit excesses is capped at 0.3 (docs/goal_tracking.md, difference 3).
+joint-limit excesses is capped at 0.3 (docs/goal_tracking.md, decision 4).
 """
 
 from __future__ import annotations
