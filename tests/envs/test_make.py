@@ -16,6 +16,7 @@ def test_every_family_is_known() -> None:
     names = known_envs()
     assert len(names) == len(set(names))
     assert sum(name.startswith("metaworld/") for name in names) == 50
+    assert sum(name.startswith("metaworld-state/") for name in names) == 50
     assert sum(name.startswith("libero/") for name in names) == 130
     assert {"gymnasium/Ant-v5", "goal/sawyer", "metaworld/reach-v3", "libero/libero_object/9"} <= set(names)
 

@@ -16,6 +16,7 @@ from metaworld.policies import ENV_POLICY_MAP
 
 from toddle.core.errors import InputError
 from toddle.envs.check_env import check_env
+from toddle.envs.make import make_env
 from toddle.envs.metaworld import TASKS, MetaWorldEnv
 from toddle.envs.metaworld_sentences import SENTENCES
 
@@ -193,3 +194,25 @@ def test_wrong_names_are_one_line_with_the_nearest() -> None:
         MetaWorldEnv("reach-v3", cameras=("corner9",))
     with pytest.raises(InputError, match="num_envs"):
         MetaWorldEnv("reach-v3", 0)
+
+
+def test_state_holds_the_objects_and_the_goal_and_success_is_the_reward() -> None:
+    """From state the task can be solved: hand, object and goal are the package's own numbers, in its own order."""
+    env, arm = make_env("metaworld-state/reach-v3", 2, seed=3), make_env("metaworld/reach-v3", 2, seed=3)
+    assert (env.name, env.body, env.body_spec.proprio) == ("metaworld-state/reach-v3", "sawyer_state", 34)
+    seen, poses = env.current_observation()["proprio"], env.object_poses()
+    np.testing.assert_array_equal(seen[:, :17], arm.current_observation()["proprio"])  # the same episodes
+    np.testing.assert_array_equal(seen[:, 17:20], poses["object"])
+    np.testing.assert_array_equal(seen[:, 31:], poses["goal"])
+    assert not np.allclose(seen[0, 31:], seen[1, 31:])
+    total, ended = np.zeros(2), np.zeros(2, bool)
+    while not ended.all():
+        _, reward, terminated, _, info = env.step_chunk(env.expert_action()[:, None], active=~ended, reset_done=False)
+        total += np.where(ended, 0.0, reward)
+        assert ((reward == 1.0) == info["success_now"])[~ended].all()
+        ended |= terminated
+    np.testing.assert_array_equal(total, [1.0, 1.0])
+    _, reward, *_ = arm.step(np.zeros((2, 4)))
+    assert (reward > 0).all()  # control: the dense reward pays for being near
+    with pytest.raises(InputError, match="observation: expected 'arm' or 'state'"):
+        MetaWorldEnv("reach-v3", 1, observation="everything")  # type: ignore[arg-type]

@@ -5,6 +5,7 @@
   metaworld/<task>         Meta-World, e.g. metaworld/reach-v3
   libero/<suite>/<index>   LIBERO, e.g. libero/libero_object/0
   fork/point               a point mass and two ways round a wall
+  metaworld-state/<task>   Meta-World from state (no camera), reward 1 for success, which ends the episode
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ def _metaworld(task: str, num_envs: int, *, threads: int, **options: Any) -> Bat
     return _build(MetaWorldEnv, task, num_envs, **options)
 
 
+def _metaworld_state(task: str, num_envs: int, **options: Any) -> BatchedEnv:
+    given = {"observation": "state", "reward": "success", "terminate_on_success": True, "max_episode_steps": 200}
+    return _metaworld(task, num_envs, **given | options)
+
+
 def _libero(task: str, num_envs: int, *, threads: int, **options: Any) -> BatchedEnv:
     from toddle.envs.libero import LiberoEnv
 
@@ -71,6 +77,7 @@ def _fork(body: str, num_envs: int, **options: Any) -> BatchedEnv:
 
 FAMILIES: dict[str, Callable[..., BatchedEnv]] = {
     "gymnasium": _gymnasium, "goal": _goal, "metaworld": _metaworld, "libero": _libero, "fork": _fork,
+    "metaworld-state": _metaworld_state,
 }  # fmt: skip
 
 
@@ -84,7 +91,7 @@ def _members(family: str) -> list[str]:
         from toddle.envs.bodies import BODIES
 
         return list(BODIES)
-    if family == "metaworld":
+    if family in ("metaworld", "metaworld-state"):
         from toddle.envs.metaworld_sentences import SENTENCES
 
         return list(SENTENCES)

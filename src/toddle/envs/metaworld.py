@@ -50,9 +50,12 @@ class MetaWorldEnv(BatchedEnv):
 
     Observations: `proprio` (N, 17) float32, the numbers of `envs.bodies.sawyer`; with cameras also `images`
     (N, cameras, 3, H, W) uint8, rendered when an observation is asked for and only for worlds that moved since.
+    With `observation` "state", for policies that see no picture, `proprio` is (N, 34): after the arm's numbers come
+    position (metres) and quaternion of two objects (14, zeros where there is no second) and the goal (3, metres).
     Infos: `success` (N,) bool, reached at some step of the episode; `success_now` (N,) bool; `tool_position` (N, 3)
     metres, the hand.
-    Rewards: Meta-World's dense ones, 0 to 10 a step.
+    Rewards: Meta-World's dense ones, 0 to 10 a step; with `reward` "success", 1 at each step at which the task is
+    solved and 0 otherwise (as in robomimic, on which DPPO and ReinFlow are fine-tuned).
     """
 
     body = "sawyer"
@@ -70,17 +73,26 @@ class MetaWorldEnv(BatchedEnv):
         terminate_on_success: bool = False,
         paraphrases: bool = False,
         push_target: Literal["hand", "object"] = "hand",
+        observation: Literal["arm", "state"] = "arm",
+        reward: Literal["dense", "success"] = "dense",
     ) -> None:
         """`paraphrases` draws each episode's sentence among the task's; raises InputError on unknown names."""
-        task = task.removeprefix("metaworld/")
+        task = task.removeprefix("metaworld-state/").removeprefix("metaworld/")
         if task not in ENV_CLS_MAP:
             raise problem("task", "one of Meta-World's 50 tasks", task, nearest(task, TASKS))
         for label, value in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
             if value < 1:
                 raise problem(label, "at least 1", value)
-        if push_target not in ("hand", "object"):
-            raise problem("push_target", "'hand' or 'object'", push_target)
+        for label, word, words in (
+            ("push_target", push_target, ("hand", "object")), ("observation", observation, ("arm", "state")),
+            ("reward", reward, ("dense", "success")),
+        ):  # fmt: skip
+            if word not in words:
+                raise problem(label, " or ".join(map(repr, words)), word)
+        self.observation, self.reward = observation, reward
         self.task, self.name, self.num_envs = task, f"metaworld/{task}", num_envs
+        if observation == "state":  # other numbers than the body's own, so that no policy is used on both
+            self.body, self.name = "sawyer_state", f"metaworld-state/{task}"
         self.cameras, self.image_size = tuple(cameras), image_size
         self.max_episode_steps, self.terminate_on_success = max_episode_steps, terminate_on_success
         self.paraphrases, self.push_target = paraphrases, push_target
@@ -100,7 +112,7 @@ class MetaWorldEnv(BatchedEnv):
                 renderer.check_camera(camera)
         self._images, self._stale = np.zeros((num_envs, *shape), np.uint8), np.ones(num_envs, bool)
         self._arm = SawyerIndex.of(self._envs[0].model)
-        size = len(sawyer_proprio(self._envs[0].model, self._envs[0].data, self._arm))
+        size = len(self._numbers(0))
         parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (size,), np.float32)}
         if self.cameras:
             parts["images"] = spaces.Box(0, 255, shape, np.uint8)
@@ -129,7 +141,7 @@ class MetaWorldEnv(BatchedEnv):
 
     def _begin_episode(self, world: int) -> None:
         env = self._envs[world]
-        generator = numpy_generator(int(self._seed[world]), self.name, int(self._episode[world]))
+        generator = numpy_generator(int(self._seed[world]), f"metaworld/{self.task}", int(self._episode[world]))
         env.np_random, env._freeze_rand_vec, env.curr_path_length = generator, False, 0
         mujoco.mj_resetData(env.model, env.data)
         env.reset_model()  # draws goal and object positions and writes them into the model
@@ -150,6 +162,8 @@ class MetaWorldEnv(BatchedEnv):
             env = self._envs[world]
             self._state[world], reward[world], _, _, info = env.step(action[world])
             self._success_now[world] = info["success"] > 0
+            if self.reward == "success":
+                reward[world] = float(self._success_now[world])
             truncated[world] = env.curr_path_length >= self.max_episode_steps
         self._success |= self._success_now & active
         self._stale |= active
@@ -164,8 +178,7 @@ class MetaWorldEnv(BatchedEnv):
 
     # ---- what is seen --------------------------------------------------------------------------------------------
     def _observe(self) -> Obs:
-        rows = [sawyer_proprio(env.model, env.data, self._arm) for env in self._envs]
-        observation = {"proprio": np.stack(rows)}
+        observation = {"proprio": np.stack([self._numbers(world) for world in range(self.num_envs)])}
         if self.cameras and self.rendering:
             renderer = self._renderer(self.image_size, self.image_size)
             for world in np.flatnonzero(self._stale):
@@ -175,6 +188,13 @@ class MetaWorldEnv(BatchedEnv):
             self._stale[:] = False
             observation["images"] = self._images.copy()
         return observation
+
+    def _numbers(self, world: int) -> Array:
+        env = self._envs[world]
+        arm = sawyer_proprio(env.model, env.data, self._arm)
+        if self.observation == "arm":
+            return arm
+        return np.concatenate([arm, self._state[world, 4:18], self._state[world, 36:39]]).astype(np.float32)
 
     def _renderer(self, width: int, height: int) -> SceneRenderer:
         if (width, height) not in self._renderers:
