@@ -55,7 +55,8 @@ class MetaWorldEnv(BatchedEnv):
     Infos: `success` (N,) bool, reached at some step of the episode; `success_now` (N,) bool; `tool_position` (N, 3)
     metres, the hand.
     Rewards: Meta-World's dense ones, 0 to 10 a step; with `reward` "success", 1 at each step at which the task is
-    solved and 0 otherwise (as in robomimic, on which DPPO and ReinFlow are fine-tuned).
+    solved and 0 otherwise (as in robomimic's tasks, which DPPO and ReinFlow are fine-tuned on).
+    `metaworld-state/<task>` (`envs.make`) sets both, ends episodes at success and after 200 steps.
     """
 
     body = "sawyer"

@@ -116,7 +116,7 @@ def _bodies(policy_config: Any) -> tuple[Any, ...]:
 def _options(config: Config, name: str, policy_config: Any, meta: dict[str, Any]) -> dict[str, Any]:
     """What the environment must be made with so that this policy sees what it was trained on."""
     family, options = name.split("/", 1)[0], dict[str, Any]()
-    if family in ("metaworld", "libero"):
+    if family in ("metaworld", "metaworld-state", "libero"):
         if cameras := config.cameras or getattr(policy_config, "cameras", ()):
             options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
         options["terminate_on_success"] = True
