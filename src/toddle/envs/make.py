@@ -3,6 +3,7 @@
   gymnasium/<task>         gymnasium's MuJoCo tasks over the pool, e.g. gymnasium/HalfCheetah-v5
   goal/<body>              the generic physics reward on a body, e.g. goal/sawyer
   metaworld/<task>         Meta-World, e.g. metaworld/reach-v3
+  touch/<task>             Meta-World's scene with the goal item "the hand at the object"
   libero/<suite>/<index>   LIBERO, e.g. libero/libero_object/0
   fork/point               a point mass and two ways round a wall
   metaworld-state/<task>   Meta-World from state (no camera), reward 1 for success, which ends the episode
@@ -32,6 +33,8 @@ REMEDIES = {
 def _build(environment: Callable[..., BatchedEnv], *arguments: Any, **options: Any) -> BatchedEnv:
     """Call the class after checking the names of the options."""
     names = [name for name in inspect.signature(environment).parameters if name != "self"][len(arguments) :]
+    if "options" in names:  # the class hands them to the one it stands on
+        names = list(inspect.signature(environment.__mro__[1]).parameters)[len(arguments) :]  # type: ignore[attr-defined]
     for key in options:
         if key not in names:
             owner = getattr(environment, "__name__", "the environment")
@@ -57,6 +60,12 @@ def _metaworld(task: str, num_envs: int, *, threads: int, **options: Any) -> Bat
     return _build(MetaWorldEnv, task, num_envs, **options)
 
 
+def _touch(task: str, num_envs: int, *, threads: int, **options: Any) -> BatchedEnv:
+    from toddle.envs.metaworld_touch import MetaWorldTouchEnv
+
+    return _build(MetaWorldTouchEnv, task, num_envs, **options)
+
+
 def _metaworld_state(task: str, num_envs: int, **options: Any) -> BatchedEnv:
     given = {"observation": "state", "reward": "success", "terminate_on_success": True, "max_episode_steps": 200}
     return _metaworld(task, num_envs, **given | options)
@@ -76,7 +85,7 @@ def _fork(body: str, num_envs: int, **options: Any) -> BatchedEnv:
 
 
 FAMILIES: dict[str, Callable[..., BatchedEnv]] = {
-    "gymnasium": _gymnasium, "goal": _goal, "metaworld": _metaworld, "libero": _libero, "fork": _fork,
+    "gymnasium": _gymnasium, "goal": _goal, "metaworld": _metaworld, "touch": _touch, "libero": _libero, "fork": _fork,
     "metaworld-state": _metaworld_state,
 }  # fmt: skip
 
@@ -91,7 +100,7 @@ def _members(family: str) -> list[str]:
         from toddle.envs.bodies import BODIES
 
         return list(BODIES)
-    if family in ("metaworld", "metaworld-state"):
+    if family in ("metaworld", "metaworld-state", "touch"):
         from toddle.envs.metaworld_sentences import SENTENCES
 
         return list(SENTENCES)

@@ -116,14 +116,14 @@ def _bodies(policy_config: Any) -> tuple[Any, ...]:
 def _options(config: Config, name: str, policy_config: Any, meta: dict[str, Any]) -> dict[str, Any]:
     """What the environment must be made with so that this policy sees what it was trained on."""
     family, options = name.split("/", 1)[0], dict[str, Any]()
-    if family in ("metaworld", "metaworld-state", "libero"):
+    if family in ("metaworld", "metaworld-state", "touch", "libero"):
         if cameras := config.cameras or getattr(policy_config, "cameras", ()):
             options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
         options["terminate_on_success"] = True
         if config.max_episode_steps is not None:
             options["max_episode_steps"] = config.max_episode_steps
     elif config.max_episode_steps is not None:
-        raise problem("max_episode_steps", "environments of metaworld/ or libero/", name)
+        raise problem("max_episode_steps", "environments of metaworld/, touch/ or libero/", name)
     if family == "goal":
         options |= {"held_out": True, "pushes": None, "recovery_fraction": 0.0, "control": config.control}
     elif config.control != "own":

@@ -22,7 +22,7 @@ from toddle.training.collect import CollectConfig
 
 __all__ = ["METHODS", "DenoisingMethod", "DenoisingSettings", "Method", "build_policy", "resolve", "settings_of"]
 
-Method = Literal["ppo", "dppo", "reinflow", "flow-sde", "flow-noise", "fpo", "ddiffpg"]
+Method = Literal["ppo", "clone", "dppo", "reinflow", "flow-sde", "flow-noise", "fpo", "ddiffpg"]
 DenoisingMethod = Literal["dppo", "reinflow", "flow-sde", "flow-noise", "fpo"]
 T = TypeVar("T")
 

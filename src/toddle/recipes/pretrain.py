@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from gymnasium import spaces
 from torch import nn
 
+from toddle.algorithms.cloning import Cloning, CloningConfig
 from toddle.algorithms.ddiffpg import DDiffPG, DDiffPGConfig
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import config
@@ -29,7 +30,7 @@ from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.critic import CriticConfig, ValueNet
 from toddle.policies.denoising import DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
-from toddle.policies.store import save_policy
+from toddle.policies.store import load_policy, save_policy
 from toddle.recipes.imitation import ImitationConfig, warm_start
 from toddle.recipes.methods import DenoisingSettings, Method, build_policy, resolved_collect, resolved_ppo
 from toddle.training.collect import CollectConfig, Collector
@@ -39,6 +40,8 @@ from toddle.training.run import RunFolder
 COLLECT = CollectConfig(length=16, discount=0.95)
 TUNED = PPOConfig(epochs=4, minibatches=2, learning_rate=5e-4, critic_learning_rate=2e-3, lam=0.8, target_kl=0.1)
 """Measured on goal/sawyer: docs/results/gctr."""
+CAUSAL_METHODS = ("ppo", "clone")
+"""Methods whose policy is `policy` (causal or mlp), not a denoising one."""
 
 __all__ = ["CausalSettings", "Config", "MlpSettings", "build", "plan", "run"]
 
@@ -83,7 +86,8 @@ class MlpSettings:
 class Config:
     """Pretrain an action expert by RL on the generic physics reward, or train any task by RL.
 
-    `--method ppo` is paradigm 1; the others make diffusion and flow policies (docs/denoising.md).
+    `--method ppo` is paradigm 1; `clone` imitates a policy that ppo made (the supervised control); the others make
+    diffusion and flow policies (docs/denoising.md).
     """
 
     may_change: ClassVar[tuple[str, ...]] = ("device",)
@@ -101,7 +105,7 @@ class Config:
     method: Method = "ppo"
     """The algorithm; `ppo` and `collect` below take the method's own defaults where they stand at theirs."""
     policy: Literal["causal", "mlp"] = "causal"
-    """Kind of policy of method ppo."""
+    """Kind of policy of methods ppo and clone."""
     denoising: DenoisingSettings = DenoisingSettings()
     """The policy of the other methods."""
     ddiffpg: DDiffPGConfig = DDiffPGConfig()
@@ -110,6 +114,10 @@ class Config:
     """Dataset to imitate before RL (a diffusion or flow policy's); None starts from random weights."""
     imitation: ImitationConfig = ImitationConfig()
     """How it is imitated."""
+    teacher: Path | None = None
+    """Method clone: folder of the policy whose rollouts are imitated."""
+    clone: CloningConfig = CloningConfig()
+    """Settings of method clone."""
     causal: CausalSettings = CausalSettings()
     """Settings of the causal transformer."""
     mlp: MlpSettings = MlpSettings()
@@ -120,6 +128,10 @@ class Config:
     """Width of the pooled goal in the critic and the multilayer perceptron."""
     control: Literal["own", "shuffled", "none"] = "own"
     """Whose goal a world is shown in goal-tracking environments; shuffled and none are negative controls."""
+    token_latency: int = 1
+    """Goal tokens are refreshed every 1 to so many control steps, like a slow vision model's."""
+    distractors: int = 0
+    """Tokens of other worlds' goals shown beside a world's own, at most, so that attention learns to choose."""
     collect: CollectConfig = COLLECT
     """How experience is gathered."""
     ppo: PPOConfig = TUNED
@@ -138,24 +150,33 @@ class Config:
         for name in ("worlds", "threads", "steps", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise problem(name, "at least 1", getattr(self, name))
-        if self.warm_start is not None and self.method in ("ppo", "ddiffpg"):
+        if self.warm_start is not None and self.method in ("ppo", "clone", "ddiffpg"):
             raise problem("warm_start", "none with this method", str(self.warm_start), "take dppo or a flow method")
-        if self.method == "ppo" and self.policy == "causal" and self.ppo.minibatches > self.worlds:
-            raise problem("ppo.minibatches", f"at most {self.worlds} (worlds): the policy needs whole worlds",
-                          self.ppo.minibatches)  # fmt: skip
+        if (self.method == "clone") != (self.teacher is not None):
+            raise problem("teacher", "a policy folder with method clone, and with no other", str(self.teacher))
+        for name, least in (("token_latency", 1), ("distractors", 0)):
+            if getattr(self, name) < least:
+                raise problem(name, f"at least {least}", getattr(self, name))
+        parts = self.clone.minibatches if self.method == "clone" else self.ppo.minibatches
+        if self.method in CAUSAL_METHODS and self.policy == "causal" and parts > self.worlds:
+            name = "clone" if self.method == "clone" else "ppo"
+            raise problem(f"{name}.minibatches", f"at most {self.worlds} (worlds): it needs whole worlds", parts)
 
 
 def _environments(config: Config) -> list[BatchedEnv]:
     envs = []
     for index, name in enumerate(config.env):
-        options: dict[str, Any] = {"control": config.control} if name.startswith("goal/") else {}
+        options: dict[str, Any] = {}
+        if name.startswith("goal/"):
+            options = {"control": config.control, "token_latency": config.token_latency,
+                       "distractors": config.distractors}  # fmt: skip
         seed = config.seed + 1000 * index
         envs.append(make_env(name, config.worlds, seed=seed, threads=config.threads, **options))
     return envs
 
 
 def _policy(config: Config, bodies: tuple[BodySpec, ...], goals: bool, imitated: bool) -> ExpertPolicy:
-    if config.method != "ppo":
+    if config.method not in CAUSAL_METHODS:
         if len(bodies) > 1:
             raise problem("env", f"one body with method {config.method}", ", ".join(body.name for body in bodies))
         made = build_policy(
@@ -193,7 +214,7 @@ def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module
     if config.method == "ddiffpg":
         return _build_ddiffpg(config, envs, device)
     ppo, collect = config.ppo, config.collect
-    if config.method != "ppo":
+    if config.method not in CAUSAL_METHODS:
         warm = config.warm_start is not None
         ppo = resolved_ppo(config.method, warm, ppo, TUNED)
         collect = resolved_collect(config.method, warm, collect, COLLECT)
@@ -223,7 +244,20 @@ def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module
     ]
     decisions = config.steps / policy.horizon
     iterations = max(1, round(decisions / sum(collector.decisions for collector in collectors)))
+    if config.teacher is not None:
+        return _build_clone(config, policy, collectors, iterations, device), policy, iterations
     return PPO(policy, critic, collectors, ppo, iterations=iterations, seed=config.seed), policy, iterations
+
+
+def _build_clone(
+    config: Config, policy: ExpertPolicy, sources: list[Collector], iterations: int, device: torch.device
+) -> Cloning:
+    if len(sources) != 1:
+        raise problem("env", "one environment with method clone", len(sources))
+    teacher = load_policy(cast(Path, config.teacher)).to(device)
+    if teacher.kind != policy.kind:
+        raise problem("teacher", f"a policy of kind '{policy.kind}'", teacher.kind)
+    return Cloning(policy, teacher, sources[0], config.clone, iterations=iterations, seed=config.seed)
 
 
 def _build_ddiffpg(
@@ -236,7 +270,7 @@ def _build_ddiffpg(
 
 
 def _collectors(learner: Learner) -> list[Collector]:
-    sources = learner.sources if isinstance(learner, PPO) else []
+    sources = learner.sources if isinstance(learner, PPO | Cloning) else []
     return [source for source in sources if isinstance(source, Collector)]
 
 
@@ -250,7 +284,7 @@ def plan(config: Config) -> Plan:
     parameters = sum(p.numel() for p in policy.parameters())
     rollouts = [source.rollout for source in _collectors(learner)]
     numbers = sum(rollout.bytes for rollout in rollouts if rollout is not None)
-    kind = f"{config.policy} policy" if config.method == "ppo" else f"{config.denoising.network} denoiser"
+    kind = f"{config.policy} policy" if config.method in CAUSAL_METHODS else f"{config.denoising.network} denoiser"
     what = f"{kind} of {parameters:,} parameters"
     if config.method == "ddiffpg":
         what = f"diffusion policy of {parameters:,} parameters"

@@ -65,6 +65,10 @@ class ConvertConfig:
     """Embodiments of the expert (all of the source's); one the source does not know gets fresh banks."""
     fresh_inputs: bool = False
     """Give every body fresh encoders (level A only)."""
+    fresh_decoder: bool = False
+    """Give every body a fresh decoder with head endpoint too (velocity always has one)."""
+    fresh_adapter: bool = False
+    """Start the adapter from random weights: its tokens say something from the first step, level C is lost."""
     moment_match: bool = True
     """Scale fresh encoders so that their tokens have the mean and spread of the RL policy's."""
     replace_blocks: int = 1
@@ -120,7 +124,7 @@ def convert(
     removed = _replace_attention(source, expert, chosen, status)
     if settings.slot_mask == "bidirectional" and source.config.slot_mask == "causal":
         expert.set_future_bias(-40.0)
-    if "cross" in source.config.trunk.kinds:
+    if "cross" in source.config.trunk.kinds and not settings.fresh_adapter:
         linear = adapter[1]
         assert isinstance(linear, nn.Linear)
         zero_(linear)
@@ -180,7 +184,7 @@ def _fresh_banks(source: ExpertConfig, target: ExpertConfig, settings: ConvertCo
             prefixes += [f"{bank}.mlps.{body.name}." for bank in (*BANKS, "out")]
     if target.executed != source.executed:
         prefixes.append("tokens.past_in.")
-    if settings.head != source.head and settings.head == "velocity":
+    if settings.fresh_decoder or (settings.head != source.head and settings.head == "velocity"):
         prefixes.append("out.")
     return tuple(prefixes)
 

@@ -45,6 +45,8 @@ def measure_denoising_levels(policy: DenoisingPolicy, made: Conversion, *, seed:
     same = same and made.config.horizon == source.horizon and made.config.bodies == source.bodies
     same = same and made.config.slot_mask == source.slot_mask
     whole = same and (bool(made.config.times) or steps == policy.links.steps)
+    whole = whole and made.status["adapter.1.weight"] == "new: 0"
+    whole = whole and not any(made.status[name].startswith("new") for name in made.status if name.startswith("out."))
     levels = [
         Level(name="A", what="trunk output for any tokens and tau", deviation=_level_a(policy, made, generator),
               tolerance=GROWN if grown else 0.0),

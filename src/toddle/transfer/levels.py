@@ -64,7 +64,10 @@ def measure_levels(policy: CausalPolicy, made: Conversion, *, seed: int = 0, ste
         Level(name="tau", what="output at other flow times", deviation=tau, tolerance=0.0),
     ]  # fmt: skip
     same_slots = made.config.slot_mask == policy.config.expert.slot_mask or float(made.expert.future_bias) <= -40
-    whole = same_inputs and intact and made.config.head == "endpoint" and same_slots
+    # A fresh decoder or an adapter that says something from the start is not the RL policy's function any more.
+    silent = made.status["adapter.1.weight"] == "new: 0" or "cross" not in policy.config.expert.trunk.kinds
+    kept = silent and not any(made.status[name].startswith("new") for name in made.status if name.startswith("out."))
+    whole = same_inputs and intact and made.config.head == "endpoint" and same_slots and kept
     if made.config.head == "endpoint" and same_inputs:
         deviation = _level_c(policy, made, observation, generator, steps)
         levels.append(Level(name="C", what=f"flow sample ({steps} steps) against the RL chunk under the NULL goal",

@@ -1,0 +1,120 @@
+"""Cloning of a teacher on rollouts: what reinforcement learning is compared with (supervised pretraining).
+
+The teacher acts, the student learns its decisions by maximum likelihood over their chains, so that any policy whose
+chains have densities can be cloned into one with the same chain (Pomerleau 1991; the density in place of squared error
+as in Ho and Ermon 2016, arXiv 1606.03476, section 5).  The student sees as many updates as PPO would make, on
+experience of the teacher alone: it never acts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toddle.algorithms.ppo import Source
+from toddle.core.config import config
+from toddle.core.errors import NaNError, problem
+from toddle.core.protocols import Normalising, Policy
+from toddle.core.seeding import torch_generator
+from toddle.core.types import Observation
+from toddle.models.flat_adam import FlatAdam
+
+__all__ = ["Cloning", "CloningConfig"]
+
+
+@config
+class CloningConfig:
+    """Supervised pretraining on a teacher's rollouts (method clone)."""
+
+    epochs: int = 4
+    """Passes over each rollout."""
+    minibatches: int = 2
+    """Updates in one pass."""
+    learning_rate: float = 5e-4
+    """Adam's rate at the start; it falls to a twentieth by a half cosine, as PPO's does."""
+    max_grad_norm: float = 0.5
+    """Limit of the gradient's norm."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "minibatches", "learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise problem(f"clone.{name}", "a number above 0", getattr(self, name))
+
+
+class _NoValues:
+    """Values that nobody asks for: the collector's critic where nothing learns from rewards."""
+
+    def value(self, observation: Observation) -> Tensor:
+        return torch.zeros_like(observation["proprio"][..., 0])
+
+
+class Cloning:
+    """A learner: `step` gathers a rollout of the teacher and makes `epochs` x `minibatches` updates of the student."""
+
+    def __init__(
+        self, student: Policy, teacher: Policy, source: Source, config: CloningConfig, *, iterations: int, seed: int
+    ) -> None:
+        """Raises InputError where the two do not execute the same number of actions."""
+        if student.horizon != teacher.horizon:
+            raise problem("teacher", f"a policy that executes chunks of {student.horizon}", teacher.horizon)
+        if not isinstance(student, nn.Module) or not isinstance(teacher, nn.Module):
+            raise problem("teacher", "a torch module", type(teacher).__name__)
+        self.student: Policy = student
+        self.teacher: Policy = teacher.requires_grad_(False).train()  # it hides goals as it did when it learned
+        self.source, self.config, self.iterations = source, config, iterations
+        self.optimiser = FlatAdam(
+            {"policy": (student, config.learning_rate)}, max_norm=config.max_grad_norm, epsilon=1e-5
+        )
+        self.module: nn.Module = student
+        self.generator = torch_generator(seed, "cloning minibatches")
+        self.iteration = 0
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where the experience comes from."""
+        return [self.source]
+
+    def step(self) -> dict[str, float]:
+        """Do one iteration.  Raises NaNError where the loss or a gradient is not finite."""
+        progress = min(self.iteration / max(self.iterations, 1), 1.0)
+        self.optimiser.set_rates(0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+        rollout, metrics = self.source.collect(self.teacher, _NoValues())
+        if self.iteration == 0:
+            self._normalise(rollout.observation)  # the teacher's experience is what it is: no need to start blind
+        losses: list[Tensor] = []
+        for _ in range(self.config.epochs):
+            for part in rollout.minibatches(self.config.minibatches, self.student.sequential, self.generator):
+                self.optimiser.zero_grad()
+                loss = -self.student.score(part.observation, part.chain).log_prob.sum(-1).mean()
+                loss.backward()
+                norm = self.optimiser.clip()["policy"]
+                if not math.isfinite(norm) or not torch.isfinite(loss):
+                    raise NaNError(f"cloning iteration {self.iteration}: loss or gradient not finite")
+                self.optimiser.step()
+                losses.append(loss.detach())
+        if self.iteration:
+            self._normalise(rollout.observation)
+        self.iteration += 1
+        return metrics | {"clone/loss": float(torch.stack(losses).mean()), "clone/updates": float(len(losses))}
+
+    def _normalise(self, observation: Observation) -> None:
+        if isinstance(self.student, Normalising):
+            self.student.update_normaliser(observation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next step depends on (the teacher is read from its folder again)."""
+        return {
+            "policy": dict(self.module.state_dict()), "optimiser": self.optimiser.state_dict(),
+            "sources": [self.source.state_dict()], "generator": self.generator.get_state(), "iteration": self.iteration,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.module.load_state_dict(state["policy"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.source.load_state_dict(state["sources"][0])
+        self.generator.set_state(state["generator"])
+        self.iteration = int(state["iteration"])
