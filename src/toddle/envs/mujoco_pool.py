@@ -13,7 +13,6 @@ ends the process, because no Python stands between the loop and the library.
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from toddle.core.errors import nearest, problem
 from toddle.envs.base import Array
-from toddle.envs.native import Crew, Table, function_address, run_worlds
+from toddle.envs.native import Crew, Job, Table, function_address
 
 __all__ = ["MujocoPool"]
 
@@ -31,7 +30,6 @@ _POST_CONSTRAINT = frozenset({"cacc", "cfrc_int", "cfrc_ext"})
 _ARENA = ("efc_", "iefc_", "contact", "nefc", "tendon_efcadr")  # move in memory from step to step
 _BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1)  # QVEL is between
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_NONE = np.zeros(0, dtype=np.int64)
 
 
 class MujocoPool:
@@ -65,34 +63,27 @@ class MujocoPool:
         self.model, self.num_worlds, self.threads = model, num_worlds, threads
         self.models = [copy.copy(model) if per_world_models else model for _ in range(num_worlds)]
         self.datas = [mujoco.MjData(world_model) for world_model in self.models]
-        self._models = np.array([world_model._address for world_model in self.models], dtype=np.int64)
-        self._datas = np.array([data._address for data in self.datas], dtype=np.int64)
         self._views: dict[str, list[Array]] = {}
         self.state: dict[str, Array] = {name: self._field(name) for name in dict.fromkeys(fields)}
         self.ctrl, self.mocap_pos, self.mocap_quat = (self._field(n) for n in ("ctrl", "mocap_pos", "mocap_quat"))
         inputs = {"ctrl": self.ctrl, "mocap_pos": self.mocap_pos, "mocap_quat": self.mocap_quat}
         self._initial = {"qpos": self._field("qpos"), "qvel": self._field("qvel")}  # where set_state leaves its rows
         mocap = {name: inputs[name] for name in ("mocap_pos", "mocap_quat")}
-        self._inputs = self._table(inputs, into_worlds=True)
-        self._reset_inputs = self._table(self._initial | mocap, into_worlds=True)
         self._warnings = np.zeros((num_worlds, len(self.datas[0].warning.number), 2), dtype=np.int32)
-        self._outputs = self._with_warnings(*self._table(self.state, into_worlds=False))
         self._default_mocap = {name: array.copy() for name, array in mocap.items()}
         post = ["mj_rnePostConstraint"] if _POST_CONSTRAINT & set(self.state) else []
         names = ["mj_step", *after_step, *post]
-        self._program = np.array([function_address(name) for name in names], dtype=np.int64)
-        self._forward = np.array([function_address("mj_forward")], dtype=np.int64)
-        self._reset = np.array([function_address("mj_resetData")], dtype=np.int64)
-        self._once = np.ones(1, dtype=np.int64)
+        self._step = self._job([], inputs, names)
+        self._forward = self._job([], inputs, ["mj_forward"])
+        self._reset = self._job(["mj_resetData"], self._initial | mocap, ["mj_forward"])
         self._all = np.arange(num_worlds)
         self._crew = Crew(threads)
 
     # ---- physics -------------------------------------------------------------------------------------------------
     def step(self, nstep: int, active: Array | None = None) -> None:
         """Copy the inputs in, make `nstep` physics steps in the worlds of `active` (N,) bool, refresh `state`."""
-        repeats = np.ones(self._program.size, dtype=np.int64)
-        repeats[0] = nstep
-        self._run(self._worlds(active), _NONE, self._inputs, self._program, repeats)
+        self._step.repeats[0] = nstep
+        self._run(self._step, self._worlds(active))
 
     def set_state(
         self, mask: Array, qpos: Array, qvel: Array, *, mocap_pos: Array | None = None, mocap_quat: Array | None = None
@@ -109,11 +100,11 @@ class MujocoPool:
             default = self._default_mocap[name][worlds]
             getattr(self, name)[worlds] = default if value is None else self._rows(name, value, worlds)
         self.ctrl[worlds] = 0.0
-        self._run(worlds, self._reset, self._reset_inputs, self._forward, self._once)
+        self._run(self._reset, worlds)
 
     def forward(self, mask: Array | None = None) -> None:
         """Copy the inputs in, run mj_forward in the worlds of `mask`, refresh `state`."""
-        self._run(self._worlds(mask), _NONE, self._inputs, self._forward, self._once)
+        self._run(self._forward, self._worlds(mask))
 
     def write(self, field: str, mask: Array, values: Array) -> None:
         """Write rows of any array of MjData (xfrc_applied, qpos, ...); `values` shaped as in `set_state`."""
@@ -184,6 +175,13 @@ class MujocoPool:
     def _field(self, field: str) -> Array:
         return np.ascontiguousarray(np.stack(self._view(field)))
 
+    def _job(self, before: list[str], inputs: Mapping[str, Array], program: list[str]) -> Job:
+        """Call `before`, copy `inputs` in, call `program`, refresh `state`; by names of MuJoCo's functions."""
+        models, datas = (np.array([item._address for item in items]) for items in (self.models, self.datas))
+        first, then = (np.array([function_address(name) for name in names], np.int64) for names in (before, program))
+        outputs = self._with_warnings(*self._table(self.state, into_worlds=False))
+        return Job(models, datas, first, self._table(inputs, into_worlds=True), then, outputs)
+
     def _table(self, arrays: Mapping[str, Array], into_worlds: bool) -> tuple[Table, Table]:
         """Addresses (F, 2, N), target then source, and sizes in bytes (F,) of rows copied into or out of worlds."""
         arrays = {name: array for name, array in arrays.items() if array.size}
@@ -218,14 +216,7 @@ class MujocoPool:
             raise problem(field, expected, str(values.shape))
         return values
 
-    def _run(
-        self, worlds: Table, before: Table, inputs: tuple[Table, Table], program: Table, repeats: Table
-    ) -> None:
-        if not worlds.size:
-            return
-        counter = np.zeros(1, dtype=np.int64)
-        task = functools.partial(
-            run_worlds, counter.ctypes.data, worlds, self._models, self._datas, before, *inputs, program, repeats,
-            *self._outputs,
-        )  # fmt: skip
-        self._crew.run(task, min(self.threads, worlds.size) - 1)
+    def _run(self, job: Job, worlds: Table) -> None:
+        if worlds.size:
+            job.choose(worlds)
+            self._crew.run(job, min(self.threads, worlds.size) - 1)
