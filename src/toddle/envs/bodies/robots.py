@@ -62,9 +62,17 @@ def _flat_feet(spec: mujoco.MjSpec) -> None:
         foot.pos = [-0.04, foot.pos[1], foot.pos[2]]
 
 
+_LEG = (0.0, 0.0, -0.15, -0.15)  # rad, hip x z y and knee of a leg that stands
+_LEG_REACH = 0.3  # rad that a leg's set-points may leave it (0.25 in humanoid-gym's XBot-L)
+
+
 def build_humanoid() -> mujoco.MjModel:
     """Compile gymnasium's Humanoid under servos, with flat feet: on its balls it falls whatever its servos do."""
-    return _gymnasium("humanoid", 8.0, _flat_feet)
+    model = _gymnasium("humanoid", 8.0, _flat_feet)
+    for a, home in enumerate(_LEG * 2, start=3):
+        low, high = model.jnt_range[model.actuator_trnid[a, 0]]
+        model.actuator_ctrlrange[a] = max(low, home - _LEG_REACH), min(high, home + _LEG_REACH)
+    return model
 
 
 PANDA = Body(
@@ -129,7 +137,7 @@ HUMANOID = Body(
     frame_skip=6,
     action=PositionAction(gain=0.28),  # at 33 Hz the filter that 0.2 is at 50 Hz
     # actuators: abdomen y z x, per leg hip x z y and knee, per arm shoulder 1, 2 and elbow
-    home=(0.0, 0.0, 0.0, *(0.0, 0.0, -0.15, -0.15) * 2, *(0.0, 0.0, -0.6) * 2),
+    home=(0.0, 0.0, 0.0, *_LEG * 2, *(0.0, 0.0, -0.6) * 2),
     undesired=("torso", "lwaist", "pelvis", "right_thigh", "left_thigh"),
     spread=0.4,
 )  # fmt: skip
