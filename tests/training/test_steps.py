@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from toddle.core.errors import InputError
-from toddle.training.steps import Step, is_done, run_steps, toddle_step
+from toddle.training.steps import Step, is_done, on_device, run_steps, toddle_step
 from toddle.training.steps_board import StepBoard, last_line, makespan
 
 COUNT = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.open('a').write('ran\\n')"
@@ -165,3 +165,12 @@ def test_last_line_of_a_log(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("one\n\nrecording \u2501\u2501\u2501 4/4\n\n")
     assert last_line(tmp_path / "log") == "recording  4/4"
     assert last_line(tmp_path / "none") == ""
+
+
+def test_a_device_goes_to_the_commands_that_compute_and_leaves_what_is_done_done() -> None:
+    steps = [toddle_step("a", "pretrain", {"steps": 1}), toddle_step("b", "record", {}), step("c")]
+    moved = on_device(steps, "cuda:1")
+    assert [one.settings.get("device") for one in moved] == ["cuda:1", None, None]
+    assert [one.fingerprint() for one in moved] == [one.fingerprint() for one in steps]
+    other = toddle_step("a", "pretrain", {"steps": 2})
+    assert other.fingerprint() != steps[0].fingerprint()

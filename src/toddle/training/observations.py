@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toddle.core.device import to_device
+from toddle.core.device import CPU, to_device
 from toddle.core.types import Observation
 
 __all__ = ["to_observation"]
@@ -40,4 +40,4 @@ def to_observation(
     tensors["previous_action"] = torch.from_numpy(previous)
     if instruction is not None:
         tensors["instruction"] = list(instruction)
-    return tensors if device is None else to_device(tensors, device)  # type: ignore[return-value]
+    return tensors if device is None or device == CPU else to_device(tensors, device)  # type: ignore[return-value]

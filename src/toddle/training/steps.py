@@ -96,9 +96,10 @@ def toddle_step(
 def on_device(steps: Sequence[Step], device: str) -> list[Step]:
     """Return the steps with those toddle commands that have a `device` set to it."""
     return [
-        replace(step, settings=step.settings | {"device": device}) if COMPUTING & set(step.arguments) else step
+        replace(step, settings=step.settings | {"device": device})
+        if "toddle" in step.arguments and COMPUTING & set(step.arguments) else step
         for step in steps
-    ]
+    ]  # fmt: skip
 
 
 def is_done(step: Step, folder: Path) -> bool:
