@@ -305,6 +305,17 @@ def test_curriculum_follows_success_and_is_saved() -> None:
     assert env.curriculum.level < 1.0
 
 
+def test_the_body_says_when_goals_become_harder() -> None:
+    """0.4 of the goals reached: too few for the ant (0.5), enough for the humanoid (0.3)."""
+    levels = []
+    for name in ("ant", "humanoid"):
+        env = make_env(f"goal/{name}", 2)
+        for _ in range(40):
+            env.curriculum.update(np.arange(50) % 5 < 2)
+        levels.append(env.curriculum.level)
+    assert levels[0] == 0.0 < levels[1]
+
+
 def test_failure_weights_ask_for_what_is_half_mastered() -> None:
     env = make_env("goal/ant", 64, seed=0, curriculum=None)
     env.failures.success[:] = 0.0

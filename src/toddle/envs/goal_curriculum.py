@@ -32,8 +32,8 @@ class CurriculumConfig:
     """Error an item may have to count as reached, at the beginning (dimensionless)."""
     end_tolerance: float = 0.1
     """The same at the end."""
-    promote: float = 0.5
-    """Success of recent goals above which the level rises (it falls again below half of this)."""
+    promote: float | None = None
+    """Success of recent goals above which the level rises (it falls again below half of this); None is the body's."""
     goals_per_level: int = 2000
     """Finished goals it takes, at least, to go from level 0 to level 1."""
 
@@ -41,8 +41,11 @@ class CurriculumConfig:
 class Curriculum:
     """The level (0..1) and the running success it follows."""
 
-    def __init__(self, settings: CurriculumConfig | None) -> None:
+    def __init__(self, settings: CurriculumConfig | None, promote: float) -> None:
+        """settings: None for no curriculum; promote: `Body.promote`, where the settings name none."""
         self.settings = settings
+        own = None if settings is None else settings.promote
+        self.promote = promote if own is None else own
         self.forget()
 
     def forget(self) -> None:
@@ -69,9 +72,9 @@ class Curriculum:
         keep = 0.99 ** len(success)
         self.success = keep * self.success + (1.0 - keep) * float(np.mean(success))
         change = len(success) / self.settings.goals_per_level
-        if self.success > self.settings.promote:
+        if self.success > self.promote:
             self.level = min(1.0, self.level + change)
-        elif self.success < 0.5 * self.settings.promote:
+        elif self.success < 0.5 * self.promote:
             self.level = max(0.0, self.level - 0.25 * change)
 
     def state_dict(self) -> dict[str, float]:

@@ -93,7 +93,7 @@ class GoalTrackingEnv(BatchedEnv):
         )  # fmt: skip
         self._state = self.reader.read(self.pool, np.zeros((num_envs, 2)))
         self.streams, self.goals = WorldStreams(num_envs, seed), Goals(num_envs)
-        self.curriculum = Curriculum(None if held_out else curriculum)
+        self.curriculum = Curriculum(None if held_out else curriculum, body.promote)
         self.failures = Failures() if failure_weighted and not held_out else None
         self.visited = VisitedStates(4096, self.reader.parts)
         self.randomisation = Randomisation(randomisation, self.pool, self._state.proprio.shape[1])

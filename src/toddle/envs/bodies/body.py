@@ -89,6 +89,8 @@ class Body:
     """Shares of the goal families of core.goal.FAMILIES."""
     spread: float = 0.6
     """How far from home goals may ask the joints of a floating base to be, in half-ranges."""
+    promote: float = 0.5
+    """Share of goals reached above which training asks for more (less for a body that a family of goals is beyond)."""
     episode_seconds: float = 8.0
 
     def key_point_index(self) -> int:

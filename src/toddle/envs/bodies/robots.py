@@ -140,4 +140,5 @@ HUMANOID = Body(
     home=(0.0, 0.0, 0.0, *_LEG * 2, *(0.0, 0.0, -0.6) * 2),
     undesired=("torso", "lwaist", "pelvis", "right_thigh", "left_thigh"),
     spread=0.4,
+    promote=0.3,
 )  # fmt: skip
