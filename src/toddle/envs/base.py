@@ -160,8 +160,9 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             if not running.any():
                 break
             step_reward, step_terminated, step_truncated = self._step_worlds(actions[:, index], running)
-            reward += np.where(running, step_reward * discount**index, 0.0)
-            self._return += np.where(running, step_reward, 0.0)
+            gained = step_reward if running.all() else np.where(running, step_reward, 0.0)
+            reward += gained if index == 0 or discount == 1.0 else gained * discount**index
+            self._return += gained
             self._length += running
             steps += running
             terminated |= running & step_terminated

@@ -45,14 +45,22 @@ class Task:
         return np.zeros(state["qpos"].shape[0])
 
     def judge(
-        self, before: Array, state: State, action: Array, ctrl: Array, model: mujoco.MjModel
+        self, before: Array, state: State, action: Array, ctrl: Array, model: mujoco.MjModel, dt: float
     ) -> tuple[Array, Array]:
-        """Return reward (N,) and terminated (N,) after a step; `action` (N, A) as given, `ctrl` as applied."""
+        """Return reward (N,) and terminated (N,) after a step of `dt` seconds.
+
+        `action` (N, A) as given, `ctrl` as applied.
+        """
         raise NotImplementedError
 
 
 def _inside(value: Array, bounds: tuple[float, float]) -> Array:
     return (bounds[0] < value) & (value < bounds[1])
+
+
+def _sum_of_squares(rows: Array) -> Array:
+    """Return (N,) sums over (N, A): numpy's own `sum` without its Python part, half of its time for few numbers."""
+    return np.asarray(np.add.reduce(np.square(rows), 1))
 
 
 def _x_of_root(state: State, model: mujoco.MjModel) -> Array:
@@ -135,14 +143,14 @@ class Locomotion(Task):
         return healthy
 
     def judge(
-        self, before: Array, state: State, action: Array, ctrl: Array, model: mujoco.MjModel
+        self, before: Array, state: State, action: Array, ctrl: Array, model: mujoco.MjModel, dt: float
     ) -> tuple[Array, Array]:
-        velocity = (self.x(state, model) - before) / (model.opt.timestep * self.frame_skip)
+        velocity = (self.x(state, model) - before) / dt
         gain = velocity if self.forward == 1.0 else self.forward * velocity
-        cost = self.control * np.square(ctrl if self.cost_of_ctrl else action).sum(1)
+        cost = self.control * _sum_of_squares(ctrl if self.cost_of_ctrl else action)
         if self.contact:
             forces = self._forces(state).reshape(before.size, -1)
-            cost = cost + np.clip(self.contact * np.square(forces).sum(1), *self.cost_range)
+            cost = cost + np.clip(self.contact * _sum_of_squares(forces), *self.cost_range)
         if self.height is None:  # nothing to fall from
             return gain - cost, np.zeros(gain.size, bool)
         healthy = self._healthy(state)
@@ -177,10 +185,10 @@ class Reacher(Task):
         return np.concatenate(parts, axis=1)
 
     def judge(
-        self, before: Array, state: State, action: Array, ctrl: Array, model: mujoco.MjModel
+        self, before: Array, state: State, action: Array, ctrl: Array, model: mujoco.MjModel, dt: float
     ) -> tuple[Array, Array]:
         vector = state["xpos"][:, 3] - state["xpos"][:, 4]
-        reward = -np.sqrt(np.vecdot(vector, vector)) - np.square(action).sum(1)
+        reward = -np.sqrt(np.vecdot(vector, vector)) - _sum_of_squares(action)
         return reward, np.zeros(reward.size, bool)
 
 
@@ -214,11 +222,11 @@ class Pusher(Task):
         return np.concatenate([state["qpos"][:, :7], state["qvel"][:, :7], *places], axis=1)
 
     def judge(
-        self, before: Array, state: State, action: Array, ctrl: Array, model: mujoco.MjModel
+        self, before: Array, state: State, action: Array, ctrl: Array, model: mujoco.MjModel, dt: float
     ) -> tuple[Array, Array]:
         xpos = state["xpos"]
         near, far = xpos[:, self.object] - xpos[:, self.tip], xpos[:, self.object] - xpos[:, self.goal]
-        reward = -np.sqrt(np.vecdot(far, far)) + -np.square(action).sum(1) * 0.1
+        reward = -np.sqrt(np.vecdot(far, far)) + -_sum_of_squares(action) * 0.1
         reward = reward + -np.sqrt(np.vecdot(near, near)) * 0.5
         return reward, np.zeros(reward.size, bool)
 

@@ -87,8 +87,8 @@ class GymnasiumEnv(BatchedEnv):
             if self._scaled:
                 pool.ctrl[:] = self._centre + self._half * pool.ctrl
             action = pool.ctrl
-        pool.step(task.frame_skip, active)
-        reward, terminated = task.judge(before, pool.state, action, pool.ctrl, pool.model)
+        pool.step(task.frame_skip, None if active.all() else active)
+        reward, terminated = task.judge(before, pool.state, action, pool.ctrl, pool.model, self.dt)
         return reward, terminated, self._length + 1 >= self.max_episode_steps
 
     def _infos(self) -> dict[str, Array]:
