@@ -323,3 +323,15 @@ def test_the_record_says_what_was_kept() -> None:
         value.numel() for name, value in made.expert.state_dict().items() if made.status[name].startswith("new")
     ) == record["numbers"]["expert"]
     assert {level["level"] for level in record["levels"]} == {"A", "B", "C", "tau"}
+
+
+def test_a_fresh_adapter_and_decoder_give_level_c_up_and_say_so() -> None:
+    policy = make_policy()
+    for settings, new in ((ConvertConfig(fresh_adapter=True), "adapter.1.weight"),
+                          (ConvertConfig(fresh_decoder=True), "out.mlps.arm.2.weight")):  # fmt: skip
+        made = convert(policy, settings, VLM)
+        assert made.status[new] == "new"
+        level = next(level for level in measure_levels(policy, made) if level.name == "C")
+        assert level.tolerance is None and level.deviation > 1e-3
+        assert by_name(policy, made, "A") == 0.0
+        assert unexpected(dead_after_two_steps(made)) == set()

@@ -45,7 +45,7 @@ class MetaWorldTouchEnv(MetaWorldEnv):
         self.name = f"touch/{self.task}"
         assert isinstance(self.single_observation_space, spaces.Dict)
         goal = {
-            "goal": spaces.Box(-np.inf, np.inf, (1, GOAL_FEATURES), np.float32), "goal_mask": spaces.MultiBinary(1)
+            "goal": spaces.Box(-np.inf, np.inf, (1, GOAL_FEATURES), np.float32), "goal_mask": spaces.Box(0, 1, (1,), np.bool_)
         }  # fmt: skip
         self.single_observation_space = spaces.Dict({**self.single_observation_space.spaces, **goal})
         self._allocate()
