@@ -33,7 +33,7 @@ COMMON: dict[str, Any] = {
     "mlp": MlpSettings(hidden=(16,)), "causal": CausalSettings(trunk=TRUNK, bank_hidden=16, executed=4),
     "ppo": PPOConfig(epochs=1, minibatches=3), "out": Path("unused"),
     "ddiffpg": DDiffPGConfig(
-        warm_up=1, regroup_every=2, batch=8, updates=1, capacity=30, hidden=(16,), ascent_steps=2, steps=30
+        warm_up=1, regroup_every=2, batch=8, updates=1, capacity=30, hidden=(16,), ascent_steps=2, steps=20
     ),
 }  # fmt: skip
 

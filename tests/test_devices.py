@@ -1,8 +1,8 @@
 """Every learner, evaluation and checkpoint on a pretend device, on every machine: nothing is forgotten on the CPU.
 
 The numbers must be the CPU's to rounding, as the device computes there and random numbers are drawn there
-(tests/pretend_device.py says what such a run cannot tell).  Not run here: pi0 and hub models (transformers' own code
-decides by device), bfloat16, the feature cache (its encoder is), LIBERO; and no real GPU: see test_gpu.py.
+(tests/pretend_device.py says what such a run cannot tell).  Not run here: backbones of the hub, bfloat16, the feature
+cache (its encoder is), the warm start; and no real GPU: see test_gpu.py.
 """
 
 from __future__ import annotations
@@ -12,25 +12,40 @@ from typing import Any
 
 import pytest
 import torch
-from tests.device_cases import OTHERS, PRETRAIN, assert_near, fine_tuning, pretraining, steps, through_files
+from tests.device_cases import (
+    COMMON,
+    OTHERS,
+    PRETRAIN,
+    assert_near,
+    fine_tuning,
+    pretraining,
+    steps,
+    through_files,
+)
+from tests.policies.test_pi0 import batch as pi0_batch
+from tests.policies.test_pi0 import make as make_pi0
 from tests.pretend_device import PRETEND, MixedDevices, Pretend
+from tests.tiny_vlm import save_pi0
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tiny_env import ReachEnv
 from toddle.algorithms import sft
+from toddle.algorithms.ddiffpg import DDiffPG
 from toddle.algorithms.ppo import PPO, PPOConfig
-from toddle.core.device import CPU, device_of
+from toddle.core.device import CPU, device_of, to_device
 from toddle.core.errors import InputError
 from toddle.core.protocols import Learner
+from toddle.core.seeding import torch_generator
 from toddle.policies import gaussian
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, read_policy, save_policy
 from toddle.recipes import pretrain
+from toddle.recipes.pretrain import Config, build
 from toddle.training import observations
 from toddle.training.evaluate import evaluate
 
 ROUNDING = 1e-4
-COVERED = ("dppo", "flow-sde")  # by what is special about them
+COVERED = ("dppo", "flow-sde", "ddiffpg")  # by the tests of what is special about them
 QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in COVERED else name for name in PRETRAIN]
 
 
@@ -52,6 +67,38 @@ def test_pretraining_and_its_checkpoint_on_either_device(name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", OTHERS)
 def test_fine_tuning_and_its_checkpoint_on_either_device(name: str, tmp_path: Path) -> None:
     check(OTHERS[name](CPU), OTHERS[name](PRETEND), tmp_path)
+
+
+def test_modes_of_ddiffpg_are_where_their_critics_are(tmp_path: Path) -> None:
+    """All trajectories called successes, so that there are modes: their critics, embeddings and target actions."""
+    learners = [pretraining("ddiffpg"), pretraining("ddiffpg", "cuda")]
+    for learner in learners:
+        assert isinstance(learner, DDiffPG)
+        steps(learner, 2)
+        learner.buffer.success[learner.buffer.filled()] = True
+        learner._regroup()
+        assert learner.modes and device_of(learner.modes[0].critic) == learner.modes[0].embedding.device
+    check(learners[0], learners[1], tmp_path)
+
+
+def test_cloning_takes_its_teacher_along(tmp_path: Path) -> None:
+    teacher = pretraining("gaussian")
+    save_policy(tmp_path / "teacher", teacher.policy)  # type: ignore[attr-defined]
+    changes = {"method": "clone", "policy": "mlp", "env": ("goal/sawyer",), "teacher": tmp_path / "teacher"}
+    check(*(build(Config(**(COMMON | changes | {"device": name})))[0] for name in ("cpu", "cuda")), tmp_path)
+
+
+def test_pi0_of_transformers(tmp_path: Path) -> None:
+    """Its loss with gradients, and a draw."""
+    folder, found = save_pi0(tmp_path), []
+    for device in (CPU, PRETEND):
+        policy, batch = make_pi0(folder).to(device), to_device(pi0_batch(), device)
+        loss, metrics = policy.loss(batch, torch_generator(0, "pi0"))
+        loss.backward()
+        now = {k: v[-1] if isinstance(v, torch.Tensor) else v for k, v in batch["observation"].items()}
+        decision, _ = policy.act(now, generator=torch_generator(1, "pi0"))  # type: ignore[arg-type]
+        found.append(metrics | {"action": decision.action.cpu()})
+    assert_near(found[1], found[0], ROUNDING)
 
 
 def check(here: Learner, there: Learner, folder: Path) -> None:
