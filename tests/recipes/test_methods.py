@@ -198,7 +198,9 @@ def test_the_table_of_defaults() -> None:
     assert {method for method, _ in METHODS} == set(DENOISING)
     warm = settings_of("dppo", True)
     assert (warm.process.train_steps, warm.process.tuned_steps) == (20, 10)  # type: ignore[union-attr]
-    assert resolved_ppo("dppo", True, Config.ppo, Config.ppo).link_clip_first == 0.001
+    dppo = resolved_ppo("dppo", True, Config.ppo, Config.ppo)
+    assert (dppo.link_discount, dppo.critic_learning_rate, dppo.critic_warm_up) == (0.99, 1e-3, 2)
+    assert (dppo.link_clip_first, dppo.clip_high, dppo.learning_rate) == (0.005, 0.05, 3e-4)  # ours
     assert settings_of("flow-sde", True).process.one_random_step  # type: ignore[union-attr]
     assert settings_of("fpo", False).process.fpo_samples == 8  # type: ignore[union-attr]
     assert resolved_ppo("fpo", False, Config.ppo, Config.ppo).clip_high == 0.05

@@ -1,6 +1,6 @@
 """What `toddle pretrain --method` means: for each method of paradigm 2 the process, and how PPO is set, with sources.
 
-Every number is its source's unless the row says otherwise; docs/denoising.md prints the same table.  A field of
+Every number is its source's unless the row says "ours"; why: docs/denoising.md.  A field of
 `--ppo`, `--collect` that was left at its general default takes the method's, any other value is the user's.
 """
 
@@ -82,9 +82,9 @@ METHODS: dict[tuple[str, str], _Defaults] = {
     ),
     ("dppo", "warm"): _Defaults(
         process=DiffusionConfig(train_steps=20, tuned_steps=10),
-        source="DPPO, robomimic state: K 20, K' 10, clip 0.001 to 0.01, link discount 0.99; gamma 0.999",
-        ppo=_WARM | {"ratio": "per_link", "clip_low": 0.01, "clip_high": 0.01, "link_clip_first": 0.001,
-                     "link_discount": 0.99},
+        source="DPPO, robomimic state: K 20, K' 10, link discount 0.99, gamma 0.999; ours: clip 0.005 to 0.05, lr 3e-4",
+        ppo=_WARM | {"ratio": "per_link", "clip_low": 0.05, "clip_high": 0.05, "link_clip_first": 0.005,
+                     "link_discount": 0.99, "learning_rate": 3e-4},
         collect={"discount": 0.999},
     ),
     ("reinflow", "scratch"): _Defaults(
@@ -93,8 +93,8 @@ METHODS: dict[tuple[str, str], _Defaults] = {
     ),
     ("reinflow", "warm"): _Defaults(
         process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)),
-        source="ReinFlow: K 4, clip 0.01, lr 4.5e-5 and 6.5e-4, gamma 0.99",
-        ppo=_WARM | {"ratio": "mean", "clip_low": 0.01, "clip_high": 0.01, "learning_rate": 4.5e-5,
+        source="ReinFlow: K 4, std 0.1 to 0.24, critic's lr 6.5e-4, gamma 0.99; ours: clip 0.05, lr 2e-4",
+        ppo=_WARM | {"ratio": "mean", "clip_low": 0.05, "clip_high": 0.05, "learning_rate": 2e-4,
                      "critic_learning_rate": 6.5e-4},
         collect={"discount": 0.99},
     ),
@@ -104,16 +104,17 @@ METHODS: dict[tuple[str, str], _Defaults] = {
     ),
     ("flow-sde", "warm"): _Defaults(
         process=FlowConfig(noise="flow_sde", one_random_step=True),
-        source="pi_RL: K 4, level 0.5, one random step; clip as ReinFlow's (densities are averaged), lr as DPPO's",
-        ppo=_WARM | {"clip_low": 0.01, "clip_high": 0.01}, collect={"discount": 0.99},
+        source="pi_RL: K 4, level 0.5, one random step; clip (densities are averaged) and lr as reinflow's here",
+        ppo=_WARM | {"clip_low": 0.05, "clip_high": 0.05, "learning_rate": 2e-4}, collect={"discount": 0.99},
     ),
     ("flow-noise", "scratch"): _Defaults(
         process=FlowConfig(noise="flow_noise"), source="pi_RL: std 0.08 to 0.16; clip as DPPO's from scratch",
         ppo=_SCRATCH | {"ratio": "mean", "clip_low": 0.1, "clip_high": 0.1},
     ),
     ("flow-noise", "warm"): _Defaults(
-        process=FlowConfig(noise="flow_noise"), source="pi_RL: K 4, std 0.08 to 0.16; clip as ReinFlow's, lr as DPPO's",
-        ppo=_WARM | {"ratio": "mean", "clip_low": 0.01, "clip_high": 0.01}, collect={"discount": 0.99},
+        process=FlowConfig(noise="flow_noise"), source="pi_RL: K 4, std 0.08 to 0.16; clip and lr as reinflow's here",
+        ppo=_WARM | {"ratio": "mean", "clip_low": 0.05, "clip_high": 0.05, "learning_rate": 2e-4},
+        collect={"discount": 0.99},
     ),
     ("fpo", "scratch"): _Defaults(
         process=FlowConfig(noise="fpo", steps=10), source="FPO: 10 steps, 8 pairs, clip 0.05, lr 3e-4, gamma 0.995",
