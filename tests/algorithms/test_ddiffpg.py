@@ -114,7 +114,7 @@ def test_critics_prefer_the_way_of_their_mode_at_the_fork() -> None:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        values[name] = (float(critic.value(fork, up)), float(critic.value(fork, down)))
+        values[name] = (critic.value(fork, up).item(), critic.value(fork, down).item())
     assert values["above"][0] > values["above"][1] + 0.2
     assert values["below"][1] > values["below"][0] + 0.2
 

@@ -127,14 +127,13 @@ time.sleep(60)
 
 def test_a_live_folder_is_refused_and_a_stale_lock_is_no_obstacle(tmp_path: Path) -> None:
     code = HOLDER.format(tests=str(Path(__file__).parent))
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout and holder.stdout.readline() == "open\n"
-        with pytest.raises(InputError, match=f"in use by a run that is still going .process {holder.pid}."):
-            RunFolder.open(tmp_path, Config(), resume=True)
-    finally:
-        holder.kill()
-        holder.wait()
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout and holder.stdout.readline() == "open\n"
+            with pytest.raises(InputError, match=f"in use by a run that is still going .process {holder.pid}."):
+                RunFolder.open(tmp_path, Config(), resume=True)
+        finally:
+            holder.kill()
     RunFolder.open(tmp_path, Config(), resume=True).close()
 
 

@@ -96,8 +96,8 @@ except KeyboardInterrupt as error: print(error); sys.exit(130)
 """
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    child = subprocess.Popen([sys.executable, "-c", RUNNER, str(folder), SLOW], stdout=subprocess.PIPE, text=True)
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    child = subprocess.Popen([sys.executable, "-c", RUNNER, str(folder), SLOW], stdout=subprocess.DEVNULL)
     until = time.monotonic() + 20
     while runs_of(folder, "slow") == 0 and time.monotonic() < until:
         time.sleep(0.02)
