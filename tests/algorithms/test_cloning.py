@@ -68,7 +68,7 @@ def test_it_runs_from_the_command_and_says_what_does_not_fit(tmp_path: Path) -> 
     save_policy(tmp_path / "teacher", teacher, {})
     settings = {"method": "clone", "policy": "mlp", "env": (TASK,), "worlds": 4, "steps": 128,
                 "collect": CollectConfig(length=16), "mlp": MlpSettings(hidden=(8,))}  # fmt: skip
-    learner, policy, iterations = build(Config(**settings, teacher=tmp_path / "teacher"))  # type: ignore[arg-type]
+    learner, _, iterations = build(Config(**settings, teacher=tmp_path / "teacher"))  # type: ignore[arg-type]
     assert iterations == 2 and np.isfinite(learner.step()["clone/loss"])
     with pytest.raises(InputError, match="teacher"):
         Config(**settings)  # type: ignore[arg-type]

@@ -22,6 +22,10 @@ from toddle.core.config import config
 from toddle.core.device import device_of, to_device
 from toddle.core.errors import NaNError, problem
 from toddle.core.seeding import numpy_generator, torch_generator
+from toddle.maths.similarity import linear_cka
+
+PROBES = 128
+"""Samples on which CKA is measured."""
 
 __all__ = ["SFT", "FineTunable", "SFTConfig", "SampleSource"]
 
@@ -56,12 +60,16 @@ class SFTConfig:
     """Weight of the squared distance of the trunk from where it began."""
     bf16: bool = False
     """Compute in bfloat16 (autocast)."""
+    cka_every: int = 0
+    """Steps between two comparisons (linear CKA) of the trunk's tokens with those at the start; 0 for none."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise problem(f"sft.{name}", "at least 1", getattr(self, name))
+        if self.cka_every < 0:
+            raise problem("sft.cka_every", "at least 0", self.cka_every)
         for name in ("warmup", "last_rate", "adapter_share", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise problem(f"sft.{name}", "a number from 0 to 1", getattr(self, name))
@@ -75,6 +83,9 @@ class FineTunable(Protocol):
 
     def trunk_parameters(self) -> dict[str, nn.Parameter]:
         """Return the weights that came from pretraining and that `adapter_first` protects."""
+
+    def trunk_tokens(self, batch: dict[str, Any]) -> Tensor:
+        """Return the trunk's tokens (N, d) of a batch, for `cka_every`; the same for equal weights."""
 
     def begin_step(self, share: float) -> None:
         """Hear before each step which share of the steps is done (schedules of the policy's own)."""
@@ -105,6 +116,9 @@ class SFT:
         self.noise = torch_generator(seed, "sft noise")
         self.numbers = numpy_generator(seed, "sft samples")
         self.order, self.done = np.empty(0, np.int64), 0
+        if config.cka_every and not hasattr(policy, "trunk_tokens"):
+            raise problem("sft.cka_every", f"0 with a policy of kind '{policy.kind}'", config.cka_every)
+        self.tokens = self._tokens() if config.cka_every else torch.zeros(0)
 
     def _groups(self) -> list[dict[str, Any]]:
         chosen: dict[tuple[bool, bool, bool], list[Tensor]] = {}
@@ -171,7 +185,18 @@ class SFT:
         self.optimizer.step()
         self.done += 1
         self._average()
-        return {**metrics, "sft/grad_norm": norm, "sft/rate": rate, "sft/trunk_drift": self.drift()}
+        metrics = {**metrics, "sft/grad_norm": norm, "sft/rate": rate, "sft/trunk_drift": self.drift()}
+        if config.cka_every and self.done % config.cka_every == 0:
+            metrics["sft/cka"] = linear_cka(self._tokens(), self.tokens)
+        return metrics
+
+    @torch.no_grad()
+    def _tokens(self) -> Tensor:
+        """Return the trunk's tokens of a fixed choice of samples."""
+        self.policy.eval()
+        chosen = np.linspace(0, len(self.data) - 1, min(PROBES, len(self.data))).astype(np.int64)
+        tokens: Tensor = self.policy.trunk_tokens(to_device(self.data.batch(chosen), self.device))
+        return tokens.float()
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -210,7 +235,7 @@ class SFT:
         return {
             "policy": self.policy.state_dict(), "averaged": dict(self.averaged), "start": dict(self.start),
             "optimizer": optimizer, "noise": self.noise.get_state(), "numbers": self.numbers.bit_generator.state,
-            "order": self.order, "done": self.done,
+            "order": self.order, "done": self.done, "tokens": self.tokens,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -224,3 +249,4 @@ class SFT:
         self.noise.set_state(state["noise"])
         self.numbers.bit_generator.state = state["numbers"]
         self.order, self.done = np.asarray(state["order"], np.int64), int(state["done"])
+        self.tokens = to_device(state.get("tokens", self.tokens), self.device)

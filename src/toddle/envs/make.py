@@ -67,8 +67,8 @@ def _touch(task: str, num_envs: int, *, threads: int, **options: Any) -> Batched
 
 
 def _metaworld_state(task: str, num_envs: int, **options: Any) -> BatchedEnv:
-    given = {"observation": "state", "reward": "success", "terminate_on_success": True, "max_episode_steps": 200}
-    return _metaworld(task, num_envs, **given | options)
+    given: dict[str, Any] = {"observation": "state", "reward": "success", "terminate_on_success": True}
+    return _metaworld(task, num_envs, **given | {"max_episode_steps": 200} | options)
 
 
 def _libero(task: str, num_envs: int, *, threads: int, **options: Any) -> BatchedEnv:

@@ -44,9 +44,10 @@ class MetaWorldTouchEnv(MetaWorldEnv):
         super().__init__(task.removeprefix("touch/"), num_envs, **options)
         self.name = f"touch/{self.task}"
         assert isinstance(self.single_observation_space, spaces.Dict)
-        goal = {
-            "goal": spaces.Box(-np.inf, np.inf, (1, GOAL_FEATURES), np.float32), "goal_mask": spaces.Box(0, 1, (1,), np.bool_)
-        }  # fmt: skip
+        goal: dict[str, spaces.Space[Any]] = {
+            "goal": spaces.Box(-np.inf, np.inf, (1, GOAL_FEATURES), np.float32),
+            "goal_mask": spaces.Box(0, 1, (1,), np.bool_),
+        }
         self.single_observation_space = spaces.Dict({**self.single_observation_space.spaces, **goal})
         self._allocate()
 

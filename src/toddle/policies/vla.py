@@ -235,6 +235,15 @@ class FlowVLA(nn.Module):
             miss = ((end - action).abs() * weight).sum() / weight.sum().clamp(min=1)
         return loss, {"sft/loss": loss.item(), "sft/endpoint_error": miss.item()}
 
+    def trunk_tokens(self, batch: dict[str, Any]) -> Tensor:
+        """Return the trunk's slot tokens (B * H, d) of a batch's last decisions at tau 0.5, from zero noise."""
+        observation, size = batch["observation"], len(batch["mask"])
+        context, context_mask = self.context(observation)
+        noisy = torch.zeros(1, size, self.config.expert.horizon, self.config.expert.action_width, device=context.device)
+        tau = torch.full((1, size), 0.5, device=context.device)
+        slots, _, _ = self.expert.forward_tokens(observation, context, context_mask, noisy, tau, last=1)
+        return slots.flatten(0, 2)
+
     def begin_step(self, share: float) -> None:
         """Anneal the bias on later slots over the first tenth of the steps, where slots are bidirectional."""
         if self.config.expert.slot_mask == "bidirectional":

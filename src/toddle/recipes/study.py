@@ -62,7 +62,7 @@ class Config:
 
 def load_study(name: str) -> Study[Any]:
     """Return the study of a file in recipes/studies.  Raises InputError for an unknown name."""
-    known = [module.name for module in pkgutil.iter_modules(studies.__path__)]
+    known = [m.name for m in pkgutil.iter_modules(studies.__path__) if not m.name.startswith("_")]
     if name not in known:
         raise problem("study", "a known study", name, nearest(name, known))
     study = importlib.import_module(f"{studies.__name__}.{name}").STUDY
