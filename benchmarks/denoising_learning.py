@@ -1,6 +1,6 @@
 """Do diffusion and flow policies learn by RL?  From scratch beside Gaussian PPO, and from noisy demonstrations.
 
-    python benchmarks/denoising_learning.py warm [--tasks drawer-open-v3] [--methods dppo] [--seeds 3] [--steps 24000]
+    python benchmarks/denoising_learning.py warm [--tasks drawer-open-v3] [--methods dppo] [--seeds 3] [--steps 40000]
     python benchmarks/denoising_learning.py scratch [--tasks HalfCheetah-v5] [--seeds 3] [--steps 150000]
     python benchmarks/denoising_learning.py page
 
@@ -126,7 +126,7 @@ def main() -> None:
     torch.set_num_threads(1)
     OUT.mkdir(parents=True, exist_ok=True)
     tasks = given.tasks or (["HalfCheetah-v5", "Hopper-v5"] if given.part == "scratch" else list(NOISE))
-    steps = given.steps or (150_000 if given.part == "scratch" else 24_000)
+    steps = given.steps or (150_000 if given.part == "scratch" else 40_000)
     for seed in range(given.seeds if given.part != "page" else 0):
         for task in tasks:
             for method in given.methods or (SCRATCH if given.part == "scratch" else WARM):
