@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.policies.tiny_vla import ToyDemonstrations, tiny_vla
 
 from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.errors import InputError, NaNError
+from toddle.maths.similarity import linear_cka
 
 QUICK = SFTConfig(steps=150, batch=24, rate=6e-3, ema=0.9)
 
@@ -169,3 +171,21 @@ def test_bad_settings_are_refused() -> None:
         SFTConfig(warmup=1.5)
     with pytest.raises(InputError, match="batch"):
         SFTConfig(batch=0)
+
+
+def test_cka_is_measured_against_the_start_and_survives_a_checkpoint() -> None:
+    """It is 1 until the weights move, falls as they do, and a resumed run goes on with the first run's reference."""
+    config = replace(QUICK, steps=20, cka_every=5)
+    data = ToyDemonstrations()
+    learner = SFT(tiny_vla(), data, config)
+    assert linear_cka(learner._tokens(), learner.tokens) == pytest.approx(1.0, abs=1e-9)
+    plain = SFT(tiny_vla(), data, replace(config, cka_every=0))
+    seen = [learner.step() for _ in range(10)]
+    assert [index for index, metrics in enumerate(seen) if "sft/cka" in metrics] == [4, 9]
+    assert seen[9]["sft/cka"] < 0.999
+    losses = [plain.step()["sft/loss"] for _ in range(10)]
+    assert losses == [metrics["sft/loss"] for metrics in seen]  # looking changes nothing
+    again = SFT(tiny_vla(), data, config)
+    again.load_state_dict(copy.deepcopy(learner.state_dict()))  # as from a file
+    later = [[run.step() for _ in range(5)][-1]["sft/cka"] for run in (learner, again)]
+    assert later[0] == later[1]
