@@ -25,9 +25,9 @@ def test_fork() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="metaworld is not installed")
-@pytest.mark.parametrize("task", ["reach-v3", "drawer-open-v3"])
-def test_metaworld(task: str) -> None:
-    check_env(make_env(f"metaworld/{task}", 2, seed=4, max_episode_steps=8))
+@pytest.mark.parametrize("name", ["metaworld/reach-v3", "metaworld/drawer-open-v3", "metaworld-state/push-v3"])
+def test_metaworld(name: str) -> None:
+    check_env(make_env(name, 2, seed=4, max_episode_steps=8))
 
 
 class _Leaks(GymnasiumEnv):
