@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import pkgutil
 import signal
 import subprocess
 import sys
@@ -17,8 +16,8 @@ import pytest
 
 from toddle.core.config import from_dict
 from toddle.core.errors import InputError
-from toddle.recipes import demo, studies
-from toddle.recipes.study import Config, load_study, plan, run, run_study
+from toddle.recipes import demo
+from toddle.recipes.study import Config, known_studies, load_study, plan, run, run_study
 from toddle.training.steps import Step, check_steps
 from toddle.training.study import Estimate, Outcome, effect, verdict
 
@@ -183,8 +182,8 @@ def test_effect_reports_both_p_values() -> None:
 def test_unknown_study_and_scale(tmp_path: Path, study: Any) -> None:
     with pytest.raises(InputError, match="study"):
         plan(settings(tmp_path))
-    with pytest.raises(InputError, match="did you mean 'conversion'"):
-        run(Config(name="conversoin", page_only=True), resume=False)
+    with pytest.raises(InputError, match="did you mean 't0'"):
+        run(Config(name="to", page_only=True), resume=False)
     with pytest.raises(InputError, match="scale"):
         study.settings("lab")
 
@@ -198,7 +197,7 @@ def settings_are_valid(steps: list[Step]) -> None:
 
 
 @pytest.mark.parametrize("scale", ["small", "medium", "lab"])
-@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(studies.__path__)])
+@pytest.mark.parametrize("name", known_studies())
 def test_every_study_file_plans_at_every_scale(name: str, scale: str) -> None:
     found = load_study(name)
     steps = found.steps(found.settings(scale))

@@ -28,7 +28,7 @@ __all__ = ["Config", "plan", "run", "run_study"]
 class Config:
     """Run a study: many runs, resumable, then a page that says passed, failed or not resolved for each outcome.
 
-    Called again it goes on where it was.  Example: toddle study conversion --scale small
+    Called again it goes on where it was.  Example: toddle study t0 --scale small
     """
 
     may_change: ClassVar[tuple[str, ...]] = ("only", "again", "processes", "page_only", "runs", "device")
@@ -60,9 +60,14 @@ class Config:
             raise problem("again", "the steps to run again in --only", "none")
 
 
+def known_studies() -> list[str]:
+    """Return the names of the files in recipes/studies; those that begin with _ are parts of a study."""
+    return [module.name for module in pkgutil.iter_modules(studies.__path__) if not module.name.startswith("_")]
+
+
 def load_study(name: str) -> Study[Any]:
     """Return the study of a file in recipes/studies.  Raises InputError for an unknown name."""
-    known = [m.name for m in pkgutil.iter_modules(studies.__path__) if not m.name.startswith("_")]
+    known = known_studies()
     if name not in known:
         raise problem("study", "a known study", name, nearest(name, known))
     study = importlib.import_module(f"{studies.__name__}.{name}").STUDY
