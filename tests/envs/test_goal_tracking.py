@@ -402,3 +402,12 @@ def test_the_documented_body_works(capsys: pytest.CaptureFixture[str]) -> None:
         BODIES.clear()
         BODIES.update(known)
     assert capsys.readouterr().out.startswith("(8, 6) (8, 6, 21)")
+
+
+def test_the_settings_of_the_measured_bodies_are_valid() -> None:
+    from toddle.core.config import load_config
+    from toddle.recipes.pretrain import Config
+
+    for name in ("ant", "humanoid"):
+        config = load_config(Config, ROOT / "docs" / "results" / "gctr" / f"{name}.yaml")
+        assert config.env == (f"goal/{name}",) and config.collect.discount == 0.95
