@@ -31,8 +31,12 @@ Wanted: each method raises success by 30 points over the imitated start. {steps:
 of width 128, chunks of 4, every method at its own defaults (docs/denoising.md) with gamma 0.99. Environment
 `metaworld-state/<task>`: the observation holds objects and goal; success gives reward 1 and ends the episode, else 200
 steps do. Demonstrations are the scripted expert's, pushed off its way by noise (drawer-open 0.5, window-open 1.0,
-coffee-push 0.5). Tasks and noise were chosen for an imitated start with room above it; door-lock-v3 fell out because
-the disturbed expert itself fails. Success is that of the same 50 episodes before and after, no exploration noise.
+coffee-push 0.5). Success is that of the same 50 episodes before and after, no exploration noise.
+
+Tasks and noise were chosen by starts of seed 0. Another seed draws other demonstrations, from which imitation alone may
+solve the task: a start above 70 % cannot gain 30 points, and counts all the same. The column "failures gone" is the
+share of the start's failures that RL removed. door-lock-v3 fell out because the disturbed expert itself fails. Clips
+and rates were chosen on seed 0 (dppo on window-open-v3, flow-sde on drawer-open-v3), which is counted here too.
 """
 SCRATCH = """
 ## From scratch, beside Gaussian PPO at equal environment steps
@@ -43,8 +47,10 @@ the run, exploration noise included.
 """
 
 
-def verdict(interval: Interval, wanted: float) -> str:
+def verdict(interval: Interval, wanted: float, seeds: int) -> str:
     """Say what the interval says of a target that is to be reached."""
+    if seeds < 3:
+        return "too few seeds"
     if interval.low >= wanted:
         return "passed"
     return "failed" if interval.high < wanted else "not resolved"
@@ -67,8 +73,8 @@ def _points(values: Interval) -> str:
 def warm_lines(runs: Sequence[Run]) -> list[str]:
     """Return the table of the warm starts."""
     lines = [WARM.format(steps=runs[0]["steps"])]
-    lines += ["| task | method | seeds | imitation | after RL | gain, points | target 30 | CPU s a run |",
-              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines += ["| task | method | seeds | imitation | after RL | gain, points | target 30 | failures gone | CPU s |",
+              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for method in _names(runs, "method"):
         for task in [*_names(_of(runs, method=method), "task"), None]:
             own = _of(runs, method=method) if task is None else _of(runs, method=method, task=task)
@@ -77,9 +83,12 @@ def warm_lines(runs: Sequence[Run]) -> list[str]:
             each = [f"{np.mean(side):.0%}" + ("" if task is None else f" ({', '.join(f'{v:.0%}' for v in side)})")
                     for side in (before, after)]  # fmt: skip
             label = f"**all {len(_names(own, 'task'))} tasks**" if task is None else task
+            room = 1.0 - np.mean(before)
+            gone = f"{gain.value / room:.0%}" if room > 0 else "-"
             cost = np.mean([run["cpu_seconds"] for run in own])
-            lines.append(f"| {label} | {method} | {len({run['seed'] for run in own})} | {each[0]} | {each[1]} | "
-                         f"{_points(gain)} | {verdict(gain, GAIN)} | {cost:.0f} |")  # fmt: skip
+            seeds = len({run["seed"] for run in own})
+            lines.append(f"| {label} | {method} | {seeds} | {each[0]} | {each[1]} | "
+                         f"{_points(gain)} | {verdict(gain, GAIN, seeds)} | {gone} | {cost:.0f} |")  # fmt: skip
     return [*lines, "", "![Success while learning](warm.png)", "",
             "Curves: success of the episodes that ended, with exploration noise; bold: mean of the seeds."]  # fmt: skip
 
@@ -103,7 +112,7 @@ def scratch_lines(runs: Sequence[Run]) -> list[str]:
             pairs = [(run["score"], base[run["seed"]]) for run in own if run["seed"] in base]
             if method != "gaussian" and pairs:
                 interval = bootstrap_interval(pairs, statistic=_share)
-                share, said = "{:.0%} [{:.0%}, {:.0%}]".format(*interval), verdict(interval, SHARE)
+                share, said = "{:.0%} [{:.0%}, {:.0%}]".format(*interval), verdict(interval, SHARE, len(pairs))
             lines.append(f"| {task} | {method} | {len(own)} | {np.mean(scores):.0f} "
                          f"({', '.join(f'{score:.0f}' for score in scores)}) | {share} | {said} | "
                          f"{np.mean([run['cpu_seconds'] for run in own]):.0f} |")  # fmt: skip
@@ -155,4 +164,7 @@ def write_page(folder: Path) -> None:
         if own:
             lines += table(own)
             draw(own, label, folder / f"{name}.png")
+    asked = {"coffee-push-v3", "HalfCheetah-v5", "Hopper-v5"} - {run["task"] for run in runs}
+    if asked:
+        lines += ["", f"Wanted and not run, so open: {', '.join(sorted(asked))}."]
     (folder / "README.md").write_text("\n".join([*lines, ""]))
