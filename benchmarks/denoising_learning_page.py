@@ -90,7 +90,8 @@ def warm_lines(runs: Sequence[Run]) -> list[str]:
             lines.append(f"| {label} | {method} | {seeds} | {each[0]} | {each[1]} | "
                          f"{_points(gain)} | {verdict(gain, GAIN, seeds)} | {gone} | {cost:.0f} |")  # fmt: skip
     return [*lines, "", "![Success while learning](warm.png)", "",
-            "Curves: success of the episodes that ended, with exploration noise; bold: mean of the seeds."]  # fmt: skip
+            "Curves: success of the episodes that ended, with exploration noise; bold: mean of the seeds. The first",
+            "points are too high: of the first episodes, successes end first."]  # fmt: skip
 
 
 def _share(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
