@@ -60,3 +60,14 @@ def test_goal_tokens() -> None:
     assert torch.allclose(swapped[0], context[0, order], atol=1e-6)
     alone, seen = encoder(None, None, None, (2, 5))
     assert alone.shape == (2, 5, 1, 6) and seen.all()
+
+
+def test_a_body_that_is_forgotten_starts_again() -> None:
+    norm = RunningNorm([2, 3])
+    for body, size in ((0, 2), (1, 3)):
+        norm.update(torch.randn(50, size, generator=torch.Generator().manual_seed(body)) * 9 + 4, body)
+    kept = norm.mean[1].clone()
+    norm.forget(0)
+    norm.update(torch.tensor([[1.0, 0.0], [3.0, 4.0]]), 0)  # mean (2, 2), deviations (1, 2)
+    torch.testing.assert_close(norm(torch.tensor([[3.0, 4.0]]), 0), torch.ones(1, 2), rtol=1e-5, atol=1e-5)
+    assert torch.equal(norm.mean[1], kept)

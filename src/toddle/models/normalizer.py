@@ -56,6 +56,11 @@ class RunningNorm(nn.Module):
         self.shift[body] = self.mean[body]
         self.scale[body] = (self.var[body] + self.eps).rsqrt()
 
+    @torch.no_grad()
+    def forget(self, body: int) -> None:
+        """Forget one body's moments: the next `update` is its first."""
+        self.mean[body], self.var[body], self.count[body] = 0.0, 1.0, 0.0
+
     def forward(self, x: Tensor, body: int = 0) -> Tensor:
         """Normalise x (..., O) of one body; float32 in and out."""
         size = self.sizes[body]

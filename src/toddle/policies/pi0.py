@@ -128,8 +128,10 @@ class Pi0Policy(nn.Module):
         """Return the action expert's transformer."""
         return {name: value for name, value in self.named_parameters() if name.startswith("model.model.dit.")}
 
-    def fit_normalization(self, proprio: Tensor, actions: FeatureStatistics, mode: Mode, body: int) -> None:
-        """Fit to demonstrations: state by mean and deviation, actions by `mode`."""
+    def fit_normalization(
+        self, proprio: Tensor, actions: FeatureStatistics, mode: Mode, body: int, *, refit: bool = True
+    ) -> None:
+        """Fit to demonstrations: state by mean and deviation, actions by `mode`; always `refit`."""
         state = Normalization.of(feature_statistics(proprio.cpu().numpy()), "mean_std")
         action = Normalization.of(actions, mode)
         for name, made in (("state", state), ("action", action)):

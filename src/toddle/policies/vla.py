@@ -126,12 +126,17 @@ class FlowVLA(nn.Module):
         self.action_offset[body, : len(offset)] = offset
         self.action_scale[body, : len(scale)] = scale
 
-    def fit_normalization(self, proprio: Tensor, actions: FeatureStatistics, mode: Mode, body: int) -> None:
+    def fit_normalization(
+        self, proprio: Tensor, actions: FeatureStatistics, mode: Mode, body: int, *, refit: bool = False
+    ) -> None:
         """Fit to demonstrations: actions by `mode`; proprioception (N, O) only where RL has not done so already.
 
-        A converted expert keeps the statistics it learned with, else its function would not be kept.
+        A converted expert keeps the statistics it learned with, else its function would not be kept; `refit` gives
+        that up.
         """
         norm = self.expert.tokens.norm
+        if refit:
+            norm.forget(body)
         if not float(norm.count[body]):
             norm.update(proprio.to(norm.mean.device), body)
         made = Normalization.of(actions, mode)

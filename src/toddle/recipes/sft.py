@@ -80,6 +80,8 @@ class Config:
     """Use only the first so many episodes of each task."""
     normalization: Literal["identity", "mean_std", "quantile", "min_max"] = "identity"
     """How actions are normalised; identity keeps a converted expert's chunk as it is (actions are in [-1, 1])."""
+    refit_proprio: bool = False
+    """Normalise proprioception by the demonstrations where RL's own statistics came along (gives level C up)."""
     cache: Path = Path(".cache/features")
     """Where features of the frozen backbone are kept; runs with the same backbone and dataset share them."""
     seed: int = 0
@@ -128,7 +130,8 @@ def run(config: Config, *, resume: bool = False) -> None:
         policy = make_policy(config, datasets).to(device)
         data = make_data(config, policy, datasets)
         body = policy.body_index(datasets[0].info.get("robot_type"))
-        policy.fit_normalization(data.proprio(), feature_statistics(data.actions), config.normalization, body)
+        refit = {"refit": True} if config.refit_proprio else {}
+        policy.fit_normalization(data.proprio(), feature_statistics(data.actions), config.normalization, body, **refit)
         learner = SFT(policy, data, config.sft, seed=config.seed)
         run_loop(
             learner, folder, config.sft.steps, checkpoint_every=config.checkpoint_every, label="sft",

@@ -139,13 +139,13 @@ def tables(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[tup
     n, names = pushed_count(rows), [name for group in groups.values() for name in group]
     effects, drift, cells = [], [], []
     for name in names:
-        shown = [name]
-        for disturbance in ("plain", "pushed"):
-            if cell := success(rows, name, n, disturbance):
-                e = difference(name, "random", disturbance)(rows)
-                shown += [f"{100 * float(np.mean(list(cell.values()))):.0f} %", "" if name == "random" or e is None else
-                          f"{100 * e.value:+.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]"]  # fmt: skip
-        if len(shown) == 5:
+        cells_of = [success(rows, name, n, disturbance) for disturbance in ("plain", "pushed")]
+        if any(cells_of):
+            shown = [name]
+            for disturbance, cell in zip(("plain", "pushed"), cells_of):
+                e = None if name == "random" else difference(name, "random", disturbance)(rows)
+                shown.append(f"{100 * float(np.mean(list(cell.values()))):.0f} %" if cell else "")
+                shown.append("" if e is None else f"{100 * e.value:+.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]")
             effects.append(shown)
         runs = [r for r in rows if r["kind"] == "sft" and (r["start"], r["count"]) == (name, n)]
         if runs:

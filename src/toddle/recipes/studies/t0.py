@@ -2,7 +2,8 @@
 
 The outcomes were fixed before any run.  Initialisations of the same expert: random, supervised (cloned from RL's
 rollouts), paradigm 1 (PPO, converted), paradigm 2 (a flow policy by RL, transferred as it is); each is fine-tuned on
-N demonstrations of each task with equal budgets and evaluated on equal seeds.  At one N: ablations, remedies, pushes.
+N demonstrations of each task with equal budgets and evaluated on equal seeds.  At one N: pushes, and without pushes
+ablations and remedies.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Start:
     """Settings of the conversion; None: fresh weights of the same architecture."""
     sft: dict[str, Any] | None = None
     """Settings of the fine-tuning that differ."""
+    refit: bool = False
+    """Whether proprioception is normalised by the demonstrations in place of RL's experience."""
     grounded: bool = False
     """Whether it is first fine-tuned on approaches that the RL policy recorded (no demonstrations)."""
 
@@ -57,7 +60,7 @@ ABLATIONS = {
 """Paradigm 1 with one thing changed, at one number of demonstrations."""
 REMEDIES = {
     "adapter x10": Start(source="ppo", convert={}, sft={"adapter_rate": 10.0}),
-    "re-anchored": Start(source="ppo", convert={"fresh_adapter": True, "fresh_decoder": True}),
+    "re-anchored": Start(source="ppo", convert={"fresh_adapter": True, "fresh_decoder": True}, refit=True),
     "distractors": Start(source="distractors", convert={"fresh_adapter": True}),
     "grounded": Start(source="ppo", convert={}, grounded=True),
     "random, grounded": Start(source="ppo", grounded=True),
@@ -75,7 +78,7 @@ class Scale:
     tasks: tuple[str, ...]
     demonstrations: tuple[int, ...] = (5, 10, 25, 50)
     at: int = 10
-    """Demonstrations of each task in ablations, remedies and pushes."""
+    """Demonstrations of each task in ablations and remedies, and in the main comparison under pushes."""
     steps: int
     """Control steps of a pretraining."""
     flow_steps: int
@@ -175,7 +178,7 @@ def _tuning(at: str, seed: int, scale: Scale, name: str, count: int) -> list[Ste
         init, after = {"init": f"{{folder}}/{ground}/policy"}, [ground]
     settings = common | init | {
         "dataset": ["{folder}/demos"], "episodes": count, "sft": sft | {"steps": scale.sft_steps} | (start.sft or {}),
-    }  # fmt: skip
+    } | ({"refit_proprio": True} if start.refit else {})  # fmt: skip
     made.append(toddle_step(f"{at}/sft{count}/{_file(name)}", "sft", settings, after=["demos", *after],
                             seconds=15 + 0.05 * scale.sft_steps))  # fmt: skip
     return made
@@ -202,14 +205,14 @@ def steps(scale: Scale) -> list[Step]:
     done: set[str] = set()
     for label, names in GROUPS.items():  # the main comparison of all seeds first
         for seed in range(scale.seeds):
-            at, push = f"seed{seed}", scale.at
+            at, main = f"seed{seed}", label == "main"
             made = [*_pretraining(at, seed, scale, names), *_transfers(at, seed, scale, names)]
             if label == "remedies":
                 made.append(_approaches(at, scale))
-            for count in sorted(scale.demonstrations, key=lambda n: n != push) if label == "main" else [push]:
+            for count in sorted(scale.demonstrations, key=lambda n: n != scale.at) if main else [scale.at]:
                 for name in names:
                     made += _tuning(at, seed, scale, name, count)
-                made.append(_evaluation(at, scale, label, names, count, count == push))
+                made.append(_evaluation(at, scale, label, names, count, main and count == scale.at))
             found += [step for step in made if step.name not in done]
             done |= {step.name for step in made}
     return found + [_goals(f"seed{seed}", scale) for seed in range(scale.seeds)]
