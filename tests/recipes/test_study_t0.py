@@ -85,7 +85,8 @@ def test_every_start_is_made_tuned_and_judged_at_every_scale() -> None:
                   for policy in step.settings["policy"]}  # fmt: skip
         assert len(judged) == len(STARTS) == sum(len(group) for group in GROUPS.values())
         tuned = [step for step in found if f"/sft{scale.at}/" in step.name]
-        assert len({step.settings["sft"]["steps"] for step in tuned}) == 1  # equal budgets
+        updates = {step.name.split("/")[-1]: step.settings["sft"]["steps"] for step in tuned}
+        assert all(count == scale.sft_steps * (4 if "longer" in name else 1) for name, count in updates.items())
         assert len(tuned) == scale.seeds * len(STARTS)
 
 

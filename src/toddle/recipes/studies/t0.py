@@ -36,6 +36,8 @@ class Start:
     """Settings of the fine-tuning that differ."""
     refit: bool = False
     """Whether proprioception is normalised by the demonstrations in place of RL's experience."""
+    longer: int = 1
+    """Times as many updates of fine-tuning."""
     grounded: bool = False
     """Whether it is first fine-tuned on approaches that the RL policy recorded (no demonstrations)."""
 
@@ -64,8 +66,10 @@ REMEDIES = {
     "distractors": Start(source="distractors", convert={"fresh_adapter": True}),
     "grounded": Start(source="ppo", convert={}, grounded=True),
     "random, grounded": Start(source="ppo", grounded=True),
+    "longer": Start(source="ppo", convert={}, longer=4),
+    "random, longer": Start(source="ppo", longer=4),
 }  # fmt: skip
-"""What was tried because paradigm 1 alone did not help; `random, grounded` is the control of `grounded`."""
+"""What was tried because paradigm 1 alone did not help; those with `random` are the controls of the same change."""
 STARTS = MAIN | ABLATIONS | REMEDIES
 GROUPS = {"main": list(MAIN), "ablations": list(ABLATIONS), "remedies": list(REMEDIES)}
 
@@ -177,10 +181,10 @@ def _tuning(at: str, seed: int, scale: Scale, name: str, count: int) -> list[Ste
         ))  # fmt: skip
         init, after = {"init": f"{{folder}}/{ground}/policy"}, [ground]
     settings = common | init | {
-        "dataset": ["{folder}/demos"], "episodes": count, "sft": sft | {"steps": scale.sft_steps} | (start.sft or {}),
+        "dataset": ["{folder}/demos"], "episodes": count, "sft": sft | {"steps": start.longer * scale.sft_steps} | (start.sft or {}),
     } | ({"refit_proprio": True} if start.refit else {})  # fmt: skip
     made.append(toddle_step(f"{at}/sft{count}/{_file(name)}", "sft", settings, after=["demos", *after],
-                            seconds=15 + 0.05 * scale.sft_steps))  # fmt: skip
+                            seconds=15 + 0.05 * start.longer * scale.sft_steps))  # fmt: skip
     return made
 
 
