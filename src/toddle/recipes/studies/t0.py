@@ -181,7 +181,8 @@ def _tuning(at: str, seed: int, scale: Scale, name: str, count: int) -> list[Ste
         ))  # fmt: skip
         init, after = {"init": f"{{folder}}/{ground}/policy"}, [ground]
     settings = common | init | {
-        "dataset": ["{folder}/demos"], "episodes": count, "sft": sft | {"steps": start.longer * scale.sft_steps} | (start.sft or {}),
+        "dataset": ["{folder}/demos"], "episodes": count,
+        "sft": sft | {"steps": start.longer * scale.sft_steps} | (start.sft or {}),
     } | ({"refit_proprio": True} if start.refit else {})  # fmt: skip
     made.append(toddle_step(f"{at}/sft{count}/{_file(name)}", "sft", settings, after=["demos", *after],
                             seconds=15 + 0.05 * start.longer * scale.sft_steps))  # fmt: skip
