@@ -70,8 +70,16 @@ REMEDIES = {
     "random, longer": Start(source="ppo", longer=4),
 }  # fmt: skip
 """What was tried because paradigm 1 alone did not help; those with `random` are the controls of the same change."""
-STARTS = MAIN | ABLATIONS | REMEDIES
-GROUPS = {"main": list(MAIN), "ablations": list(ABLATIONS), "remedies": list(REMEDIES)}
+COMBINED = {
+    "re-anchored, grounded": Start(
+        source="ppo", convert={"fresh_adapter": True, "fresh_decoder": True}, refit=True, grounded=True
+    ),
+}
+"""The remedies that helped, together; added when the others had been seen."""
+STARTS = MAIN | ABLATIONS | REMEDIES | COMBINED
+GROUPS = {
+    "main": list(MAIN), "remedies": list(REMEDIES), "combined": list(COMBINED), "ablations": list(ABLATIONS),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +178,7 @@ def _tuning(at: str, seed: int, scale: Scale, name: str, count: int) -> list[Ste
     start, made = STARTS[name], []
     init, after = _init(at, name, start)
     common: dict[str, Any] = {"cache": "{folder}/features", "seed": seed}
+    common |= {"refit_proprio": True} if start.refit else {}
     sft = {"rate": 1e-3, "cka_every": max(1, scale.sft_steps // 10)}
     if start.grounded:
         ground = f"{at}/grounding/{_file(name)}"
@@ -183,7 +192,7 @@ def _tuning(at: str, seed: int, scale: Scale, name: str, count: int) -> list[Ste
     settings = common | init | {
         "dataset": ["{folder}/demos"], "episodes": count,
         "sft": sft | {"steps": start.longer * scale.sft_steps} | (start.sft or {}),
-    } | ({"refit_proprio": True} if start.refit else {})  # fmt: skip
+    }  # fmt: skip
     made.append(toddle_step(f"{at}/sft{count}/{_file(name)}", "sft", settings, after=["demos", *after],
                             seconds=15 + 0.05 * start.longer * scale.sft_steps))  # fmt: skip
     return made
@@ -212,7 +221,7 @@ def steps(scale: Scale) -> list[Step]:
         for seed in range(scale.seeds):
             at, main = f"seed{seed}", label == "main"
             made = [*_pretraining(at, seed, scale, names), *_transfers(at, seed, scale, names)]
-            if label == "remedies":
+            if any(STARTS[name].grounded for name in names):
                 made.append(_approaches(at, scale))
             for count in sorted(scale.demonstrations, key=lambda n: n != scale.at) if main else [scale.at]:
                 for name in names:
