@@ -9,6 +9,7 @@ import pytest
 from tests.policies.tiny_vla import tiny_backbone
 
 from toddle.algorithms.sft import SFTConfig
+from toddle.core.errors import InputError
 from toddle.models.backbone_embedded import save_embedded
 from toddle.recipes.demo import CANDIDATES, Config, plan, run, stages
 from toddle.training.episodes import read_episodes
@@ -17,26 +18,38 @@ from toddle.training.episodes import read_episodes
 def tiny(folder: Path) -> Config:
     return Config(
         out=folder / "demo", backbone=str(folder / "eyes"), tasks=("metaworld/reach-v3",), pretrain_steps=8192,
-        worlds=16, demonstrations=1, sft=SFTConfig(steps=4, batch=4), episodes=2, max_episode_steps=24, videos=1,
+        worlds=16, demonstrations=1, approaches=1, ground_steps=2, sft=SFTConfig(steps=4, batch=4), episodes=2,
+        max_episode_steps=24, videos=1,
     )  # fmt: skip
 
 
 def test_the_plan_shows_every_stage(tmp_path: Path) -> None:
     shown = plan(tiny(tmp_path))
     assert [line.split(":")[0] for line in shown.steps[:-1]] == [
-        "pretrain", "demos", "transfer", "sft_converted", "sft_random", "evaluate_converted", "evaluate_random",
+        "pretrain", "demos", "transfer", "approaches", "ground", "sft_converted", "sft_random", "evaluate_converted",
+        "evaluate_random",
     ]  # fmt: skip
     assert shown.seconds is not None and shown.seconds > 0
 
 
 def test_both_fine_tunings_differ_in_their_start_alone() -> None:
-    steps = {step.name: step.settings for step in stages(Config())}
+    steps = {step.name: step.settings for step in stages(Config(approaches=0, refit_proprio=False))}
     first, second = dict(steps["sft_converted"]), dict(steps["sft_random"])
     assert first.pop("init") == second.pop("like") and second.pop("init") == "random"
-    assert first == second
+    assert not first.pop("refit_proprio") and first == second
     first, second = dict(steps["evaluate_converted"]), dict(steps["evaluate_random"])
     first.pop("policy"), second.pop("policy")
     assert first == second
+
+
+def test_grounding_costs_the_random_expert_no_update() -> None:
+    steps = {step.name: step.settings for step in stages(Config())}
+    assert steps["ground"]["dataset"] == ["{folder}/approaches"]
+    updates = [steps[name]["sft"]["steps"] for name in ("ground", "sft_converted", "sft_random")]
+    assert updates[0] + updates[1] == updates[2]
+    assert steps["sft_converted"]["init"] == "{folder}/ground/policy"
+    with pytest.raises(InputError, match="approaches"):
+        Config(tasks=("libero/libero_object/0",))
 
 
 @pytest.mark.slow
@@ -58,6 +71,6 @@ def test_the_main_job_end_to_end(tmp_path: Path) -> None:
     levels = json.loads((config.out / "transfer" / "transfer.json").read_text())["levels"]
     assert all(level["kept"] for level in levels)
     marks = {path: path.stat().st_mtime_ns for path in (config.out / "steps").glob("*.json")}
-    assert len(marks) == 7
+    assert len(marks) == 9
     run(config, resume=False)  # nothing is done again but the page
     assert marks == {path: path.stat().st_mtime_ns for path in (config.out / "steps").glob("*.json")}

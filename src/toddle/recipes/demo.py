@@ -1,7 +1,10 @@
 """`toddle demo`: the main job end to end, each stage resumable and skipped when it is done, then the report.
 
-    pretrain ──► transfer ──► sft_converted ──► evaluate_converted ─┐
-    demos ───────────┴──────► sft_random ─────► evaluate_random ────┴──► report.html
+    pretrain ─┬─► transfer ───┬─► ground ──► sft_converted ──► evaluate_converted ─┐
+              └─► approaches ─┘                                                    ├──► report.html
+    demos ───────────────────────────────────► sft_random ─────► evaluate_random ──┘
+
+approaches: the RL policy brings the hand to the object in the tasks' scenes; ground: the VLA learns from these first.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from toddle.algorithms.sft import SFTConfig
 from toddle.core.config import config, to_dict
@@ -26,9 +29,10 @@ __all__ = ["Config", "plan", "run", "stages"]
 
 TITLE = "An action expert that learned to move by RL, converted into a VLA"
 LEAD = (
-    "A causal transformer learns goal tracking by PPO on the benchmark's arm, is converted into the flow-matching "
-    "action expert of a vision-language-action model, and is fine-tuned on a few demonstrations. The same model with "
-    "a randomly initialised expert gets the same demonstrations, updates and evaluation seeds."
+    "A causal transformer learns goal tracking by PPO on the benchmark's arm and is converted into the flow-matching "
+    "action expert of a vision-language-action model. The RL policy brings the hand to the objects of the tasks' "
+    "scenes, the model learns from these pictures first and then from a few demonstrations. The same model with a "
+    "randomly initialised expert, without RL, gets the same demonstrations, number of updates and evaluation seeds."
 )
 CANDIDATES = ("converted", "random")
 
@@ -56,10 +60,16 @@ class Config:
     """Worlds of the pretraining."""
     demonstrations: int = 15
     """Demonstrations of each task."""
-    convert: ConvertConfig = ConvertConfig()
-    """How the pretrained policy becomes the action expert (its seed is `seed`)."""
-    sft: SFTConfig = SFTConfig(steps=200, rate=1e-3, adapter_rate=10.0)
-    """How each of the two is fine-tuned."""
+    convert: ConvertConfig = ConvertConfig(fresh_adapter=True, fresh_decoder=True)
+    """How the pretrained policy becomes the action expert (its seed is `seed`); the best that study t0 found."""
+    refit_proprio: bool = True
+    """Normalise the converted expert's proprioception by what it is fine-tuned on, not by RL's experience."""
+    approaches: int = 20
+    """Approaches the RL policy records in each task's scene, from which the converted expert learns first; 0: none."""
+    ground_steps: int = 200
+    """Updates on them; the random expert makes as many more on the demonstrations."""
+    sft: SFTConfig = SFTConfig(steps=400, rate=1e-3)
+    """How each of the two is fine-tuned on the demonstrations."""
     episodes: int = 25
     """Evaluation episodes of each candidate on each task, undisturbed and again pushed."""
     max_episode_steps: int = 200
@@ -81,6 +91,9 @@ class Config:
         for name in names:
             if getattr(self, name) < 1:
                 raise problem(name, "at least 1", getattr(self, name))
+        if self.approaches and (bad := [task for task in self.tasks if not task.startswith("metaworld/")]):
+            raise problem("tasks", "metaworld/ tasks, in whose scenes approaches are recorded", ", ".join(bad),
+                          "or set approaches to 0")  # fmt: skip
 
 
 def stages(config: Config) -> list[Step]:
@@ -102,28 +115,60 @@ def stages(config: Config) -> list[Step]:
         },
         after=["pretrain"], seconds=20,
     )
-    training, evaluating = [], []
-    for name in CANDIDATES:
-        settings = {
-            "dataset": ["{folder}/demos"], "cache": "{folder}/features", "seed": config.seed,
-            "sft": to_dict(config.sft),
-        }  # fmt: skip
-        converted = "{folder}/transfer/policy"
-        settings |= {"init": converted} if name == "converted" else {"init": "random", "like": converted}
-        training.append(toddle_step(
-            f"sft_{name}", "sft", settings, after=["transfer", "demos"],
-            seconds=20 + config.sft.steps * config.sft.batch / 400,
-        ))  # fmt: skip
-        evaluating.append(toddle_step(
+    grounding = _grounding(config) if config.approaches else []
+    training = [_tuning(config, name) for name in CANDIDATES]
+    evaluating = [
+        toddle_step(
             f"evaluate_{name}", "evaluate",
             {
                 "policy": [f"{name}={{folder}}/sft_{name}/policy"], "env": list(config.tasks),
                 "episodes": config.episodes, "push": True, "videos": config.videos,
                 "max_episode_steps": config.max_episode_steps, "num_envs": min(10, config.episodes),
             },
-            after=[f"sft_{name}"], seconds=10 + 1.2 * config.episodes * len(config.tasks),
-        ))  # fmt: skip
-    return on_device([pretrain, record, transfer, *training, *evaluating], config.device)
+            after=[f"sft_{name}"], seconds=10 + 0.8 * config.episodes * len(config.tasks),
+        )
+        for name in CANDIDATES
+    ]  # fmt: skip
+    return on_device([pretrain, record, transfer, *grounding, *training, *evaluating], config.device)
+
+
+def _sft(config: Config, dataset: str, steps: int) -> dict[str, Any]:
+    """Settings that both candidates share."""
+    return {
+        "dataset": [f"{{folder}}/{dataset}"], "cache": "{folder}/features", "seed": config.seed,
+        "sft": to_dict(config.sft) | {"steps": steps},
+    }  # fmt: skip
+
+
+def _grounding(config: Config) -> list[Step]:
+    """Let the RL policy record approaches in the tasks' scenes, and the converted expert learn from them."""
+    scenes = [task.replace("metaworld/", "touch/", 1) for task in config.tasks]
+    record = {
+        "env": scenes, "policy": "{folder}/pretrain/policy", "episodes": config.approaches, "keep_failures": True,
+        "max_episode_steps": 80, "batch": min(5, config.approaches),
+    }  # fmt: skip
+    learn = _sft(config, "approaches", config.ground_steps) | {
+        "init": "{folder}/transfer/policy", "refit_proprio": config.refit_proprio
+    }
+    return [
+        toddle_step("approaches", "record", record, after=["pretrain"], seconds=10 + 1.2 * config.approaches),
+        toddle_step("ground", "sft", learn, after=["transfer", "approaches"], seconds=15 + config.ground_steps / 15),
+    ]
+
+
+def _tuning(config: Config, name: str) -> Step:
+    """Fine-tune a candidate on the demonstrations; both make as many updates in all."""
+    extra, source = (config.ground_steps, "ground") if config.approaches else (0, "transfer")
+    if name == "converted":
+        settings = _sft(config, "demos", config.sft.steps) | {
+            "init": f"{{folder}}/{source}/policy", "refit_proprio": config.refit_proprio
+        }
+    else:
+        settings = _sft(config, "demos", config.sft.steps + extra) | {
+            "init": "random", "like": "{folder}/transfer/policy"
+        }
+    after = ["transfer", "demos", *(["ground"] if config.approaches and name == "converted" else [])]
+    return toddle_step(f"sft_{name}", "sft", settings, after=after, seconds=15 + (config.sft.steps + extra) / 15)
 
 
 def plan(config: Config) -> Plan:
