@@ -11,7 +11,7 @@ from tests.policies.tiny_vla import tiny_backbone
 
 from toddle.models.backbone_embedded import save_embedded
 from toddle.recipes.studies._t0_page import area, figures, success, tables
-from toddle.recipes.studies.t0 import ABLATIONS, GROUPS, MAIN, SCALES, STARTS, STUDY, steps
+from toddle.recipes.studies.t0 import ABLATIONS, CONTROLS, GROUPS, MAIN, SCALES, STARTS, STUDY, steps
 from toddle.training.steps import check_steps, run_steps
 from toddle.training.study import Row, verdict, write_page, write_rows
 
@@ -94,8 +94,9 @@ def test_page_holds_the_cells() -> None:
     data = rows({name: 0.4 for name in STARTS}, {name: [0.3, 0.2] for name in STARTS})
     drawn = {figure.name for figure in figures(data, GROUPS)}
     assert drawn == {"success", "effects_plain", "effects_pushed", "courses"}
-    found = {heading.split(":")[0]: lines for heading, _, lines in tables(data, GROUPS)}
+    found = {heading.split(":")[0]: lines for heading, _, lines in tables(data, GROUPS, CONTROLS)}
     assert ["a", "plain", "10", "random", "40/100, 40/100, 40/100"] in found["Every cell"]
+    assert ["longer", "random, longer", "+0 [0, 0]"] in found["Remedies at N = 10 against random with the same change"]
     assert any(line[0] == next(iter(ABLATIONS)) for line in found["Everything at N = 10"])
 
 

@@ -134,8 +134,13 @@ def _courses(rows: Sequence[Row], groups: Mapping[str, Sequence[str]], n: int) -
     return [Figure(name="courses", svg=svg, caption=f"Fine-tuning at N = {n}, seed 0: " + ", ".join(main) + ".")]
 
 
-def tables(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Effects, every cell, drift and CKA, and what the RL policies themselves can do."""
+def tables(
+    rows: Sequence[Row], groups: Mapping[str, Sequence[str]], controls: Mapping[str, str]
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Effects, every cell, drift and CKA, and what the RL policies themselves can do.
+
+    controls: start -> the random start to which the same was done.
+    """
     n, names = pushed_count(rows), [name for group in groups.values() for name in group]
     effects, drift, cells = [], [], []
     for name in names:
@@ -160,9 +165,15 @@ def tables(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[tup
         counted = ", ".join(f"{r['successes']:.0f}/{r['episodes']}" for r in own)
         cells.append([task, disturbance, str(count), start, counted])
     goals = [[policy, env, f"{100 * np.mean(values):.0f} %"] for (policy, env), values in _goals(rows).items()]
+    against = [
+        [name, control, f"{100 * e.value:+.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]"]
+        for name, control in controls.items() if (e := difference(name, control)(rows)) is not None
+    ]  # fmt: skip
     return [
         (f"Everything at N = {n}: success, and points over random with 95 % intervals",
          ["start", "undisturbed", "over random", "pushed", "over random"], effects),
+        (f"Remedies at N = {n} against random with the same change: points with 95 % intervals",
+         ["start", "control", "difference"], against),
         (f"Fine-tuning at N = {n}, mean over seeds", ["start", "endpoint error at the end", "drift of the trunk",
                                                       "CKA to the trunk at the start"], drift),
         ("What the policies of RL do before any conversion: share of goals, touch/ in the VLA's own scenes",
