@@ -88,7 +88,8 @@ def speed(rows: Sequence[Row]) -> Estimate | None:
 
 # ---- page ------------------------------------------------------------------------------------------------------------
 def _interval(values: Pairs) -> Interval:
-    found = effect(list(values.values()))
+    """Return the mean with its interval, in per cent."""
+    found = effect([100 * value for value in values.values()])
     return Interval(found.value, found.low, found.high)
 
 
@@ -131,7 +132,7 @@ def _courses(rows: Sequence[Row], groups: Mapping[str, Sequence[str]], n: int) -
     panels = {"endpoint error of training batches": error, "CKA to the trunk at the start": cka}
     shown = {title: series for title, series in panels.items() if series}
     svg = curve_panels(shown, colours_of(main), x_label="update")
-    return [Figure(name="courses", svg=svg, caption=f"Fine-tuning at N = {n}, seed 0: " + ", ".join(main) + ".")]
+    return [Figure(name="courses", svg=svg, caption=f"Fine-tuning at N = {n}, seed 0; colours as in the first plot.")]
 
 
 def tables(
