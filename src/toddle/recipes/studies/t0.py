@@ -319,8 +319,8 @@ OUTCOMES = (
             alpha=0.05, measure=difference("grounded", "random"), scale=100, unit="points"),
 )  # fmt: skip
 NOTES = (
-    "`literal gate` and `shuffled goals` ask how much of paradigm 1's gain an ablation erases: where there is no gain to "
-    "erase, their verdicts say nothing.",
+    "`literal gate` and `shuffled goals` ask how much of paradigm 1's gain an ablation erases: where there is no gain, "
+    "their verdicts say nothing.",
     "Remedies were tried because the main comparison came out against RL; `re-anchored, grounded` was added when the "
     "others had been seen. They are read against random with the same change, in their own table.",
     "`faster` is measured on the error of training batches, not on success: success along a run would need an "
