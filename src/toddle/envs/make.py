@@ -32,9 +32,12 @@ REMEDIES = {
 
 def _build(environment: Callable[..., BatchedEnv], *arguments: Any, **options: Any) -> BatchedEnv:
     """Call the class after checking the names of the options."""
-    names = [name for name in inspect.signature(environment).parameters if name != "self"][len(arguments) :]
-    if "options" in names:  # the class hands them to the one it stands on
-        names = list(inspect.signature(environment.__mro__[1]).parameters)[len(arguments) :]  # type: ignore[attr-defined]
+    classes = environment.__mro__ if isinstance(environment, type) else (environment,)
+    for owner_class in classes:  # a class that takes **options hands them to the one it stands on
+        parameters = inspect.signature(owner_class).parameters
+        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            break
+    names = list(parameters)[len(arguments) :]
     for key in options:
         if key not in names:
             owner = getattr(environment, "__name__", "the environment")

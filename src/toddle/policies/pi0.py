@@ -129,9 +129,9 @@ class Pi0Policy(nn.Module):
         return {name: value for name, value in self.named_parameters() if name.startswith("model.model.dit.")}
 
     def fit_normalization(
-        self, proprio: Tensor, actions: FeatureStatistics, mode: Mode, body: int, *, refit: bool = True
+        self, proprio: Tensor, actions: FeatureStatistics, mode: Mode, body: int, *, refit: bool = False
     ) -> None:
-        """Fit to demonstrations: state by mean and deviation, actions by `mode`; always `refit`."""
+        """Fit to demonstrations: state by mean and deviation, actions by `mode`; always anew, `refit` or not."""
         state = Normalization.of(feature_statistics(proprio.cpu().numpy()), "mean_std")
         action = Normalization.of(actions, mode)
         for name, made in (("state", state), ("action", action)):

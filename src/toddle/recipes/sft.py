@@ -130,8 +130,8 @@ def run(config: Config, *, resume: bool = False) -> None:
         policy = make_policy(config, datasets).to(device)
         data = make_data(config, policy, datasets)
         body = policy.body_index(datasets[0].info.get("robot_type"))
-        refit = {"refit": True} if config.refit_proprio else {}
-        policy.fit_normalization(data.proprio(), feature_statistics(data.actions), config.normalization, body, **refit)
+        actions = feature_statistics(data.actions)
+        policy.fit_normalization(data.proprio(), actions, config.normalization, body, refit=config.refit_proprio)
         learner = SFT(policy, data, config.sft, seed=config.seed)
         run_loop(
             learner, folder, config.sft.steps, checkpoint_every=config.checkpoint_every, label="sft",
