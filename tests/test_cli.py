@@ -89,6 +89,11 @@ def test_a_file_gives_the_defaults_and_options_override_it(tmp_path: Path) -> No
     _, needy = parse("pretrain", Needy, ["--policy", "p"])
     save_config(tmp_path / "b.yaml", needy)
     assert parse("pretrain", Needy, ["--config", str(tmp_path / "b.yaml")])[1] == Needy(policy=Path("p"))
+    (tmp_path / "c.yaml").write_text("out: elsewhere\n")  # what must be given may be given beside the file
+    wanted = Needy(policy=Path("q"), out=Path("elsewhere"))
+    assert parse("pretrain", Needy, ["--config", str(tmp_path / "c.yaml"), "--policy", "q"])[1] == wanted
+    with pytest.raises(InputError, match=r"c.yaml: policy: expected a value, got none"):
+        parse("pretrain", Needy, ["--config", str(tmp_path / "c.yaml")])
 
 
 def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import tyro
 
@@ -140,7 +140,7 @@ def parse(command: str, kind: type[Any], arguments: list[str]) -> tuple[_Options
             file = str(Path(out) / "config.yaml")
     default: Any = tyro.MISSING
     if file is not None:
-        default = load_config(kind, Path(file))
+        default = load_config(kind, Path(file), _given(kind, arguments))
     elif not any(_required(item) for item in dataclasses.fields(kind)):
         default = kind()
     settings_type: Any = Annotated[kind, tyro.conf.arg(name="")]
@@ -203,6 +203,17 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
         if argument.startswith(f"{option}="):
             return argument.split("=", 1)[1]
     return None
+
+
+def _given(kind: type[Any], arguments: list[str]) -> dict[str, Any]:
+    """Return the required settings that are on the command line, so that a file of settings may leave them out."""
+    given: dict[str, Any] = {}
+    hints = get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        value = _value_of(f"--{item.name.replace('_', '-')}", arguments) if _required(item) else None
+        if value is not None:  # a stand-in of the right type: the command line's own parsing overrides it
+            given[item.name] = [value] if get_origin(hints[item.name]) is tuple else value
+    return given
 
 
 def _required(item: dataclasses.Field[Any]) -> bool:

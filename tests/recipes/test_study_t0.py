@@ -13,7 +13,7 @@ from toddle.models.backbone_embedded import save_embedded
 from toddle.recipes.studies._t0_page import area, figures, success, tables
 from toddle.recipes.studies.t0 import ABLATIONS, CONTROLS, GROUPS, MAIN, SCALES, STARTS, STUDY, steps
 from toddle.training.steps import check_steps, run_steps
-from toddle.training.study import Row, verdict, write_page, write_rows
+from toddle.training.study import Row, judge, verdict, write_page, write_rows
 
 COUNTS = (5, 10, 25, 50)
 
@@ -38,7 +38,7 @@ def rows(level: dict[str, float], errors: dict[str, list[float]] | None = None, 
 
 
 def verdicts(data: list[Row]) -> dict[str, str]:
-    return {outcome.name: verdict(outcome, outcome.measure(data)) for outcome in STUDY.outcomes}
+    return dict(judge(STUDY.outcomes, data)[1])
 
 
 def test_verdicts_on_known_rows() -> None:
@@ -48,6 +48,7 @@ def test_verdicts_on_known_rows() -> None:
     assert found["faster"] == "not measured"
     same = verdicts(rows({name: 0.4 for name in STARTS}))
     assert same["paradigm 1"] == same["grounded"] == "failed"  # a gain of 5 points is excluded
+    assert same["literal gate"] == same["shuffled goals"] == "not applicable"  # no gain whose cause to ask for
     kept = verdicts(rows({name: 0.7 for name in STARTS} | {"random": 0.4}))
     assert kept["literal gate"] == kept["shuffled goals"] == "failed"  # the ablations keep the gain
     assert set(verdicts([]).values()) == {"not measured"}

@@ -52,6 +52,8 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
             if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
                 names = _field_names(cls, item["loc"][:-1])
                 lines.append(f"{where}: unknown key '{path}'; {nearest(str(item['loc'][-1]), names)}")
+            elif item["type"] == "missing":
+                lines.append(f"{where}: {path}: expected a value, got none")
             else:
                 lines.append(f"{where}: {path}: {item['msg']}, got {item.get('input')!r}")
         raise InputError("\n".join(lines)) from None
@@ -67,8 +69,11 @@ def save_config(path: Path, value: Any) -> None:
     write_text_atomic(path, yaml.safe_dump(to_dict(value), sort_keys=False))
 
 
-def load_config(cls: type[T], path: Path) -> T:
-    """Read a YAML config.  Raises InputError when the file is missing, is not YAML, or has wrong fields."""
+def load_config(cls: type[T], path: Path, given: dict[str, Any] | None = None) -> T:
+    """Read a YAML config; `given` are fields that need not be in it (they were given elsewhere).
+
+    Raises InputError when the file is missing, is not YAML, or has wrong fields.
+    """
     try:
         data = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
@@ -77,4 +82,4 @@ def load_config(cls: type[T], path: Path) -> T:
         raise InputError(f"config file: {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise InputError(f"config file: {path} must hold a mapping of fields, got {type(data).__name__}")
-    return from_dict(cls, data, where=str(path))
+    return from_dict(cls, data | (given or {}), where=str(path))

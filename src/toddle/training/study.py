@@ -19,11 +19,13 @@ from toddle.maths.intervals import bootstrap_interval, paired_bootstrap_p, sign_
 from toddle.training.run_data import environment
 from toddle.training.steps import Step
 
-__all__ = ["Estimate", "Figure", "Outcome", "Row", "Study", "Verdict", "effect", "read_rows", "verdict", "write_page"]
+__all__ = [
+    "Estimate", "Figure", "Outcome", "Row", "Study", "Verdict", "effect", "judge", "read_rows", "verdict", "write_page",
+]  # fmt: skip
 
 Row = dict[str, Any]
 """One measurement: what it belongs to (condition, seed, ...) and numbers."""
-Verdict = Literal["passed", "failed", "not resolved", "not measured"]
+Verdict = Literal["passed", "failed", "not resolved", "not measured", "not applicable"]
 S = TypeVar("S")
 
 
@@ -55,6 +57,8 @@ class Outcome:
     """Whether reaching means being at most the line (else at least)."""
     alpha: float | None = None
     """Where given, p must be below it too."""
+    given: str | None = None
+    """Name of an outcome without which this one says nothing (the gain whose cause it asks for)."""
     scale: float = 1.0
     """Factor for display, 100 for points."""
     unit: str = ""
@@ -125,6 +129,19 @@ def verdict(outcome: Outcome, estimate: Estimate | None) -> Verdict:
     return "failed" if best < line else "not resolved"
 
 
+def judge(
+    outcomes: Sequence[Outcome], rows: Sequence[Row]
+) -> tuple[dict[str, Estimate | None], dict[str, Verdict]]:
+    """Measure and judge outcomes; one whose `given` has not passed is not applicable (where it is measured at all)."""
+    estimates = {outcome.name: outcome.measure(rows) for outcome in outcomes}
+    alone = {outcome.name: verdict(outcome, estimates[outcome.name]) for outcome in outcomes}
+    verdicts = dict(alone)
+    for outcome in outcomes:
+        if outcome.given is not None and estimates[outcome.name] is not None and alone[outcome.given] != "passed":
+            verdicts[outcome.name] = "not applicable"
+    return estimates, verdicts
+
+
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of a data file.  Raises InputError when it is missing or damaged."""
     try:
@@ -144,14 +161,14 @@ def write_rows(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> N
 def write_page(study: Study[Any], folder: Path) -> dict[str, Verdict]:
     """Write `index.md` and its plots from `data.jsonl` and `study.json` in `folder`; return the verdicts."""
     rows, facts = read_rows(folder / "data.jsonl"), json.loads((folder / "study.json").read_text())
-    estimates = {outcome.name: outcome.measure(rows) for outcome in study.outcomes}
-    verdicts = {outcome.name: verdict(outcome, estimates[outcome.name]) for outcome in study.outcomes}
+    estimates, verdicts = judge(study.outcomes, rows)
     parts = [f"# {study.title}", study.question, _status(facts), "## Outcomes, fixed before any run"]
     lines = [_outcome_line(outcome, estimates[outcome.name], verdicts[outcome.name]) for outcome in study.outcomes]
     parts.append(_table(["outcome", "pass line", "estimate [95 %]", "p", "verdict"], lines))
     parts.append(
         "Intervals are percentile bootstraps over seeds; p is one-sided by paired bootstrap, in brackets by exact sign "
-        "flips, which few seeds cannot make small. Not resolved: the data neither reach the line surely nor miss it."
+        "flips, which few seeds cannot make small. Not resolved: the data neither reach the line surely nor miss it. "
+        "Not applicable: the outcome asks for the cause of a gain that was not found."
     )
     figures = study.figures(rows)
     if figures:
