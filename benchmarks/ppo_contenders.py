@@ -1,9 +1,10 @@
 """PPO of toddle and of three peers behind one function: `make(name, setting)` returns what makes one iteration.
 
 Run as a script it is a worker: `python ppo_contenders.py NAME SETTING_JSON` says its version, then makes as many
-iterations as each line of stdin says and answers with [environment steps, CPU seconds, mean return].  It imports a peer
-only when asked for it, so that each lives in a virtual environment of its own.  The same for all: network, activation,
-worlds, steps, epochs, minibatches, optimiser and rate; observations are normalised by all, no early stop.
+iterations as each line of stdin says and answers with [environment steps, CPU seconds, of them in MuJoCo (toddle
+only)].  It imports a peer only when asked for it, so that each lives in a virtual environment of its own.  The same for
+all: network, activation, worlds, steps, epochs, minibatches, optimiser and rate; observations are normalised by all, no
+early stop.
 """
 
 from __future__ import annotations
@@ -177,6 +178,23 @@ def rsl_rl(s: dict[str, Any]) -> Iteration:
     return lambda: runner.learn(1)
 
 
+def time_physics(step: Any) -> list[float]:
+    """Add up the CPU seconds that toddle spends in MuJoCo, in the one number of the list returned."""
+    pool, spent = step.__self__.sources[0].env.pool, [0.0]
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            began = time.thread_time()
+            result = function(*arguments, **options)
+            spent[0] += time.thread_time() - began
+            return result
+
+        return call
+
+    pool.step = timed(pool.step)
+    return spent
+
+
 def serve(name: str, setting: dict[str, Any]) -> None:
     """Be a worker until stdin ends."""
     import torch
@@ -184,15 +202,16 @@ def serve(name: str, setting: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     answer, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115  # peers print
     iteration = {"toddle": toddle, "sb3": sb3, "skrl": skrl, "rsl_rl": rsl_rl}[name](setting)
+    physics = time_physics(iteration) if name == "toddle" else [0.0]
     for _ in range(3):
         iteration()
     print(json.dumps(importlib.metadata.version(PACKAGES[name])), file=answer, flush=True)
     for line in sys.stdin:
-        began = time.process_time()
+        began, physics[0] = time.process_time(), 0.0
         for _ in range(int(line)):
             iteration()
-        seconds = time.process_time() - began
-        print(json.dumps([int(line) * setting["worlds"] * setting["steps"], seconds]), file=answer, flush=True)
+        steps, seconds = int(line) * setting["worlds"] * setting["steps"], time.process_time() - began
+        print(json.dumps([steps, seconds, physics[0]]), file=answer, flush=True)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,9 @@ def test_an_unknown_key_names_the_nearest() -> None:
 def test_all_mistakes_are_named_at_once() -> None:
     lines = lines_of({"mode": "slow", "steps": "many", "bodies": [{}]})
     assert len(lines) == 4
-    for part in ("out: expected a value, got none", "mode: Input should be 'fast' or 'exact', got 'slow'", "steps:", "bodies.0"):
+    mode = "mode: Input should be 'fast' or 'exact', got 'slow'"
+    parts = ("out: expected a value, got none", mode, "steps:", "bodies.0")
+    for part in parts:
         assert sum(part in line for line in lines) == 1, part
 
 

@@ -70,7 +70,7 @@ class RunningNorm(nn.Module):
             shift, scale = shift[:size], scale[:size]
         if x.dtype != shift.dtype:
             shift, scale = shift.to(x.dtype), scale.to(x.dtype)
-        return ((x - shift) * scale).clamp_(-self.clip, self.clip)
+        return torch.sub(x, shift).mul_(scale).clamp_(-self.clip, self.clip)
 
 
 class TokenMoments(nn.Module):
