@@ -35,7 +35,7 @@ from toddle.training.evaluate import evaluate
 OUT = Path(__file__).parent.parent / "docs/results/denoising"
 SCRATCH = {"gaussian": "ppo", "dppo": "dppo", "reinflow": "reinflow"}
 WARM = ("dppo", "reinflow", "flow-sde")
-NOISE = {"drawer-open-v3": 0.5, "window-open-v3": 1.0, "plate-slide-v3": 0.5}
+NOISE = {"drawer-open-v3": 0.5, "window-open-v3": 1.0, "plate-slide-v3": 0.5, "faucet-close-v3": 1.5}
 """Noise of each task's demonstrations; tasks and noise were chosen by the imitated start alone, to be mediocre."""
 RETURNS = 10
 """Episodes without exploration noise after learning from scratch."""

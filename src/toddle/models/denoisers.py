@@ -8,6 +8,7 @@ Diffusion Policy's conditional U-Net (arXiv 2303.04137).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Literal, Protocol
@@ -25,10 +26,14 @@ __all__ = ["Denoiser", "MlpDenoiser", "MlpDenoiserConfig", "Unet", "UnetConfig",
 TIME_FEATURES = 32
 
 
+@functools.cache
+def _frequencies(count: int, device: torch.device) -> Tensor:
+    return torch.exp(torch.arange(count, device=device) * (math.log(1000.0) / (count - 1)))
+
+
 def time_features(time: Tensor, size: int = TIME_FEATURES) -> Tensor:
     """Return sines and cosines (..., size) of link times (...) in [0, 1], with frequencies from 1 to 1000."""
-    frequency = torch.exp(torch.arange(size // 2, device=time.device) * (math.log(1000.0) / (size // 2 - 1)))
-    angle = time[..., None] * frequency
+    angle = time[..., None] * _frequencies(size // 2, time.device)
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
@@ -80,7 +85,8 @@ class MlpDenoiser(nn.Module):
     def forward(self, shared: Tensor, x: Tensor, time: Tensor) -> Tensor:
         """Predict for x (M, L, H, A) at times (L,) or (M, L)."""
         h = self.from_chunk(x.flatten(-2)) + self.from_time(time_features(time)) + shared[:, None]
-        for first, second in zip(self.layers[::2], self.layers[1::2], strict=True):
+        layers = list(self.layers)  # slices of a ModuleList are ModuleLists, which take longer to make than to use
+        for first, second in zip(layers[::2], layers[1::2], strict=True):
             h = h + second(self.activate(first(self.activate(h))))
         out = self.out(self.activate(h)).unflatten(-1, self.shape)
         return out - x if self.contract else out

@@ -35,5 +35,9 @@ class _Mish(torch.autograd.Function):
 
 def mish(x: Tensor) -> Tensor:
     """Return x tanh(softplus(x)), any shape."""
+    if not torch.is_grad_enabled():  # acting: nothing is kept, so three tensors do
+        e = x.clamp(max=20.0).exp_()
+        n = torch.addcmul(2 * e, e, e)
+        return torch.div(n, e.copy_(n).add_(2), out=n).mul_(x)
     y: Tensor = _Mish.apply(x)
     return y

@@ -155,7 +155,7 @@ class DenoisingPolicy(nn.Module):
             dropped = rand((len(x),), generator, x.device) < share
         networks = [network for network in (self.tuned, self.base) if network is not None]
         shared = {network: network.encode(observation, features, dropped) for network in networks}
-        states, densities = [x], []
+        states, means, stds = [x], [], []
         order = torch.arange(links.steps, device=x.device)
         for i in range(links.steps):
             network = self.tuned if i >= first or self.base is None else self.base
@@ -165,11 +165,15 @@ class DenoisingPolicy(nn.Module):
                 network, features, shared[network], x[:, None], index, spread=level, deterministic=deterministic
             )
             drawn = links.draw(mean, std, i == links.steps - 1, generator, deterministic)
-            if i >= first and not deterministic and not self._fpo:
-                densities.append(self._density(drawn, mean, std)[0])
+            means.append(mean)
+            stds.append(std.expand_as(mean))
             x = drawn[:, 0]
             states.append(x)
-        chain, log_prob = self._pack(states[first:], densities, single, (features, shared[self.tuned]), generator)
+        scored = torch.stack(states[first:], 1)
+        log_prob = x.new_zeros(len(x), links.steps - first)
+        if not deterministic and not self._fpo:  # of all links at once
+            log_prob, _ = self._density(scored[:, 1:], torch.cat(means[first:], 1), torch.cat(stds[first:], 1))
+        chain, log_prob = self._pack(scored, log_prob, single, shared[self.tuned], generator)
         if dropped is not None:
             chain = torch.cat([chain, dropped[:, None].to(chain.dtype)], 1)
         return Decision(x[:, : self.horizon], chain, log_prob), None
@@ -206,24 +210,21 @@ class DenoisingPolicy(nn.Module):
         return self.config.process.level if isinstance(self.config.process, FlowConfig) else 0.0
 
     def _pack(
-        self, states: list[Tensor], densities: list[Tensor], single: Tensor | None,
-        encoded: tuple[Tensor, Any], generator: torch.Generator | None,
+        self, states: Tensor, log_prob: Tensor, single: Tensor | None, encoded: Any, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Return the chain as the module lays it out, and its log-densities (B, L)."""
-        x, links = states[-1], len(states) - 1
+        """Return the chain as the module lays it out, and its log-densities, of states (B, L + 1, H, A)."""
         if self._fpo:
             assert isinstance(self.config.process, FlowConfig)
-            count = self.config.process.fpo_samples
+            count, x = self.config.process.fpo_samples, states[:, -1]
             noise = randn(self._shape(len(x), count), generator, x.device)
             tau = randint(10, (len(x), count), generator, x.device) / 10
             chain = torch.cat([x.flatten(1), noise.flatten(1), tau], 1)
-            return chain, self._fpo_log_prob(encoded[1], chain)[0]
-        log_prob = torch.cat(densities, 1) if densities else x.new_zeros(len(x), links)
-        stacked = torch.stack(states, 1)
+            return chain, self._fpo_log_prob(encoded, chain)[0]
         if single is None:
-            return stacked.flatten(1), log_prob
-        pair = torch.stack([single, single + 1], 1).expand(-1, 2, x[0].numel())
-        chain = torch.cat([stacked.flatten(2).gather(1, pair).flatten(1), single.to(x.dtype)], 1)
+            return states.flatten(1), log_prob
+        flat = states.flatten(2)
+        pair = torch.stack([single, single + 1], 1).expand(-1, 2, flat.shape[-1])
+        chain = torch.cat([flat.gather(1, pair).flatten(1), single.to(flat.dtype)], 1)
         return chain, log_prob.gather(1, single)
 
     # ---- scoring -------------------------------------------------------------------------------------------------
