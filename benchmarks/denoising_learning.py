@@ -83,7 +83,7 @@ def demonstrations(folder: Path, task: str, seed: int) -> Path:
 
     path = folder / f"{task}_{seed}"
     record(RecordConfig(
-        out=path, env=(f"metaworld-state/{task}",), episodes=DEMONSTRATIONS, noise=NOISE[task],
+        out=path, env=(f"metaworld-state/{task}",), episodes=DEMONSTRATIONS, attempts=10, noise=NOISE[task],
         seed=1_000_000 + 1000 * seed, cameras=(),
     ), resume=path.exists())  # fmt: skip
     return path

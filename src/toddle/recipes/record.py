@@ -22,9 +22,6 @@ from toddle.training.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
-ATTEMPTS = 5
-"""An environment is given up after this many times the episodes wanted."""
-
 
 @config
 class Config:
@@ -33,7 +30,7 @@ class Config:
     Example: toddle record --out data/three --env metaworld/reach-v3 metaworld/drawer-open-v3 --episodes 20
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("episodes",)
+    may_change: ClassVar[tuple[str, ...]] = ("episodes", "attempts")
 
     out: Path
     """Folder of the dataset."""
@@ -45,6 +42,8 @@ class Config:
     """Episodes to keep of each environment."""
     keep_failures: bool = False
     """Keep episodes without success too."""
+    attempts: int = 5
+    """Give up on an environment after this many times `episodes`, where failures are not kept."""
     seed: int = 1_000_000
     """Seed of the first episode, counting up.  Keep evaluation on other seeds (its default begins at 0)."""
     batch: int = 1
@@ -71,9 +70,10 @@ class Config:
     def __post_init__(self) -> None:
         if not self.env:
             raise problem("env", "at least one environment", "none")
-        for label, least in (("episodes", 1), ("batch", 1), ("image_stride", 1), ("after_success", 0), ("noise", 0)):
-            if (value := getattr(self, label)) < least:
-                raise problem(label, f"at least {least}", value)
+        least = {"episodes": 1, "attempts": 1, "batch": 1, "image_stride": 1, "after_success": 0, "noise": 0}
+        for label, bound in least.items():
+            if (value := getattr(self, label)) < bound:
+                raise problem(label, f"at least {bound}", value)
 
 
 def plan(config: Config) -> Plan:
@@ -183,7 +183,7 @@ def _recorded(config: Config, writer: DatasetWriter, name: str) -> list[int]:
 def _episodes(config: Config, env: BatchedEnv, actor: Actor, done: list[int]) -> Iterator[Demonstration]:
     """Yield the episodes still missing.  An episode depends on its wave of seeds alone, so resuming changes nothing."""
     kept, tried = len(done), 0
-    for first in range(config.seed, config.seed + ATTEMPTS * config.episodes, config.batch):
+    for first in range(config.seed, config.seed + config.attempts * config.episodes, config.batch):
         if kept >= config.episodes:
             return
         tried += config.batch
@@ -199,5 +199,5 @@ def _episodes(config: Config, env: BatchedEnv, actor: Actor, done: list[int]) ->
     if kept < config.episodes:
         raise InputError(
             f"record: {env.name}: {kept} of {tried} episodes of '{config.policy}' succeeded, {config.episodes} wanted; "
-            "what was recorded is kept: use a better policy, less noise, or keep_failures"
+            "what was recorded is kept: use more attempts, less noise, a better policy, or keep_failures"
         )
