@@ -326,7 +326,7 @@ NOTES = (
     "others had been seen. They are read against random with the same change, in their own table.",
     "`faster` is measured on the error of training batches, not on success: success along a run would need an "
     "evaluation of each checkpoint.",
-    "No LIBERO task: with 25 demonstrations and 800 updates neither random nor paradigm 1 succeeded once in 20 episodes "
+    "No LIBERO task: with 25 demonstrations and 800 updates neither random nor paradigm 1 succeeded in 20 episodes "
     "of libero_object/0, and two floors compare nothing.",
     "Pairs of seed and task are the units of intervals and tests; pairs of one seed share their pretraining.",
     "`random` has paradigm 1's architecture; paradigm 2 decodes a velocity, not an endpoint, with as many weights.",
