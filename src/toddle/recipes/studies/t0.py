@@ -328,7 +328,7 @@ NOTES = (
     "evaluation of each checkpoint.",
     "No LIBERO task: with 25 demonstrations and 800 updates neither random nor paradigm 1 succeeded in 20 episodes "
     "of libero_object/0, and two floors compare nothing.",
-    "`touch/lever-pull-v3` is reached by the shuffled reward's policy too, which uses no goal: it says nothing of skill.",
+    "`touch/lever-pull-v3` is reached by the shuffled reward's policy too, which uses no goal: no sign of skill.",
     "Pairs of seed and task are the units of intervals and tests; pairs of one seed share their pretraining.",
     "`random` has paradigm 1's architecture; paradigm 2 decodes a velocity, not an endpoint, with as many weights.",
 )
