@@ -77,7 +77,8 @@ _WARM = {
 }  # fmt: skip
 METHODS: dict[tuple[str, str], _Defaults] = {
     ("dppo", "scratch"): _Defaults(
-        process=DiffusionConfig(train_steps=10), source="DPPO, from scratch: K = K' = 10, clip 0.1, no link discount",
+        process=DiffusionConfig(train_steps=10, min_sampling_std=0.2, min_log_prob_std=0.2),
+        source="DPPO, from scratch: K = K' = 10, clip 0.1, no link discount; ours: least standard deviation 0.2",
         ppo=_SCRATCH | {"ratio": "per_link", "clip_low": 0.1, "clip_high": 0.1},
     ),
     ("dppo", "warm"): _Defaults(
