@@ -96,8 +96,12 @@ except KeyboardInterrupt as error: print(error); sys.exit(130)
 """
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    child = subprocess.Popen([sys.executable, "-c", RUNNER, str(folder), SLOW], stdout=subprocess.DEVNULL)
+def start(folder: Path, background: bool = False) -> subprocess.Popen[bytes]:
+    """Run the slow step; in the `background` as a shell does it, with interrupts ignored."""
+    runner = RUNNER
+    if background:
+        runner = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + RUNNER.lstrip()
+    child = subprocess.Popen([sys.executable, "-c", runner, str(folder), SLOW], stdout=subprocess.DEVNULL)
     until = time.monotonic() + 20
     while runs_of(folder, "slow") == 0 and time.monotonic() < until:
         time.sleep(0.02)
@@ -113,8 +117,9 @@ def alive(pid: str) -> bool:
         return False
 
 
-def test_interrupted_it_saves_and_goes_on(tmp_path: Path) -> None:
-    runner = start(tmp_path)
+@pytest.mark.parametrize("background", [False, True])
+def test_interrupted_it_saves_and_goes_on(tmp_path: Path, background: bool) -> None:
+    runner = start(tmp_path, background)
     runner.send_signal(signal.SIGTERM)
     assert runner.wait(20) == 130
     assert (tmp_path / "slow" / "saved").exists() and not (tmp_path / "steps" / "slow.json").exists()

@@ -217,7 +217,7 @@ class _Process:
         with open(self.base.with_name(self.base.name + ".log"), "ab") as log:
             self.child = subprocess.Popen(
                 arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=None if sys.platform == "win32" else _prepare_child,
             )  # a session of its own: Ctrl-C reaches it through `stop`, once
 
     def state(self) -> tuple[float, str]:
@@ -271,7 +271,13 @@ def _stop_all(running: dict[str, _Process]) -> None:
         process.wait()
 
 
-def _die_with_parent() -> None:
-    """In the child, before its program starts: be ended when this process is killed (Linux)."""
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _prepare_child() -> None:
+    """In the child, before its program starts: heed interrupts, and be ended when this process is killed (Linux).
+
+    A shell starts what runs in the background (`nohup toddle study t0 &`) with interrupts ignored, and children inherit
+    that: they could not be asked to save their state.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
