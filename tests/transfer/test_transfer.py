@@ -331,7 +331,10 @@ def test_a_fresh_adapter_and_decoder_give_level_c_up_and_say_so() -> None:
                           (ConvertConfig(fresh_decoder=True), "out.mlps.arm.2.weight")):  # fmt: skip
         made = convert(policy, settings, VLM)
         assert made.status[new] == "new"
-        level = next(level for level in measure_levels(policy, made) if level.name == "C")
+        levels = measure_levels(policy, made)
+        level = next(level for level in levels if level.name == "C")
         assert level.tolerance is None and level.deviation > 1e-3
+        history = next(level for level in levels if "history tokens against" in level.what)
+        assert history.kept if settings.fresh_decoder else history.tolerance is None and history.deviation > 1e-3
         assert by_name(policy, made, "A") == 0.0
         assert unexpected(dead_after_two_steps(made)) == set()

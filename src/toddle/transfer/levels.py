@@ -57,15 +57,15 @@ def measure_levels(policy: CausalPolicy, made: Conversion, *, seed: int = 0, ste
     encoders = [status for name, status in made.status.items() if name.startswith(("tokens.obs", "tokens.past"))]
     same_inputs = made.config.window == policy.config.expert.window
     same_inputs = same_inputs and not any(status.startswith("new") for status in encoders)
+    # An adapter that says something from the start, or a fresh decoder, is not the RL policy's function any more.
+    silent = made.status["adapter.1.weight"] == "new: 0" or "cross" not in policy.config.expert.trunk.kinds
     levels += [
         Level(name="B", what="history tokens under other noisy actions", deviation=drift, tolerance=0.0),
         Level(name="B", what="history tokens against the RL policy's", deviation=history,
-              tolerance=max(exact, 5e-6) if same_inputs and not made.removed else None),
+              tolerance=max(exact, 5e-6) if same_inputs and silent and not made.removed else None),
         Level(name="tau", what="output at other flow times", deviation=tau, tolerance=0.0),
     ]  # fmt: skip
     same_slots = made.config.slot_mask == policy.config.expert.slot_mask or float(made.expert.future_bias) <= -40
-    # A fresh decoder or an adapter that says something from the start is not the RL policy's function any more.
-    silent = made.status["adapter.1.weight"] == "new: 0" or "cross" not in policy.config.expert.trunk.kinds
     kept = silent and not any(made.status[name].startswith("new") for name in made.status if name.startswith("out."))
     whole = same_inputs and intact and made.config.head == "endpoint" and same_slots and kept
     if made.config.head == "endpoint" and same_inputs:

@@ -70,7 +70,7 @@ def conversion_record(policy: Source, made: Conversion, levels: list[Level]) -> 
         "parts": parts,
         "levels": [
             {"level": level.name, "what": level.what, "deviation": level.deviation, "tolerance": level.tolerance,
-             "kept": level.kept}
+             "kept": None if level.tolerance is None else level.kept}
             for level in levels
         ],
         "numbers": {

@@ -126,7 +126,7 @@ def _courses(rows: Sequence[Row], groups: Mapping[str, Sequence[str]], n: int) -
     main = [name for name in next(iter(groups.values())) if name in chosen]
     if not main:
         return []
-    error = {name: [(r["steps"] * (i + 0.5) / 10, e) for i, e in enumerate(r["error"])]
+    error = {name: [(r["steps"] * (i + 0.5) / len(r["error"]), e) for i, e in enumerate(r["error"])]
              for name in main for r in [chosen[name]]}  # fmt: skip
     cka = {name: [(float(a), float(b)) for a, b in chosen[name]["cka"]] for name in main if chosen[name]["cka"]}
     panels = {"endpoint error of training batches": error, "CKA to the trunk at the start": cka}

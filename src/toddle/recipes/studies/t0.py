@@ -289,9 +289,10 @@ def _cells(path: Path) -> dict[tuple[str, str, str], list[float]]:
 
 
 def _course(folder: Path) -> dict[str, Any]:
-    """Endpoint error in ten parts of the run, drift of the trunk at the end, CKA to the trunk it began with."""
+    """Endpoint error in up to ten parts of the run, the trunk's drift at the end, CKA to its start."""
     lines = read_metrics(folder)
-    error = [float(np.mean(part)) for part in np.array_split([line["sft/endpoint_error"] for line in lines], 10)]
+    values = [line["sft/endpoint_error"] for line in lines]
+    error = [float(np.mean(part)) for part in np.array_split(values, min(10, len(values)))]
     cka = [[line["step"], round(line["sft/cka"], 4)] for line in lines if "sft/cka" in line]
     return {"steps": len(lines), "error": [round(value, 5) for value in error],
             "drift": round(lines[-1]["sft/trunk_drift"], 5), "cka": cka}  # fmt: skip
