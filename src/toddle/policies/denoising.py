@@ -165,14 +165,15 @@ class DenoisingPolicy(nn.Module):
                 network, features, shared[network], x[:, None], index, spread=level, deterministic=deterministic
             )
             drawn = links.draw(mean, std, i == links.steps - 1, generator, deterministic)
-            means.append(mean)
-            stds.append(std.expand_as(mean))
+            if i >= first:
+                means.append(mean)
+                stds.append(std.expand_as(mean))
             x = drawn[:, 0]
             states.append(x)
         scored = torch.stack(states[first:], 1)
         log_prob = x.new_zeros(len(x), links.steps - first)
         if not deterministic and not self._fpo:  # of all links at once
-            log_prob, _ = self._density(scored[:, 1:], torch.cat(means[first:], 1), torch.cat(stds[first:], 1))
+            log_prob, _ = self._density(scored[:, 1:], torch.cat(means, 1), torch.cat(stds, 1))
         chain, log_prob = self._pack(scored, log_prob, single, shared[self.tuned], generator)
         if dropped is not None:
             chain = torch.cat([chain, dropped[:, None].to(chain.dtype)], 1)
