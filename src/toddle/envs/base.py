@@ -159,21 +159,24 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         for index in range(actions.shape[1]):
             if not running.any():
                 break
-            step_reward, step_terminated, step_truncated = self._step_worlds(actions[:, index], running)
-            gained = step_reward if running.all() else np.where(running, step_reward, 0.0)
+            gained, fell, cut = self._step_worlds(actions[:, index], running)
+            if not running.all():
+                gained, fell, cut = np.where(running, gained, 0.0), running & fell, running & cut
             reward += gained if index == 0 or discount == 1.0 else gained * discount**index
             self._return += gained
             self._length += running
             steps += running
-            terminated |= running & step_terminated
-            truncated |= running & step_truncated & ~step_terminated
+            terminated |= fell
+            truncated |= np.greater(cut, fell)  # of bools: cut and not fell
+            ended = terminated | truncated
             infos = self._infos()
             if on_step is not None:
-                on_step(running.copy(), terminated | truncated, infos)
+                on_step(running.copy(), ended.copy(), infos)
             for key, value in infos.items():
-                moved = running.reshape(-1, *[1] * (value.ndim - 1))
-                info[key] = np.where(moved, value, info[key]) if key in info else value.copy()
-            running &= ~(terminated | truncated)
+                if key in info:
+                    value = np.where(running.reshape(-1, *[1] * (value.ndim - 1)), value, info[key])
+                info[key] = value.copy()
+            running = np.greater(running, ended)
         ended = terminated | truncated
         info |= {"episode_return": self._return.copy(), "episode_length": self._length.copy(), "steps": steps}
         info["_final_obs"] = ended

@@ -37,8 +37,8 @@ def gae(
     carry = alive * (~truncated) * lam
     advantage = torch.empty_like(delta)
     running = torch.zeros_like(delta[0])
-    for t in range(delta.shape[0] - 1, -1, -1):
-        running = torch.addcmul(delta[t], carry[t], running, out=advantage[t])
+    for step, share, out in reversed(list(zip(delta.unbind(), carry.unbind(), advantage.unbind(), strict=True))):
+        running = torch.addcmul(step, share, running, out=out)
     return advantage
 
 
@@ -49,15 +49,18 @@ def discounted_returns(reward: Tensor, ended: Tensor, start: Tensor, discount: f
     Returns the sums (T, B) and those to carry on (B,).
     """
     sums = torch.empty_like(reward)
+    going_on = (~ended).to(reward.dtype)
+    carry = discount.clone() if isinstance(discount, Tensor) else torch.full_like(reward, discount)
+    carry[1:].mul_(going_on[:-1])
     running = start
-    gamma = discount if isinstance(discount, Tensor) else torch.full_like(reward, discount)
-    for t in range(reward.shape[0]):
-        sums[t] = running * gamma[t] + reward[t]
-        running = sums[t] * ~ended[t]
-    return sums, running
+    for step, share, out in zip(reward.unbind(), carry.unbind(), sums.unbind(), strict=True):
+        running = torch.addcmul(step, share, running, out=out)
+    return sums, running * going_on[-1]
 
 
 def standardise(x: Tensor, epsilon: float = 1e-8) -> Tensor:
     """Return (x - mean) / (std + epsilon) over all entries; a single entry is only centred."""
-    centred = x - x.mean()
-    return centred / (x.std() + epsilon) if x.numel() > 1 else centred
+    if x.numel() == 1:
+        return x - x
+    std, mean = torch.std_mean(x)
+    return (x - mean).div_(std + epsilon)

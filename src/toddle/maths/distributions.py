@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["chunk_modes", "gaussian_entropy", "gaussian_kl", "gaussian_log_prob"]
+__all__ = ["chunk_modes", "gaussian_entropy", "gaussian_kl", "gaussian_log_prob", "noise_log_prob"]
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -22,8 +22,13 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     if torch.is_grad_enabled() and log_std.dim() == 1 and x.shape == mean.shape and x.dim() > 1:
         result: Tensor = _SharedStd.apply(x, mean, log_std)
         return result
-    z = (x - mean) * torch.exp(-log_std)
-    return -0.5 * (z * z).sum(-1) - (log_std + HALF_LOG_TWO_PI).sum(-1)
+    return noise_log_prob((x - mean) * torch.exp(-log_std), log_std)
+
+
+def noise_log_prob(z: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density (...) of mean + exp(log_std) z under N(mean, exp(log_std)^2), given z (..., D): no mean is needed."""
+    square = torch.linalg.vecdot(z, z)
+    return torch.sub(-HALF_LOG_TWO_PI * z.shape[-1] - log_std.sum(-1), square, alpha=0.5)
 
 
 class _SharedStd(torch.autograd.Function):
@@ -37,8 +42,7 @@ class _SharedStd(torch.autograd.Function):
         inverse = torch.exp(-log_std)
         z = (x - mean).mul_(inverse)
         ctx.save_for_backward(z, inverse)
-        square = torch.linalg.vecdot(z, z)
-        return square.add_(log_std.sum(), alpha=2.0).add_(2.0 * HALF_LOG_TWO_PI * len(log_std)).mul_(-0.5)
+        return noise_log_prob(z, log_std)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -52,7 +56,7 @@ class _SharedStd(torch.autograd.Function):
 
 def gaussian_entropy(log_std: Tensor) -> Tensor:
     """Differential entropy in nats of a diagonal Gaussian with `log_std` (..., D): (...)."""
-    return (log_std + 0.5 + HALF_LOG_TWO_PI).sum(-1)
+    return log_std.sum(-1) + (0.5 + HALF_LOG_TWO_PI) * log_std.shape[-1]
 
 
 def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:

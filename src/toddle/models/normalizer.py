@@ -16,7 +16,7 @@ class RunningNorm(nn.Module):
     """Per-body normalisation of the last dimension: clip((x - mean) / sqrt(var + eps), -clip, clip).
 
     sizes: O of each body; inputs may be padded to the widest body, the padding comes out as 0.  Before the first
-    update it is the identity.  Moments are float64 and merged by Chan's rule, so the order of batches hardly matters.
+    update it is the identity.  Moments are merged in float64 by Chan's rule, so the order of batches hardly matters.
     """
 
     mean: Tensor
@@ -42,11 +42,15 @@ class RunningNorm(nn.Module):
         size = self.sizes[body]
         if x.shape[-1] < size:
             raise problem("proprio", f"at least {size} numbers for body {body}", x.shape[-1])
-        rows = x[..., :size].reshape(-1, size).double()
+        rows = x[..., :size].reshape(-1, size)
         if not len(rows):
             return
         old, new = self.count[body].clone(), float(len(rows))
-        var, mean = torch.var_mean(rows, dim=0, correction=0)
+        mean = rows.mean(0)  # in passes of their own, a tenth of the time of torch.var_mean
+        deviation = rows - mean
+        # The rounding of the mean, seen as a mean of its own, is taken out of both.
+        left = deviation.mean(0).double()
+        var, mean = deviation.square_().mean(0).double() - left.square(), mean.double() + left
         total = old + new
         delta = mean - self.mean[body, :size]
         merged = self.var[body, :size] * old + var * new + delta.square() * (old * new / total)
@@ -65,9 +69,9 @@ class RunningNorm(nn.Module):
         """Normalise x (..., O) of one body; float32 in and out."""
         size = self.sizes[body]
         x = x if x.shape[-1] == size else x[..., :size]
-        shift, scale = self.shift[body], self.scale[body]
-        if len(shift) > size:
-            shift, scale = shift[:size], scale[:size]
+        shift, scale = self.shift, self.scale
+        if len(self.sizes) > 1:
+            shift, scale = shift[body, :size], scale[body, :size]
         if x.dtype != shift.dtype:
             shift, scale = shift.to(x.dtype), scale.to(x.dtype)
         return torch.sub(x, shift).mul_(scale).clamp_(-self.clip, self.clip)

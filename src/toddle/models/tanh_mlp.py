@@ -18,6 +18,8 @@ __all__ = ["TanhMLP"]
 
 WIDE = 128
 """Layers at least this wide gain from bfloat16."""
+_MINUS_ONE = torch.tensor(-1.0)
+"""As a tensor of no dimension: a Python number is converted at every call, which takes as long as a small sum."""
 
 
 class _Function(torch.autograd.Function):
@@ -54,7 +56,8 @@ def _layers(x: Tensor, parameters: Sequence[Tensor]) -> tuple[list[Tensor], Tens
     hidden = [x]
     for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
         twice = torch.addmm(bias, hidden[-1], weight.t(), beta=2, alpha=2)
-        hidden.append(twice.sigmoid_().mul_(2).sub_(1))
+        half = twice.sigmoid_()
+        hidden.append(torch.add(_MINUS_ONE, half, alpha=2, out=half))
     return hidden, torch.addmm(parameters[-1], hidden[-1], parameters[-2].t())
 
 

@@ -11,7 +11,7 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.seeding import randn, torch_generator
 from toddle.core.types import BodySpec, Decision, Observation, Score
-from toddle.maths.distributions import gaussian_entropy, gaussian_log_prob
+from toddle.maths.distributions import gaussian_entropy, gaussian_log_prob, noise_log_prob
 from toddle.models.tanh_mlp import TanhMLP
 from toddle.policies.features import BodyFeatures
 
@@ -80,6 +80,7 @@ class GaussianPolicy(nn.Module):
         self.bodies = nn.ModuleList(
             _Body(spec, config, torch_generator(config.seed, "gaussian policy", spec.name)) for spec in config.bodies
         )
+        self._by_id = [body for body in self.bodies if isinstance(body, _Body)]  # a list is faster than a ModuleList
 
     @classmethod
     def from_config(cls, config: GaussianConfig) -> GaussianPolicy:
@@ -90,10 +91,7 @@ class GaussianPolicy(nn.Module):
         """Return None: nothing is remembered."""
 
     def _body(self, observation: Observation) -> _Body:
-        index = int(observation["body"].reshape(-1)[0]) if len(self.bodies) > 1 else 0
-        body = self.bodies[index]
-        assert isinstance(body, _Body)
-        return body
+        return self._by_id[int(observation["body"].reshape(-1)[0]) if len(self._by_id) > 1 else 0]
 
     @torch.no_grad()
     def act(
@@ -107,12 +105,10 @@ class GaussianPolicy(nn.Module):
         """Decide for (B, ...) observations of one body.  Raises nothing; `deterministic` takes the mean."""
         body = self._body(observation)
         mean = body(observation)
-        draw = mean
-        if not deterministic:
-            noise = randn(mean.shape, generator, mean.device)
-            draw = torch.addcmul(mean, noise, body.log_std.exp())
-        log_prob = gaussian_log_prob(draw, mean, body.log_std).unsqueeze(-1)
-        return Decision(draw.unflatten(-1, (self.horizon, -1)), draw, log_prob), None
+        noise = torch.zeros_like(mean) if deterministic else randn(mean.shape, generator, mean.device)
+        draw = torch.addcmul(mean, noise, body.log_std.exp())
+        log_prob = noise_log_prob(noise, body.log_std).unsqueeze(-1)
+        return Decision(draw.view(len(draw), self.horizon, -1), draw, log_prob), None
 
     def score(self, observation: Observation, chain: Tensor) -> Score:
         """Score chunks (..., H A) at observations (..., O): log_prob (..., 1), entropy (...)."""

@@ -93,6 +93,11 @@ class Collector:
         self.total_steps = 0
         self._bounds = (env.single_action_space.low, env.single_action_space.high)  # [-1, 1] unless made otherwise
         self.rollout: Rollout | None = None
+        shape = (config.length, env.num_envs)
+        self._outcome = {  # of the rollout under way: what the environment says, taken over by the rollout at its end
+            "reward": np.zeros(shape, np.float32), "discount": np.full(shape, config.discount, np.float32),
+            "terminated": np.zeros(shape, bool), "truncated": np.zeros(shape, bool),
+        }  # fmt: skip
         self.reward_scale = RewardScale(env.num_envs)
         self.generator = torch_generator(seed, "actions", env.name, body)
         self._device = CPU  # the policy's, once there is one
@@ -131,6 +136,8 @@ class Collector:
         rollout = self.rollout
         assert rollout is not None
         rollout.observe(length, self._observation(policy))
+        for name, values in self._outcome.items():
+            getattr(rollout, name).copy_(torch.from_numpy(values))
         self._value(critic, rollout, finals)
         if self.config.scale_rewards:
             self._scale(rollout)
@@ -147,19 +154,15 @@ class Collector:
 
     def _advance(self, t: int, action: Tensor, finals: list[tuple[int, NDArray[Any], Observation]]) -> int:
         """Execute the chunks (B, H, A), note what came of them, return the control steps made."""
-        assert self.rollout is not None
-        chunk = action.cpu().numpy().clip(*self._bounds)
+        low, high = self._bounds
+        chunk = np.minimum(np.maximum(action.cpu().numpy(), low), high)
         gamma = self.config.discount
         self._raw, reward, terminated, truncated, info = self.env.step_chunk(chunk, discount=gamma)
         self._previous = chunk.reshape(len(chunk), -1)
-        rollout = self.rollout
-        rollout.reward[t] = torch.from_numpy(np.asarray(reward))
-        rollout.terminated[t] = torch.from_numpy(terminated)
-        rollout.truncated[t] = torch.from_numpy(truncated)
-        if chunk.shape[1] == 1:
-            rollout.discount[t] = gamma
-        else:
-            rollout.discount[t] = torch.from_numpy(gamma ** info["steps"].astype(np.float32))
+        outcome = self._outcome
+        outcome["reward"][t], outcome["terminated"][t], outcome["truncated"][t] = reward, terminated, truncated
+        if chunk.shape[1] > 1:
+            outcome["discount"][t] = gamma ** info["steps"].astype(np.float32)
         self._first = terminated | truncated
         self._note_step(info)
         if self._first.any():

@@ -34,9 +34,12 @@ def to_observation(
     for key, value in values.items():
         tensor = torch.from_numpy(np.asarray(value))
         tensors[key] = tensor.float() if tensor.dtype == torch.float64 else tensor
-    tensors["first"] = torch.from_numpy(np.array(first, dtype=bool))
+    first = np.array(first, dtype=bool)
+    tensors["first"] = torch.from_numpy(first)
     tensors["body"] = torch.full((len(first),), body, dtype=torch.int64)
-    previous = np.where(np.asarray(first)[:, None], 0.0, previous_action).astype(np.float32)
+    previous = np.array(previous_action, dtype=np.float32)
+    if first.any():
+        previous[first] = 0.0
     tensors["previous_action"] = torch.from_numpy(previous)
     if instruction is not None:
         tensors["instruction"] = list(instruction)
