@@ -125,17 +125,19 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+")
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="0 to 2 are counted; try settings on 10 and more")
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "toddle_denoising_learning")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    OUT.mkdir(parents=True, exist_ok=True)
+    given.out.mkdir(parents=True, exist_ok=True)
     tasks = given.tasks or (["HalfCheetah-v5", "Hopper-v5"] if given.part == "scratch" else list(NOISE))
     steps = given.steps or (150_000 if given.part == "scratch" else 40_000)
-    for seed in range(given.seeds if given.part != "page" else 0):
+    for seed in range(given.first_seed, given.first_seed + (given.seeds if given.part != "page" else 0)):
         for task in tasks:
             for method in given.methods or (SCRATCH if given.part == "scratch" else WARM):
-                file = OUT / f"{given.part}_{task}_{method}_{seed}.json"
+                file = given.out / f"{given.part}_{task}_{method}_{seed}.json"
                 if file.exists():
                     continue
                 if given.part == "scratch":
@@ -145,7 +147,8 @@ def main() -> None:
                 file.write_text(json.dumps(made))
                 lists = {key: round(float(np.mean(made[key])), 2) for key in ("before", "after") if key in made}
                 print({key: value for key, value in made.items() if key != "curve"} | lists, flush=True)
-    write_page(OUT)
+    if given.out == OUT:
+        write_page(OUT)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pydantic import Field
 from toddle.cli import COMMANDS, main, parse
 from toddle.core.config import config, save_config
 from toddle.core.errors import InputError
+from toddle.recipes import doctor
 
 
 @config
@@ -160,3 +161,15 @@ def test_version_and_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
         main(["doctor", "--dry-run"])
     assert end.value.code == 0
     assert "toddle doctor would:\n  1. " in capsys.readouterr().out
+
+
+def test_doctor_advises_one_thread_beside_other_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's threads wait for each other by spinning: measured in docs/LOG.md."""
+    check = next(item for item in doctor.CHECKS if item.__name__ == "_threads")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    for load, advised in ((0.3, False), (1.9, True)):
+        monkeypatch.setattr(doctor.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert ("OMP_NUM_THREADS=1" in check(doctor.Config()).remedy) is advised
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert check(doctor.Config()).fine

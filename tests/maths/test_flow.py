@@ -51,6 +51,19 @@ def test_the_floor_bounds_the_last_instants() -> None:
     assert flow.velocity_from_endpoint(one, 0 * one, torch.tensor([0.999])).item() == pytest.approx(20.0)
 
 
+def test_a_contracting_output_of_zero_means_an_action_near_zero() -> None:
+    """Head noise takes x for noise of unit variance and leaves (1 - s) / a of it: little where there is much."""
+    angle = torch.tensor([1.5, 1.0, 0.5], dtype=torch.float64)
+    a, s = angle.cos(), angle.sin()
+    tau, x = a / (a + s), draws(3, 2, 2)
+    noisy = x / (a + s)[:, None, None]
+    noise = flow.contracting(torch.zeros_like(x), noisy, tau, "noise")
+    action = flow.endpoint_from_noise(noise, noisy, tau, clamp=100.0)
+    assert torch.allclose(action, x * ((1 - s) / a)[:, None, None], atol=1e-9)
+    velocity = flow.contracting(torch.zeros_like(x), noisy, tau, "velocity")
+    assert torch.allclose(flow.endpoint_from_velocity(velocity, noisy, tau), noisy * tau[:, None, None])
+
+
 def test_pi0_runs_the_other_way() -> None:
     velocity, t = flow.to_pi0(torch.tensor(2.0), torch.tensor(0.25))
     assert (velocity.item(), t.item()) == (-2.0, 0.75)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
 
 from toddle.core.types import BodySpec
+from toddle.maths.diffusion import cosine_alpha_bar
 from toddle.maths.distributions import gaussian_log_prob
 from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
@@ -149,6 +151,22 @@ def test_a_contracting_flow_begins_with_a_third_of_its_noise() -> None:
         torch.nn.init.zeros_(parameter)
     noise = torch.randn(5, 4, 3, generator=generator())
     torch.testing.assert_close(policy.integrate(observe(5), noise), noise * 0.75**4)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_contracting_diffusion_shrinks_its_noise(network: str) -> None:
+    """Noise predicted as x: a DDIM step makes a' (1 - s) / a + s' of x, where a^2 = alpha_bar, s^2 = 1 - alpha_bar."""
+    policy = make("ddim", network, network=dataclasses.replace(NETWORKS[network], contract=True))
+    net = policy.tuned.denoiser
+    for layer in net.expert.out.last_layers() if network == "trunk" else (net.out,):
+        for parameter in layer.parameters():
+            torch.nn.init.zeros_(parameter)
+    left, table = 1.0, cosine_alpha_bar(20)[torch.tensor([16, 12, 8, 4, 0])].tolist()
+    for now, after in pairwise([*table, 1.0]):
+        left *= after**0.5 * (1 - (1 - now) ** 0.5) / now**0.5 + (1 - after) ** 0.5
+    assert left < 0.5, "control: it is a contraction"
+    noise = 0.3 * torch.randn(5, 4, 3, generator=generator())
+    torch.testing.assert_close(policy.integrate(observe(5), noise), noise * left, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("process", ["ddim", "reinflow"])

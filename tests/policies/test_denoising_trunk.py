@@ -30,9 +30,9 @@ PROCESSES = {
 }
 
 
-def make(name: str, **changes: Any) -> DenoisingPolicy:
+def make(name: str, contract: bool = False, **changes: Any) -> DenoisingPolicy:
     """A policy whose every weight is away from its initial value, as training leaves it."""
-    network = TrunkDenoiserConfig(trunk=TRUNK, bank_hidden=16, goal_hidden=16)
+    network = TrunkDenoiserConfig(trunk=TRUNK, bank_hidden=16, goal_hidden=16, contract=contract)
     config = DenoisingConfig(body=BODY, process=PROCESSES[name], network=network, horizon=6, executed=4, goal_width=7)
     policy = DenoisingPolicy(dataclasses.replace(config, **changes))
     g = torch.Generator().manual_seed(7)
@@ -56,9 +56,10 @@ def one_row(observation: Observation) -> Any:
     return {key: value[None] for key, value in observation.items() if isinstance(value, torch.Tensor)}
 
 
+@pytest.mark.parametrize("contract", [False, True])
 @pytest.mark.parametrize("process", PROCESSES)
-def test_scoring_all_links_in_one_pass_is_acting_link_by_link(process: str) -> None:
-    policy, observation = make(process), observe(9)
+def test_scoring_all_links_in_one_pass_is_acting_link_by_link(process: str, contract: bool) -> None:
+    policy, observation = make(process, contract), observe(9)
     decision, _ = policy.act(observation, generator=torch.Generator().manual_seed(0))
     assert 0 < decision.chain[:, -1].sum() < 9, "some goals are hidden"
     score = policy.score(one_row(observation), decision.chain[None])
@@ -69,10 +70,11 @@ def test_scoring_all_links_in_one_pass_is_acting_link_by_link(process: str) -> N
     assert (wrong.log_prob[0] - decision.log_prob).abs().max() > 1e-4, "control: the goal matters"
 
 
+@pytest.mark.parametrize("contract", [False, True])
 @pytest.mark.parametrize("process", ["ddim", "reinflow"])
-def test_the_denoiser_is_the_experts_own_forward_and_its_cached_one(process: str) -> None:
+def test_the_denoiser_is_the_experts_own_forward_and_its_cached_one(process: str, contract: bool) -> None:
     """Three ways through the same weights: all links at once, a segment of one decision, the ring of the VLA."""
-    policy, observation, g = make(process), observe(5), torch.Generator().manual_seed(3)
+    policy, observation, g = make(process, contract), observe(5), torch.Generator().manual_seed(3)
     net = policy.trunk
     assert net is not None
     x, tau = torch.randn(5, 4, 6, 3, generator=g), torch.rand(5, 4, generator=g)

@@ -14,15 +14,16 @@ from toddle.algorithms.ddiffpg import DDiffPGConfig
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import from_dict, to_dict
 from toddle.core.errors import InputError, NaNError
+from toddle.core.types import BodySpec
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_writer import DatasetWriter
-from toddle.models.denoisers import MlpDenoiserConfig
+from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.denoising import DenoisingPolicy
 from toddle.policies.store import load_policy
 from toddle.recipes.imitation import ImitationConfig
-from toddle.recipes.methods import METHODS, DenoisingSettings, resolved_ppo, settings_of
+from toddle.recipes.methods import METHODS, DenoisingSettings, build_policy, resolved_ppo, settings_of
 from toddle.recipes.pretrain import Config, build, plan, run
 from toddle.training.checkpoint import states_equal
 from toddle.training.collect import CollectConfig
@@ -48,6 +49,23 @@ def settings(method: str, out: Path, **changes: Any) -> Config:
         "collect": CollectConfig(length=8), "critic_hidden": (16,), "steps": 480, "checkpoint_every": 2,
     }  # fmt: skip
     return Config(**(values | changes))
+
+
+@pytest.mark.parametrize("network", ["mlp", "unet", "trunk"])
+@pytest.mark.parametrize("method", ["dppo", "reinflow"])
+def test_from_scratch_actions_begin_near_zero_unless_told_otherwise(method: str, network: str) -> None:
+    """Random weights shrink the noise they begin with; after imitation, or with contract False, they do not."""
+    body, noise = BodySpec(name="arm", proprio=5, action=3, dt=0.05), torch.randn(64, 2, 3)
+    observation = {"proprio": torch.randn(64, 5)}
+    small = dataclasses.replace(SMALL, network=network, unet=UnetConfig(channels=(8, 16), condition=16, groups=4))
+
+    def spread(given: DenoisingSettings, warm: bool) -> float:
+        policy = build_policy(method, given, body, warm=warm, goal_width=0, seed=0)  # type: ignore[arg-type]
+        return float(policy.integrate(observation, 0.3 * noise).std()) / 0.3
+
+    own = {network: dataclasses.replace(getattr(small, network), contract=False)}
+    assert spread(small, False) < 0.7 * spread(dataclasses.replace(small, **own), False)
+    assert spread(small, True) > 1.2 * spread(small, False)
 
 
 @pytest.mark.parametrize("method", ["dppo", "flow-sde", "fpo", "ddiffpg", *SLOWLY])

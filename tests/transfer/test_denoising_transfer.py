@@ -38,9 +38,9 @@ PROCESSES = {
 VLM = 20
 
 
-def make(name: str, **changes: Any) -> DenoisingPolicy:
+def make(name: str, contract: bool = False, **changes: Any) -> DenoisingPolicy:
     """A policy whose every weight is away from its initial value, as training leaves it."""
-    network = TrunkDenoiserConfig(trunk=TRUNK, bank_hidden=16, goal_hidden=16)
+    network = TrunkDenoiserConfig(trunk=TRUNK, bank_hidden=16, goal_hidden=16, contract=contract)
     config = DenoisingConfig(body=ARM, process=PROCESSES[name], network=network, horizon=5, executed=4, goal_width=6)
     policy = DenoisingPolicy(dataclasses.replace(config, **changes)).eval()
     g = torch.Generator().manual_seed(7)
@@ -61,9 +61,10 @@ def by_name(policy: DenoisingPolicy, made: Conversion, steps: int) -> dict[str, 
     return {level.name: (level.deviation, level.tolerance) for level in levels}
 
 
+@pytest.mark.parametrize("contract", [False, True])
 @pytest.mark.parametrize("process", PROCESSES)
-def test_every_trained_weight_goes_over_and_level_c_is_exact(process: str) -> None:
-    policy = make(process)
+def test_every_trained_weight_goes_over_and_level_c_is_exact(process: str, contract: bool) -> None:
+    policy = make(process, contract)
     made = convert(policy, ConvertConfig(), VLM)
     found = by_name(policy, made, policy.links.steps)
     assert found["A"] == (0.0, 0.0) and found["B"] == (0.0, 0.0)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "LOSS_FLOOR", "endpoint_from_noise", "endpoint_from_velocity", "euler", "from_pi0", "interpolate", "sample_time",
-    "target_velocity", "to_pi0", "velocity_from_endpoint",
+    "LOSS_FLOOR", "contracting", "endpoint_from_noise", "endpoint_from_velocity", "euler", "from_pi0", "interpolate",
+    "sample_time", "target_velocity", "to_pi0", "velocity_from_endpoint",
 ]
 
 LOSS_FLOOR = 0.05
@@ -57,6 +57,18 @@ def endpoint_from_velocity(velocity: Tensor, noisy: Tensor, tau: Tensor) -> Tens
 def endpoint_from_noise(noise: Tensor, noisy: Tensor, tau: Tensor, clamp: float = 1.0) -> Tensor:
     """Return the action that, with this noise, makes x_tau; held to +-clamp, as diffusion samplers do."""
     return ((noisy - (1 - _wide(tau)) * noise) / _wide(tau).clamp(min=1e-6)).clamp(-clamp, clamp)
+
+
+def contracting(raw: Tensor, noisy: Tensor, tau: Tensor, head: str) -> Tensor:
+    """Return a network's output with a share of x_tau, under which small outputs mean actions near 0.
+
+    Head velocity: raw - x_tau.  Head noise: raw + x_tau / |(tau, 1 - tau)|, the diffusion's x of unit variance: taken
+    for noise, it leaves next to nothing of itself where x is mostly noise.  Without it random weights make actions of
+    the noise they are given, which no policy gradient on their state can see.
+    """
+    if head == "velocity":
+        return raw - noisy
+    return torch.addcdiv(raw, noisy, torch.hypot(_wide(tau), 1 - _wide(tau)))
 
 
 def euler(

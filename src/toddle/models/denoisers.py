@@ -59,9 +59,10 @@ class MlpDenoiserConfig:
     """Residual blocks of two layers each."""
     activation: Literal["silu", "mish"] = "silu"
     """DPPO takes mish; silu is near it and costs a fraction on a CPU."""
-    contract: bool = False
-    """Subtract x from the output.  A flow that starts from random weights then shrinks the noise it begins with
-    (to a third over 4 steps) instead of passing it on as the action."""
+    contract: bool | None = None
+    """Add the chunk to the predicted noise, or take it from the velocity.  What starts from random weights then shrinks
+    the noise it begins with (a flow to a third over 4 steps) instead of passing it on as the action.  None: where RL
+    starts from random weights."""
 
 
 class MlpDenoiser(nn.Module):
@@ -71,7 +72,6 @@ class MlpDenoiser(nn.Module):
         super().__init__()
         d, flat = config.width, horizon * action
         self.shape = (horizon, action)
-        self.contract = config.contract
         self.activate = F.silu if config.activation == "silu" else mish
         self.from_features, self.from_time = nn.Linear(features, d), nn.Linear(TIME_FEATURES, d, bias=False)
         self.from_chunk = nn.Linear(flat, d, bias=False)
@@ -88,8 +88,7 @@ class MlpDenoiser(nn.Module):
         layers = list(self.layers)  # slices of a ModuleList are ModuleLists, which take longer to make than to use
         for first, second in zip(layers[::2], layers[1::2], strict=True):
             h = h + second(self.activate(first(self.activate(h))))
-        out = self.out(self.activate(h)).unflatten(-1, self.shape)
-        return out - x if self.contract else out
+        return self.out(self.activate(h)).unflatten(-1, self.shape)
 
 
 @config
@@ -104,6 +103,8 @@ class UnetConfig:
     """Width of the conditioning vector."""
     groups: int = 8
     """Groups of the group norms."""
+    contract: bool | None = None
+    """As `MlpDenoiserConfig.contract`."""
 
 
 class _FilmBlock(nn.Module):

@@ -41,6 +41,8 @@ class TrunkDenoiserConfig:
     """Share of decisions that are drawn with the goal hidden; trains the NULL token, where the VLA's adapter starts."""
     goal_hidden: int = 128
     """Hidden units of the goal encoder."""
+    contract: bool | None = None
+    """Let the expert begin by shrinking the noise it is given (see `models.denoisers`)."""
 
     def __post_init__(self) -> None:
         if self.trunk.modulation == "none":
@@ -69,7 +71,7 @@ class TrunkDenoiser(nn.Module):
         self.goals = GoalEncoder(config.trunk.context_width, goal_parts, hidden=config.goal_hidden)
         self.expert = ActionExpert(ExpertConfig(
             trunk=config.trunk, bodies=(body,), horizon=horizon, executed=executed, window=1, head=head, times=times,
-            slot_mask=config.slot_mask, bank_hidden=config.bank_hidden,
+            slot_mask=config.slot_mask, bank_hidden=config.bank_hidden, contract=bool(config.contract),
         ))  # fmt: skip
         assert self.expert.tokens.action_in is not None
         for layer in self.expert.tokens.action_in.last_layers():
@@ -116,4 +118,4 @@ class TrunkDenoiser(nn.Module):
                 q, k, v = block.attention.project(y, table)
                 done = block.attention.merge(attend_slots(q, (k, v), keys, visible, among))
             slots = block.leave(slots, done, m)
-        return expert.out(trunk.norm(slots), 0)
+        return expert.read(trunk.norm(slots), 0, x, tau)

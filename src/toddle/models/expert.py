@@ -118,7 +118,7 @@ class ActionExpert(nn.Module):
         done, kept, late = self.forward_tokens(
             observation, context, context_mask, noisy, tau, last=last, slots=slots, return_history=return_history
         )
-        return self.out(done, late), kept
+        return self.read(done, late, noisy, tau), kept
 
     def forward_tokens(
         self,
@@ -271,14 +271,14 @@ class ActionExpert(nn.Module):
             rows = torch.cat([self._history_rows(cache, count), rows], dim=2)
             both = torch.cat([cache.pending, tokens], dim=1)
             done = self.trunk.step(both, torch.cat([past_times, times], 1), rows, cache, history=2, tau=tau)[:, 2:]
-        return self._decode(done, cache)
+        return self._decode(done, cache, noisy, tau)
 
-    def _decode(self, done: Tensor, cache: KVRing) -> Tensor:
+    def _decode(self, done: Tensor, cache: KVRing, noisy: Tensor | None, tau: Tensor | None) -> Tensor:
         """Return the raw output of slots (B, H, d) after the trunk."""
         if self.sidecar is not None:
             mask = None if cache.context_mask is None else cache.context_mask[:, 0, 0]
             done = self._refine(done, cache.body, cache.raw_context, mask)
-        return self.out(done, cache.body)
+        return self.read(done, cache.body, noisy, tau)
 
     @torch.no_grad()
     def step(
@@ -292,21 +292,25 @@ class ActionExpert(nn.Module):
         *,
         slots: int | None = None,
     ) -> tuple[Tensor, KVRing]:
-        """Decide once: (B, ...) observations -> raw output (B, H, A) and the cache, which is written in place.
-
-        history and slots go through the trunk together (head direct: half the calls of `prefix` and `slots`).
-        """
+        """Decide once: (B, ...) observations -> raw output (B, H, A) and the cache, which is written in place."""
         if self.tokens.action_in is not None:
             cache = self.prefix(observation, context, context_mask, cache)
             return self.slots(cache, noisy, tau), cache
-        count = slots or self.config.horizon
+        count = slots or self.config.horizon  # head direct: history and slots together, in half the calls
         cache = self.begin(observation, context, context_mask, cache)
         tokens = self.tokens.slots((len(cache.count),), cache.body, noisy, tau, count)
         past_times, times = self._times(cache.clock, cache.body, count)
         both = torch.cat([self.tokens.history(observation, cache.body), tokens], dim=1)
         rows = torch.cat([self._history_rows(cache, count), self._slot_rows(cache, count)], dim=2)
         done = self.trunk.step(both, torch.cat([past_times, times], 1), rows, cache, history=2, tau=tau)
-        return self._decode(done[:, 2:], cache), cache
+        return self._decode(done[:, 2:], cache, noisy, tau), cache
+
+    def read(self, slots: Tensor, body: int | Tensor, noisy: Tensor | None, tau: Tensor | None) -> Tensor:
+        """Return the raw output (..., H, A) of slots (..., H, d) after the trunk, of chunks `noisy` at times tau."""
+        raw: Tensor = self.out(slots, body)
+        if self.config.contract and noisy is not None and tau is not None:
+            raw = flow.contracting(raw, noisy, tau, self.config.head)
+        return raw
 
     # ---- flow ------------------------------------------------------------------------------------------------------
     def as_velocity(self, raw: Tensor, noisy: Tensor, tau: Tensor, floor: float = flow.LOSS_FLOOR) -> Tensor:

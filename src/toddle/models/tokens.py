@@ -40,6 +40,8 @@ class ExpertConfig:
     began with (an expert that was trained as a diffusion)."""
     times: tuple[float, ...] = ()
     """Head noise: the flow times in (0, 1) that sampling visits, those of the diffusion's steps."""
+    contract: bool = False
+    """Heads velocity and noise: add a share of the noisy chunk to the output (`maths.flow.contracting`)."""
     slot_mask: Literal["causal", "bidirectional"] = "causal"
     """Whether a slot sees the later slots of its decision."""
     modulate: Literal["slots", "all"] = "slots"
@@ -62,6 +64,8 @@ class ExpertConfig:
             raise problem("expert.modulate", "'slots' where window > 1", "all", "set window to 1 or modulate to slots")
         if (self.head == "noise") != bool(self.times):
             raise problem("expert.times", "flow times with head noise, and with no other head", self.times)
+        if self.contract and self.head not in ("velocity", "noise"):
+            raise problem("expert.contract", "head velocity or noise", self.head)
         if self.head == "direct" and self.trunk.modulation != "none":
             raise problem("trunk.modulation", "'none' with head direct", self.trunk.modulation)
 

@@ -85,6 +85,10 @@ class DenoisingNetwork(nn.Module):
             self.denoiser = Unet(net, features, *shape)
         else:
             self.denoiser = self._trunk(config, net)
+        # Noise predicted as x itself leaves a clean chunk of about 0 as long as x is mostly noise.  (A trunk's is the
+        # expert's, where x comes in flow form: `maths.flow.contracting`.)
+        share = 1.0 if isinstance(process, DiffusionConfig) else -1.0
+        self.share = share if net.contract and not isinstance(net, TrunkDenoiserConfig) else 0.0
         self.shape, self.spread = shape, None
         if isinstance(process, FlowConfig) and process.noise in ("reinflow", "flow_noise"):
             self.spread = make_mlp([features + TIME_FEATURES, 64, 64, math.prod(shape)], "tanh")
@@ -114,7 +118,8 @@ class DenoisingNetwork(nn.Module):
         if isinstance(self.denoiser, TrunkDenoiser) and self.denoiser.expert.config.head == "noise":
             step = (time * len(self.taus)).round().long()
             x, time = x / self.scales[step][..., None, None], self.taus[step]
-        return self.denoiser(shared, x, time)
+        out = self.denoiser(shared, x, time)
+        return torch.add(out, x, alpha=self.share) if self.share else out
 
     def std(self, features: Tensor, time: Tensor, links: int) -> Tensor | None:
         """Return the learned standard deviation (M, L, H, A), or None."""

@@ -185,10 +185,10 @@ def build_policy(
         "trunk": settings.trunk, "mlp": settings.mlp, "unet": settings.unet,
     }  # fmt: skip
     network = networks[settings.network]
+    if network.contract is None:
+        network = dataclasses.replace(network, contract=not warm)
     if isinstance(network, TrunkDenoiserConfig) and not goal_width:
         network = dataclasses.replace(network, goal_dropout=0.0)
-    if isinstance(network, MlpDenoiserConfig) and not warm and method != "dppo":
-        network = dataclasses.replace(network, contract=True)
     return DenoisingPolicy(DenoisingConfig(
         body=body, horizon=settings.horizon, executed=settings.executed or settings.horizon, network=network,
         process=_process(method, warm, settings), reduce=settings_of(method, warm).reduce, goal_width=goal_width,

@@ -277,10 +277,10 @@ def _collectors(learner: Learner) -> list[Collector]:
 def plan(config: Config) -> Plan:
     """Build everything, time one iteration, and return what the run will do."""
     learner, policy, iterations = build(config)
+    learner.step()  # the first also compiles and allocates
     began = time.perf_counter()
     learner.step()
-    learner.step()
-    seconds = (time.perf_counter() - began) / 2 * iterations
+    seconds = (time.perf_counter() - began) * iterations
     parameters = sum(p.numel() for p in policy.parameters())
     rollouts = [source.rollout for source in _collectors(learner)]
     numbers = sum(rollout.bytes for rollout in rollouts if rollout is not None)
