@@ -108,7 +108,10 @@ class _Stopping:
 @pytest.mark.parametrize("method", ["dppo", "fpo", *SLOWLY])
 def test_the_policy_is_kept_and_acts(method: str, tmp_path: Path) -> None:
     config = settings(method, tmp_path, denoising=dataclasses.replace(SMALL, network="trunk"), steps=128)
-    assert method in "".join(plan(config).steps)
+    said = "".join(plan(config).steps)
+    assert method in said
+    if method in DENOISING:
+        assert f"ppo.minibatches {settings_of(method, False).ppo['minibatches']}" in said, "the method's are named"
     run(config)
     policy = load_policy(tmp_path / "policy")
     assert isinstance(policy, DenoisingPolicy) and policy.trunk is not None

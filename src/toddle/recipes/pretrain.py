@@ -5,6 +5,7 @@ The run's folder holds, besides what every run has, `policy/`: what `toddle tran
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -274,6 +275,20 @@ def _collectors(learner: Learner) -> list[Collector]:
     return [source for source in sources if isinstance(source, Collector)]
 
 
+def _taken(config: Config, learner: Learner) -> list[str]:
+    """Name the settings that are the method's, because they stood at the general defaults."""
+    if not isinstance(learner, PPO):
+        return []
+    pairs = [("ppo", learner.config, config.ppo), ("collect", _collectors(learner)[0].config, config.collect)]
+    changed = [
+        f"{group}.{entry.name} {getattr(used, entry.name)}"
+        for group, used, given in pairs
+        for entry in dataclasses.fields(given)  # type: ignore[arg-type]
+        if getattr(used, entry.name) != getattr(given, entry.name)
+    ]
+    return [f"take from {config.method}: {', '.join(changed)}"] if changed else []
+
+
 def plan(config: Config) -> Plan:
     """Build everything, time one iteration, and return what the run will do."""
     learner, policy, iterations = build(config)
@@ -290,7 +305,7 @@ def plan(config: Config) -> Plan:
         what = f"diffusion policy of {parameters:,} parameters"
     imitated = [f"imitate {config.warm_start} for {config.imitation.steps} updates"] if config.warm_start else []
     steps = [
-        *imitated,
+        *imitated, *_taken(config, learner),
         f"step {config.worlds} worlds each of {', '.join(config.env)}",
         f"train a {what} by {config.method}: {iterations} iterations, {config.steps:,} control steps",
         f"write the policy to {config.out / 'policy'}",
