@@ -50,7 +50,7 @@ def scratch_config(name: str, task: str, seed: int, steps: int) -> Config:
     method = SCRATCH[name]
     ppo = PPOConfig(**shared)
     if method != "ppo":
-        own = {key: value for key, value in settings_of(method, False).ppo.items() if key not in shared}
+        own = {key: value for key, value in settings_of(method, "scratch").ppo.items() if key not in shared}
         ppo = PPOConfig(**shared | own | {"target_kl": None})
     return Config(
         method=method, policy="mlp", env=(f"gymnasium/{task}",), worlds=WORLDS, steps=steps, seed=seed, ppo=ppo,

@@ -23,7 +23,7 @@ from toddle.models.trunk import TrunkConfig
 from toddle.policies.denoising import DenoisingPolicy
 from toddle.policies.store import load_policy
 from toddle.recipes.imitation import ImitationConfig
-from toddle.recipes.methods import METHODS, DenoisingSettings, build_policy, resolved_ppo, settings_of
+from toddle.recipes.methods import METHODS, DenoisingSettings, build_policy, resolved_ppo, setting_of, settings_of
 from toddle.recipes.pretrain import Config, build, plan, run
 from toddle.training.checkpoint import states_equal
 from toddle.training.collect import CollectConfig
@@ -60,7 +60,8 @@ def test_from_scratch_actions_begin_near_zero_unless_told_otherwise(method: str,
     small = dataclasses.replace(SMALL, network=network, unet=UnetConfig(channels=(8, 16), condition=16, groups=4))
 
     def spread(given: DenoisingSettings, warm: bool) -> float:
-        policy = build_policy(method, given, body, warm=warm, goal_width=0, seed=0)  # type: ignore[arg-type]
+        setting = setting_of(warm=warm, goals=False)
+        policy = build_policy(method, given, body, setting=setting, goal_width=0, seed=0)
         return float(policy.integrate(observation, 0.3 * noise).std()) / 0.3
 
     own = {network: dataclasses.replace(getattr(small, network), contract=False)}
@@ -111,7 +112,8 @@ def test_the_policy_is_kept_and_acts(method: str, tmp_path: Path) -> None:
     said = "".join(plan(config).steps)
     assert method in said
     if method in DENOISING:
-        assert f"ppo.minibatches {settings_of(method, False).ppo['minibatches']}" in said, "the method's are named"
+        own = settings_of(method, "scratch").ppo["minibatches"]
+        assert f"ppo.minibatches {own}" in said, "what the method sets is named"
     run(config)
     policy = load_policy(tmp_path / "policy")
     assert isinstance(policy, DenoisingPolicy) and policy.trunk is not None
@@ -217,16 +219,27 @@ def test_a_dataset_of_another_body_is_refused(tmp_path: Path, demonstrations: Pa
 def test_the_table_of_defaults() -> None:
     """Numbers of the sources, written down by hand from the papers that PAPERS.md names."""
     assert {method for method, _ in METHODS} == set(DENOISING)
-    warm = settings_of("dppo", True)
+    warm = settings_of("dppo", "warm")
     assert (warm.process.train_steps, warm.process.tuned_steps) == (20, 10)  # type: ignore[union-attr]
-    dppo = resolved_ppo("dppo", True, Config.ppo, Config.ppo)
+    dppo = resolved_ppo("dppo", "warm", Config.ppo, Config.ppo)
     assert (dppo.link_discount, dppo.critic_learning_rate, dppo.critic_warm_up) == (0.99, 1e-3, 2)
     assert (dppo.link_clip_first, dppo.clip_high, dppo.learning_rate) == (0.005, 0.05, 3e-4)  # ours
-    assert settings_of("flow-sde", True).process.one_random_step  # type: ignore[union-attr]
-    assert settings_of("fpo", False).process.fpo_samples == 8  # type: ignore[union-attr]
-    assert resolved_ppo("fpo", False, Config.ppo, Config.ppo).clip_high == 0.05
+    assert settings_of("flow-sde", "warm").process.one_random_step  # type: ignore[union-attr]
+    assert settings_of("fpo", "scratch").process.fpo_samples == 8  # type: ignore[union-attr]
+    assert resolved_ppo("fpo", "scratch", Config.ppo, Config.ppo).clip_high == 0.05
     users = dataclasses.replace(Config.ppo, clip_high=0.3)
-    assert resolved_ppo("fpo", False, users, Config.ppo).clip_high == 0.3, "the user's value wins"
+    assert resolved_ppo("fpo", "scratch", users, Config.ppo).clip_high == 0.3, "the user's value wins"
+
+
+def test_goal_tracking_takes_its_own_row_where_there_is_one(tmp_path: Path) -> None:
+    def made(method: str, env: str) -> tuple[str, str]:
+        learner, policy, _ = build(settings(method, tmp_path, env=(env,)))
+        assert isinstance(learner, PPO) and isinstance(policy, DenoisingPolicy)
+        return learner.config.ratio, policy.config.reduce
+
+    assert made("reinflow", "goal/sawyer") == ("sum", "sum")
+    assert made("reinflow", "fork/point") == ("mean", "mean")
+    assert made("dppo", "goal/sawyer") == ("per_link", "mean")  # it has none
 
 
 def test_a_setting_of_another_method_is_refused(tmp_path: Path) -> None:

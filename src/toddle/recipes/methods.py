@@ -20,10 +20,14 @@ from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.training.collect import CollectConfig
 
-__all__ = ["METHODS", "DenoisingMethod", "DenoisingSettings", "Method", "build_policy", "resolve", "settings_of"]
+__all__ = [
+    "METHODS", "DenoisingMethod", "DenoisingSettings", "Method", "Setting", "build_policy", "resolve", "setting_of",
+    "settings_of",
+]
 
 Method = Literal["ppo", "clone", "dppo", "reinflow", "flow-sde", "flow-noise", "fpo", "ddiffpg"]
 DenoisingMethod = Literal["dppo", "reinflow", "flow-sde", "flow-noise", "fpo"]
+Setting = Literal["scratch", "goals", "warm"]
 T = TypeVar("T")
 
 
@@ -92,6 +96,12 @@ METHODS: dict[tuple[str, str], _Defaults] = {
         process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)), source="ReinFlow; clip as DPPO's from scratch",
         ppo=_SCRATCH | {"ratio": "mean", "clip_low": 0.1, "clip_high": 0.1},
     ),
+    ("reinflow", "goals"): _Defaults(
+        process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)), reduce="sum",
+        source="ours: densities summed, and PPO as for the causal transformer (recipes.pretrain.TUNED)",
+        ppo={"ratio": "sum", "epochs": 4, "minibatches": 2, "learning_rate": 5e-4, "critic_learning_rate": 2e-3,
+             "lam": 0.8, "clip_low": 0.2, "clip_high": 0.2, "target_kl": 0.1},
+    ),
     ("reinflow", "warm"): _Defaults(
         process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)),
         source="ReinFlow: K 4, std 0.1 to 0.24, critic's lr 6.5e-4, gamma 0.99; ours: clip 0.05, lr 2e-4",
@@ -126,12 +136,20 @@ METHODS: dict[tuple[str, str], _Defaults] = {
         ppo=_WARM | {"clip_low": 0.05, "clip_high": 0.05}, collect={"discount": 0.995},
     ),
 }  # fmt: skip
-"""(method, setting) -> defaults; the setting is `scratch` or `warm` (after imitation)."""
+"""(method, setting) -> defaults; the setting is `scratch`, `goals` (goal tracking from scratch) or `warm` (after
+imitation).  A method without a row for goals takes that of `scratch`."""
 
 
-def settings_of(method: str, warm: bool) -> _Defaults:
+def setting_of(*, warm: bool, goals: bool) -> Setting:
+    """Return which rows of the table a run takes."""
+    if warm:
+        return "warm"
+    return "goals" if goals else "scratch"
+
+
+def settings_of(method: str, setting: Setting) -> _Defaults:
     """Return the row of a method.  Raises InputError where there is none."""
-    key = (method, "warm" if warm else "scratch")
+    key = (method, "scratch") if setting == "goals" and (method, setting) not in METHODS else (method, setting)
     if key not in METHODS:
         raise problem("method", "one of " + ", ".join(sorted({name for name, _ in METHODS})), method)
     return METHODS[key]
@@ -147,18 +165,20 @@ def resolve(given: T, general: T, plain: T, changes: dict[str, Any]) -> T:
     return dataclasses.replace(plain, **changes | users)  # type: ignore[type-var]
 
 
-def resolved_ppo(method: str, warm: bool, given: PPOConfig, general: PPOConfig) -> PPOConfig:
+def resolved_ppo(method: str, setting: Setting, given: PPOConfig, general: PPOConfig) -> PPOConfig:
     """Return PPO's settings for a method."""
-    return resolve(given, general, PPOConfig(), settings_of(method, warm).ppo)
+    return resolve(given, general, PPOConfig(), settings_of(method, setting).ppo)
 
 
-def resolved_collect(method: str, warm: bool, given: CollectConfig, general: CollectConfig) -> CollectConfig:
+def resolved_collect(
+    method: str, setting: Setting, given: CollectConfig, general: CollectConfig
+) -> CollectConfig:
     """Return the settings of the collector for a method."""
-    return resolve(given, general, general, settings_of(method, warm).collect)
+    return resolve(given, general, general, settings_of(method, setting).collect)
 
 
-def _process(method: str, warm: bool, settings: DenoisingSettings) -> DiffusionConfig | FlowConfig:
-    process = settings_of(method, warm).process
+def _process(method: str, setting: Setting, settings: DenoisingSettings) -> DiffusionConfig | FlowConfig:
+    process = settings_of(method, setting).process
     if isinstance(process, DiffusionConfig):
         given: dict[str, Any] = {
             "train_steps": settings.steps, "ddim_steps": settings.ddim_steps, "tuned_steps": settings.tuned_steps,
@@ -178,7 +198,7 @@ def _process(method: str, warm: bool, settings: DenoisingSettings) -> DiffusionC
 
 
 def build_policy(
-    method: str, settings: DenoisingSettings, body: BodySpec, *, warm: bool, goal_width: int, seed: int
+    method: str, settings: DenoisingSettings, body: BodySpec, *, setting: Setting, goal_width: int, seed: int
 ) -> DenoisingPolicy:
     """Build the policy of a method; `goal_width` 0: the environments have no goals."""
     networks: dict[str, TrunkDenoiserConfig | MlpDenoiserConfig | UnetConfig] = {
@@ -186,11 +206,11 @@ def build_policy(
     }  # fmt: skip
     network = networks[settings.network]
     if network.contract is None:
-        network = dataclasses.replace(network, contract=not warm)
+        network = dataclasses.replace(network, contract=setting != "warm")
     if isinstance(network, TrunkDenoiserConfig) and not goal_width:
         network = dataclasses.replace(network, goal_dropout=0.0)
     return DenoisingPolicy(DenoisingConfig(
         body=body, horizon=settings.horizon, executed=settings.executed or settings.horizon, network=network,
-        process=_process(method, warm, settings), reduce=settings_of(method, warm).reduce, goal_width=goal_width,
-        fixed_statistics=warm, seed=seed,
+        process=_process(method, setting, settings), reduce=settings_of(method, setting).reduce, goal_width=goal_width,
+        fixed_statistics=setting == "warm", seed=seed,
     ))  # fmt: skip

@@ -33,7 +33,15 @@ from toddle.policies.denoising import DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes.imitation import ImitationConfig, warm_start
-from toddle.recipes.methods import DenoisingSettings, Method, build_policy, resolved_collect, resolved_ppo
+from toddle.recipes.methods import (
+    DenoisingSettings,
+    Method,
+    Setting,
+    build_policy,
+    resolved_collect,
+    resolved_ppo,
+    setting_of,
+)
 from toddle.training.collect import CollectConfig, Collector
 from toddle.training.loop import run_loop
 from toddle.training.run import RunFolder
@@ -176,12 +184,16 @@ def _environments(config: Config) -> list[BatchedEnv]:
     return envs
 
 
+def _setting(config: Config) -> Setting:
+    return setting_of(warm=config.warm_start is not None, goals=all(name.startswith("goal/") for name in config.env))
+
+
 def _policy(config: Config, bodies: tuple[BodySpec, ...], goals: bool, imitated: bool) -> ExpertPolicy:
     if config.method not in CAUSAL_METHODS:
         if len(bodies) > 1:
             raise problem("env", f"one body with method {config.method}", ", ".join(body.name for body in bodies))
         made = build_policy(
-            config.method, config.denoising, bodies[0], warm=config.warm_start is not None,
+            config.method, config.denoising, bodies[0], setting=_setting(config),
             goal_width=config.goal_width if goals else 0, seed=config.seed,
         )  # fmt: skip
         made.to(resolve_device(config.device))
@@ -216,9 +228,8 @@ def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module
         return _build_ddiffpg(config, envs, device)
     ppo, collect = config.ppo, config.collect
     if config.method not in CAUSAL_METHODS:
-        warm = config.warm_start is not None
-        ppo = resolved_ppo(config.method, warm, ppo, TUNED)
-        collect = resolved_collect(config.method, warm, collect, COLLECT)
+        ppo = resolved_ppo(config.method, _setting(config), ppo, TUNED)
+        collect = resolved_collect(config.method, _setting(config), collect, COLLECT)
     bodies: dict[str, BodySpec] = {}
     for env in envs:
         spec = bodies.setdefault(env.body, env.body_spec)
