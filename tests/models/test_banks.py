@@ -22,6 +22,8 @@ def test_running_norm_is_the_moments_of_all_batches_together() -> None:
     y = norm(x)
     assert y.mean(0).abs().max() < 1e-4 and (y.std(0) - 1).abs().max() < 1e-2
     assert norm.count.tolist() == [1000, 0]
+    assert RunningNorm([3])(x[None]).shape == (1, 1000, 3)
+    assert RunningNorm([3])(x[0]).shape == (3,)
     with pytest.raises(InputError, match="proprio"):
         norm.update(x, 1)
 

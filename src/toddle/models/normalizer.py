@@ -69,8 +69,8 @@ class RunningNorm(nn.Module):
         """Normalise x (..., O) of one body; float32 in and out."""
         size = self.sizes[body]
         x = x if x.shape[-1] == size else x[..., :size]
-        shift, scale = self.shift, self.scale
-        if len(self.sizes) > 1:
+        shift, scale = self.shift, self.scale  # (1, O) where there is one body, which saves two calls
+        if len(self.sizes) > 1 or x.dim() == 1:
             shift, scale = shift[body, :size], scale[body, :size]
         if x.dtype != shift.dtype:
             shift, scale = shift.to(x.dtype), scale.to(x.dtype)
