@@ -154,7 +154,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             raise problem("actions", f"shape ({self.num_envs}, H, {expected[1]})", str(actions.shape))
         running = np.ones(self.num_envs, bool) if active is None else np.array(active, dtype=bool)
         reward, steps = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.int64)
-        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        terminated, truncated, ended = (np.zeros(self.num_envs, bool) for _ in range(3))
         info: dict[str, Any] = {}
         for index in range(actions.shape[1]):
             if not running.any():
@@ -177,7 +177,6 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
                     value = np.where(running.reshape(-1, *[1] * (value.ndim - 1)), value, info[key])
                 info[key] = value.copy()
             running = np.greater(running, ended)
-        ended = terminated | truncated
         info |= {"episode_return": self._return.copy(), "episode_length": self._length.copy(), "steps": steps}
         info["_final_obs"] = ended
         if ended.any() and reset_done:

@@ -16,7 +16,7 @@ class RunningNorm(nn.Module):
     """Per-body normalisation of the last dimension: clip((x - mean) / sqrt(var + eps), -clip, clip).
 
     sizes: O of each body; inputs may be padded to the widest body, the padding comes out as 0.  Before the first
-    update it is the identity.  Moments are merged in float64 by Chan's rule, so the order of batches hardly matters.
+    update it is the identity.  Moments are float64 and merged by Chan's rule, so the order of batches hardly matters.
     """
 
     mean: Tensor
@@ -42,15 +42,12 @@ class RunningNorm(nn.Module):
         size = self.sizes[body]
         if x.shape[-1] < size:
             raise problem("proprio", f"at least {size} numbers for body {body}", x.shape[-1])
-        rows = x[..., :size].reshape(-1, size)
+        rows = x[..., :size].reshape(-1, size).double()
         if not len(rows):
             return
         old, new = self.count[body].clone(), float(len(rows))
-        mean = rows.mean(0)  # in passes of their own, a tenth of the time of torch.var_mean
-        deviation = rows - mean
-        # The rounding of the mean, seen as a mean of its own, is taken out of both.
-        left = deviation.mean(0).double()
-        var, mean = deviation.square_().mean(0).double() - left.square(), mean.double() + left
+        mean = rows.mean(0)  # in passes of their own, a fraction of the time of torch.var_mean
+        var = (rows - mean).square_().mean(0)
         total = old + new
         delta = mean - self.mean[body, :size]
         merged = self.var[body, :size] * old + var * new + delta.square() * (old * new / total)

@@ -56,8 +56,8 @@ def _layers(x: Tensor, parameters: Sequence[Tensor]) -> tuple[list[Tensor], Tens
     hidden = [x]
     for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
         twice = torch.addmm(bias, hidden[-1], weight.t(), beta=2, alpha=2)
-        half = twice.sigmoid_()
-        hidden.append(torch.add(_MINUS_ONE, half, alpha=2, out=half))
+        sigmoid = twice.sigmoid_()
+        hidden.append(torch.add(_MINUS_ONE, sigmoid, alpha=2, out=sigmoid))
     return hidden, torch.addmm(parameters[-1], hidden[-1], parameters[-2].t())
 
 

@@ -21,8 +21,8 @@ from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.training.collect import CollectConfig
 
 __all__ = [
-    "METHODS", "DenoisingMethod", "DenoisingSettings", "Method", "Setting", "build_policy", "resolve", "setting_of",
-    "settings_of",
+    "GOALS", "METHODS", "DenoisingMethod", "DenoisingSettings", "Method", "Setting", "build_policy", "resolve",
+    "setting_of", "settings_of",
 ]
 
 Method = Literal["ppo", "clone", "dppo", "reinflow", "flow-sde", "flow-noise", "fpo", "ddiffpg"]
@@ -79,6 +79,10 @@ _WARM = {
     "epochs": 5, "minibatches": 8, "learning_rate": 1e-4, "critic_learning_rate": 1e-3, "critic_warm_up": 2,
     "target_kl": None, "schedule": "constant",
 }  # fmt: skip
+GOALS: dict[str, Any] = {
+    "epochs": 4, "minibatches": 2, "learning_rate": 5e-4, "critic_learning_rate": 2e-3, "lam": 0.8, "target_kl": 0.1,
+}  # fmt: skip
+"""PPO's settings for goal tracking, measured on goal/sawyer: docs/results/gctr."""
 METHODS: dict[tuple[str, str], _Defaults] = {
     ("dppo", "scratch"): _Defaults(
         process=DiffusionConfig(train_steps=10, min_sampling_std=0.2, min_log_prob_std=0.2),
@@ -98,9 +102,7 @@ METHODS: dict[tuple[str, str], _Defaults] = {
     ),
     ("reinflow", "goals"): _Defaults(
         process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)), reduce="sum",
-        source="ours: densities summed, and PPO as for the causal transformer (recipes.pretrain.TUNED)",
-        ppo={"ratio": "sum", "epochs": 4, "minibatches": 2, "learning_rate": 5e-4, "critic_learning_rate": 2e-3,
-             "lam": 0.8, "clip_low": 0.2, "clip_high": 0.2, "target_kl": 0.1},
+        source="ours: densities summed, and PPO as for the causal transformer", ppo=GOALS,
     ),
     ("reinflow", "warm"): _Defaults(
         process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)),
@@ -170,9 +172,7 @@ def resolved_ppo(method: str, setting: Setting, given: PPOConfig, general: PPOCo
     return resolve(given, general, PPOConfig(), settings_of(method, setting).ppo)
 
 
-def resolved_collect(
-    method: str, setting: Setting, given: CollectConfig, general: CollectConfig
-) -> CollectConfig:
+def resolved_collect(method: str, setting: Setting, given: CollectConfig, general: CollectConfig) -> CollectConfig:
     """Return the settings of the collector for a method."""
     return resolve(given, general, general, settings_of(method, setting).collect)
 

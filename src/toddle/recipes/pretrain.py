@@ -34,6 +34,7 @@ from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes.imitation import ImitationConfig, warm_start
 from toddle.recipes.methods import (
+    GOALS,
     DenoisingSettings,
     Method,
     Setting,
@@ -47,8 +48,7 @@ from toddle.training.loop import run_loop
 from toddle.training.run import RunFolder
 
 COLLECT = CollectConfig(length=16, discount=0.95)
-TUNED = PPOConfig(epochs=4, minibatches=2, learning_rate=5e-4, critic_learning_rate=2e-3, lam=0.8, target_kl=0.1)
-"""Measured on goal/sawyer: docs/results/gctr."""
+TUNED = PPOConfig(**GOALS)
 CAUSAL_METHODS = ("ppo", "clone")
 """Methods whose policy is `policy` (causal or mlp), not a denoising one."""
 
