@@ -11,7 +11,14 @@ from torch.testing import assert_close
 
 from toddle.core.errors import InputError
 from toddle.models.backbone import BackboneConfig, load_backbone
-from toddle.models.backbone_embedded import ASSETS, load_embedded, save_embedded, train_tokenizer
+from toddle.models.backbone_embedded import (
+    ASSETS,
+    EmbeddedBackbone,
+    EmbeddedConfig,
+    load_embedded,
+    save_embedded,
+    train_tokenizer,
+)
 
 
 def pictures(batch: int = 3, cameras: int = 2, side: int = 32) -> torch.Tensor:
@@ -87,11 +94,16 @@ def test_tokenizer_needs_no_hub() -> None:
 
 
 def test_the_shipped_weights() -> None:
-    """At most 8 MB, with a card; frozen; it tells sentences and pictures apart."""
+    """A few million weights in at most 8 MB, frozen, with a card; they tell sentences and pictures apart."""
     size = sum(file.stat().st_size for file in ASSETS.iterdir())
     assert size <= 8 * 2**20 and (ASSETS / "CARD.md").exists()
     backbone = load_backbone(BackboneConfig())
+    assert isinstance(backbone, EmbeddedBackbone) and backbone.sizes == EmbeddedConfig()
+    assert 2e6 < sum(value.numel() for value in backbone.parameters()) < 5e6
     assert not any(value.requires_grad for value in backbone.parameters())
     context, mask = backbone.encode(pictures(1, 1, 96), ["open the green drawer"])
     assert context.shape == (1, backbone.tokens(1), backbone.width) and torch.isfinite(context).all()
     assert 16 <= backbone.tokens(1) <= 64 and mask.any()
+    changed = [(pictures(1, 1, 96), "close the window"), (255 - pictures(1, 1, 96), "open the green drawer")]
+    for images, sentence in changed:
+        assert (backbone.encode(images, [sentence])[0] - context).abs().mean() > 0.05  # tokens: 0.7 on average

@@ -40,21 +40,21 @@ class EmbeddedConfig:
 
     image_size: int = 96
     """Side of the square picture in pixels; others are resized to it."""
-    width: int = 128
+    width: int = 192
     """D_vlm, width of every tower."""
-    stem: tuple[int, int, int] = (24, 48, 128)
+    stem: tuple[int, int, int] = (24, 48, 192)
     """Channels of the convolutional stem at 1/2, 1/4 and 1/8 of the picture's side."""
     keypoints: int = 32
     """Points the spatial softmax looks for on the 1/4 map."""
     registers: int = 8
     """Summary tokens; the first ones are read by the pose head during pretraining."""
-    vision_layers: int = 2
+    vision_layers: int = 3
     """Layers of the vision tower."""
-    text_layers: int = 2
+    text_layers: int = 3
     """Layers of the text tower."""
-    fusion_layers: int = 2
+    fusion_layers: int = 3
     """Layers over registers, patches and words together."""
-    heads: int = 4
+    heads: int = 6
     """Attention heads of every layer."""
     text_tokens: int = 16
     """Tokens a sentence is padded or cut to."""

@@ -38,7 +38,7 @@ class RenderConfig:
 
     tasks: tuple[str, ...] = tuple(SENTENCES)
     """Meta-World tasks; all 50 by default."""
-    episodes: int = 120
+    episodes: int = 240
     """Episodes of a task; each has its own object and goal positions."""
     frames: int = 3
     """Frames taken from an episode, at random moments."""
@@ -133,8 +133,8 @@ def plan(config: Config) -> Plan:
             f"write weights and card to {config.weights or config.out / 'embedded'}",
         ],
         memory_bytes=3 * frames * config.render.size**2 + 10**9,
-        seconds=0.13 * len(missing) * config.render.episodes
-        + 6e-7 * pixels * config.training.steps * config.training.batch,
+        seconds=0.17 * len(missing) * config.render.episodes
+        + 1.9e-6 * pixels * config.training.steps * config.training.batch,  # at the default sizes
     )
 
 
@@ -197,7 +197,7 @@ Data: {frames} frames of {tasks} Meta-World tasks rendered by MuJoCo, camera `{r
 and random motion; sentences written for toddle.  Labels: true positions of hand, object and goal.
 No person, no real picture.
 Training: {config.training.steps} steps of {config.training.batch} frames,
-{card["cpu_minutes_of_training"]} CPU minutes on one core (of the last sitting).
+{card["cpu_minutes_of_training"]} CPU minutes (of the last sitting).
 Meant for: Meta-World scenes seen by that camera, on machines without a network.  It has seen the tasks of Meta-World
 with their true positions, so results with it say nothing about vision in the open world; use a real VLM for that.
 Weak: goals that float in the air (reach, pick-place, pick-out-of-hole, peg-insert), as one camera hardly sees depth,
