@@ -33,7 +33,7 @@ def test_the_plan_shows_every_stage(tmp_path: Path) -> None:
 
 
 def test_both_fine_tunings_differ_in_their_start_alone() -> None:
-    steps = {step.name: step.settings for step in stages(Config(approaches=0, refit_proprio=False))}
+    steps = {step.name: step.settings for step in stages(Config(refit_proprio=False))}
     first, second = dict(steps["sft_converted"]), dict(steps["sft_random"])
     assert first.pop("init") == second.pop("like") and second.pop("init") == "random"
     assert not first.pop("refit_proprio") and first == second
@@ -43,13 +43,14 @@ def test_both_fine_tunings_differ_in_their_start_alone() -> None:
 
 
 def test_grounding_costs_the_random_expert_no_update() -> None:
-    steps = {step.name: step.settings for step in stages(Config())}
+    assert "ground" not in {step.name for step in stages(Config())}
+    steps = {step.name: step.settings for step in stages(Config(approaches=20))}
     assert steps["ground"]["dataset"] == ["{folder}/approaches"]
     updates = [steps[name]["sft"]["steps"] for name in ("ground", "sft_converted", "sft_random")]
     assert updates[0] + updates[1] == updates[2]
     assert steps["sft_converted"]["init"] == "{folder}/ground/policy"
     with pytest.raises(InputError, match="approaches"):
-        Config(tasks=("libero/libero_object/0",))
+        Config(tasks=("libero/libero_object/0",), approaches=1)
 
 
 @pytest.mark.slow
