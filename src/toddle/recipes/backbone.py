@@ -132,7 +132,7 @@ def plan(config: Config) -> Plan:
             f"train {config.training.steps} steps of {config.training.batch} frames",
             f"write weights and card to {config.weights or config.out / 'embedded'}",
         ],
-        memory_bytes=3 * frames * config.render.size**2 + 10**9,
+        memory_bytes=2 * 3 * frames * config.render.size**2 + 10**9,  # all frames, and a copy without the held-out
         seconds=0.17 * len(missing) * config.render.episodes
         + 1.9e-6 * pixels * config.training.steps * config.training.batch,  # at the default sizes
     )
