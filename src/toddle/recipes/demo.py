@@ -64,7 +64,7 @@ class Config:
     demonstrations: int = 15
     """Demonstrations of each task."""
     convert: ConvertConfig = ConvertConfig(fresh_adapter=True, fresh_decoder=True)
-    """How the pretrained policy becomes the action expert (its seed is `seed`); the best that study t0 found."""
+    """How the pretrained policy becomes the action expert (its seed is `seed`); RL's trunk in fresh surroundings."""
     refit_proprio: bool = True
     """Normalise the converted expert's proprioception by what it is fine-tuned on, not by RL's experience."""
     approaches: int = 0
