@@ -21,6 +21,7 @@ check: lint
 .PHONY: lint
 lint:
 	$(PY) -m ruff check
+	$(PY) -m ruff format --check
 	$(PY) -m mypy
 
 slow: setup-dev

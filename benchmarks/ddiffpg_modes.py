@@ -47,8 +47,14 @@ def evaluate(learner: DDiffPG, seed: int) -> dict[str, Any]:
         live &= ~(terminated | truncated)
     entropy = mode_entropy(side[won]) if won.any() else 0.0
     above, below = int((side[won] == 1).sum()), int((side[won] == -1).sum())
-    return {"success": float(won.mean()), "entropy": entropy, "above": above, "below": below, "paths": paths,
-            "won": won.tolist()}  # fmt: skip
+    return {
+        "success": float(won.mean()),
+        "entropy": entropy,
+        "above": above,
+        "below": below,
+        "paths": paths,
+        "won": won.tolist(),
+    }
 
 
 def train(actor: Any, seed: int, iterations: int) -> dict[str, Any]:
@@ -59,11 +65,18 @@ def train(actor: Any, seed: int, iterations: int) -> dict[str, Any]:
     for iteration in range(iterations):
         metrics = learner.step()
         if iteration % 10 == 9:
-            curve.append({"steps": learner.total_steps, "success": metrics["ddiffpg/success"],
-                          "modes": metrics["ddiffpg/modes"]})  # fmt: skip
+            curve.append(
+                {"steps": learner.total_steps, "success": metrics["ddiffpg/success"], "modes": metrics["ddiffpg/modes"]}
+            )
     seconds = time.process_time() - began
-    return {"actor": actor, "seed": seed, "steps": learner.total_steps, "cpu_seconds": round(seconds, 1),
-            "curve": curve, **evaluate(learner, seed)}  # fmt: skip
+    return {
+        "actor": actor,
+        "seed": seed,
+        "steps": learner.total_steps,
+        "cpu_seconds": round(seconds, 1),
+        "curve": curve,
+        **evaluate(learner, seed),
+    }
 
 
 def draw(runs: list[dict[str, Any]]) -> None:
@@ -87,22 +100,36 @@ def draw(runs: list[dict[str, Any]]) -> None:
 
 def page(runs: list[dict[str, Any]]) -> str:
     """Return the page in Markdown."""
-    rows = [f"| {r['actor']} | {r['seed']} | {r['success']:.0%} | {r['above']} / {r['below']} "
-            f"| {max(0.0, r['entropy']):.2f} | {r['steps']:,} | {r['cpu_seconds']:.0f} |" for r in runs]  # fmt: skip
+    rows = [
+        f"| {r['actor']} | {r['seed']} | {r['success']:.0%} | {r['above']} / {r['below']} "
+        f"| {max(0.0, r['entropy']):.2f} | {r['steps']:,} | {r['cpu_seconds']:.0f} |"
+        for r in runs
+    ]
     means = {a: np.mean([r["entropy"] for r in runs if r["actor"] == a] or [0.0]) for a in ACTORS}
     kept = sum(r["entropy"] > 0.5 for r in runs if r["actor"] == "diffusion")
     total = sum(r["actor"] == "diffusion" for r in runs)
-    return "\n".join([
-        "# DDiffPG on a task with two solutions", "", "`python benchmarks/ddiffpg_modes.py`", "",
-        __doc__.split("\n\n")[2].strip(), "",
-        "| actor | seed | success | above / below | entropy, bit | steps | CPU s |", "|---|---|---|---|---|---|---|",
-        *rows, "",
-        f"Entropy over the two ways, mean of the seeds: diffusion {means['diffusion']:.2f} bit, deterministic "
-        f"{means['deterministic']:.2f} bit.  Above 0.5 bit: {kept} of {total} diffusion runs.", "",
-        "![paths](paths.png)", "",
-        "Small-scale analogue: a point and a wall, 1/100 of the paper's steps.  What differs from the paper stands in "
-        "`src/toddle/algorithms/ddiffpg.py`.", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "# DDiffPG on a task with two solutions",
+            "",
+            "`python benchmarks/ddiffpg_modes.py`",
+            "",
+            __doc__.split("\n\n")[2].strip(),
+            "",
+            "| actor | seed | success | above / below | entropy, bit | steps | CPU s |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Entropy over the two ways, mean of the seeds: diffusion {means['diffusion']:.2f} bit, deterministic "
+            f"{means['deterministic']:.2f} bit.  Above 0.5 bit: {kept} of {total} diffusion runs.",
+            "",
+            "![paths](paths.png)",
+            "",
+            "Small-scale analogue: a point and a wall, 1/100 of the paper's steps.  What differs stands in "
+            "`src/toddle/algorithms/ddiffpg.py`.",
+            "",
+        ]
+    )
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.goal import GOAL_FEATURES
 from toddle.core.types import BodySpec
 from toddle.envs.make import make_env
+from toddle.experience.collect import CollectConfig, Collector
 from toddle.maths.diffusion import ddpm_link, eps_to_x0
 from toddle.maths.objectives import clipped_surrogate
 from toddle.models.denoisers import MlpDenoiser, MlpDenoiserConfig, time_features
@@ -41,7 +42,6 @@ from toddle.policies.critic import CriticConfig, ValueNet
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.links import DiffusionConfig, DiffusionLinks
-from toddle.training.collect import CollectConfig, Collector
 
 OUT = Path(__file__).parent.parent / "docs/benchmarks"
 BODY = BodySpec(name="arm", proprio=24, action=7, dt=0.05)
@@ -123,12 +123,14 @@ def make(network: str) -> DenoisingPolicy:
     """DPPO's sizes: an MLP of 512 channels; or our trunk, with goals."""
     goals = 64 if NETWORKS[network] else 0
     trunk = TrunkConfig(width=96, depth=4, heads=4, context_width=64, modulation="residual")
-    own: Any = TrunkDenoiserConfig(trunk=trunk, goal_dropout=0.0) if goals else MlpDenoiserConfig(
-        width=512, blocks=1, activation="mish"
-    )  # fmt: skip
-    return DenoisingPolicy(DenoisingConfig(
-        body=BODY, process=DiffusionConfig(train_steps=20), network=own, goal_width=goals
-    ))  # fmt: skip
+    own: Any = (
+        TrunkDenoiserConfig(trunk=trunk, goal_dropout=0.0)
+        if goals
+        else MlpDenoiserConfig(width=512, blocks=1, activation="mish")
+    )
+    return DenoisingPolicy(
+        DenoisingConfig(body=BODY, process=DiffusionConfig(train_steps=20), network=own, goal_width=goals)
+    )
 
 
 def observe(rows: int, network: str) -> Any:
@@ -149,8 +151,10 @@ def contenders(network: str) -> tuple[dict[str, Callable[[], Any]], dict[str, fl
     seen, batch = observe(WORLDS, network), observe(BATCH, network)
     decision, _ = policy.act(seen, generator=torch.Generator().manual_seed(1))
     states, log_prob = released.act(seen, torch.Generator().manual_seed(1))
-    apart = {"chain": float((decision.chain - states.flatten(1)).abs().max()),
-             "log_prob": float((decision.log_prob - log_prob).abs().max())}  # fmt: skip
+    apart = {
+        "chain": float((decision.chain - states.flatten(1)).abs().max()),
+        "log_prob": float((decision.log_prob - log_prob).abs().max()),
+    }
     drawn, _ = policy.act(batch, generator=torch.Generator().manual_seed(2))
     advantage = torch.randn(BATCH, generator=torch.Generator().manual_seed(3))
     weights = list(policy.tuned.parameters())
@@ -181,7 +185,7 @@ def contenders(network: str) -> tuple[dict[str, Callable[[], Any]], dict[str, fl
         f"{network} act, released way": lambda: released.act(seen, g),
         f"{network} update, toddle": ours,
         f"{network} update, released way": theirs,
-    }, apart  # fmt: skip
+    }, apart
 
 
 def loops() -> dict[str, PPO]:
@@ -233,14 +237,21 @@ def main() -> None:
     load = os.getloadavg()[0]
     times = measure(functions, rounds)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    ratios = {
-        name: medians[name] / medians["Gaussian PPO"] for name in medians if name.startswith("DPPO")
-    } | {
+    ratios = {name: medians[name] / medians["Gaussian PPO"] for name in medians if name.startswith("DPPO")} | {
         f"{network} {what}": medians[f"{network} {what}, released way"] / medians[f"{network} {what}, toddle"]
-        for network in NETWORKS for what in ("act", "update")
-    }  # fmt: skip
-    record = {"rounds": rounds, "load": load, "python": platform.python_version(), "torch": torch.__version__,
-              "cpu_seconds": times, "medians": medians, "ratios": ratios, "apart": apart}  # fmt: skip
+        for network in NETWORKS
+        for what in ("act", "update")
+    }
+    record = {
+        "rounds": rounds,
+        "load": load,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu_seconds": times,
+        "medians": medians,
+        "ratios": ratios,
+        "apart": apart,
+    }
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "denoising_cost.json").write_text(json.dumps(record, indent=1))
     (OUT / "denoising_cost.md").write_text(page(record, steps))
@@ -252,19 +263,30 @@ def page(record: dict[str, Any], steps: int) -> str:
     median, ratio = record["medians"], record["ratios"]
     spread = {name: f"{min(v) * 1e3:.0f} to {max(v) * 1e3:.0f}" for name, v in record["cpu_seconds"].items()}
     lines = [
-        "# What denoising policies cost", "",
+        "# What denoising policies cost",
+        "",
         f"`python benchmarks/denoising_cost.py`: {record['rounds']} interleaved rounds, one thread, CPU seconds, "
         "medians;"
-        f" Python {record['python']}, torch {record['torch']}; load average {record['load']:.1f} at the start.", "",
-        "## The whole loop, HalfCheetah-v5, 64 worlds, actors of two hidden layers of 256", "",
-        "| | CPU us an environment step | against Gaussian PPO | range of a round, ms |", "|---|---|---|---|",
-    ]  # fmt: skip
+        f" Python {record['python']}, torch {record['torch']}; load average {record['load']:.1f} at the start.",
+        "",
+        "## The whole loop, HalfCheetah-v5, 64 worlds, actors of two hidden layers of 256",
+        "",
+        "| | CPU us an environment step | against Gaussian PPO | range of a round, ms |",
+        "|---|---|---|---|",
+    ]
     for name in ("Gaussian PPO", "DPPO, K 10, chunk 4", "DPPO, K 10, chunk 1"):
         lines.append(f"| {name} | {median[name] / steps * 1e6:.0f} | x {ratio.get(name, 1.0):.2f} | {spread[name]} |")
-    lines += ["", "Both make 5 epochs of 4 minibatches over each rollout of 32 control steps.", "",
-              "## Against the released way of DPPO, K = K' = 20, chunk 4", "",
-              __doc__.split("\n\n")[3].strip(), "",
-              "| | toddle, ms | released way, ms | toddle is faster |", "|---|---|---|---|"]  # fmt: skip
+    lines += [
+        "",
+        "Both make 5 epochs of 4 minibatches over each rollout of 32 control steps.",
+        "",
+        "## Against the released way of DPPO, K = K' = 20, chunk 4",
+        "",
+        __doc__.split("\n\n")[3].strip(),
+        "",
+        "| | toddle, ms | released way, ms | toddle is faster |",
+        "|---|---|---|---|",
+    ]
     for network, tokens in NETWORKS.items():
         label = f"trunk of 96 x 4 blocks, {tokens} tokens to attend to" if tokens else "MLP of 512"
         for what, how in (("act", "64 worlds act"), ("update", f"update of {BATCH} decisions x 20 links")):

@@ -25,12 +25,12 @@ from denoising_learning_page import write_page
 
 from toddle.algorithms.ppo import PPOConfig
 from toddle.envs.make import make_env
+from toddle.experience.collect import CollectConfig
+from toddle.experience.evaluate import evaluate
 from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.recipes.imitation import ImitationConfig
 from toddle.recipes.methods import DenoisingSettings, settings_of
 from toddle.recipes.pretrain import Config, MlpSettings, build
-from toddle.training.collect import CollectConfig
-from toddle.training.evaluate import evaluate
 
 OUT = Path(__file__).parent.parent / "docs/results/denoising"
 SCRATCH = {"gaussian": "ppo", "dppo": "dppo", "reinflow": "reinflow"}
@@ -45,18 +45,30 @@ DEMONSTRATIONS, EPISODES, WORLDS = 10, 50, 16
 def scratch_config(name: str, task: str, seed: int, steps: int) -> Config:
     """Equal worlds, rollouts, epochs and rates; one action a decision."""
     shared: dict[str, Any] = {
-        "epochs": 10, "minibatches": 8, "learning_rate": 3e-4, "critic_learning_rate": 3e-4, "lam": 0.95,
-    }  # fmt: skip
+        "epochs": 10,
+        "minibatches": 8,
+        "learning_rate": 3e-4,
+        "critic_learning_rate": 3e-4,
+        "lam": 0.95,
+    }
     method = SCRATCH[name]
     ppo = PPOConfig(**shared)
     if method != "ppo":
         own = {key: value for key, value in settings_of(method, "scratch").ppo.items() if key not in shared}
         ppo = PPOConfig(**shared | own | {"target_kl": None})
     return Config(
-        method=method, policy="mlp", env=(f"gymnasium/{task}",), worlds=WORLDS, steps=steps, seed=seed, ppo=ppo,
-        collect=CollectConfig(length=128, discount=0.99), mlp=MlpSettings(hidden=(64, 64)), critic_hidden=(64, 64),
+        method=method,
+        policy="mlp",
+        env=(f"gymnasium/{task}",),
+        worlds=WORLDS,
+        steps=steps,
+        seed=seed,
+        ppo=ppo,
+        collect=CollectConfig(length=128, discount=0.99),
+        mlp=MlpSettings(hidden=(64, 64)),
+        critic_hidden=(64, 64),
         denoising=DenoisingSettings(network="mlp", mlp=MlpDenoiserConfig(width=64), horizon=1),
-    )  # fmt: skip
+    )
 
 
 def run_scratch(name: str, task: str, seed: int, steps: int) -> dict[str, Any]:
@@ -72,8 +84,16 @@ def run_scratch(name: str, task: str, seed: int, steps: int) -> dict[str, Any]:
     seconds = round(time.process_time() - began, 1)
     env = make_env(f"gymnasium/{task}", RETURNS)
     final = [result.episode_return for result in evaluate(policy, env, seeds=range(RETURNS))]  # type: ignore[arg-type]
-    return {"task": task, "method": name, "seed": seed, "steps": steps, "score": score, "final": final, "curve": curve,
-            "cpu_seconds": seconds}  # fmt: skip
+    return {
+        "task": task,
+        "method": name,
+        "seed": seed,
+        "steps": steps,
+        "score": score,
+        "final": final,
+        "curve": curve,
+        "cpu_seconds": seconds,
+    }
 
 
 def demonstrations(folder: Path, task: str, seed: int) -> Path:
@@ -82,22 +102,36 @@ def demonstrations(folder: Path, task: str, seed: int) -> Path:
     from toddle.recipes.record import run as record
 
     path = folder / f"{task}_{seed}"
-    record(RecordConfig(
-        out=path, env=(f"metaworld-state/{task}",), episodes=DEMONSTRATIONS, attempts=10, noise=NOISE[task],
-        seed=1_000_000 + 1000 * seed, cameras=(),
-    ), resume=path.exists())  # fmt: skip
+    record(
+        RecordConfig(
+            out=path,
+            env=(f"metaworld-state/{task}",),
+            episodes=DEMONSTRATIONS,
+            attempts=10,
+            noise=NOISE[task],
+            seed=1_000_000 + 1000 * seed,
+            cameras=(),
+        ),
+        resume=path.exists(),
+    )
     return path
 
 
 def warm_config(method: str, task: str, seed: int, steps: int, folder: Path) -> Config:
     """Every method with its own defaults after imitation; MLPs of 128, chunks of 4."""
     return Config(
-        out=folder / f"{method}_{task}_{seed}", method=method, env=(f"metaworld-state/{task}",),  # type: ignore[arg-type]
-        worlds=WORLDS, steps=steps, seed=seed, warm_start=demonstrations(folder, task, seed),
-        imitation=ImitationConfig(steps=1500), collect=CollectConfig(length=32, discount=0.99),
+        out=folder / f"{method}_{task}_{seed}",
+        method=method,
+        env=(f"metaworld-state/{task}",),  # type: ignore[arg-type]
+        worlds=WORLDS,
+        steps=steps,
+        seed=seed,
+        warm_start=demonstrations(folder, task, seed),
+        imitation=ImitationConfig(steps=1500),
+        collect=CollectConfig(length=32, discount=0.99),
         critic_hidden=(128, 128),
         denoising=DenoisingSettings(network="mlp", mlp=MlpDenoiserConfig(width=128), horizon=4),
-    )  # fmt: skip
+    )
 
 
 def run_warm(method: str, task: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
@@ -114,8 +148,16 @@ def run_warm(method: str, task: str, seed: int, steps: int, folder: Path) -> dic
         metrics = learner.step()
         if "episode/success" in metrics:
             curve.append([metrics["rollout/total_steps"], metrics["episode/success"], metrics["episode/ended"]])
-    return {"task": task, "method": method, "seed": seed, "steps": steps, "before": before, "after": success(),
-            "curve": curve, "cpu_seconds": round(time.process_time() - began, 1)}  # fmt: skip
+    return {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "steps": steps,
+        "before": before,
+        "after": success(),
+        "curve": curve,
+        "cpu_seconds": round(time.process_time() - began, 1),
+    }
 
 
 def main() -> None:

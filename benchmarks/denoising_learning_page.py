@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from toddle.maths.intervals import Interval, bootstrap_interval, paired_bootstrap_interval
-from toddle.training.plots import colours_of
+from toddle.reporting.plots import colours_of
 
 Run = dict[str, Any]
 GAIN, SHARE = 0.30, 0.80
@@ -77,25 +77,36 @@ def _points(values: Interval) -> str:
 def warm_lines(runs: Sequence[Run]) -> list[str]:
     """Return the table of the warm starts."""
     lines = [WARM.format(steps=runs[0]["steps"])]
-    lines += ["| task | method | seeds | imitation | after RL | gain, points | target 30 | failures gone | CPU s |",
-              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines += [
+        "| task | method | seeds | imitation | after RL | gain, points | target 30 | failures gone | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for method in _names(runs, "method"):
         for task in [*_names(_of(runs, method=method), "task"), None]:
             own = _of(runs, method=method) if task is None else _of(runs, method=method, task=task)
             before, after = ([np.mean(run[key]) for run in own] for key in ("before", "after"))
             gain = paired_bootstrap_interval(after, before)
-            each = [f"{np.mean(side):.0%}" + ("" if task is None else f" ({', '.join(f'{v:.0%}' for v in side)})")
-                    for side in (before, after)]  # fmt: skip
+            each = [
+                f"{np.mean(side):.0%}" + ("" if task is None else f" ({', '.join(f'{v:.0%}' for v in side)})")
+                for side in (before, after)
+            ]
             label = f"**all {len(_names(own, 'task'))} tasks**" if task is None else task
             room = 1.0 - np.mean(before)
             gone = f"{gain.value / room:.0%}" if room > 0 else "-"
             cost = np.mean([run["cpu_seconds"] for run in own])
             seeds = len({run["seed"] for run in own})
-            lines.append(f"| {label} | {method} | {seeds} | {each[0]} | {each[1]} | "
-                         f"{_points(gain)} | {verdict(gain, GAIN, seeds)} | {gone} | {cost:.0f} |")  # fmt: skip
-    return [*lines, "", "![Success while learning](warm.png)", "",
-            "Curves: success of the episodes that ended, with exploration noise; bold: mean of the seeds. The first",
-            "points are too high: of the first episodes, successes end first."]  # fmt: skip
+            lines.append(
+                f"| {label} | {method} | {seeds} | {each[0]} | {each[1]} | "
+                f"{_points(gain)} | {verdict(gain, GAIN, seeds)} | {gone} | {cost:.0f} |"
+            )
+    return [
+        *lines,
+        "",
+        "![Success while learning](warm.png)",
+        "",
+        "Curves: success of the episodes that ended, with exploration noise; bold: mean of the seeds. The first",
+        "points are too high: of the first episodes, successes end first.",
+    ]
 
 
 def _share(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -107,8 +118,10 @@ def _share(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def scratch_lines(runs: Sequence[Run]) -> list[str]:
     """Return the table of the runs from scratch."""
     lines = [SCRATCH.format(steps=runs[0]["steps"])]
-    lines += ["| score | task | method | seeds | return (each seed) | share of Gaussian PPO | target 80 % | CPU s |",
-              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines += [
+        "| score | task | method | seeds | return (each seed) | share of Gaussian PPO | target 80 % | CPU s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for title, score in SCORES.items():
         for task in _names(runs, "task"):
             base = {run["seed"]: score(run) for run in _of(runs, task=task, method="gaussian")}
@@ -119,9 +132,11 @@ def scratch_lines(runs: Sequence[Run]) -> list[str]:
                 if method != "gaussian" and pairs:
                     interval = bootstrap_interval(pairs, statistic=_share)
                     share, said = "{:.0%} [{:.0%}, {:.0%}]".format(*interval), verdict(interval, SHARE, len(pairs))
-                lines.append(f"| {title} | {task} | {method} | {len(own)} | {np.mean(scores):.0f} "
-                             f"({', '.join(f'{value:.0f}' for value in scores)}) | {share} | {said} | "
-                             f"{np.mean([run['cpu_seconds'] for run in own]):.0f} |")  # fmt: skip
+                lines.append(
+                    f"| {title} | {task} | {method} | {len(own)} | {np.mean(scores):.0f} "
+                    f"({', '.join(f'{value:.0f}' for value in scores)}) | {share} | {said} | "
+                    f"{np.mean([run['cpu_seconds'] for run in own]):.0f} |"
+                )
     return [*lines, "", "![Return while learning](scratch.png)", "", "Curves: as above; bold the mean over seeds."]
 
 
@@ -165,8 +180,9 @@ def write_page(folder: Path) -> None:
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     lines = [INTRO]
     for name, key, label, table in (
-        ("warm", "before", "success", warm_lines), ("scratch", "score", "return of an episode", scratch_lines),
-    ):  # fmt: skip
+        ("warm", "before", "success", warm_lines),
+        ("scratch", "score", "return of an episode", scratch_lines),
+    ):
         own = [run for run in runs if key in run]
         if own:
             lines += table(own)

@@ -27,17 +27,27 @@ import tyro
 from toddle.core.config import config, to_dict
 from toddle.core.goal import FAMILIES
 from toddle.core.protocols import Policy
-from toddle.envs.goal_tracking import GoalTrackingEnv
+from toddle.envs.goal.tracking import GoalTrackingEnv
+from toddle.experience.observations import to_observation
 from toddle.policies.store import save_policy
 from toddle.recipes.pretrain import Config as Pretrain
 from toddle.recipes.pretrain import build
-from toddle.training.observations import to_observation
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-KEYS = ("goal/success", "goal/level", "goal/error", "rollout/reward", "episode/length", "ppo/last_kl", "ppo/updates",
-        "ppo/entropy", "ppo/explained_variance", "ppo/learning_rate")  # fmt: skip
+KEYS = (
+    "goal/success",
+    "goal/level",
+    "goal/error",
+    "rollout/reward",
+    "episode/length",
+    "ppo/last_kl",
+    "ppo/updates",
+    "ppo/entropy",
+    "ppo/explained_variance",
+    "ppo/learning_rate",
+)
 
 
 Control = Literal["own", "shuffled", "none", "idle"]
@@ -85,8 +95,13 @@ def measure(
     env.close_extras()
     table = np.array(rows, dtype=float)
     moved = table[table[:, 3] == 0]
-    facts = {"success": table[:, 0].mean(), "error": table[:, 2].mean(), "goals": len(table),
-             "success/moved": moved[:, 0].mean(), "goals/moved": len(moved)}  # fmt: skip
+    facts = {
+        "success": table[:, 0].mean(),
+        "error": table[:, 2].mean(),
+        "goals": len(table),
+        "success/moved": moved[:, 0].mean(),
+        "goals/moved": len(moved),
+    }
     for index, family in enumerate(FAMILIES):
         chosen = table[table[:, 1] == index, 0]
         if len(chosen):
@@ -132,15 +147,21 @@ def main(settings: Config) -> None:
             if spent - last < settings.every and not ended:
                 continue
             last = spent
-            line: dict[str, Any] = {"cpu_seconds": round(spent, 1), "iteration": iteration + 1,
-                                    "steps": sum(source.total_steps for source in learner.sources)}  # type: ignore[attr-defined]  # fmt: skip
+            line: dict[str, Any] = {
+                "cpu_seconds": round(spent, 1),
+                "iteration": iteration + 1,
+                "steps": sum(source.total_steps for source in learner.sources),
+            }  # type: ignore[attr-defined]
             policy.eval()
             seconds = settings.seconds * (settings.last if ended else 1.0)
             for control in CONTROLS if ended or not lines else CONTROLS[:2]:
                 line[control] = measure(chooser, body, settings.worlds, seconds, control)
             policy.train()
-            line |= {key: round(float(np.mean([f[key] for f in facts if key in f])), 4) for key in KEYS
-                     if any(key in f for f in facts)}  # fmt: skip
+            line |= {
+                key: round(float(np.mean([f[key] for f in facts if key in f])), 4)
+                for key in KEYS
+                if any(key in f for f in facts)
+            }
             facts = []
             lines.append(line)
             log.write(json.dumps(line) + "\n")

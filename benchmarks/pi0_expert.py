@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from toddle.core.types import BodySpec, Observation
-from toddle.models.backbone import BackboneConfig
+from toddle.models.backbones.base import BackboneConfig
 from toddle.models.expert import ActionExpert, ExpertConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.pi0 import Pi0Config, Pi0Policy
@@ -55,19 +55,34 @@ def save_checkpoints(folder: Path) -> tuple[Path, Path]:
     inner = Tokenizer(models.BPE(vocab={word: index for index, word in enumerate(alphabet)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>")
-    sizes = {"vocab_size": len(alphabet), "num_hidden_layers": DEPTH, "num_attention_heads": HEADS,
-             "num_key_value_heads": 1, "head_dim": WIDTH // HEADS, "pad_token_id": 0}  # fmt: skip
+    sizes = {
+        "vocab_size": len(alphabet),
+        "num_hidden_layers": DEPTH,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 1,
+        "head_dim": WIDTH // HEADS,
+        "pad_token_id": 0,
+    }
     vision = SiglipVisionConfig(
-        image_size=96, patch_size=12, vision_use_head=False, hidden_size=128, intermediate_size=256,
-        num_hidden_layers=4, num_attention_heads=4,
-    )  # fmt: skip
+        image_size=96,
+        patch_size=12,
+        vision_use_head=False,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+    )
     vlm = PaliGemmaConfig(
-        vision_config=vision, text_config=GemmaConfig(hidden_size=128, intermediate_size=256, **sizes),
-        image_token_id=2, projection_dim=128, pad_token_id=0,
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=GemmaConfig(hidden_size=128, intermediate_size=256, **sizes),
+        image_token_id=2,
+        projection_dim=128,
+        pad_token_id=0,
+    )
     expert = GemmaConfig(hidden_size=WIDTH, intermediate_size=HIDDEN, **sizes)
-    settings = PI0Config(vlm_config=vlm, dit_config=expert, chunk_size=CHUNK, max_state_dim=BODY.proprio,
-                         max_action_dim=BODY.action)  # fmt: skip
+    settings = PI0Config(
+        vlm_config=vlm, dit_config=expert, chunk_size=CHUNK, max_state_dim=BODY.proprio, max_action_dim=BODY.action
+    )
     torch.manual_seed(0)
     pi0, eyes = PI0ForConditionalGeneration(settings), PaliGemmaForConditionalGeneration(vlm)
     eyes.model.load_state_dict(pi0.model.vlm.state_dict())
@@ -110,8 +125,13 @@ def contenders(ours: FlowVLA, pi0: Pi0Policy, batch: int) -> dict[str, Callable[
         mask, model = inputs["attention_mask"], pi0.model.model
         embedded = model.embed_prefix(inputs["input_ids"], inputs["pixel_values"], inputs["pixel_attention_mask"])
         kinds = torch.zeros_like(embedded)[:, :, 0]
-        return model.vlm(inputs_embeds=embedded, attention_mask=mask, position_ids=mask.cumsum(-1) - 1,
-                         token_type_ids=kinds, use_cache=True).past_key_values  # fmt: skip
+        return model.vlm(
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            position_ids=mask.cumsum(-1) - 1,
+            token_type_ids=kinds,
+            use_cache=True,
+        ).past_key_values
 
     return {
         f"toddle, whole, {batch}": lambda: ours.act(seen, generator=drawn),
@@ -119,7 +139,7 @@ def contenders(ours: FlowVLA, pi0: Pi0Policy, batch: int) -> dict[str, Callable[
         f"toddle, VLM, {batch}": lambda: ours.backbone.encode(seen["images"], seen["instruction"]),
         f"pi0, VLM, {batch}": prefix,
         f"toddle, expert, {batch}": lambda: ours.act(cached, generator=drawn),
-    }  # fmt: skip
+    }
 
 
 def updates(ours: FlowVLA, pi0: Pi0Policy, batch: int) -> dict[str, Callable[[], Any]]:
@@ -127,8 +147,10 @@ def updates(ours: FlowVLA, pi0: Pi0Policy, batch: int) -> dict[str, Callable[[],
     seen = observation(batch)
     raw, mask = ours.backbone.encode(seen["images"], seen["instruction"])
     generator = torch.Generator().manual_seed(3)
-    common: dict[str, Any] = {"action": torch.rand(batch, CHUNK, BODY.action, generator=generator) * 2 - 1,
-                              "mask": torch.ones(batch, CHUNK, dtype=torch.bool)}  # fmt: skip
+    common: dict[str, Any] = {
+        "action": torch.rand(batch, CHUNK, BODY.action, generator=generator) * 2 - 1,
+        "mask": torch.ones(batch, CHUNK, dtype=torch.bool),
+    }
     proprio, body = seen["proprio"][None], torch.zeros(1, batch, dtype=torch.int64)
     cached = {"proprio": proprio, "body": body, "context": raw[None], "context_mask": mask[None]}
     pictures = {"proprio": proprio, "body": body, "images": seen["images"][None], "instruction": seen["instruction"]}
@@ -140,7 +162,7 @@ def updates(ours: FlowVLA, pi0: Pi0Policy, batch: int) -> dict[str, Callable[[],
     return {
         f"toddle, update, {batch}": lambda: update(ours, cached),
         f"pi0, update, {batch}": lambda: update(pi0, pictures),
-    }  # fmt: skip
+    }
 
 
 def count(module: nn.Module, *without: str) -> int:
@@ -151,16 +173,21 @@ def count(module: nn.Module, *without: str) -> int:
 def parameters(ours: FlowVLA, pi0: Pi0Policy) -> dict[str, list[int]]:
     """Setting -> [toddle's trunk, toddle's rest, pi0's transformer, pi0's rest]; the VLM counts for neither."""
     theirs = pi0.model
-    found = {"these sizes": [
-        count(ours.expert.trunk), count(ours.expert) - count(ours.expert.trunk) + count(ours.adapter),
-        count(theirs.model.dit, "embed_tokens"), count(theirs.embed_action_time) + count(theirs.action_out_proj),
-    ]}  # fmt: skip
+    found = {
+        "these sizes": [
+            count(ours.expert.trunk),
+            count(ours.expert) - count(ours.expert.trunk) + count(ours.adapter),
+            count(theirs.model.dit, "embed_tokens"),
+            count(theirs.embed_action_time) + count(theirs.action_out_proj),
+        ]
+    }
     with torch.device("meta"):
         full = PI0Config()
         dit = AutoModel.from_config(full.dit_config)
         trunk = TrunkConfig(width=1024, depth=18, heads=8, mlp_ratio=4.0, context_width=2048, modulation="residual")
-        expert = ActionExpert(ExpertConfig(trunk=trunk, bodies=(BODY,), horizon=50, executed=50, window=1,
-                                           head="velocity"))  # fmt: skip
+        expert = ActionExpert(
+            ExpertConfig(trunk=trunk, bodies=(BODY,), horizon=50, executed=50, window=1, head="velocity")
+        )
     width = full.dit_config.hidden_size
     rest = width * (full.max_state_dim + 1) + width * (full.max_action_dim + 1) + full.max_action_dim * (width + 1)
     rest += width * (2 * width + 1) + width * (width + 1)
@@ -189,13 +216,17 @@ def page(record: dict[str, Any]) -> str:
     for batch in (1, 16):
         ms[f"pi0, expert, {batch}"] = ms[f"pi0, whole, {batch}"] - ms[f"pi0, VLM, {batch}"]
     lines = [
-        "# pi0's action expert beside toddle's", "",
+        "# pi0's action expert beside toddle's",
+        "",
         f"`python benchmarks/pi0_expert.py`: {record['rounds']} interleaved rounds, one thread, CPU time, medians; "
         f"Python {record['python']}, torch {record['torch']}, transformers {record['transformers']}; load average "
-        f"{record['load']:.1f} at the start.", "",
-        __doc__.split("\n\n")[2].strip(), "",
-        "| | toddle | pi0 | toddle is faster |", "|---|---|---|---|",
-    ]  # fmt: skip
+        f"{record['load']:.1f} at the start.",
+        "",
+        __doc__.split("\n\n")[2].strip(),
+        "",
+        "| | toddle | pi0 | toddle is faster |",
+        "|---|---|---|---|",
+    ]
     for what, label in (("whole", "a decision"), ("VLM", "of it the VLM"), ("expert", "of it the expert")):
         for batch, worlds in ((1, "1 world"), (16, "16 worlds")):
             mine, other = ms[f"toddle, {what}, {batch}"], ms[f"pi0, {what}, {batch}"]
@@ -203,13 +234,17 @@ def page(record: dict[str, Any]) -> str:
     for what, label, share in (
         ("whole, 1", f"an action of one world ({CHUNK} a decision)", CHUNK),
         ("update, 16", "SFT, a decision of a batch of 16, VLM frozen", 16),
-    ):  # fmt: skip
+    ):
         mine, other = (ms[f"{name}, {what}"] / share for name in ("toddle", "pi0"))
         lines.append(f"| {label}, ms | {mine:.2f} | {other:.2f} | x {other / mine:.2f} |")
-    lines += ["", "In SFT toddle reads cached features of its frozen VLM; pi0's expert needs the keys and values of "
-              "every block of its VLM, which are not cached here, so its VLM runs for every batch.", "",
-              "| parameters | toddle, trunk | toddle, banks and adapter | pi0, transformer | pi0, projections |",
-              "|---|---|---|---|---|"]  # fmt: skip
+    lines += [
+        "",
+        "In SFT toddle reads cached features of its frozen VLM; pi0's expert needs the keys and values of "
+        "every block of its VLM, which are not cached here, so its VLM runs for every batch.",
+        "",
+        "| parameters | toddle, trunk | toddle, banks and adapter | pi0, transformer | pi0, projections |",
+        "|---|---|---|---|---|",
+    ]
     lines += [f"| {name} | " + " | ".join(f"{n:,}" for n in row) + " |" for name, row in record["parameters"].items()]
     return "\n".join([*lines, "", "pi0's transformer without its table of word embeddings, which is never read.", ""])
 
@@ -226,9 +261,16 @@ def main() -> None:
     functions = {**contenders(ours, pi0, 1), **contenders(ours, pi0, 16), **updates(ours, pi0, 16)}
     load = os.getloadavg()[0]
     times = measure(functions, rounds)
-    record = {"rounds": rounds, "load": load, "python": platform.python_version(), "torch": torch.__version__,
-              "transformers": transformers.__version__, "parameters": parameters(ours, pi0), "cpu_seconds": times,
-              "medians": {name: statistics.median(values) for name, values in times.items()}}  # fmt: skip
+    record = {
+        "rounds": rounds,
+        "load": load,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "parameters": parameters(ours, pi0),
+        "cpu_seconds": times,
+        "medians": {name: statistics.median(values) for name, values in times.items()},
+    }
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "pi0_expert.json").write_text(json.dumps(record, indent=1) + "\n")
     (OUT / "pi0_expert.md").write_text(page(record))

@@ -26,9 +26,9 @@ Iteration = Callable[[], None]
 def toddle(s: dict[str, Any]) -> Iteration:
     from toddle.algorithms.ppo import PPO, PPOConfig
     from toddle.envs.make import make_env
+    from toddle.experience.collect import CollectConfig, Collector
     from toddle.policies.critic import CriticConfig, ValueNet
     from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
-    from toddle.training.collect import CollectConfig, Collector
 
     env, hidden = make_env(f"gymnasium/{s['task']}", s["worlds"], seed=0, threads=1), tuple(s["hidden"])
     policy = GaussianPolicy(GaussianConfig(bodies=(env.body_spec,), hidden=hidden, half_gradients=s.get("half", False)))
@@ -46,9 +46,19 @@ def sb3(s: dict[str, Any]) -> Iteration:
     env = VecNormalize(DummyVecEnv([lambda: gymnasium.make(s["task"]) for _ in range(s["worlds"])]), gamma=GAMMA)
     size = s["worlds"] * s["steps"] // s["minibatches"]
     model = PPO(
-        "MlpPolicy", env, n_steps=s["steps"], batch_size=size, n_epochs=s["epochs"], learning_rate=RATE, gamma=GAMMA,
-        gae_lambda=LAM, clip_range=CLIP, policy_kwargs={"net_arch": list(s["hidden"])}, device="cpu", seed=0,
-    )  # fmt: skip
+        "MlpPolicy",
+        env,
+        n_steps=s["steps"],
+        batch_size=size,
+        n_epochs=s["epochs"],
+        learning_rate=RATE,
+        gamma=GAMMA,
+        gae_lambda=LAM,
+        clip_range=CLIP,
+        policy_kwargs={"net_arch": list(s["hidden"])},
+        device="cpu",
+        seed=0,
+    )
     _, callback = model._setup_learn(10**9)
 
     def iteration() -> None:  # one turn of OnPolicyAlgorithm.learn
@@ -96,18 +106,29 @@ def skrl(s: dict[str, Any]) -> Iteration:
             return self.net(inputs["observations"]), {}
 
     config = PPO_CFG(
-        rollouts=s["steps"], learning_epochs=s["epochs"], mini_batches=s["minibatches"], discount_factor=GAMMA,
-        gae_lambda=LAM, learning_rate=RATE, ratio_clip=CLIP, value_clip=0.0, grad_norm_clip=0.5,
+        rollouts=s["steps"],
+        learning_epochs=s["epochs"],
+        mini_batches=s["minibatches"],
+        discount_factor=GAMMA,
+        gae_lambda=LAM,
+        learning_rate=RATE,
+        ratio_clip=CLIP,
+        value_clip=0.0,
+        grad_norm_clip=0.5,
         observation_preprocessor=RunningStandardScaler,
         observation_preprocessor_kwargs={"size": env.observation_space, "device": "cpu"},
-        value_preprocessor=RunningStandardScaler, value_preprocessor_kwargs={"size": 1, "device": "cpu"},
-    )  # fmt: skip
+        value_preprocessor=RunningStandardScaler,
+        value_preprocessor_kwargs={"size": 1, "device": "cpu"},
+    )
     config.experiment.write_interval = config.experiment.checkpoint_interval = 0
     agent = PPO(
         models={"policy": Policy(), "value": Value()},
-        memory=RandomMemory(memory_size=s["steps"], num_envs=s["worlds"]), cfg=config,
-        observation_space=env.observation_space, action_space=env.action_space, device="cpu",
-    )  # fmt: skip
+        memory=RandomMemory(memory_size=s["steps"], num_envs=s["worlds"]),
+        cfg=config,
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        device="cpu",
+    )
     agent.init()
     agent.enable_training_mode(True)
     now = {"observations": env.reset()[0], "step": 0}
@@ -120,10 +141,17 @@ def skrl(s: dict[str, Any]) -> Iteration:
                 actions, _ = agent.act(now["observations"], None, **clock)
                 after, rewards, terminated, truncated, infos = env.step(actions)
                 agent.record_transition(
-                    observations=now["observations"], states=None, actions=actions, rewards=rewards,
-                    next_observations=after, next_states=None, terminated=terminated, truncated=truncated, infos=infos,
+                    observations=now["observations"],
+                    states=None,
+                    actions=actions,
+                    rewards=rewards,
+                    next_observations=after,
+                    next_states=None,
+                    terminated=terminated,
+                    truncated=truncated,
+                    infos=infos,
                     **clock,
-                )  # fmt: skip
+                )
             agent.post_interaction(**clock)
             now["observations"], now["step"] = after, now["step"] + 1
 
@@ -159,21 +187,38 @@ def rsl_rl(s: dict[str, Any]) -> Iteration:
             return self.wrap(self.last), torch.from_numpy(reward).float(), dones, extras
 
     model = {
-        "class_name": "rsl_rl.models:MLPModel", "hidden_dims": list(s["hidden"]), "activation": "tanh",
+        "class_name": "rsl_rl.models:MLPModel",
+        "hidden_dims": list(s["hidden"]),
+        "activation": "tanh",
         "obs_normalization": True,
-    }  # fmt: skip
+    }
     actor = model | {"distribution_cfg": {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "log"}}
     config = {
-        "num_steps_per_env": s["steps"], "save_interval": 10**9,
+        "num_steps_per_env": s["steps"],
+        "save_interval": 10**9,
         "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
-        "actor": actor, "critic": model, "run_name": "", "experiment_name": "", "logger": "tensorboard",
+        "actor": actor,
+        "critic": model,
+        "run_name": "",
+        "experiment_name": "",
+        "logger": "tensorboard",
         "algorithm": {
-            "class_name": "rsl_rl.algorithms:PPO", "num_learning_epochs": s["epochs"],
-            "num_mini_batches": s["minibatches"], "gamma": GAMMA, "lam": LAM, "learning_rate": RATE, "clip_param": CLIP,
-            "schedule": "fixed", "max_grad_norm": 0.5, "use_clipped_value_loss": False, "entropy_coef": 0.0,
-            "normalize_advantage_per_mini_batch": True, "rnd_cfg": None, "symmetry_cfg": None,
+            "class_name": "rsl_rl.algorithms:PPO",
+            "num_learning_epochs": s["epochs"],
+            "num_mini_batches": s["minibatches"],
+            "gamma": GAMMA,
+            "lam": LAM,
+            "learning_rate": RATE,
+            "clip_param": CLIP,
+            "schedule": "fixed",
+            "max_grad_norm": 0.5,
+            "use_clipped_value_loss": False,
+            "entropy_coef": 0.0,
+            "normalize_advantage_per_mini_batch": True,
+            "rnd_cfg": None,
+            "symmetry_cfg": None,
         },
-    }  # fmt: skip
+    }
     runner = OnPolicyRunner(Env(), config, log_dir=None, device="cpu")
     return lambda: runner.learn(1)
 

@@ -25,9 +25,19 @@ from peers import ROOT, machine, peer_python
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "Pusher-v5")
 EPISODES = 20
 SETTING = {
-    "worlds": 16, "length": 128, "minibatches": 8, "epochs": 10, "rate": 3e-4, "clip": 0.2, "gamma": 0.99, "lam": 0.95,
-    "hidden": (64, 64), "target_kl": 0.02, "final_rate": 0.05, "max_grad_norm": 0.5,
-}  # fmt: skip
+    "worlds": 16,
+    "length": 128,
+    "minibatches": 8,
+    "epochs": 10,
+    "rate": 3e-4,
+    "clip": 0.2,
+    "gamma": 0.99,
+    "lam": 0.95,
+    "hidden": (64, 64),
+    "target_kl": 0.02,
+    "final_rate": 0.05,
+    "max_grad_norm": 0.5,
+}
 """Shared by both: sizes of the network as stable-baselines3 has them by default, cosine rate, KL stop."""
 
 
@@ -37,18 +47,26 @@ def run_toddle(task: str, seed: int, steps: int, s: dict[str, Any]) -> list[floa
 
     from toddle.algorithms.ppo import PPO, PPOConfig
     from toddle.envs.make import make_env
+    from toddle.experience.collect import CollectConfig, Collector
     from toddle.policies.critic import CriticConfig, ValueNet
     from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
-    from toddle.training.collect import CollectConfig, Collector
 
     env = make_env(f"gymnasium/{task}", s["worlds"], seed=seed, native_actions=True)
     policy = GaussianPolicy(GaussianConfig(bodies=(env.body_spec,), hidden=s["hidden"], seed=seed))
     critic = ValueNet(CriticConfig(inputs=(env.body_spec.proprio,), hidden=s["hidden"], seed=seed))
     config = PPOConfig(
-        epochs=s["epochs"], minibatches=s["minibatches"], learning_rate=s["rate"], critic_learning_rate=s["rate"],
-        schedule="cosine", final_rate=s["final_rate"], lam=s["lam"], clip_low=s["clip"], clip_high=s["clip"],
-        max_grad_norm=s["max_grad_norm"], target_kl=s["target_kl"],
-    )  # fmt: skip
+        epochs=s["epochs"],
+        minibatches=s["minibatches"],
+        learning_rate=s["rate"],
+        critic_learning_rate=s["rate"],
+        schedule="cosine",
+        final_rate=s["final_rate"],
+        lam=s["lam"],
+        clip_low=s["clip"],
+        clip_high=s["clip"],
+        max_grad_norm=s["max_grad_norm"],
+        target_kl=s["target_kl"],
+    )
     source = Collector(env, CollectConfig(length=s["length"], discount=s["gamma"]), seed=seed)
     iterations = steps // source.decisions
     ppo = PPO(policy, critic, [source], config, iterations=iterations, seed=seed)
@@ -81,10 +99,21 @@ def run_sb3(task: str, seed: int, steps: int, s: dict[str, Any]) -> list[float]:
     env = VecNormalize(make_vec_env(task, n_envs=s["worlds"], seed=seed), gamma=s["gamma"])
     batch = s["worlds"] * s["length"]
     model = PPO(
-        "MlpPolicy", env, n_steps=s["length"], batch_size=batch // s["minibatches"], n_epochs=s["epochs"],
-        learning_rate=rate, gamma=s["gamma"], gae_lambda=s["lam"], clip_range=s["clip"], target_kl=s["target_kl"],
-        max_grad_norm=s["max_grad_norm"], policy_kwargs={"net_arch": list(s["hidden"])}, device="cpu", seed=seed,
-    )  # fmt: skip
+        "MlpPolicy",
+        env,
+        n_steps=s["length"],
+        batch_size=batch // s["minibatches"],
+        n_epochs=s["epochs"],
+        learning_rate=rate,
+        gamma=s["gamma"],
+        gae_lambda=s["lam"],
+        clip_range=s["clip"],
+        target_kl=s["target_kl"],
+        max_grad_norm=s["max_grad_norm"],
+        policy_kwargs={"net_arch": list(s["hidden"])},
+        device="cpu",
+        seed=seed,
+    )
     model.learn(steps // batch * batch)
     worlds = VecNormalize(
         make_vec_env(gymnasium.spec(task).id, n_envs=1, seed=seed + 10_000), training=False, norm_reward=False
@@ -129,13 +158,15 @@ def report(results: dict[str, dict[str, list[dict[str, Any]]]], steps: int, seed
         for task, both in results.items()
     }
     lines = [
-        "# PPO: final returns beside stable-baselines3's", "",
+        "# PPO: final returns beside stable-baselines3's",
+        "",
         f"`python benchmarks/ppo_learning.py`: {steps:,} steps, {seeds} seeds; final return = mean of {EPISODES} "
         "evaluation episodes with mean actions; interquartile mean over seeds. "
         f"{machine()}. Shared settings: {json.dumps(SETTING)}.",
-        "", "| task | toddle | stable-baselines3 | at least as high | seeds of toddle | seeds of stable-baselines3 |",
+        "",
+        "| task | toddle | stable-baselines3 | at least as high | seeds of toddle | seeds of stable-baselines3 |",
         "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for task, row in rows.items():
         ours, theirs = row["toddle"], row["sb3"]
         verdict = "yes" if ours["iqm"] >= theirs["iqm"] else "no"

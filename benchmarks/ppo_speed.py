@@ -33,9 +33,12 @@ CASES["HalfCheetah-v5, minibatches of 64"] = {"task": "HalfCheetah-v5", **SMALL}
 TARGETS = {"HalfCheetah-v5": (2.0, 2.5), "Ant-v5": (1.5, 1.8), "Humanoid-v5": (1.5, 1.8)}
 """Task -> (at least this against stable-baselines3, wanted against the best peer)."""
 TITLES = {
-    "toddle": "toddle", "toddle_half": "toddle, bfloat16 in the backward pass", "sb3": "stable-baselines3",
-    "skrl": "skrl", "rsl_rl": "rsl_rl",
-}  # fmt: skip
+    "toddle": "toddle",
+    "toddle_half": "toddle, bfloat16 in the backward pass",
+    "sb3": "stable-baselines3",
+    "skrl": "skrl",
+    "rsl_rl": "rsl_rl",
+}
 
 RATIOS = ("toddle_over_it", "physics_over_it")
 
@@ -92,35 +95,39 @@ def run_case(case: dict[str, Any], names: list[str], rounds: int, iterations: in
     rows = {}
     for name, values in samples.items():
         rows[name] = {
-            "version": workers[name].version, "cpu_us_per_step": round(statistics.median(values), 1),
+            "version": workers[name].version,
+            "cpu_us_per_step": round(statistics.median(values), 1),
             "steps_per_cpu_second": round(1e6 / statistics.median(values)),
             "toddle_over_it": round(statistics.median(b / a for a, b in zip(samples["toddle"], values)), 2),
             "physics_over_it": round(statistics.median(b / a for a, b in zip(physics, values)), 2),
-        }  # fmt: skip
+        }
         workers[name].close()
     return rows
 
 
 def table(report: dict[str, Any]) -> str:
     lines = [
-        "# PPO, end to end", "",
+        "# PPO, end to end",
+        "",
         f"`python benchmarks/ppo_speed.py`: {report['rounds']} interleaved rounds, one thread each; "
         f"{report['machine']}; load average {report['load']} at the start; torch {report['torch']}. "
         "CPU microseconds per environment step for rollout and learning "
         "together, medians over the rounds; the ratios are medians of the ratios within a round. Physics alone: the "
         "contender's time over that which toddle spends inside MuJoCo, the ratio of a learner that cost nothing.",
         "",
-    ]  # fmt: skip
+    ]
     for name, case in report["cases"].items():
         s = case["setting"]
         size = "x".join(str(width) for width in s["hidden"])
         lines += [
-            f"## {name}", "",
+            f"## {name}",
+            "",
             f"tanh {size} for policy and critic, {s['worlds']} worlds x {s['steps']} steps, {s['epochs']} epochs of "
-            f"{s['minibatches']} minibatches of {s['worlds'] * s['steps'] // s['minibatches']}.", "",
+            f"{s['minibatches']} minibatches of {s['worlds'] * s['steps'] // s['minibatches']}.",
+            "",
             "| | version | CPU us/step | steps per CPU second | toddle is faster | physics alone is faster |",
             "|---|---|---|---|---|---|",
-        ]  # fmt: skip
+        ]
         for who, row in case["rows"].items():
             cells = [TITLES[who], row["version"], row["cpu_us_per_step"], f"{row['steps_per_cpu_second']:,}"]
             lines.append("| " + " | ".join(map(str, [*cells, *(f"x {row[key]:.2f}" for key in RATIOS)])) + " |")
@@ -133,8 +140,9 @@ def table(report: dict[str, Any]) -> str:
                 f"Against stable-baselines3 x {ratio} (at least x {least}: "
                 f"{'reached' if ratio >= least else 'missed'}); "
                 f"against the best of the three x {best} (wanted x {wanted}: "
-                f"{'reached' if best >= wanted else 'missed'}).", "",
-            ]  # fmt: skip
+                f"{'reached' if best >= wanted else 'missed'}).",
+                "",
+            ]
     return "\n".join(lines)
 
 
@@ -147,9 +155,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     options = parser.parse_args()
     report: dict[str, Any] = {
-        "machine": machine(), "load": round(os.getloadavg()[0], 1), "rounds": options.rounds,
-        "torch": importlib.metadata.version("torch"), "cases": {},
-    }  # fmt: skip
+        "machine": machine(),
+        "load": round(os.getloadavg()[0], 1),
+        "rounds": options.rounds,
+        "torch": importlib.metadata.version("torch"),
+        "cases": {},
+    }
     for name in options.tasks:
         rows = run_case(CASES[name], ["toddle", *options.only], options.rounds, options.iterations)
         report["cases"][name] = {"setting": CASES[name], "rows": rows}

@@ -236,7 +236,8 @@ def machine() -> str:
 
 def table(report: dict[str, Any]) -> str:
     lines = [
-        "# Simulation speed", "",
+        "# Simulation speed",
+        "",
         f"`python benchmarks/simulation.py`: {report['rounds']} interleaved rounds of {report['seconds']} s each; "
         f"{report['machine']}; mujoco {report['versions']['mujoco']}, gymnasium {report['versions']['gymnasium']}, "
         f"envpool {report['versions']['envpool']}; load average {report['load']} at the start.",
@@ -244,8 +245,9 @@ def table(report: dict[str, Any]) -> str:
         "A step is one control step (5 physics steps) of one world. toddle, SyncVectorEnv and envpool return "
         "observations, rewards and resets; the bare loop does physics alone. Ratios above 1: toddle is faster, or "
         "needs less CPU time. Medians over all rounds, and over the quarter of the rounds in which other processes "
-        "used the machine least.", "",
-    ]  # fmt: skip
+        "used the machine least.",
+        "",
+    ]
     for task, rows in report["tasks"].items():
         lines += [f"## {task}", ""]
         lines += ["| | steps/s | quiet | cores used by others, quiet | CPU us/step | toddle is faster | quiet | CPU |"]
@@ -281,11 +283,14 @@ def main() -> None:
         serve(*options.serve)
         return
     report: dict[str, Any] = {
-        "machine": machine(), "load": round(os.getloadavg()[0], 1), "rounds": options.rounds,
+        "machine": machine(),
+        "load": round(os.getloadavg()[0], 1),
+        "rounds": options.rounds,
         "seconds": options.seconds,
         "versions": {name: importlib.metadata.version(name) for name in ("mujoco", "gymnasium")} | {"envpool": "1.2.5"},
-        "targets_halfcheetah": TARGETS, "tasks": {},
-    }  # fmt: skip
+        "targets_halfcheetah": TARGETS,
+        "tasks": {},
+    }
     for task in TASKS:
         report["tasks"][task] = run_task(task, options.rounds, options.seconds, options.patience)
         print(task, json.dumps(report["tasks"][task], indent=1))

@@ -16,33 +16,39 @@ from toddle.algorithms.ddiffpg import DDiffPGConfig
 from toddle.algorithms.ppo import PPOConfig
 from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.protocols import Learner
+from toddle.experience.collect import CollectConfig
 from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.recipes.methods import DenoisingSettings
 from toddle.recipes.pretrain import CausalSettings, Config, MlpSettings, build
-from toddle.training.checkpoint import load_state, save_state
-from toddle.training.collect import CollectConfig
+from toddle.runs.checkpoint import load_state, save_state
 
 TRUNK = TrunkConfig(width=16, depth=2, heads=2, context_width=8)
 TRUNK_DENOISER = TrunkDenoiserConfig(
     trunk=TrunkConfig(width=16, depth=2, heads=2, context_width=8, modulation="residual"), bank_hidden=16
 )
 COMMON: dict[str, Any] = {
-    "worlds": 3, "collect": CollectConfig(length=3), "critic_hidden": (16,), "steps": 480, "goal_width": 8,
-    "mlp": MlpSettings(hidden=(16,)), "causal": CausalSettings(trunk=TRUNK, bank_hidden=16, executed=4),
-    "ppo": PPOConfig(epochs=1, minibatches=3), "out": Path("unused"),
+    "worlds": 3,
+    "collect": CollectConfig(length=3),
+    "critic_hidden": (16,),
+    "steps": 480,
+    "goal_width": 8,
+    "mlp": MlpSettings(hidden=(16,)),
+    "causal": CausalSettings(trunk=TRUNK, bank_hidden=16, executed=4),
+    "ppo": PPOConfig(epochs=1, minibatches=3),
+    "out": Path("unused"),
     "ddiffpg": DDiffPGConfig(
         warm_up=1, regroup_every=2, batch=8, updates=1, capacity=30, hidden=(16,), ascent_steps=2, steps=20
     ),
-}  # fmt: skip
+}
 
 
 def denoising(network: Literal["mlp", "trunk"], **changes: Any) -> dict[str, Any]:
     """Settings of a denoising policy: on a point, or, with goals, on goal tracking."""
     small = DenoisingSettings(
         network=network, mlp=MlpDenoiserConfig(width=16), trunk=TRUNK_DENOISER, horizon=4, steps=3, **changes
-    )  # fmt: skip
+    )
     return {"env": ("goal/sawyer" if network == "trunk" else "fork/point",), "denoising": small}
 
 

@@ -74,9 +74,13 @@ class Pretend(torch.Tensor):
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Pretend:
         made = torch.Tensor._make_wrapper_subclass(
-            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
             device=PRETEND,
-        )  # fmt: skip
+        )
         made.held = held
         return made  # type: ignore[no-any-return]
 
@@ -113,8 +117,9 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if target is not None:
         named = named | {"device": torch.device("cpu")}
     out = func(*inside, **named)
-    if (target is not None and target.type == "cpu") or (tensors and not isinstance(tensors[0], Pretend)
-                                                         and func is aten.copy_.default):  # fmt: skip
+    if (target is not None and target.type == "cpu") or (
+        tensors and not isinstance(tensors[0], Pretend) and func is aten.copy_.default
+    ):
         return out
     mine = {id(x.held): x for x in tensors if isinstance(x, Pretend)} if func._schema.is_mutable else {}
     return tree_map_only(torch.Tensor, lambda x: mine.get(id(x)) if id(x) in mine else Pretend(x), out)

@@ -9,16 +9,51 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "toddle"
 FLOORS = {
-    "core": 0, "maths": 1, "models": 2, "envs": 2, "data": 2, "policies": 3,
-    "algorithms": 4, "transfer": 4, "training": 4, "recipes": 5, "cli": 6, "__main__": 7, "__init__": 0,
+    "core": 0,
+    "maths": 1,
+    "models": 2,
+    "optim": 2,
+    "envs": 2,
+    "data": 2,
+    "policies": 3,
+    "experience": 4,
+    "algorithms": 5,
+    "transfer": 5,
+    "runs": 5,
+    "reporting": 6,
+    "methods": 6,
+    "recipes": 7,
+    "cli": 8,
+    "__main__": 9,
+    "__init__": 9,
 }
 HEAVY = {
-    "transformers", "peft", "metaworld", "libero", "robosuite", "mani_skill", "ray", "av", "wandb", "tensorboard",
+    "transformers",
+    "peft",
+    "metaworld",
+    "libero",
+    "robosuite",
+    "mani_skill",
+    "ray",
+    "av",
+    "wandb",
+    "tensorboard",
     "pyarrow",
 }
 MAX_FILE, MAX_FUNCTION = 350, 60
-FILE_WAIVERS: dict[str, int] = {}
-FUNCTION_WAIVERS: dict[str, int] = {}
+LONGER = {"algorithms": 450, "policies": 450}
+"""Rooms where one thought takes more lines."""
+FILE_WAIVERS: dict[str, int] = {
+    "envs/goal/tracking.py": 365,
+    "models/expert.py": 354,
+    "recipes/pretrain.py": 365,
+    "recipes/studies/t0.py": 506,
+}
+"""Whole thoughts that are longer than the rule of thumb."""
+FUNCTION_WAIVERS: dict[str, int] = {
+    "envs/goal/tracking.py:__init__": 63,
+    "recipes/studies/_t0_page.py:tables": 63,
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -58,7 +93,7 @@ def test_imports_point_down(path: Path) -> None:
 
 def test_an_upward_or_sideways_import_is_caught() -> None:
     assert violations("maths", ["toddle.models.trunk.Trunk"]) == ["toddle.models.trunk.Trunk"]
-    assert violations("envs", ["toddle.data.rollout.Rollout"]) == ["toddle.data.rollout.Rollout"]
+    assert violations("envs", ["toddle.experience.rollout.Rollout"]) == ["toddle.experience.rollout.Rollout"]
     assert violations("envs", ["toddle.core.types.Observation", "toddle.envs.base.Obs"]) == []
 
 
@@ -66,7 +101,7 @@ def test_an_upward_or_sideways_import_is_caught() -> None:
 def test_files_and_functions_stay_small(path: Path) -> None:
     name = str(path.relative_to(ROOT))
     text = path.read_text()
-    assert len(text.splitlines()) <= FILE_WAIVERS.get(name, MAX_FILE)
+    assert len(text.splitlines()) <= FILE_WAIVERS.get(name, LONGER.get(room(path), MAX_FILE))
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
@@ -96,3 +131,44 @@ def test_maths_is_pure() -> None:
         text = path.read_text()
         for word in ("nn.Module", "manual_seed", "cuda", "np.random.seed"):
             assert word not in text, f"{path.name}: {word}"
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Return which file imports which, function-level imports too."""
+    names = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path for path in FILES}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = set()
+        for target in imported(path):
+            whole = next((known for known in (target, target.rpartition(".")[0]) if known in names), None)
+            if whole is not None and whole != name and whole != "toddle":
+                found.add(whole)
+        graph[name] = found
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """Return one line for every circle that a walk along the imports closes."""
+    found, done = [], set[str]()
+
+    def walk(name: str, path: list[str]) -> None:
+        if name in path:
+            found.append(" -> ".join([*path[path.index(name) :], name]))
+            return
+        if name not in done:
+            for other in sorted(graph.get(name, ())):
+                walk(other, [*path, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        walk(name, [])
+    return found
+
+
+def test_no_circle_of_files() -> None:
+    assert circles(import_graph()) == []
+
+
+def test_a_circle_is_caught() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a -> b -> c -> a"]

@@ -36,13 +36,13 @@ from toddle.core.device import CPU, device_of, to_device
 from toddle.core.errors import InputError
 from toddle.core.protocols import Learner
 from toddle.core.seeding import torch_generator
+from toddle.experience import observations
+from toddle.experience.evaluate import evaluate
 from toddle.policies import gaussian
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, read_policy, save_policy
 from toddle.recipes import pretrain
 from toddle.recipes.pretrain import Config, build
-from toddle.training import observations
-from toddle.training.evaluate import evaluate
 
 ROUNDING = 1e-4
 COVERED = ("dppo", "flow-sde", "ddiffpg")  # by the tests of what is special about them

@@ -20,10 +20,10 @@ from toddle.cli import main
 from toddle.core.device import CPU, describe_devices, device_of, resolve_device
 from toddle.core.protocols import Learner
 from toddle.data.feature_cache import FeatureCache
+from toddle.experience.evaluate import evaluate
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, read_policy, save_policy
-from toddle.training.evaluate import evaluate
-from toddle.training.metrics import read_metrics
+from toddle.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda", 0)
@@ -96,8 +96,21 @@ def test_the_commands_change_devices_between_sittings(tmp_path: Path) -> None:
     (tmp_path / "run" / "finished.json").unlink()
     toddle("pretrain", "--env", "fork/point", *small, "--out", out, "--device", "cpu", "--resume")
     assert read_metrics(tmp_path / "run")
-    toddle("evaluate", "--policy", f"{out}/policy", "--env", "fork/point", "--episodes", "2", "--videos", "0",
-           "--device", "auto", "--out", str(tmp_path / "evaluation"))  # fmt: skip
+    toddle(
+        "evaluate",
+        "--policy",
+        f"{out}/policy",
+        "--env",
+        "fork/point",
+        "--episodes",
+        "2",
+        "--videos",
+        "0",
+        "--device",
+        "auto",
+        "--out",
+        str(tmp_path / "evaluation"),
+    )
 
 
 def test_devices_are_named() -> None:

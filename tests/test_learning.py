@@ -11,11 +11,11 @@ from tiny_env import EndlessEnv, ReachEnv
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.types import BodySpec
 from toddle.envs.base import BatchedEnv
+from toddle.experience.collect import CollectConfig, Collector
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.critic import CriticConfig, ValueNet
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
-from toddle.training.collect import CollectConfig, Collector
 
 
 def learner(env: BatchedEnv, policy: Any, iterations: int, collect: CollectConfig, **ppo: Any) -> PPO:

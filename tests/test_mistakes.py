@@ -10,13 +10,26 @@ from pathlib import Path
 import pytest
 
 from toddle.cli import main
-from toddle.training.checkpoint import load_state, states_equal
-from toddle.training.run import RunFolder
+from toddle.runs.checkpoint import load_state, states_equal
+from toddle.runs.run import RunFolder
 
 TINY = (
-    "pretrain", "--env", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--mlp.hidden", "8", "--critic-hidden", "8",
-    "--worlds", "4", "--collect.length", "8", "--checkpoint-every", "2",
-)  # fmt: skip
+    "pretrain",
+    "--env",
+    "gymnasium/HalfCheetah-v5",
+    "--policy",
+    "mlp",
+    "--mlp.hidden",
+    "8",
+    "--critic-hidden",
+    "8",
+    "--worlds",
+    "4",
+    "--collect.length",
+    "8",
+    "--checkpoint-every",
+    "2",
+)
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
@@ -75,7 +88,10 @@ def test_a_full_disk_gives_one_line_and_keeps_the_run(tmp_path: Path, capsys: py
     code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from toddle.cli import main; main()"
     wide = (*TINY[:6], "256", *TINY[7:], "--steps", "320", "--out", str(tmp_path / "run"))
     done = subprocess.run(
-        [sys.executable, "-c", code, *wide], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code, *wide],
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
     )
     assert done.returncode == 2

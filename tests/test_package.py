@@ -36,7 +36,8 @@ def test_the_wheel_carries_all_code_and_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as box:
         inside = set(box.namelist())
     sources = {
-        str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/toddle").rglob("*")
+        str(path.relative_to(ROOT / "src"))
+        for path in (ROOT / "src/toddle").rglob("*")
         if path.suffix in (".py", *DATA) and "__pycache__" not in path.parts
     }
     assert sources - inside == set()

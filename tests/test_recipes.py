@@ -13,7 +13,7 @@ import yaml
 from toddle.cli import main
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.policies.store import load_policy
-from toddle.training.metrics import read_metrics
+from toddle.runs.metrics import read_metrics
 
 pytest.importorskip("metaworld", reason="metaworld is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -43,7 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All commands once, in order, each dry before it is run."""
     from tests.policies.tiny_vla import tiny_backbone
 
-    from toddle.models.backbone_embedded import save_embedded
+    from toddle.models.backbones.embedded import save_embedded
 
     folder = tmp_path_factory.mktemp("recipes")
     save_embedded(folder / "backbone", tiny_backbone())
@@ -89,8 +89,11 @@ def test_sft_learns_from_the_converted_policy(root: Path) -> None:
 def test_evaluate_counts_every_episode(root: Path) -> None:
     episodes = [json.loads(line) for line in (root / "evaluate/episodes.jsonl").read_text().splitlines()]
     assert sorted((e["condition"], e["seed"]) for e in episodes) == [
-        ("plain", 0), ("plain", 1), ("pushed", 0), ("pushed", 1)
-    ]  # fmt: skip
+        ("plain", 0),
+        ("plain", 1),
+        ("pushed", 0),
+        ("pushed", 1),
+    ]
     assert all(0 < e["length"] <= 40 for e in episodes)
     cells = json.loads((root / "evaluate/summary.json").read_text())["cells"]
     assert [cell["candidate"] for cell in cells] == ["tiny", "tiny"]

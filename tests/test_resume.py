@@ -13,19 +13,39 @@ import numpy as np
 import pytest
 
 from toddle.cli import main
-from toddle.training.checkpoint import load_state, states_equal
-from toddle.training.metrics import read_metrics
+from toddle.runs.checkpoint import load_state, states_equal
+from toddle.runs.metrics import read_metrics
 
 TINY_TRUNK = (
-    "--causal.trunk.width", "16", "--causal.trunk.depth", "2", "--causal.trunk.heads", "2",
-    "--causal.bank-hidden", "16", "--causal.executed", "4",
-)  # fmt: skip
+    "--causal.trunk.width",
+    "16",
+    "--causal.trunk.depth",
+    "2",
+    "--causal.trunk.heads",
+    "2",
+    "--causal.bank-hidden",
+    "16",
+    "--causal.executed",
+    "4",
+)
 PRETRAIN = {
     "mlp": ("--env", "gymnasium/HalfCheetah-v5", "--policy", "mlp", "--mlp.hidden", "16", "--steps", "2560"),
-    "dppo": ("--method", "dppo", "--env", "gymnasium/HalfCheetah-v5", "--denoising.network", "mlp",
-             "--denoising.mlp.width", "16", "--denoising.horizon", "2", "--steps", "5120"),
+    "dppo": (
+        "--method",
+        "dppo",
+        "--env",
+        "gymnasium/HalfCheetah-v5",
+        "--denoising.network",
+        "mlp",
+        "--denoising.mlp.width",
+        "16",
+        "--denoising.horizon",
+        "2",
+        "--steps",
+        "5120",
+    ),
     "causal": ("--env", "goal/sawyer", *TINY_TRUNK, "--steps", "5120"),
-}  # fmt: skip
+}
 SMALL = ("--worlds", "8", "--collect.length", "8", "--critic-hidden", "16", "--checkpoint-every", "3")
 
 
@@ -72,17 +92,33 @@ def fine_tuning(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     pytest.importorskip("transformers", reason="transformers is not installed")
     from tests.policies.tiny_vla import tiny_backbone
 
-    from toddle.models.backbone_embedded import save_embedded
+    from toddle.models.backbones.embedded import save_embedded
 
     folder = tmp_path_factory.mktemp("sft")
     save_embedded(folder / "backbone", tiny_backbone())
     record = ("--env", "metaworld/handle-press-v3", "--episodes", "2", "--image-size", "32", "--after-success", "2")
     assert toddle("record", *record, "--out", str(folder / "demos")) == 0
     return (
-        "sft", "--dataset", str(folder / "demos"), "--backbone.name", str(folder / "backbone"),
-        "--cache", str(folder / "cache"), "--expert.trunk.width", "16", "--expert.trunk.depth", "2",
-        "--expert.trunk.heads", "2", "--sft.batch", "8", "--sft.steps", "60", "--checkpoint-every", "7",
-    )  # fmt: skip
+        "sft",
+        "--dataset",
+        str(folder / "demos"),
+        "--backbone.name",
+        str(folder / "backbone"),
+        "--cache",
+        str(folder / "cache"),
+        "--expert.trunk.width",
+        "16",
+        "--expert.trunk.depth",
+        "2",
+        "--expert.trunk.heads",
+        "2",
+        "--sft.batch",
+        "8",
+        "--sft.steps",
+        "60",
+        "--checkpoint-every",
+        "7",
+    )
 
 
 def test_sft_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path, fine_tuning: tuple[str, ...]) -> None:

@@ -17,9 +17,13 @@ def write_toy_dataset(folder: Path, *, seed: int = 0) -> Path:
     """States are 5 numbers, actions 3, one camera "close" of 32 x 32 pixels, 20 rows a second."""
     rng = np.random.default_rng(seed)
     spec = DatasetSpec(
-        fps=20, features={"observation.state": Feature(size=5), "action": Feature(size=3)}, robot_type="toy",
-        cameras={"close": (32, 32)}, images="image", image_stride=2,
-    )  # fmt: skip
+        fps=20,
+        features={"observation.state": Feature(size=5), "action": Feature(size=3)},
+        robot_type="toy",
+        cameras={"close": (32, 32)},
+        images="image",
+        image_stride=2,
+    )
     with DatasetWriter(folder, spec) as writer:
         for number, (length, task) in enumerate(zip(LENGTHS, TASKS)):
             columns = {

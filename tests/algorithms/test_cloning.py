@@ -11,11 +11,11 @@ import torch
 from toddle.algorithms.cloning import Cloning, CloningConfig
 from toddle.core.errors import InputError
 from toddle.envs.make import make_env
+from toddle.experience.collect import CollectConfig, Collector
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
 from toddle.recipes.pretrain import Config, MlpSettings, build
-from toddle.training.checkpoint import states_equal
-from toddle.training.collect import CollectConfig, Collector
+from toddle.runs.checkpoint import states_equal
 
 TASK = "gymnasium/HalfCheetah-v5"
 
@@ -66,8 +66,15 @@ def test_the_teacher_does_not_change_and_the_state_is_the_whole() -> None:
 def test_it_runs_from_the_command_and_says_what_does_not_fit(tmp_path: Path) -> None:
     _, teacher, _ = pair()
     save_policy(tmp_path / "teacher", teacher, {})
-    settings = {"method": "clone", "policy": "mlp", "env": (TASK,), "worlds": 4, "steps": 128,
-                "collect": CollectConfig(length=16), "mlp": MlpSettings(hidden=(8,))}  # fmt: skip
+    settings = {
+        "method": "clone",
+        "policy": "mlp",
+        "env": (TASK,),
+        "worlds": 4,
+        "steps": 128,
+        "collect": CollectConfig(length=16),
+        "mlp": MlpSettings(hidden=(8,)),
+    }
     learner, _, iterations = build(Config(**settings, teacher=tmp_path / "teacher"))  # type: ignore[arg-type]
     assert iterations == 2 and np.isfinite(learner.step()["clone/loss"])
     with pytest.raises(InputError, match="teacher"):

@@ -14,7 +14,7 @@ from toddle.data.trajectory_buffer import FAILED, TrajectoryBuffer
 from toddle.envs.fork import ForkEnv
 from toddle.models.mode_critic import ModeCritic
 from toddle.models.novelty import Novelty
-from toddle.training.checkpoint import states_equal
+from toddle.runs.checkpoint import states_equal
 
 TINY = DDiffPGConfig(warm_up=4, regroup_every=4, batch=8, updates=1, capacity=40, hidden=(16,), actor_width=16)
 
@@ -108,8 +108,12 @@ def test_critics_prefer_the_way_of_their_mode_at_the_fork() -> None:
         for _ in range(150):
             action = torch.rand(64, 2, generator=g) * 2 - 1
             reward = ((action - good).norm(dim=-1) < 0.8).float()
-            batch = {"observation": fork.expand(64, -1), "next_observation": fork.expand(64, -1), "action": action,
-                     "alive": torch.zeros(64)}  # fmt: skip
+            batch = {
+                "observation": fork.expand(64, -1),
+                "next_observation": fork.expand(64, -1),
+                "action": action,
+                "alive": torch.zeros(64),
+            }
             loss = critic.loss(batch, reward, action, 0.9)
             optimiser.zero_grad()
             loss.backward()

@@ -14,6 +14,7 @@ import torch
 from tiny_env import EndlessEnv, ReachEnv
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.types import BodySpec
+from toddle.experience.collect import CollectConfig, Collector
 from toddle.maths.diffusion import cosine_alpha_bar
 from toddle.maths.distributions import gaussian_log_prob
 from toddle.maths.objectives import clipped_surrogate, link_clips, link_discounts, link_log_ratio
@@ -21,7 +22,6 @@ from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.policies.critic import CriticConfig, ValueNet
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig, FlowLinks
-from toddle.training.collect import CollectConfig, Collector
 
 BODY = BodySpec(name="point", proprio=4, action=2, dt=0.1)
 
@@ -84,8 +84,14 @@ def test_the_links_of_dppo_are_weighted_and_clipped_as_released() -> None:
 
 @pytest.mark.parametrize("tuned", [1, 3])
 def test_few_tuned_steps_learn_without_nan(tuned: int) -> None:
-    learner = ppo_on(ReachEnv(4), DiffusionConfig(train_steps=6, tuned_steps=tuned), ratio="per_link",
-                     link_clip_first=0.001, clip_low=0.01, clip_high=0.01)  # fmt: skip
+    learner = ppo_on(
+        ReachEnv(4),
+        DiffusionConfig(train_steps=6, tuned_steps=tuned),
+        ratio="per_link",
+        link_clip_first=0.001,
+        clip_low=0.01,
+        clip_high=0.01,
+    )
     before = {name: value.clone() for name, value in learner.modules["policy"].state_dict().items()}
     for _ in range(2):
         assert np.isfinite(list(learner.step().values())).all()
@@ -106,9 +112,15 @@ def ppo_on(env: Any, process: Any, horizon: int = 1, **settings: Any) -> PPO:
 def test_a_cut_episode_bootstraps_with_chains_too(as_termination: bool, expected: float) -> None:
     """DPPO's and ReinFlow's released codes count the time limit as an end.  V = 1 / (1 - 0.9) = 10 when it is a cut."""
     learner = ppo_on(
-        EndlessEnv(8, limit=5, as_termination=as_termination), DiffusionConfig(train_steps=2), critic_warm_up=60,
-        critic_learning_rate=5e-2, max_grad_norm=10.0, lam=1.0, schedule="constant", epochs=4,
-    )  # fmt: skip
+        EndlessEnv(8, limit=5, as_termination=as_termination),
+        DiffusionConfig(train_steps=2),
+        critic_warm_up=60,
+        critic_learning_rate=5e-2,
+        max_grad_norm=10.0,
+        lam=1.0,
+        schedule="constant",
+        epochs=4,
+    )
     for _ in range(60):
         learner.step()
     value = learner.critic.value({"proprio": torch.full((1, 2), 0.5)})

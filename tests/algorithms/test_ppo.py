@@ -15,12 +15,12 @@ from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.errors import InputError, NaNError
 from toddle.core.protocols import Learner
 from toddle.core.types import BodySpec, Decision, Observation, Score
+from toddle.experience.collect import CollectConfig, Collector
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.critic import CriticConfig, ValueNet
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
-from toddle.training.checkpoint import load_state, save_state, states_equal
-from toddle.training.collect import CollectConfig, Collector
+from toddle.runs.checkpoint import load_state, save_state, states_equal
 
 POINT = BodySpec(name="point", proprio=4, action=2, dt=0.1)
 WIDE = BodySpec(name="wide", proprio=6, action=2, dt=0.1)

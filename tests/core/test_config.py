@@ -53,8 +53,13 @@ class Settings:
 
 
 EXAMPLE = Settings(
-    out=Path("runs/a"), mode="exact", optim=Sgd(momentum=0.5), bodies=(Body(name="ant"), Body(name="arm", size=7)),
-    weights={"a": 0.1}, limit=1e-12, steps=2**40,
+    out=Path("runs/a"),
+    mode="exact",
+    optim=Sgd(momentum=0.5),
+    bodies=(Body(name="ant"), Body(name="arm", size=7)),
+    weights={"a": 0.1},
+    limit=1e-12,
+    steps=2**40,
 )
 
 
@@ -100,8 +105,10 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 
 def test_validators_of_nested_configs_run() -> None:
-    assert any("rate: Input should be greater than 0, got -1" in line for line in lines_of(
-        {"out": "a", "optim": {"rate": -1, "betas": [0.9, 0.99]}}))
+    assert any(
+        "rate: Input should be greater than 0, got -1" in line
+        for line in lines_of({"out": "a", "optim": {"rate": -1, "betas": [0.9, 0.99]}})
+    )
 
 
 def test_a_config_is_frozen_and_keyword_only() -> None:

@@ -24,9 +24,11 @@ STATE, ACTION, STRIDE, SIDE = 6, 3, 4, 32
 
 def spec(images: Literal["video", "image"] = "video", cameras: int = 1) -> DatasetSpec:
     features = {
-        "observation.state": Feature(size=STATE), "action": Feature(size=ACTION, names=("x", "y", "grip")),
-        "next.reward": Feature(size=1), "next.success": Feature(size=1, dtype="bool"),
-    }  # fmt: skip
+        "observation.state": Feature(size=STATE),
+        "action": Feature(size=ACTION, names=("x", "y", "grip")),
+        "next.reward": Feature(size=1),
+        "next.success": Feature(size=1, dtype="bool"),
+    }
     views = dict(zip(("front", "wrist")[:cameras], ((SIDE, SIDE), (16, 24))))
     return DatasetSpec(fps=20, features=features, cameras=views, robot_type="arm", images=images, image_stride=STRIDE)
 
@@ -36,8 +38,9 @@ def episode(number: int, of: DatasetSpec) -> tuple[dict[str, Any], dict[str, Any
     columns = {
         "observation.state": rng.normal(size=(rows, STATE)).astype(np.float32),
         "action": rng.uniform(-1, 1, (rows, ACTION)).astype(np.float32),
-        "next.reward": rng.normal(size=rows).astype(np.float32), "next.success": np.arange(rows) == rows - 1,
-    }  # fmt: skip
+        "next.reward": rng.normal(size=rows).astype(np.float32),
+        "next.success": np.arange(rows) == rows - 1,
+    }
     count = -(-rows // STRIDE)
     images = {}
     for camera, (height, width) in of.cameras.items():

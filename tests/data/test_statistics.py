@@ -30,8 +30,11 @@ def test_statistics_of_0_to_100() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(0, 10_000), st.sampled_from(MODES), st.floats(1e-3, 1e3), st.floats(-100, 100),
-)  # fmt: skip
+    st.integers(0, 10_000),
+    st.sampled_from(MODES),
+    st.floats(1e-3, 1e3),
+    st.floats(-100, 100),
+)
 def test_inverse_undoes_forward(seed: int, mode: str, scale: float, offset: float) -> None:
     samples = np.random.default_rng(seed).normal(size=(50, 3)) * scale + offset
     norm = Normalization.of(feature_statistics(samples), mode)  # type: ignore[arg-type]

@@ -20,8 +20,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LeRobotDataset:
     """Actions count 1, 2, 3, ... over the rows of the dataset; the state is ten times that, twice."""
     path = tmp_path_factory.mktemp("windows")
     features = {"observation.state": Feature(size=2), "action": Feature(size=1)}
-    spec = DatasetSpec(fps=10, features=features, cameras={"eye": (16, 16)}, robot_type="arm", images="image",
-                       image_stride=2)  # fmt: skip
+    spec = DatasetSpec(
+        fps=10, features=features, cameras={"eye": (16, 16)}, robot_type="arm", images="image", image_stride=2
+    )
     with DatasetWriter(path, spec) as writer:
         first = 1
         for index, length in enumerate(LENGTHS):

@@ -85,4 +85,3 @@ class _Unclipped(GymnasiumEnv):
 def test_a_broken_environment_is_caught(broken: type[GymnasiumEnv], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_env(broken("Ant-v5", 3, max_episode_steps=12))
-

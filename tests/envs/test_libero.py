@@ -97,8 +97,12 @@ def test_success_is_the_predicate_and_latches(env: LiberoEnv) -> None:
 
 def test_limits_and_wrong_names() -> None:
     assert STEP_LIMITS == {
-        "libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400,
-    }  # fmt: skip
+        "libero_spatial": 220,
+        "libero_object": 280,
+        "libero_goal": 300,
+        "libero_10": 520,
+        "libero_90": 400,
+    }
     with pytest.raises(InputError, match="did you mean 'libero_object'"):
         LiberoEnv("libero_objects", 0)
     with pytest.raises(InputError, match=r"TODDLE_LIBERO_ASSETS.*scenes"):

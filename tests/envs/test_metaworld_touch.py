@@ -10,7 +10,7 @@ pytest.importorskip("metaworld", reason="metaworld is not installed")
 from toddle.core.errors import InputError
 from toddle.core.goal import CURRENT_ERROR, PART, TARGET
 from toddle.envs.check_env import check_env
-from toddle.envs.goal_tracking import GoalTrackingEnv
+from toddle.envs.goal.tracking import GoalTrackingEnv
 from toddle.envs.make import make_env
 from toddle.envs.metaworld_touch import MetaWorldTouchEnv
 

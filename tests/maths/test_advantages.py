@@ -18,10 +18,13 @@ LAST = [0.9, 0.09]
 FINAL = {(3, 1): 0.7, (5, 0): -0.4}  # values of the final observations of truncated episodes
 TERMINATED = (1, 0)
 SB3 = [
-    [2.8208000659942627, 0.8785269856452942], [1.8899999856948853, 1.9062880277633667],
-    [0.21979300677776337, 1.8503999710083008], [-0.15028800070285797, 0.4699999988079071],
-    [-1.3004000186920166, -2.531359910964966], [-0.27000001072883606, -0.23800000548362732],
-]  # fmt: skip
+    [2.8208000659942627, 0.8785269856452942],
+    [1.8899999856948853, 1.9062880277633667],
+    [0.21979300677776337, 1.8503999710083008],
+    [-0.15028800070285797, 0.4699999988079071],
+    [-1.3004000186920166, -2.531359910964966],
+    [-0.27000001072883606, -0.23800000548362732],
+]
 
 
 def sb3_case() -> dict[str, torch.Tensor]:
@@ -33,17 +36,26 @@ def sb3_case() -> dict[str, torch.Tensor]:
     terminated[TERMINATED] = True
     reward = torch.tensor(REWARD)
     return {
-        "reward": reward, "value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated
-    }  # fmt: skip
+        "reward": reward,
+        "value": value,
+        "next_value": next_value,
+        "terminated": terminated,
+        "truncated": truncated,
+    }
 
 
 def test_hand_arithmetic() -> None:
     # gamma = lambda = 1/2: deltas 1, 1.75, 2.5; A_2 = 2.5, A_1 = 1.75 + 2.5/4, A_0 = 1 + 2.375/4
     never = torch.zeros(3, 1, dtype=torch.bool)
     result = gae(
-        torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[0.5], [1.0], [1.5]]), torch.tensor([[1.0], [1.5], [2.0]]),
-        never, never, discount=0.5, lam=0.5,
-    )  # fmt: skip
+        torch.tensor([[1.0], [2.0], [3.0]]),
+        torch.tensor([[0.5], [1.0], [1.5]]),
+        torch.tensor([[1.0], [1.5], [2.0]]),
+        never,
+        never,
+        discount=0.5,
+        lam=0.5,
+    )
     assert result.flatten().tolist() == [1.59375, 2.375, 2.5]
 
 

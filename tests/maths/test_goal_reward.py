@@ -86,17 +86,25 @@ def test_a_wide_tolerance_stretches_the_kernel() -> None:
 
 
 @given(
-    st.lists(st.floats(0, 100), min_size=3, max_size=3), st.floats(0, 100), st.floats(-1, 1), st.booleans(),
+    st.lists(st.floats(0, 100), min_size=3, max_size=3),
+    st.floats(0, 100),
+    st.floats(-1, 1),
+    st.booleans(),
     st.lists(st.floats(-1, 1), min_size=4, max_size=4),
-)  # fmt: skip
+)
 def test_reward_is_bounded(errors: list[float], excess: float, up: float, contact: bool, numbers: list[float]) -> None:
     reward = total_reward(
         reward_parts(
-            error=np.array([errors]), weight=np.full((1, 3), 1 / 3), action=np.array([numbers[:2]]),
-            previous_action=np.array([numbers[2:]]), torque=np.array([numbers]), excess=np.array([excess]),
-            contact=np.array([contact]), up_z=np.array([up]),
+            error=np.array([errors]),
+            weight=np.full((1, 3), 1 / 3),
+            action=np.array([numbers[:2]]),
+            previous_action=np.array([numbers[2:]]),
+            torque=np.array([numbers]),
+            excess=np.array([excess]),
+            contact=np.array([contact]),
+            up_z=np.array([up]),
         )
-    )  # fmt: skip
+    )
     assert -0.5 <= reward[0] <= 1.2 + 1e-9
 
 

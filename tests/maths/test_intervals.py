@@ -20,8 +20,12 @@ from toddle.maths.intervals import (
 
 def test_wilson_matches_the_published_example() -> None:
     """Newcombe 1998, table I, method 3 (score): 81/263 -> .2553 .3662; 15/148 -> .0624 .1605; 0/20 -> 0 .1611."""
-    for successes, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
-                                         (1, 29, 0.0061, 0.1718)):
+    for successes, trials, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
         interval = wilson_interval(successes, trials)
         assert interval.value == pytest.approx(successes / trials)
         assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
@@ -104,8 +108,11 @@ def test_paired_p_against_full_enumeration() -> None:
 def test_sign_flip_is_exact_for_few_seeds() -> None:
     assert sign_flip_p([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]) == pytest.approx(1 / 8)
     oracle = scipy.stats.permutation_test(
-        (np.array([1.0, -0.5, 2.0, 0.3, 0.9]),), lambda x, axis: x.mean(axis=axis), permutation_type="samples",
-        alternative="greater", n_resamples=np.inf,
+        (np.array([1.0, -0.5, 2.0, 0.3, 0.9]),),
+        lambda x, axis: x.mean(axis=axis),
+        permutation_type="samples",
+        alternative="greater",
+        n_resamples=np.inf,
     )
     assert sign_flip_p([1.0, -0.5, 2.0, 0.3, 0.9], np.zeros(5)) == pytest.approx(oracle.pvalue)
 

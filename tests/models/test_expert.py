@@ -33,7 +33,8 @@ def inputs(seed: int = 1, proprio: int = 5, actions: int = 3) -> tuple[Observati
     first = torch.rand(LENGTH, BATCH, generator=g) < 0.2
     first[0] = True
     observation = Observation(
-        proprio=torch.randn(LENGTH, BATCH, proprio, generator=g), first=first,
+        proprio=torch.randn(LENGTH, BATCH, proprio, generator=g),
+        first=first,
         previous_action=torch.randn(LENGTH, BATCH, 4 * actions, generator=g),
     )
     mask = torch.rand(LENGTH, BATCH, ITEMS, generator=g) < 0.6
@@ -155,9 +156,7 @@ def test_the_future_never_changes_the_past() -> None:
 def test_a_window_of_one_is_a_function_of_the_present_observation() -> None:
     expert = make(window=1)
     observation, context, mask = inputs()
-    alone = expert(
-        Observation(proprio=observation["proprio"][6:7]), context[6:7], mask[6:7]
-    )
+    alone = expert(Observation(proprio=observation["proprio"][6:7]), context[6:7], mask[6:7])
     assert (expert(observation, context, mask)[6] - alone[0]).abs().max() < 1e-5
 
 
@@ -201,8 +200,10 @@ def test_mixed_bodies_equal_one_body_at_a_time() -> None:
         rows = body == index
         chunk = observation["previous_action"][:, rows].unflatten(-1, (4, 3))[..., : spec.action].flatten(-2)
         alone = Observation(
-            proprio=observation["proprio"][:, rows][..., : spec.proprio], first=observation["first"][:, rows],
-            previous_action=chunk, body=torch.full((LENGTH, int(rows.sum())), index),
+            proprio=observation["proprio"][:, rows][..., : spec.proprio],
+            first=observation["first"][:, rows],
+            previous_action=chunk,
+            body=torch.full((LENGTH, int(rows.sum())), index),
         )
         assert (expert(alone, context[:, rows], mask[:, rows]) - mixed[:, rows]).abs().max() < 1e-5
     assert (mixed[:, 1, :, 2] == 0).all()  # the ant's missing action dimension is padding
@@ -219,6 +220,7 @@ def test_only_time_differences_matter_even_after_an_hour() -> None:
     g = torch.Generator().manual_seed(0)
     q, k = torch.randn(1, 1, 4, 8, generator=g), torch.randn(1, 1, 4, 8, generator=g)
     times = torch.tensor([[0.0, 0.02, 0.3, 1.7]], dtype=torch.float64)
+
     def logits(shift: float) -> Tensor:
         table = rotary_table(times + shift, 8)
         return rotate(q, table) @ rotate(k, table).transpose(-1, -2)

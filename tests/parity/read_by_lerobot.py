@@ -30,8 +30,9 @@ def main(path: str, out: str) -> None:
     arrays = {key: np.asarray(values) for key, values in found.items()}
     stats = {
         f"stats/{key}/{name}": np.asarray(value)
-        for key, part in data.meta.stats.items() for name, value in part.items()
-    }  # fmt: skip
+        for key, part in data.meta.stats.items()
+        for name, value in part.items()
+    }
     ends = np.asarray([int(row["dataset_to_index"]) for row in data.meta.episodes])
     np.savez(out, ends=ends, fps=data.fps, robot=data.meta.robot_type, **arrays, **stats)
 

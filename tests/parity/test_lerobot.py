@@ -19,11 +19,26 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TORCH = ["torch==2.13.0"]
 BARE = ["lerobot==0.4.4", "torchvision==0.28.0"]  # --no-deps: lerobot asks for an older torch
 NEEDS = [
-    "datasets==4.8.5", "diffusers==0.35.2", "huggingface-hub==0.35.3", "av==15.1.0", "draccus==0.10.0",
-    "deepdiff==8.6.2", "jsonlines", "gymnasium==1.4.0", "imageio", "termcolor", "packaging<26",
-    "opencv-python-headless==4.12.0.88", "numpy==2.2.6", "num2words", "pyserial", "einops", "safetensors",
-    "torchcodec>=0.11,<0.14", "accelerate>=1.10,<2",
-]  # fmt: skip
+    "datasets==4.8.5",
+    "diffusers==0.35.2",
+    "huggingface-hub==0.35.3",
+    "av==15.1.0",
+    "draccus==0.10.0",
+    "deepdiff==8.6.2",
+    "jsonlines",
+    "gymnasium==1.4.0",
+    "imageio",
+    "termcolor",
+    "packaging<26",
+    "opencv-python-headless==4.12.0.88",
+    "numpy==2.2.6",
+    "num2words",
+    "pyserial",
+    "einops",
+    "safetensors",
+    "torchcodec>=0.11,<0.14",
+    "accelerate>=1.10,<2",
+]
 
 
 @pytest.fixture(scope="session")
@@ -43,18 +58,23 @@ def lerobot_python() -> Path:
 
 def write(path: Path, images: Literal["video", "image"]) -> None:
     features = {
-        "observation.state": Feature(size=7), "action": Feature(size=3), "next.reward": Feature(size=1),
+        "observation.state": Feature(size=7),
+        "action": Feature(size=3),
+        "next.reward": Feature(size=1),
         "next.success": Feature(size=1, dtype="bool"),
-    }  # fmt: skip
-    spec = DatasetSpec(fps=20, features=features, cameras={"front": (32, 48)}, robot_type="arm", images=images,
-                       image_stride=2)  # fmt: skip
+    }
+    spec = DatasetSpec(
+        fps=20, features=features, cameras={"front": (32, 48)}, robot_type="arm", images=images, image_stride=2
+    )
     rng = np.random.default_rng(0)
     with DatasetWriter(path, spec) as writer:
         for number, rows in enumerate((11, 6, 9)):
             columns: dict[str, Any] = {
-                "observation.state": rng.normal(size=(rows, 7)), "action": rng.normal(size=(rows, 3)),
-                "next.reward": rng.normal(size=rows), "next.success": np.arange(rows) == rows - 1,
-            }  # fmt: skip
+                "observation.state": rng.normal(size=(rows, 7)),
+                "action": rng.normal(size=(rows, 3)),
+                "next.reward": rng.normal(size=rows),
+                "next.success": np.arange(rows) == rows - 1,
+            }
             ramp = np.add.outer(np.arange(32), np.arange(48))[None, None]
             shade = np.arange(-(-rows // 2))[:, None, None, None] * 11 + np.arange(3)[None, :, None, None] * 50
             pictures = ((ramp + shade + 30 * number) % 256).astype(np.uint8)
@@ -62,9 +82,7 @@ def write(path: Path, images: Literal["video", "image"]) -> None:
 
 
 @pytest.mark.parametrize("images", ["image", "video"])
-def test_lerobot_reads_what_we_write(
-    tmp_path: Path, lerobot_python: Path, images: Literal["video", "image"]
-) -> None:
+def test_lerobot_reads_what_we_write(tmp_path: Path, lerobot_python: Path, images: Literal["video", "image"]) -> None:
     write(tmp_path / "data", images)
     script = Path(__file__).with_name("read_by_lerobot.py")
     command = [str(lerobot_python), str(script), str(tmp_path / "data"), str(tmp_path / "out.npz")]

@@ -37,7 +37,9 @@ def segment(proprio: int = 5, seed: int = 0) -> Observation:
     first = torch.rand(LENGTH, BATCH, generator=g) < 0.2
     first[0] = True
     return Observation(
-        proprio=torch.randn(LENGTH, BATCH, proprio, generator=g), first=first, goal=goal,
+        proprio=torch.randn(LENGTH, BATCH, proprio, generator=g),
+        first=first,
+        goal=goal,
         goal_mask=torch.rand(LENGTH, BATCH, ITEMS, generator=g) < 0.6,
     )
 

@@ -25,8 +25,9 @@ def test_scores_are_the_densities_of_the_draws(mixed: bool) -> None:
     policy = _policy(0.8)
     generator = torch.Generator().manual_seed(0)
     body = torch.tensor([0, 1, 0]) if mixed else torch.zeros(3, dtype=torch.int64)
-    observation = Observation(proprio=torch.randn(3, 4 if mixed else 3, generator=generator), body=body,
-                              first=torch.ones(3, dtype=torch.bool))  # fmt: skip
+    observation = Observation(
+        proprio=torch.randn(3, 4 if mixed else 3, generator=generator), body=body, first=torch.ones(3, dtype=torch.bool)
+    )
     decision, _ = policy.act(observation, generator=generator)
     segment = Observation(**{key: value[None] for key, value in observation.items()})
     score = policy.score(segment, decision.chain[None])

@@ -117,8 +117,11 @@ def test_one_step_of_diffusion_is_a_gaussian_policy() -> None:
     decision, _ = policy.act(observe(4), generator=generator())
     states = decision.chain.view(4, 2, 3)
     x0 = policy._link(
-        policy.tuned, policy.features(observe(4)), policy.tuned.denoiser.encode(policy.features(observe(4))),
-        states[:, :1, None], torch.tensor([0]),
+        policy.tuned,
+        policy.features(observe(4)),
+        policy.tuned.denoiser.encode(policy.features(observe(4))),
+        states[:, :1, None],
+        torch.tensor([0]),
     )[0][:, 0, 0]
     expected = gaussian_log_prob(states[:, 1], x0, torch.full((3,), 0.1).log())
     torch.testing.assert_close(decision.log_prob[:, 0], expected, atol=1e-4, rtol=0)

@@ -36,12 +36,14 @@ def batch(size: int = 3) -> dict[str, Any]:
     images = torch.randint(0, 256, (1, size, 1, 3, 24, 24), generator=generator, dtype=torch.uint8)
     return {
         "observation": {
-            "proprio": torch.randn(1, size, 5, generator=generator), "images": images,
-            "instruction": [SENTENCES[i % 3] for i in range(size)], "body": torch.zeros(1, size, dtype=torch.int64),
+            "proprio": torch.randn(1, size, 5, generator=generator),
+            "images": images,
+            "instruction": [SENTENCES[i % 3] for i in range(size)],
+            "body": torch.zeros(1, size, dtype=torch.int64),
         },
         "action": torch.rand(size, 6, 3, generator=generator) * 2 - 1,
         "mask": torch.ones(size, 6, dtype=torch.bool),
-    }  # fmt: skip
+    }
 
 
 class Fixed:
@@ -100,8 +102,9 @@ def test_sft_lowers_the_loss_and_spares_the_vlm(folder: Path) -> None:
 
 def test_save_and_load(folder: Path, tmp_path: Path) -> None:
     policy = make(folder).eval()
-    policy.fit_normalization(torch.randn(20, 5), feature_statistics(np.random.default_rng(0).normal(size=(30, 3))),
-                             "mean_std", 0)  # fmt: skip
+    policy.fit_normalization(
+        torch.randn(20, 5), feature_statistics(np.random.default_rng(0).normal(size=(30, 3))), "mean_std", 0
+    )
     save_policy(tmp_path, policy)
     again = load_policy(tmp_path)
     now = {key: value[0] if isinstance(value, torch.Tensor) else value for key, value in batch()["observation"].items()}
@@ -124,7 +127,7 @@ def test_clear_lines(folder: Path, tmp_path: Path) -> None:
         ({"proprio": 5, "action": 9}, 4, "max_action_dim: expected at least 9, for the actions of body 'arm', got 7"),
         ({"proprio": 5, "action": 4}, 8, "chunk_size: expected at least 8, for the actions executed of a chunk, got 6"),
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_that_is_too_small_is_refused_before_its_weights_are_read(
     folder: Path, tmp_path: Path, body: dict[str, int], executed: int, line: str
 ) -> None:

@@ -12,8 +12,8 @@ from tests.policies.tiny_vla import ACTION, PROPRIO, SENTENCES, tiny_backbone, t
 from torch.testing import assert_close
 
 from toddle.core.errors import InputError
-from toddle.models.backbone import BackboneConfig
-from toddle.models.backbone_embedded import load_embedded, save_embedded
+from toddle.models.backbones.base import BackboneConfig
+from toddle.models.backbones.embedded import load_embedded, save_embedded
 from toddle.policies.store import load_policy, save_policy
 from toddle.policies.vla import FlowVLA
 
@@ -24,9 +24,10 @@ def observation(batch: int = 3) -> dict[str, Any]:
         "proprio": torch.randn(batch, PROPRIO, generator=generator),
         "images": torch.randint(0, 256, (batch, 1, 3, 32, 32), generator=generator, dtype=torch.uint8),
         "instruction": [SENTENCES[i % len(SENTENCES)] for i in range(batch)],
-        "previous_action": torch.zeros(batch, 2 * ACTION), "first": torch.ones(batch, dtype=torch.bool),
+        "previous_action": torch.zeros(batch, 2 * ACTION),
+        "first": torch.ones(batch, dtype=torch.bool),
         "body": torch.zeros(batch, dtype=torch.int64),
-    }  # fmt: skip
+    }
 
 
 def awake(policy: FlowVLA) -> FlowVLA:
@@ -68,9 +69,15 @@ def test_acting_step_by_step_is_the_training_pass() -> None:
     policy = awake(tiny_vla("endpoint", window=3)).eval()
     generator = torch.Generator().manual_seed(4)
     length, batch = 4, 2
-    steps = [observation(batch) | {"proprio": torch.randn(batch, PROPRIO, generator=generator),
-                                   "previous_action": torch.randn(batch, 2 * ACTION, generator=generator),
-                                   "first": torch.full((batch,), t == 0)} for t in range(length)]  # fmt: skip
+    steps = [
+        observation(batch)
+        | {
+            "proprio": torch.randn(batch, PROPRIO, generator=generator),
+            "previous_action": torch.randn(batch, 2 * ACTION, generator=generator),
+            "first": torch.full((batch,), t == 0),
+        }
+        for t in range(length)
+    ]
     memory = policy.initial_memory(batch)
     with torch.no_grad():
         for step in steps:
@@ -179,6 +186,9 @@ def test_lora_trains_with_the_policy_and_is_saved(tmp_path: Path) -> None:
 
 def test_a_direct_head_is_refused() -> None:
     with pytest.raises(InputError, match="velocity"):
-        replace(tiny_config(), expert=replace(
-            tiny_config().expert, head="direct", trunk=replace(tiny_config().expert.trunk, modulation="none")
-        ))  # fmt: skip
+        replace(
+            tiny_config(),
+            expert=replace(
+                tiny_config().expert, head="direct", trunk=replace(tiny_config().expert.trunk, modulation="none")
+            ),
+        )

@@ -8,15 +8,24 @@ import numpy as np
 import torch
 
 from toddle.core.types import BodySpec
-from toddle.models.backbone_embedded import EmbeddedBackbone, EmbeddedConfig, train_tokenizer
+from toddle.models.backbones.embedded import EmbeddedBackbone, EmbeddedConfig, train_tokenizer
 from toddle.models.expert import ExpertConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 
 SENTENCES = ("open the drawer", "press the red button", "close the window")
 SIZES = EmbeddedConfig(
-    image_size=32, width=16, stem=(8, 8, 16), keypoints=4, registers=3, vision_layers=1, text_layers=1, fusion_layers=1,
-    heads=2, text_tokens=7, vocabulary=80,
+    image_size=32,
+    width=16,
+    stem=(8, 8, 16),
+    keypoints=4,
+    registers=3,
+    vision_layers=1,
+    text_layers=1,
+    fusion_layers=1,
+    heads=2,
+    text_tokens=7,
+    vocabulary=80,
 )
 PROPRIO, ACTION = 5, 3
 
@@ -63,8 +72,10 @@ class ToyDemonstrations:
         context = self.context[rows]
         return {
             "observation": {
-                "proprio": self.proprio[rows][None], "context": context[None],
+                "proprio": self.proprio[rows][None],
+                "context": context[None],
                 "context_mask": torch.ones(context.shape[:2], dtype=torch.bool)[None],
             },
-            "action": self.action[rows], "mask": torch.ones(self.action[rows].shape[:2], dtype=torch.bool),
-        }  # fmt: skip
+            "action": self.action[rows],
+            "mask": torch.ones(self.action[rows].shape[:2], dtype=torch.bool),
+        }

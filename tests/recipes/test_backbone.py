@@ -13,7 +13,8 @@ from toddle.algorithms.backbone_pretraining import BackboneTrainingConfig
 from toddle.core.errors import InputError
 from toddle.data.scenes import load_scenes, scenes_file
 from toddle.envs.metaworld_sentences import SENTENCES
-from toddle.models.backbone import BackboneConfig, load_backbone
+from toddle.models.backbones.base import BackboneConfig
+from toddle.models.backbones.load import load_backbone
 from toddle.recipes.backbone import Config, RenderConfig, plan, run
 
 TASKS = ("reach-v3", "drawer-open-v3")
@@ -21,10 +22,12 @@ TASKS = ("reach-v3", "drawer-open-v3")
 
 def config(out: Path) -> Config:
     return Config(
-        out=out, render=RenderConfig(tasks=TASKS, episodes=4, frames=2, steps=6, size=32),
-        sizes=replace(SIZES, vocabulary=300), training=BackboneTrainingConfig(steps=3, batch=4, bf16=False),
+        out=out,
+        render=RenderConfig(tasks=TASKS, episodes=4, frames=2, steps=6, size=32),
+        sizes=replace(SIZES, vocabulary=300),
+        training=BackboneTrainingConfig(steps=3, batch=4, bf16=False),
         held_out=0.5,
-    )  # fmt: skip
+    )
 
 
 def test_render_train_and_write(tmp_path: Path) -> None:

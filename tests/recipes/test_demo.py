@@ -10,25 +10,41 @@ from tests.policies.tiny_vla import tiny_backbone
 
 from toddle.algorithms.sft import SFTConfig
 from toddle.core.errors import InputError
-from toddle.models.backbone_embedded import save_embedded
+from toddle.models.backbones.embedded import save_embedded
 from toddle.recipes.demo import CANDIDATES, Config, plan, run, stages
-from toddle.training.episodes import read_episodes
+from toddle.reporting.episode_log import read_episodes
 
 
 def tiny(folder: Path) -> Config:
     return Config(
-        out=folder / "demo", backbone=str(folder / "eyes"), tasks=("metaworld/reach-v3",), pretrain_steps=8192,
-        worlds=16, demonstrations=1, approaches=1, ground_steps=2, sft=SFTConfig(steps=4, batch=4), episodes=2,
-        max_episode_steps=24, videos=1,
-    )  # fmt: skip
+        out=folder / "demo",
+        backbone=str(folder / "eyes"),
+        tasks=("metaworld/reach-v3",),
+        pretrain_steps=8192,
+        worlds=16,
+        demonstrations=1,
+        approaches=1,
+        ground_steps=2,
+        sft=SFTConfig(steps=4, batch=4),
+        episodes=2,
+        max_episode_steps=24,
+        videos=1,
+    )
 
 
 def test_the_plan_shows_every_stage(tmp_path: Path) -> None:
     shown = plan(tiny(tmp_path))
     assert [line.split(":")[0] for line in shown.steps[:-1]] == [
-        "pretrain", "demos", "transfer", "approaches", "ground", "sft_converted", "sft_random", "evaluate_converted",
+        "pretrain",
+        "demos",
+        "transfer",
+        "approaches",
+        "ground",
+        "sft_converted",
+        "sft_random",
+        "evaluate_converted",
         "evaluate_random",
-    ]  # fmt: skip
+    ]
     assert shown.seconds is not None and shown.seconds > 0
 
 

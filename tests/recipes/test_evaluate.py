@@ -20,7 +20,7 @@ from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
 from toddle.recipes import report
 from toddle.recipes.evaluate import Config, _bodies, plan, run
-from toddle.training.episodes import read_episodes
+from toddle.reporting.episode_log import read_episodes
 
 TASK = "gymnasium/Pusher-v5"
 
@@ -93,8 +93,11 @@ def test_killed_and_resumed_it_gives_the_same_episodes(tmp_path: Path, policies:
 
 def test_the_bodies_of_every_kind_of_policy_are_found() -> None:
     spec = BodySpec(name="sawyer", proprio=17, action=4, dt=0.0125)
-    kinds = (SimpleNamespace(bodies=(spec,)), SimpleNamespace(body=spec), SimpleNamespace(
-        expert=SimpleNamespace(bodies=(spec,))))  # fmt: skip
+    kinds = (
+        SimpleNamespace(bodies=(spec,)),
+        SimpleNamespace(body=spec),
+        SimpleNamespace(expert=SimpleNamespace(bodies=(spec,))),
+    )
     assert [_bodies(kind) for kind in kinds] == [(spec,)] * 3
 
 

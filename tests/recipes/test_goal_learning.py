@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from toddle.core.protocols import Policy
-from toddle.envs.goal_tracking import GoalTrackingEnv
+from toddle.envs.goal.tracking import GoalTrackingEnv
+from toddle.experience.observations import to_observation
 from toddle.recipes.pretrain import Config, build
-from toddle.training.observations import to_observation
 
 
 def _held_out(policy: Policy, control: Literal["own", "shuffled", "none"]) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from toddle.core.errors import InputError, NaNError
 from toddle.core.types import BodySpec
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_writer import DatasetWriter
+from toddle.experience.collect import CollectConfig
 from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.models.trunk import TrunkConfig
@@ -25,19 +26,20 @@ from toddle.policies.store import load_policy
 from toddle.recipes.imitation import ImitationConfig
 from toddle.recipes.methods import METHODS, DenoisingSettings, build_policy, resolved_ppo, setting_of, settings_of
 from toddle.recipes.pretrain import Config, build, plan, run
-from toddle.training.checkpoint import states_equal
-from toddle.training.collect import CollectConfig
-from toddle.training.loop import run_loop
-from toddle.training.run import RunFolder
+from toddle.runs.checkpoint import states_equal
+from toddle.runs.loop import run_loop
+from toddle.runs.run import RunFolder
 
 DENOISING = ("dppo", "reinflow", "flow-sde", "flow-noise", "fpo")
 SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in ("reinflow", "flow-noise")]
 SMALL = DenoisingSettings(
-    network="mlp", mlp=MlpDenoiserConfig(width=16), horizon=2,
+    network="mlp",
+    mlp=MlpDenoiserConfig(width=16),
+    horizon=2,
     trunk=TrunkDenoiserConfig(
         trunk=TrunkConfig(width=16, depth=2, heads=2, context_width=8, modulation="residual"), bank_hidden=16
     ),
-)  # fmt: skip
+)
 DDIFFPG = DDiffPGConfig(
     warm_up=2, regroup_every=3, batch=8, updates=1, capacity=30, hidden=(16,), ascent_steps=2, steps=30
 )
@@ -45,9 +47,17 @@ DDIFFPG = DDiffPGConfig(
 
 def settings(method: str, out: Path, **changes: Any) -> Config:
     values: dict[str, Any] = {
-        "out": out, "method": method, "env": ("fork/point",), "worlds": 4, "denoising": SMALL, "ddiffpg": DDIFFPG,
-        "collect": CollectConfig(length=8), "critic_hidden": (16,), "steps": 480, "checkpoint_every": 2,
-    }  # fmt: skip
+        "out": out,
+        "method": method,
+        "env": ("fork/point",),
+        "worlds": 4,
+        "denoising": SMALL,
+        "ddiffpg": DDIFFPG,
+        "collect": CollectConfig(length=8),
+        "critic_hidden": (16,),
+        "steps": 480,
+        "checkpoint_every": 2,
+    }
     return Config(**(values | changes))
 
 
@@ -192,9 +202,13 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("method", ["dppo", "flow-sde"])
 def test_warm_start_imitates_then_learns(method: str, tmp_path: Path, demonstrations: Path) -> None:
     config = settings(
-        method, tmp_path, warm_start=demonstrations, imitation=ImitationConfig(steps=800, batch=128), steps=192,
+        method,
+        tmp_path,
+        warm_start=demonstrations,
+        imitation=ImitationConfig(steps=800, batch=128),
+        steps=192,
         denoising=dataclasses.replace(SMALL, mlp=MlpDenoiserConfig(width=32)),
-    )  # fmt: skip
+    )
     run(config)
     begun, done = load_policy(tmp_path / "warm_start"), load_policy(tmp_path / "policy")
     seen = {"proprio": torch.randn(64, 4, generator=torch.Generator().manual_seed(1))}

@@ -88,8 +88,9 @@ def test_interrupted_and_resumed_is_the_same(tmp_path: Path, monkeypatch: pytest
 
 
 def test_noise_moves_the_arm_and_keeps_the_experts_action(tmp_path: Path) -> None:
-    calm, noisy = replace(small(tmp_path / "a"), cameras=(), episodes=1), replace(
-        small(tmp_path / "b"), cameras=(), episodes=1, noise=0.4
+    calm, noisy = (
+        replace(small(tmp_path / "a"), cameras=(), episodes=1),
+        replace(small(tmp_path / "b"), cameras=(), episodes=1, noise=0.4),
     )
     for config in (calm, noisy):
         run(config, resume=False)
@@ -108,9 +109,14 @@ def test_a_policy_is_recorded_as_it_acts(tmp_path: Path) -> None:
     policy = GaussianPolicy(GaussianConfig(bodies=(other, env.body_spec), horizon=4, hidden=(8,), log_std=-1.0))
     save_policy(tmp_path / "policy", policy)
     config = replace(
-        small(tmp_path / "data"), policy=str(tmp_path / "policy"), keep_failures=True, episodes=3, batch=2,
-        max_episode_steps=10, deterministic=False,
-    )  # fmt: skip
+        small(tmp_path / "data"),
+        policy=str(tmp_path / "policy"),
+        keep_failures=True,
+        episodes=3,
+        batch=2,
+        max_episode_steps=10,
+        deterministic=False,
+    )
     run(config, resume=False)
     data = LeRobotDataset(config.out)
     assert [span.length for span in data.episodes] == [10, 10, 10]

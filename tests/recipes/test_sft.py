@@ -14,12 +14,12 @@ from tests.tiny_vlm import save_pi0
 from toddle.algorithms.sft import SFTConfig
 from toddle.cli import main
 from toddle.core.errors import InputError
-from toddle.models.backbone import BackboneConfig
-from toddle.models.backbone_embedded import save_embedded
+from toddle.models.backbones.base import BackboneConfig
+from toddle.models.backbones.embedded import save_embedded
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.store import load_policy
 from toddle.recipes.sft import Config, FreshExpert, plan, run
-from toddle.training.episodes import read_episodes
+from toddle.reporting.episode_log import read_episodes
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,15 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Config:
     save_embedded(root / "eyes", tiny_backbone())
     trunk = TrunkConfig(width=32, depth=2, heads=2, context_width=16, modulation="residual")
     return Config(
-        dataset=(write_toy_dataset(root / "data"),), out=root / "run", cache=root / "cache",
+        dataset=(write_toy_dataset(root / "data"),),
+        out=root / "run",
+        cache=root / "cache",
         backbone=BackboneConfig(name=str(root / "eyes")),
         expert=FreshExpert(trunk=trunk, horizon=4, executed=2, steps=3),
-        sft=SFTConfig(steps=6, batch=5), normalization="mean_std", checkpoint_every=2,
-    )  # fmt: skip
+        sft=SFTConfig(steps=6, batch=5),
+        normalization="mean_std",
+        checkpoint_every=2,
+    )
 
 
 def test_plan_and_run(setting: Config) -> None:

@@ -18,18 +18,18 @@ from toddle.core.config import from_dict
 from toddle.core.errors import InputError
 from toddle.recipes import demo
 from toddle.recipes.study import Config, known_studies, load_study, plan, run, run_study
-from toddle.training.steps import Step, check_steps
-from toddle.training.study import Estimate, Outcome, effect, verdict
+from toddle.reporting.study import Estimate, Outcome, effect, verdict
+from toddle.runs.steps import Step, check_steps
 
 TINY = '''
 """Does a larger learning rate fit a line sooner?"""
 import json
 from pathlib import Path
 from toddle.maths.intervals import Interval
-from toddle.training.plots import colours_of, interval_bars
-from toddle.training.steps import Step
-from toddle.training.steps import Step, check_steps
-from toddle.training.study import Estimate, Figure, Outcome, Study, effect
+from toddle.reporting.plots import colours_of, interval_bars
+from toddle.runs.steps import Step
+from toddle.runs.steps import Step, check_steps
+from toddle.reporting.study import Estimate, Figure, Outcome, Study, effect
 
 TRAIN = """
 import json, sys, time, numpy as np

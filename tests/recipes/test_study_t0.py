@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tests.policies.tiny_vla import tiny_backbone
 
-from toddle.models.backbone_embedded import save_embedded
+from toddle.models.backbones.embedded import save_embedded
 from toddle.recipes.studies._t0_page import area, figures, success, tables
 from toddle.recipes.studies.t0 import ABLATIONS, CONTROLS, GROUPS, MAIN, SCALES, STARTS, STUDY, steps
-from toddle.training.steps import check_steps, run_steps
-from toddle.training.study import Row, judge, verdict, write_page, write_rows
+from toddle.reporting.study import Row, judge, verdict, write_page, write_rows
+from toddle.runs.steps import check_steps, run_steps
 
 COUNTS = (5, 10, 25, 50)
 
@@ -26,14 +26,31 @@ def rows(level: dict[str, float], errors: dict[str, list[float]] | None = None, 
             for count in COUNTS if name in MAIN else (10,):
                 for task, extra in (("a", 0.0), ("b", 0.03 * seed)):
                     found += [
-                        {"kind": "success", "seed": seed, "start": name, "task": task, "count": count,
-                         "disturbance": disturbance, "episodes": episodes,
-                         "successes": round(episodes * (value + extra))}
+                        {
+                            "kind": "success",
+                            "seed": seed,
+                            "start": name,
+                            "task": task,
+                            "count": count,
+                            "disturbance": disturbance,
+                            "episodes": episodes,
+                            "successes": round(episodes * (value + extra)),
+                        }
                         for disturbance in (("plain", "pushed") if count == 10 else ("plain",))
-                    ]  # fmt: skip
+                    ]
             if errors:
-                found.append({"kind": "sft", "seed": seed, "start": name, "count": 10, "steps": 100, "drift": 0.1,
-                              "error": errors[name], "cka": [[50, 0.9], [100, 0.8]]})  # fmt: skip
+                found.append(
+                    {
+                        "kind": "sft",
+                        "seed": seed,
+                        "start": name,
+                        "count": 10,
+                        "steps": 100,
+                        "drift": 0.1,
+                        "error": errors[name],
+                        "cka": [[50, 0.9], [100, 0.8]],
+                    }
+                )
     return found
 
 
@@ -58,10 +75,18 @@ def test_the_area_is_that_of_a_line_over_the_logarithm() -> None:
     """Success that rises linearly in log N from 0.2 to 0.6 has the mean 0.4, wherever the Ns lie."""
     level = np.interp(np.log(COUNTS), np.log([5, 50]), [0.2, 0.6])
     data = [
-        {"kind": "success", "seed": 0, "start": "random", "task": "a", "count": count, "disturbance": "plain",
-         "episodes": 1.0, "successes": value}
+        {
+            "kind": "success",
+            "seed": 0,
+            "start": "random",
+            "task": "a",
+            "count": count,
+            "disturbance": "plain",
+            "episodes": 1.0,
+            "successes": value,
+        }
         for count, value in zip(COUNTS, level)
-    ]  # fmt: skip
+    ]
     assert area(data, "random") == {(0, "a"): pytest.approx(0.4)}
     assert success(data, "random", 50) == {(0, "a"): pytest.approx(0.6)}
 
@@ -82,8 +107,9 @@ def test_every_start_is_made_tuned_and_judged_at_every_scale() -> None:
         check_steps(found)
         names = [step.name for step in found]
         assert len(set(names)) == len(names)
-        judged = {policy.partition("=")[0] for step in found if "/evaluate" in step.name
-                  for policy in step.settings["policy"]}  # fmt: skip
+        judged = {
+            policy.partition("=")[0] for step in found if "/evaluate" in step.name for policy in step.settings["policy"]
+        }
         assert len(judged) == len(STARTS) == sum(len(group) for group in GROUPS.values())
         tuned = [step for step in found if f"/sft{scale.at}/" in step.name]
         updates = {step.name.split("/")[-1]: step.settings["sft"]["steps"] for step in tuned}
@@ -106,16 +132,31 @@ def test_page_holds_the_cells() -> None:
 def test_the_whole_study_at_a_tiny_size(tmp_path: Path) -> None:
     save_embedded(tmp_path / "eyes", tiny_backbone())
     scale = dataclasses.replace(
-        SCALES["small"], seeds=2, tasks=("reach-v3", "push-v3"), demonstrations=(1, 2), at=1, steps=8192,
-        flow_steps=8192, sft_steps=3, grounding=1, episodes=2, backbone=str(tmp_path / "eyes"),
-    )  # fmt: skip
+        SCALES["small"],
+        seeds=2,
+        tasks=("reach-v3", "push-v3"),
+        demonstrations=(1, 2),
+        at=1,
+        steps=8192,
+        flow_steps=8192,
+        sft_steps=3,
+        grounding=1,
+        episodes=2,
+        backbone=str(tmp_path / "eyes"),
+    )
     made = steps(scale)
     run_steps(made, tmp_path / "runs", processes=2)
     data = STUDY.collect(scale, tmp_path / "runs")
     assert {row["start"] for row in data if row["kind"] == "success"} == set(STARTS)
     assert {row["policy"] for row in data if row["kind"] == "goals"} == {"ppo", "shuffled", "clone", "flow"}
-    facts = {"study": "t0", "scale": "small", "runs_done": len(made), "runs_planned": len(made), "seconds": 1.0,
-             "command": "toddle study t0 --scale small"}  # fmt: skip
+    facts = {
+        "study": "t0",
+        "scale": "small",
+        "runs_done": len(made),
+        "runs_planned": len(made),
+        "seconds": 1.0,
+        "command": "toddle study t0 --scale small",
+    }
     write_rows(tmp_path / "page", data, facts)
     judged = write_page(STUDY, tmp_path / "page")
     assert "not measured" not in judged.values()

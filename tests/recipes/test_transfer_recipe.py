@@ -9,8 +9,8 @@ from tests.policies.tiny_vla import tiny_backbone
 
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec, Observation
-from toddle.models.backbone import BackboneConfig
-from toddle.models.backbone_embedded import save_embedded
+from toddle.models.backbones.base import BackboneConfig
+from toddle.models.backbones.embedded import save_embedded
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy
@@ -63,7 +63,8 @@ def test_the_vla_acts_as_the_rl_policy_without_a_goal(source: Path, tmp_path: Pa
     for _ in range(5):
         plain = Observation(proprio=torch.randn(2, 6, generator=g) * 2, previous_action=previous)
         seen = Observation(
-            **plain, images=torch.randint(256, (2, 1, 3, 32, 32), generator=g, dtype=torch.uint8),
+            **plain,
+            images=torch.randint(256, (2, 1, 3, 32, 32), generator=g, dtype=torch.uint8),
             instruction=["open the drawer", "press the red button"],
         )
         expected, memory = policy.act(plain, memory, deterministic=True)
@@ -91,7 +92,12 @@ def test_replace_ranks_distils_and_keeps_what_it_took_out(
 
 def test_growth_and_side_car_together(source: Path, tmp_path: Path) -> None:
     config = Config(
-        source=source, out=tmp_path / "out", vlm_width=10, grow_depth=2, grow_width=2, grow_mlp=3.0,
+        source=source,
+        out=tmp_path / "out",
+        vlm_width=10,
+        grow_depth=2,
+        grow_width=2,
+        grow_mlp=3.0,
         sidecar=SideCarSettings(width=12, depth=2, heads=2),
     )
     run(config)

@@ -13,8 +13,8 @@ from tests.policies.tiny_vla import tiny_backbone
 
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec, Observation
-from toddle.models.backbone import BackboneConfig
-from toddle.models.backbone_embedded import save_embedded
+from toddle.models.backbones.base import BackboneConfig
+from toddle.models.backbones.embedded import save_embedded
 from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.models.trunk import TrunkConfig

@@ -35,10 +35,13 @@ def make_policy(cross_every: int = 2, depth: int = 4, **sizes: Any) -> CausalPol
     for parameter in policy.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=g)
     for body, spec in enumerate((ARM, ANT)):
-        policy.update_normaliser(Observation(
-            proprio=torch.randn(200, spec.proprio, generator=g) * 3 + 1, body=torch.full((200,), body),
-            previous_action=torch.rand(200, 2 * spec.action, generator=g),
-        ))  # fmt: skip
+        policy.update_normaliser(
+            Observation(
+                proprio=torch.randn(200, spec.proprio, generator=g) * 3 + 1,
+                body=torch.full((200,), body),
+                previous_action=torch.rand(200, 2 * spec.action, generator=g),
+            )
+        )
     return policy
 
 
@@ -319,16 +322,20 @@ def test_the_record_says_what_was_kept() -> None:
     assert parts["trunk.blocks.1.attention"]["status"] == "kept" and parts["trunk.blocks.1.attention"]["distance"] == 0
     assert parts["trunk.blocks.1.modulation"]["status"] == "new: 0"
     assert parts["out.mlps.arm"]["distance"] == 0
-    assert record["numbers"]["kept"] + sum(
-        value.numel() for name, value in made.expert.state_dict().items() if made.status[name].startswith("new")
-    ) == record["numbers"]["expert"]
+    assert (
+        record["numbers"]["kept"]
+        + sum(value.numel() for name, value in made.expert.state_dict().items() if made.status[name].startswith("new"))
+        == record["numbers"]["expert"]
+    )
     assert {level["level"] for level in record["levels"]} == {"A", "B", "C", "tau"}
 
 
 def test_a_fresh_adapter_and_decoder_give_level_c_up_and_say_so() -> None:
     policy = make_policy()
-    for settings, new in ((ConvertConfig(fresh_adapter=True), "adapter.1.weight"),
-                          (ConvertConfig(fresh_decoder=True), "out.mlps.arm.2.weight")):  # fmt: skip
+    for settings, new in (
+        (ConvertConfig(fresh_adapter=True), "adapter.1.weight"),
+        (ConvertConfig(fresh_decoder=True), "out.mlps.arm.2.weight"),
+    ):
         made = convert(policy, settings, VLM)
         assert made.status[new] == "new"
         levels = measure_levels(policy, made)

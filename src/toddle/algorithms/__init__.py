@@ -1,1 +1,1 @@
-"""Floor 4: one learning method a file, its config beside it."""
+"""Floor 5: one learning method a file, its config beside it."""

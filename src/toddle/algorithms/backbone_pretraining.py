@@ -22,9 +22,10 @@ from toddle.core.device import device_of, to_device
 from toddle.core.errors import NaNError
 from toddle.core.seeding import numpy_generator
 from toddle.data.scenes import POSES, Scenes
-from toddle.models.backbone_embedded import EmbeddedBackbone
+from toddle.models.backbones.embedded import EmbeddedBackbone
 
 __all__ = ["BackbonePretraining", "BackboneTrainingConfig", "pose_errors", "retrieval"]
+
 
 @config
 class BackboneTrainingConfig:
@@ -121,15 +122,21 @@ class BackbonePretraining:
         self.optimizer.step()
         self.done += 1
         return {
-            "backbone/pose_loss": pose_loss.item(), "backbone/contrastive_loss": contrast.item(),
-            "backbone/batch_retrieval": accuracy, "backbone/grad_norm": float(norm), "backbone/rate": rate,
+            "backbone/pose_loss": pose_loss.item(),
+            "backbone/contrastive_loss": contrast.item(),
+            "backbone/batch_retrieval": accuracy,
+            "backbone/grad_norm": float(norm),
+            "backbone/rate": rate,
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, optimiser and the sampler's position."""
         return {
-            "backbone": self.backbone.state_dict(), "heads": self.heads.state_dict(),
-            "optimizer": self.optimizer.state_dict()["state"], "done": self.done, "order": self.order,
+            "backbone": self.backbone.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "done": self.done,
+            "order": self.order,
             "numbers": self.numbers.bit_generator.state,
         }
 
@@ -160,9 +167,7 @@ def _pose_loss(heads: Heads, registers: Tensor, poses: Tensor) -> Tensor:
     return (error * known).sum() / known.sum().clamp(min=1)
 
 
-def _embeddings(
-    heads: Heads, registers: Tensor, patches: Tensor, words: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
+def _embeddings(heads: Heads, registers: Tensor, patches: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Unit embeddings (B, 64) of pictures and of sentences."""
     picture = torch.cat([registers.mean(1), patches.mean(1)], -1).float()
     weight = mask.float().unsqueeze(-1)

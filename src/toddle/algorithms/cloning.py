@@ -20,7 +20,7 @@ from toddle.core.errors import NaNError, problem
 from toddle.core.protocols import Normalising, Policy
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation
-from toddle.models.flat_adam import FlatAdam
+from toddle.optim.flat_adam import FlatAdam
 
 __all__ = ["Cloning", "CloningConfig"]
 
@@ -107,9 +107,12 @@ class Cloning:
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on (the teacher is read from its folder again)."""
         return {
-            "policy": dict(self.module.state_dict()), "optimiser": self.optimiser.state_dict(),
-            "sources": [self.source.state_dict()], "generator": self.generator.get_state(), "iteration": self.iteration,
-        }  # fmt: skip
+            "policy": dict(self.module.state_dict()),
+            "optimiser": self.optimiser.state_dict(),
+            "sources": [self.source.state_dict()],
+            "generator": self.generator.get_state(),
+            "iteration": self.iteration,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""

@@ -129,13 +129,18 @@ class DDiffPG:
         self.novelty = Novelty(spec.proprio, seed=seed).to(device)
         self.policy: DenoisingPolicy | TanhActor
         if config.actor == "diffusion":
-            process = DiffusionConfig(
-                train_steps=config.denoising_steps, min_sampling_std=0.0, min_log_prob_std=0.1
+            process = DiffusionConfig(train_steps=config.denoising_steps, min_sampling_std=0.0, min_log_prob_std=0.1)
+            self.policy = DenoisingPolicy(
+                DenoisingConfig(
+                    body=spec,
+                    horizon=1,
+                    executed=1,
+                    process=process,
+                    condition=config.embedding,
+                    seed=seed,
+                    network=MlpDenoiserConfig(width=config.actor_width),
+                )
             )
-            self.policy = DenoisingPolicy(DenoisingConfig(
-                body=spec, horizon=1, executed=1, process=process, condition=config.embedding, seed=seed,
-                network=MlpDenoiserConfig(width=config.actor_width),
-            ))  # fmt: skip
         else:
             self.policy = TanhActor(*self.size, seed)
         self.actor_optimiser = torch.optim.Adam(self.policy.to(device).parameters(), lr=config.actor_rate)
@@ -318,15 +323,21 @@ class DDiffPG:
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on."""
         return {
-            "policy": dict(self.policy.state_dict()), "novelty": dict(self.novelty.state_dict()),
+            "policy": dict(self.policy.state_dict()),
+            "novelty": dict(self.novelty.state_dict()),
             "optimisers": [o.state_dict()["state"] for o in (self.actor_optimiser, self.novelty_optimiser)],
             "modes": [mode.state_dict() for mode in (self.explorer, *self.modes)],
-            "buffer": self.buffer.state_dict(), "env": self.env.state_dict(),
-            "episode": {k: v.copy() for k, v in self._episode.items()}, "age": self._age.copy(),
+            "buffer": self.buffer.state_dict(),
+            "env": self.env.state_dict(),
+            "episode": {k: v.copy() for k, v in self._episode.items()},
+            "age": self._age.copy(),
             "drift": self._drift.copy(),
-            "behaviour": self.behaviour.clone(), "generator": self.generator.get_state(),
-            "random": self.random.bit_generator.state, "iteration": self.iteration, "total_steps": self.total_steps,
-        }  # fmt: skip
+            "behaviour": self.behaviour.clone(),
+            "generator": self.generator.get_state(),
+            "random": self.random.bit_generator.state,
+            "iteration": self.iteration,
+            "total_steps": self.total_steps,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""

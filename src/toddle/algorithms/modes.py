@@ -30,9 +30,11 @@ class Mode:
     def state_dict(self) -> dict[str, Any]:
         """Return all of it."""
         return {
-            "embedding": self.embedding.clone(), "critic": dict(self.critic.state_dict()),
-            "optimiser": self.optimiser.state_dict()["state"], "members": sorted(self.members),
-        }  # fmt: skip
+            "embedding": self.embedding.clone(),
+            "critic": dict(self.critic.state_dict()),
+            "optimiser": self.optimiser.state_dict()["state"],
+            "members": sorted(self.members),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""

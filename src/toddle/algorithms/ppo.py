@@ -35,7 +35,7 @@ from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
 from toddle.core.protocols import Critic, Normalising, Policy
 from toddle.core.seeding import torch_generator
-from toddle.data.rollout import Minibatch, Rollout
+from toddle.experience.rollout import Minibatch, Rollout
 from toddle.maths.advantages import gae, standardise
 from toddle.maths.objectives import (
     Ratio,
@@ -46,7 +46,7 @@ from toddle.maths.objectives import (
     link_discounts,
     link_log_ratio,
 )
-from toddle.models.flat_adam import FlatAdam
+from toddle.optim.flat_adam import FlatAdam
 
 __all__ = ["PPO", "PPOConfig", "Source"]
 
@@ -111,7 +111,7 @@ class PPOConfig:
 
 
 class Source(Protocol):
-    """What PPO takes experience from: `training.collect.Collector`."""
+    """What PPO takes experience from: `experience.collect.Collector`."""
 
     label: str
     """Names the source in metrics where there are several."""
@@ -158,8 +158,9 @@ class PPO:
         rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
         self.optimiser = FlatAdam(
             {name: (module, rates[name]) for name, module in self.modules.items()},
-            max_norm=config.max_grad_norm, epsilon=config.adam_epsilon,
-        )  # fmt: skip
+            max_norm=config.max_grad_norm,
+            epsilon=config.adam_epsilon,
+        )
         self.generator = torch_generator(seed, "ppo minibatches")
         self.iteration, self.adaptive_factor = 0, 1.0
         self._links: dict[int, tuple[Any, Any, Tensor | None]] = {}
@@ -201,9 +202,14 @@ class PPO:
     def _estimate(self, rollout: Rollout) -> None:
         """Fill in advantages and the critic's targets."""
         advantage = gae(
-            rollout.reward, rollout.value, rollout.next_value, rollout.terminated, rollout.truncated,
-            discount=rollout.discount, lam=self.config.lam,
-        )  # fmt: skip
+            rollout.reward,
+            rollout.value,
+            rollout.next_value,
+            rollout.terminated,
+            rollout.truncated,
+            discount=rollout.discount,
+            lam=self.config.lam,
+        )
         rollout.advantage.copy_(advantage)
         rollout.target.copy_(advantage + rollout.value)
         if not torch.isfinite(rollout.target.sum() + rollout.log_prob.sum()):
@@ -284,9 +290,12 @@ class PPO:
             loss = loss - config.entropy * entropy
         with torch.no_grad():
             facts = {
-                "policy_loss": policy_loss.detach(), "value_loss": value_loss.detach(), "entropy": entropy.detach(),
-                "kl": kl_k3(log_ratio), "clipped": outside,
-            }  # fmt: skip
+                "policy_loss": policy_loss.detach(),
+                "value_loss": value_loss.detach(),
+                "entropy": entropy.detach(),
+                "kl": kl_k3(log_ratio),
+                "clipped": outside,
+            }
         return loss, facts
 
     def _link_settings(self, links: int, device: torch.device) -> tuple[Any, Any, Tensor | None]:

@@ -126,11 +126,13 @@ class SFT:
             chosen.setdefault((name in self.trunk, name.startswith("adapter."), value.ndim > 1), []).append(value)
         return [
             {
-                "params": values, "trunk": trunk, "factor": self.config.adapter_rate if adapter else 1.0,
+                "params": values,
+                "trunk": trunk,
+                "factor": self.config.adapter_rate if adapter else 1.0,
                 "weight_decay": self.config.weight_decay if decay else 0.0,
             }
             for (trunk, adapter, decay), values in sorted(chosen.items(), key=lambda item: item[0])
-        ]  # fmt: skip
+        ]
 
     # ---- schedules ---------------------------------------------------------------------------------------------------
     def rate_at(self, step: int) -> float:
@@ -233,10 +235,16 @@ class SFT:
         """Return weights, buffers, averages, optimiser, and where the sampler and the noise stand."""
         optimizer = {str(key): value for key, value in self.optimizer.state_dict()["state"].items()}
         return {
-            "policy": self.policy.state_dict(), "averaged": dict(self.averaged), "start": dict(self.start),
-            "optimizer": optimizer, "noise": self.noise.get_state(), "numbers": self.numbers.bit_generator.state,
-            "order": self.order, "done": self.done, "tokens": self.tokens,
-        }  # fmt: skip
+            "policy": self.policy.state_dict(),
+            "averaged": dict(self.averaged),
+            "start": dict(self.start),
+            "optimizer": optimizer,
+            "noise": self.noise.get_state(),
+            "numbers": self.numbers.bit_generator.state,
+            "order": self.order,
+            "done": self.done,
+            "tokens": self.tokens,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the next step is bitwise what it would have been."""

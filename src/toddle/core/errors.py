@@ -18,8 +18,11 @@ class NaNError(RuntimeError):
 
 def problem(field: str, expected: str, got: object, remedy: str = "") -> InputError:
     """Build the one-line error of the project: ``field: expected ..., got ...; remedy``."""
-    text = f"{field}: expected {expected}, got {got!r}" if not isinstance(got, str) else (
-        f"{field}: expected {expected}, got '{got}'")
+    text = (
+        f"{field}: expected {expected}, got {got!r}"
+        if not isinstance(got, str)
+        else (f"{field}: expected {expected}, got '{got}'")
+    )
     return InputError(f"{text}; {remedy}" if remedy else text)
 
 

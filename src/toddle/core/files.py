@@ -33,7 +33,6 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """Write text to `path` atomically."""
 
-
     def write(temporary: Path) -> None:
         temporary.write_text(text)
 

@@ -6,8 +6,18 @@ Environments write it, goal encoders read it; this file alone says where each nu
 from __future__ import annotations
 
 __all__ = [
-    "CURRENT_ERROR", "FAMILIES", "FAMILY", "FRAME", "GOAL_FEATURES", "MAX_GOAL_ITEMS", "PART", "TARGET", "TIME_TO_GO",
-    "TOLERANCE", "VALUES", "WEIGHT",
+    "CURRENT_ERROR",
+    "FAMILIES",
+    "FAMILY",
+    "FRAME",
+    "GOAL_FEATURES",
+    "MAX_GOAL_ITEMS",
+    "PART",
+    "TARGET",
+    "TIME_TO_GO",
+    "TOLERANCE",
+    "VALUES",
+    "WEIGHT",
 ]
 
 FAMILIES = ("posture", "key_point", "velocity", "hold")

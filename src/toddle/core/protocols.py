@@ -60,7 +60,7 @@ class Normalising(Protocol):
 
 
 class Learner(Protocol):
-    """What `training.loop` drives.  Everything that must survive a kill is in the state."""
+    """What `runs.loop` drives.  Everything that must survive a kill is in the state."""
 
     def step(self) -> dict[str, float]:
         """Do one iteration and return its metrics, named group/name."""

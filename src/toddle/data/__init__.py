@@ -1,1 +1,1 @@
-"""Floor 2: rollouts and datasets."""
+"""Floor 2: data sets: reading, writing, statistics, windows."""

@@ -72,8 +72,9 @@ class FeatureCache:
                     raise InputError(f"feature cache: {file} is missing or cut short; delete {cache.folder}")
             return cache
         for name, dtype, form in (
-            ("context.npy", np.float16, (count, tokens, width)), ("mask.npy", np.bool_, (count, tokens)),
-        ):  # fmt: skip
+            ("context.npy", np.float16, (count, tokens, width)),
+            ("mask.npy", np.bool_, (count, tokens)),
+        ):
             write_atomic(cache.folder / name, partial(_allocate, dtype=dtype, shape=form))
         write_json_atomic(progress, {**shape, "done": 0})
         return cache
@@ -84,7 +85,10 @@ class FeatureCache:
         return context, mask
 
     def fill(
-        self, encode: Callable[[Array], tuple[Tensor, Tensor]], *, batch: int = 32,
+        self,
+        encode: Callable[[Array], tuple[Tensor, Tensor]],
+        *,
+        batch: int = 32,
         on_block: Callable[[int], None] | None = None,
     ) -> None:
         """Encode the pictures that are missing: `encode(indices)` returns context (n, G, D) and mask (n, G).
@@ -103,8 +107,10 @@ class FeatureCache:
                 context, mask = encode(indices)
                 half = context.detach().to("cpu", torch.float16)
                 if not torch.isfinite(half).all():
-                    raise InputError(f"feature cache: features of pictures {indices[0]} to {indices[-1]} do not fit "
-                                     "into float16; check the backbone's weights")
+                    raise InputError(
+                        f"feature cache: features of pictures {indices[0]} to {indices[-1]} do not fit "
+                        "into float16; check the backbone's weights"
+                    )
                 context_map[indices], mask_map[indices] = half.numpy(), mask.cpu().numpy()
                 context_map.flush()  # type: ignore[attr-defined]
                 mask_map.flush()  # type: ignore[attr-defined]

@@ -24,9 +24,17 @@ from toddle.core.errors import InputError, problem
 from toddle.data.video import video_info
 
 __all__ = [
-    "DEFAULT_FEATURES", "FILES_PER_CHUNK", "IMAGE_PREFIX", "VERSION", "DatasetSpec", "Feature", "check_column",
-    "data_path", "episodes_path", "video_path",
-]  # fmt: skip
+    "DEFAULT_FEATURES",
+    "FILES_PER_CHUNK",
+    "IMAGE_PREFIX",
+    "VERSION",
+    "DatasetSpec",
+    "Feature",
+    "check_column",
+    "data_path",
+    "episodes_path",
+    "video_path",
+]
 
 VERSION = "v3.0"
 FILES_PER_CHUNK = 1000
@@ -105,20 +113,31 @@ class DatasetSpec:
         features = {name: feature.to_info() for name, feature in self.features.items()}
         for camera, (height, width) in self.cameras.items():
             entry: dict[str, Any] = {
-                "dtype": self.images, "shape": [height, width, 3], "names": ["height", "width", "channels"],
-            }  # fmt: skip
+                "dtype": self.images,
+                "shape": [height, width, 3],
+                "names": ["height", "width", "channels"],
+            }
             if self.images == "video":
                 entry["info"] = video_info(height, width, self.fps)
             features[IMAGE_PREFIX + camera] = entry
         return {
-            "codebase_version": VERSION, "robot_type": self.robot_type, "total_episodes": 0, "total_frames": 0,
-            "total_tasks": 0, "chunks_size": FILES_PER_CHUNK, "data_files_size_in_mb": 100,
-            "video_files_size_in_mb": 200, "fps": self.fps, "splits": {},
+            "codebase_version": VERSION,
+            "robot_type": self.robot_type,
+            "total_episodes": 0,
+            "total_frames": 0,
+            "total_tasks": 0,
+            "chunks_size": FILES_PER_CHUNK,
+            "data_files_size_in_mb": 100,
+            "video_files_size_in_mb": 200,
+            "fps": self.fps,
+            "splits": {},
             "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
             "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-            if self.images == "video" and self.cameras else None,
-            "features": features | DEFAULT_FEATURES, "toddle": {"image_stride": self.image_stride},
-        }  # fmt: skip
+            if self.images == "video" and self.cameras
+            else None,
+            "features": features | DEFAULT_FEATURES,
+            "toddle": {"image_stride": self.image_stride},
+        }
 
 
 def check_column(name: str, column: np.ndarray[Any, Any], size: int, rows: int, where: str) -> None:

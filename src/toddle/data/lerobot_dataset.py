@@ -77,8 +77,12 @@ class LeRobotDataset:
         except json.JSONDecodeError as error:
             raise InputError(f"dataset: {path} is not JSON ({error})") from None
         if info.get("codebase_version") != VERSION:
-            raise problem(f"dataset: {path}: codebase_version", VERSION, info.get("codebase_version"),
-                          "convert it with lerobot's own scripts")  # fmt: skip
+            raise problem(
+                f"dataset: {path}: codebase_version",
+                VERSION,
+                info.get("codebase_version"),
+                "convert it with lerobot's own scripts",
+            )
         for key in ("fps", "features", "total_episodes", "total_frames", "data_path"):
             if key not in info:
                 raise problem(f"dataset: {path}", f"the key '{key}'", "a file without it")
@@ -93,8 +97,11 @@ class LeRobotDataset:
         table = read_columns(self.path / "meta" / "tasks.parquet")
         names = [name for name in table if name != "task_index"]
         if "task_index" not in table or len(names) != 1:
-            raise problem(f"dataset: {self.path / 'meta' / 'tasks.parquet'}", "task_index and an index of sentences",
-                          ", ".join(table))  # fmt: skip
+            raise problem(
+                f"dataset: {self.path / 'meta' / 'tasks.parquet'}",
+                "task_index and an index of sentences",
+                ", ".join(table),
+            )
         by_number = dict(zip(table["task_index"].tolist(), table[names[0]], strict=True))
         return [by_number[number] for number in sorted(by_number)]
 
@@ -128,19 +135,25 @@ class LeRobotDataset:
             key = IMAGE_PREFIX + camera if IMAGE_PREFIX + camera in self.info["features"] else camera
             if self.info["features"][key]["dtype"] == "video":
                 path = self.path / self.info["video_path"].format(
-                    video_key=key, chunk_index=int(row[f"videos/{key}/chunk_index"]),
+                    video_key=key,
+                    chunk_index=int(row[f"videos/{key}/chunk_index"]),
                     file_index=int(row[f"videos/{key}/file_index"]),
-                )  # fmt: skip
+                )
                 if not path.exists():
                     raise InputError(f"dataset: the video {path} is missing; record the dataset again")
                 videos[camera] = (path, float(row[f"videos/{key}/from_timestamp"]))
         known = ("episode_index", "tasks", "length", "dataset_from_index", "dataset_to_index")
         facts = {key: value for key, value in row.items() if key not in known and "/" not in key}
         return Episode(
-            index=number, start=start, stop=stop, task=next(iter(row["tasks"])), data_file=file,
-            first_row_in_file=start - first_rows[file], videos=videos,
+            index=number,
+            start=start,
+            stop=stop,
+            task=next(iter(row["tasks"])),
+            data_file=file,
+            first_row_in_file=start - first_rows[file],
+            videos=videos,
             facts={key: value.item() if isinstance(value, np.generic) else value for key, value in facts.items()},
-        )  # fmt: skip
+        )
 
     def _read_data(self) -> dict[str, Array]:
         parts: dict[str, list[Array]] = {name: [] for name in self.features}
@@ -159,8 +172,9 @@ class LeRobotDataset:
         for episode in self.episodes:
             rows = slice(episode.start, episode.stop)
             if not (columns["episode_index"][rows] == episode.index).all():
-                raise problem(f"dataset: {episode.data_file}: column 'episode_index'", str(episode.index),
-                              "other numbers")  # fmt: skip
+                raise problem(
+                    f"dataset: {episode.data_file}: column 'episode_index'", str(episode.index), "other numbers"
+                )
         if columns["task_index"].max() >= len(self.tasks):
             raise problem(f"dataset: {self.path}: task_index", f"below {len(self.tasks)}", columns["task_index"].max())
         return columns

@@ -69,8 +69,12 @@ class DatasetWriter:
         counts = ("total_episodes", "total_frames", "total_tasks", "splits")
         for key, expected in self._info.items():
             if key not in counts and info.get(key) != expected:
-                raise problem(f"out: {self.path}: {key}", f"{expected!r}, as this recording has it",
-                              repr(info.get(key)), "choose another folder")  # fmt: skip
+                raise problem(
+                    f"out: {self.path}: {key}",
+                    f"{expected!r}, as this recording has it",
+                    repr(info.get(key)),
+                    "choose another folder",
+                )
         self._info = info
         for leftover in self.path.rglob(".*.*"):  # temporary files of a write that was killed
             leftover.unlink()
@@ -122,10 +126,12 @@ class DatasetWriter:
             name: np.ascontiguousarray(columns[name], dtype=self._info["features"][name]["dtype"])
             for name in self.spec.features
         } | {
-            "timestamp": (frame / self.spec.fps).astype(np.float32), "frame_index": frame,
-            "episode_index": np.full(rows, number, np.int64), "index": frame + self.num_frames,
+            "timestamp": (frame / self.spec.fps).astype(np.float32),
+            "frame_index": frame,
+            "episode_index": np.full(rows, number, np.int64),
+            "index": frame + self.num_frames,
             "task_index": np.full(rows, self._tasks[task], np.int64),
-        }  # fmt: skip
+        }
         statistics = {name: feature_statistics(column.reshape(rows, -1)) for name, column in table.items()}
         statistics |= {IMAGE_PREFIX + camera: image_statistics(images[camera]) for camera in self.spec.cameras}
         places = self._write_images(images, number, rows, table)
@@ -142,9 +148,11 @@ class DatasetWriter:
         if number % STATISTICS_EVERY == 0:
             self._write_statistics()
         self._info |= {
-            "total_episodes": number + 1, "total_frames": self.num_frames + rows, "total_tasks": len(self._tasks),
+            "total_episodes": number + 1,
+            "total_frames": self.num_frames + rows,
+            "total_tasks": len(self._tasks),
             "splits": {"train": f"0:{number + 1}"},
-        }  # fmt: skip
+        }
         write_json_atomic(self.path / "meta" / "info.json", self._info)  # from here on the episode counts
         return number
 
@@ -180,21 +188,36 @@ class DatasetWriter:
             places |= {
                 f"videos/{key}/chunk_index": number // FILES_PER_CHUNK,
                 f"videos/{key}/file_index": number % FILES_PER_CHUNK,
-                f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": rows / self.spec.fps,
-            }  # fmt: skip
+                f"videos/{key}/from_timestamp": 0.0,
+                f"videos/{key}/to_timestamp": rows / self.spec.fps,
+            }
         return places
 
     def _write_episode_row(
-        self, number: int, rows: int, task: str, places: dict[str, int | float],
-        statistics: dict[str, FeatureStatistics], facts: dict[str, Any],
-    ) -> None:  # fmt: skip
+        self,
+        number: int,
+        rows: int,
+        task: str,
+        places: dict[str, int | float],
+        statistics: dict[str, FeatureStatistics],
+        facts: dict[str, Any],
+    ) -> None:
         chunk, file = divmod(number, FILES_PER_CHUNK)
-        row: dict[str, Any] = {
-            "episode_index": number, "tasks": [task], "length": rows, "data/chunk_index": chunk,
-            "data/file_index": file, "dataset_from_index": self.num_frames,
-            "dataset_to_index": self.num_frames + rows, "meta/episodes/chunk_index": chunk,
-            "meta/episodes/file_index": file,
-        } | places | facts  # fmt: skip
+        row: dict[str, Any] = (
+            {
+                "episode_index": number,
+                "tasks": [task],
+                "length": rows,
+                "data/chunk_index": chunk,
+                "data/file_index": file,
+                "dataset_from_index": self.num_frames,
+                "dataset_to_index": self.num_frames + rows,
+                "meta/episodes/chunk_index": chunk,
+                "meta/episodes/file_index": file,
+            }
+            | places
+            | facts
+        )
         for name, statistic in statistics.items():
             row |= {f"stats/{name}/{key}": value for key, value in statistic.to_dict().items()}
         write_columns(episodes_path(self.path, number), {key: [value] for key, value in row.items()})
@@ -228,5 +251,3 @@ def _png(picture: Array) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-

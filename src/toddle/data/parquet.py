@@ -38,10 +38,15 @@ def _pandas_index(table: pa.Table, index: str) -> pa.Table:
     """Mark a column as the index that pandas restores when it reads the file."""
     plain = [name for name in table.column_names if name != index]
     columns = [
-        {"name": None if name == index else name, "field_name": name, "metadata": None,
-         "pandas_type": "unicode" if name == index else "int64", "numpy_type": "object" if name == index else "int64"}
+        {
+            "name": None if name == index else name,
+            "field_name": name,
+            "metadata": None,
+            "pandas_type": "unicode" if name == index else "int64",
+            "numpy_type": "object" if name == index else "int64",
+        }
         for name in (*plain, index)
-    ]  # fmt: skip
+    ]
     meta = {"index_columns": [index], "column_indexes": [], "columns": columns, "pandas_version": "2.2.0"}
     return table.replace_schema_metadata({b"pandas": json.dumps(meta).encode()})
 

@@ -53,8 +53,9 @@ def load_scenes(folder: Path, sentences: dict[str, tuple[str, ...]]) -> Scenes:
         try:
             arrays = safetensors.numpy.load_file(scenes_file(folder, task))
         except (OSError, safetensors.SafetensorError) as error:
-            raise InputError(f"scenes: {scenes_file(folder, task)} cannot be read ({error}); delete it and run again"
-                             ) from None
+            raise InputError(
+                f"scenes: {scenes_file(folder, task)} cannot be read ({error}); delete it and run again"
+            ) from None
         for name in ("images", "poses", "episode"):
             parts[name].append(arrays[name])
         parts["task"].append(np.full(len(arrays["episode"]), index, np.int64))

@@ -15,9 +15,14 @@ from torch import Tensor
 from toddle.core.errors import nearest, problem
 
 __all__ = [
-    "QUANTILES", "FeatureStatistics", "Mode", "Normalization", "feature_statistics", "image_statistics",
+    "QUANTILES",
+    "FeatureStatistics",
+    "Mode",
+    "Normalization",
+    "feature_statistics",
+    "image_statistics",
     "merge_statistics",
-]  # fmt: skip
+]
 
 Array = NDArray[Any]
 Mode = Literal["mean_std", "min_max", "quantile", "identity"]
@@ -72,9 +77,13 @@ def feature_statistics(samples: Array) -> FeatureStatistics:
         raise problem("samples", "at least one sample", 0)
     quantiles = np.quantile(samples, list(QUANTILES.values()), axis=0)
     return FeatureStatistics(
-        min=samples.min(axis=0), max=samples.max(axis=0), mean=samples.mean(axis=0), std=samples.std(axis=0),
-        **dict(zip(QUANTILES, quantiles, strict=True)), count=len(samples),
-    )  # fmt: skip
+        min=samples.min(axis=0),
+        max=samples.max(axis=0),
+        mean=samples.mean(axis=0),
+        std=samples.std(axis=0),
+        **dict(zip(QUANTILES, quantiles, strict=True)),
+        count=len(samples),
+    )
 
 
 def image_statistics(images: Array) -> FeatureStatistics:
@@ -90,10 +99,12 @@ def image_statistics(images: Array) -> FeatureStatistics:
     square = (bins * values**2).sum(axis=1) / total[:, 0]
     cumulative = np.cumsum(bins, axis=1) / total
     rows = {
-        "min": values[np.argmax(present, axis=1)], "max": values[255 - np.argmax(present[:, ::-1], axis=1)],
-        "mean": mean, "std": np.sqrt(np.maximum(square - mean**2, 0.0)),
+        "min": values[np.argmax(present, axis=1)],
+        "max": values[255 - np.argmax(present[:, ::-1], axis=1)],
+        "mean": mean,
+        "std": np.sqrt(np.maximum(square - mean**2, 0.0)),
         **{name: values[np.argmax(cumulative >= q, axis=1)] for name, q in QUANTILES.items()},
-    }  # fmt: skip
+    }
     return FeatureStatistics(**{name: row.reshape(3, 1, 1) for name, row in rows.items()}, count=len(images))
 
 
@@ -108,10 +119,13 @@ def merge_statistics(parts: list[FeatureStatistics]) -> FeatureStatistics:
     mean = mean_of([part.mean for part in parts])
     variance = mean_of([part.std**2 + (part.mean - mean) ** 2 for part in parts])
     return FeatureStatistics(
-        min=np.min([part.min for part in parts], axis=0), max=np.max([part.max for part in parts], axis=0),
-        mean=mean, std=np.sqrt(variance),
-        **{name: mean_of([getattr(part, name) for part in parts]) for name in QUANTILES}, count=int(counts.sum()),
-    )  # fmt: skip
+        min=np.min([part.min for part in parts], axis=0),
+        max=np.max([part.max for part in parts], axis=0),
+        mean=mean,
+        std=np.sqrt(variance),
+        **{name: mean_of([getattr(part, name) for part in parts]) for name in QUANTILES},
+        count=int(counts.sum()),
+    )
 
 
 @dataclass(frozen=True)

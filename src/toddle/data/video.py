@@ -91,6 +91,12 @@ def read_frames(path: Path, start: int = 0, stop: int | None = None, *, fps: flo
 def video_info(height: int, width: int, fps: int) -> dict[str, Any]:
     """Return what LeRobot's `meta/info.json` says of a video feature."""
     return {
-        "video.height": height, "video.width": width, "video.codec": "h264", "video.pix_fmt": PIXELS,
-        "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False,
-    }  # fmt: skip
+        "video.height": height,
+        "video.width": width,
+        "video.codec": "h264",
+        "video.pix_fmt": PIXELS,
+        "video.is_depth_map": False,
+        "video.fps": fps,
+        "video.channels": 3,
+        "has_audio": False,
+    }

@@ -24,15 +24,15 @@ __all__ = ["WindowDataset"]
 class WindowDataset(Dataset[dict[str, Any]]):
     """One sample a decision: T = history, H = horizon, k = stride, A action, O proprioception.
 
-      row              ()            its row in the dataset
-      rows             (T,) int64    rows of the window (before the episode's start: its first row)
-      valid            (T,) bool     False before the episode's start
-      proprio          (T, O)        `observation.state`
-      previous_action  (T, k, A)     what was executed before each decision; 0 before the episode's start
-      action           (H, A)        the chunk; past the episode's end its last action is repeated
-      action_valid     (H,) bool     False past the episode's end
-      instruction      str
-      images           (T, cameras, 3, H, W) uint8, where `images` is True
+    row              ()            its row in the dataset
+    rows             (T,) int64    rows of the window (before the episode's start: its first row)
+    valid            (T,) bool     False before the episode's start
+    proprio          (T, O)        `observation.state`
+    previous_action  (T, k, A)     what was executed before each decision; 0 before the episode's start
+    action           (H, A)        the chunk; past the episode's end its last action is repeated
+    action_valid     (H,) bool     False past the episode's end
+    instruction      str
+    images           (T, cameras, 3, H, W) uint8, where `images` is True
     """
 
     def __init__(
@@ -91,10 +91,15 @@ class WindowDataset(Dataset[dict[str, Any]]):
         rows = wanted.clamp(min=start)
         ahead = row + torch.arange(self.horizon)
         sample: dict[str, Any] = {
-            "row": torch.tensor(row), "rows": rows, "valid": wanted >= start, "proprio": self._state[rows],
-            "previous_action": self._previous(wanted, start), "action": self._action[ahead.clamp(max=stop - 1)],
-            "action_valid": ahead < stop, "instruction": self.dataset.task_of(row),
-        }  # fmt: skip
+            "row": torch.tensor(row),
+            "rows": rows,
+            "valid": wanted >= start,
+            "proprio": self._state[rows],
+            "previous_action": self._previous(wanted, start),
+            "action": self._action[ahead.clamp(max=stop - 1)],
+            "action_valid": ahead < stop,
+            "instruction": self.dataset.task_of(row),
+        }
         if self.images:
             views = [self.dataset.images(camera, rows.numpy()) for camera in self.dataset.cameras]
             sample["images"] = torch.from_numpy(np.stack(views, axis=1))

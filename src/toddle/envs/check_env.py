@@ -41,8 +41,11 @@ def _is_plain(value: Any) -> bool:
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):
         return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str) or (
-        isinstance(value, np.ndarray) and value.dtype != object)
+    return (
+        value is None
+        or isinstance(value, bool | int | float | str)
+        or (isinstance(value, np.ndarray) and value.dtype != object)
+    )
 
 
 class _Checker:
@@ -173,8 +176,7 @@ class _Checker:
     def chunks(self) -> None:
         self.env.reset(seed=self.seed)
         saved, actions = self.saved(), self.actions(STEPS)
-        observation, reward, terminated, truncated, info = self.env.step_chunk(
-            actions.swapaxes(0, 1), reset_done=False)
+        observation, reward, terminated, truncated, info = self.env.step_chunk(actions.swapaxes(0, 1), reset_done=False)
         self.env.load_state_dict(saved)
         running, total = np.ones(self.n, bool), np.zeros(self.n)
         for action in actions:
@@ -236,7 +238,8 @@ class _Checker:
         last: Obs = None
         while running.any():
             observation, _, terminated, truncated, _ = env.step_chunk(
-                self.actions(1).swapaxes(0, 1), active=running, reset_done=False)
+                self.actions(1).swapaxes(0, 1), active=running, reset_done=False
+            )
             if last is not None:
                 assert _same(observation, last, ~running), "with reset_done=False an ended world moved"
             running &= ~(terminated | truncated)
@@ -250,10 +253,18 @@ def check_env(env: BatchedEnv, seed: int = 0) -> None:
     """
     checker = _Checker(env, seed)
     for rule in (
-        checker.attributes, checker.fresh_arrays, checker.seeding, checker.round_trip, checker.wrong_actions,
-        checker.reset_mask, checker.frozen_worlds, checker.chunks, checker.push, checker.episodes,
+        checker.attributes,
+        checker.fresh_arrays,
+        checker.seeding,
+        checker.round_trip,
+        checker.wrong_actions,
+        checker.reset_mask,
+        checker.frozen_worlds,
+        checker.chunks,
+        checker.push,
+        checker.episodes,
         checker.ended_worlds_stay,
-    ):  # fmt: skip
+    ):
         try:
             rule()
         except AssertionError as error:

@@ -55,8 +55,13 @@ def _load_package(assets: str | None) -> ModuleType:
         raise problem(ASSETS_VARIABLE, "the folder of LIBERO's assets, with a folder 'scenes'", assets)
     if "libero.libero" not in sys.modules and "LIBERO_CONFIG_PATH" not in os.environ:
         os.environ["LIBERO_CONFIG_PATH"] = str(_cache())
-        paths = {"benchmark_root": ".", "bddl_files": "bddl_files", "init_states": "init_files",
-                 "datasets": "../datasets", "assets": "assets"}  # fmt: skip
+        paths = {
+            "benchmark_root": ".",
+            "bddl_files": "bddl_files",
+            "init_states": "init_files",
+            "datasets": "../datasets",
+            "assets": "assets",
+        }
         entries = {key: str(root / value) for key, value in paths.items()}
         write_text_atomic(_cache() / "config.yaml", yaml.safe_dump(entries))
     logging.disable(logging.WARNING)  # robosuite warns about a macro file that nobody needs
@@ -141,9 +146,12 @@ class LiberoEnv(BatchedEnv):
 
     def _make_world(self, package: ModuleType, bddl: Path) -> Any:
         env = package.libero.envs.env_wrapper.ControlEnv(
-            bddl_file_name=str(bddl), use_camera_obs=False, has_offscreen_renderer=False, hard_reset=False,
+            bddl_file_name=str(bddl),
+            use_camera_obs=False,
+            has_offscreen_renderer=False,
+            hard_reset=False,
             ignore_done=True,
-        ).env  # fmt: skip
+        ).env
         for name in env.observation_names:
             env.modify_observable(name, "enabled", False)  # sampled at each of 25 physics steps; we read the simulator
         return env
@@ -266,15 +274,23 @@ class LiberoEnv(BatchedEnv):
             physics = np.empty(mujoco.mj_stateSize(model, STATE))
             mujoco.mj_getState(model, data, physics, STATE)
             robot = env.robots[0]
-            worlds.append({
-                "physics": physics, "env": numeric_attributes(env), "robot": numeric_attributes(robot),
-                "controller": numeric_attributes(robot.controller),
-                "gripper": np.array(robot.gripper.current_action, dtype=np.float64),
-            })  # fmt: skip
+            worlds.append(
+                {
+                    "physics": physics,
+                    "env": numeric_attributes(env),
+                    "robot": numeric_attributes(robot),
+                    "controller": numeric_attributes(robot.controller),
+                    "gripper": np.array(robot.gripper.current_action, dtype=np.float64),
+                }
+            )
         return super().state_dict() | {
-            "seed": self._seed.copy(), "episode": self._episode.copy(), "steps": self._steps.copy(),
-            "success": self._success.copy(), "success_now": self._success_now.copy(), "worlds": worlds,
-        }  # fmt: skip
+            "seed": self._seed.copy(),
+            "episode": self._episode.copy(),
+            "steps": self._steps.copy(),
+            "success": self._success.copy(),
+            "success_now": self._success_now.copy(),
+            "worlds": worlds,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the next step is bitwise what it would have been."""

@@ -1,12 +1,12 @@
 """Environments by name.  Each family is imported only when one of its names is asked for.
 
-  gymnasium/<task>         gymnasium's MuJoCo tasks over the pool, e.g. gymnasium/HalfCheetah-v5
-  goal/<body>              the generic physics reward on a body, e.g. goal/sawyer
-  metaworld/<task>         Meta-World, e.g. metaworld/reach-v3
-  touch/<task>             Meta-World's scene with the goal item "the hand at the object"
-  libero/<suite>/<index>   LIBERO, e.g. libero/libero_object/0
-  fork/point               a point mass and two ways round a wall
-  metaworld-state/<task>   Meta-World from state (no camera), reward 1 for success, which ends the episode
+gymnasium/<task>         gymnasium's MuJoCo tasks over the pool, e.g. gymnasium/HalfCheetah-v5
+goal/<body>              the generic physics reward on a body, e.g. goal/sawyer
+metaworld/<task>         Meta-World, e.g. metaworld/reach-v3
+touch/<task>             Meta-World's scene with the goal item "the hand at the object"
+libero/<suite>/<index>   LIBERO, e.g. libero/libero_object/0
+fork/point               a point mass and two ways round a wall
+metaworld-state/<task>   Meta-World from state (no camera), reward 1 for success, which ends the episode
 """
 
 from __future__ import annotations
@@ -24,9 +24,15 @@ LIBERO_SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "
 """Tasks of each LIBERO suite."""
 _LIBERO = "pip install 'toddle[libero]' && pip install --no-deps hf-libero robosuite bddl"
 REMEDIES = {
-    "metaworld": "pip install 'toddle[sim]'", "scipy": "pip install 'toddle[sim]'",
-    "libero": _LIBERO, "robosuite": _LIBERO, "bddl": _LIBERO, "cv2": _LIBERO, "easydict": _LIBERO, "future": _LIBERO,
-}  # fmt: skip
+    "metaworld": "pip install 'toddle[sim]'",
+    "scipy": "pip install 'toddle[sim]'",
+    "libero": _LIBERO,
+    "robosuite": _LIBERO,
+    "bddl": _LIBERO,
+    "cv2": _LIBERO,
+    "easydict": _LIBERO,
+    "future": _LIBERO,
+}
 """What installs an optional package."""
 
 
@@ -52,7 +58,7 @@ def _gymnasium(task: str, num_envs: int, **options: Any) -> BatchedEnv:
 
 
 def _goal(body: str, num_envs: int, **options: Any) -> BatchedEnv:
-    from toddle.envs.goal_tracking import GoalTrackingEnv
+    from toddle.envs.goal.tracking import GoalTrackingEnv
 
     return _build(GoalTrackingEnv, body, num_envs, **options)
 
@@ -88,9 +94,14 @@ def _fork(body: str, num_envs: int, **options: Any) -> BatchedEnv:
 
 
 FAMILIES: dict[str, Callable[..., BatchedEnv]] = {
-    "gymnasium": _gymnasium, "goal": _goal, "metaworld": _metaworld, "touch": _touch, "libero": _libero, "fork": _fork,
+    "gymnasium": _gymnasium,
+    "goal": _goal,
+    "metaworld": _metaworld,
+    "touch": _touch,
+    "libero": _libero,
+    "fork": _fork,
     "metaworld-state": _metaworld_state,
-}  # fmt: skip
+}
 
 
 def _members(family: str) -> list[str]:

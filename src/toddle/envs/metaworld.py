@@ -85,9 +85,10 @@ class MetaWorldEnv(BatchedEnv):
             if value < 1:
                 raise problem(label, "at least 1", value)
         for label, word, words in (
-            ("push_target", push_target, ("hand", "object")), ("observation", observation, ("arm", "state")),
+            ("push_target", push_target, ("hand", "object")),
+            ("observation", observation, ("arm", "state")),
             ("reward", reward, ("dense", "success")),
-        ):  # fmt: skip
+        ):
             if word not in words:
                 raise problem(label, " or ".join(map(repr, words)), word)
         self.observation, self.reward = observation, reward
@@ -173,9 +174,10 @@ class MetaWorldEnv(BatchedEnv):
 
     def _infos(self) -> dict[str, Array]:
         return {
-            "success": self._success.copy(), "success_now": self._success_now.copy(),
+            "success": self._success.copy(),
+            "success_now": self._success_now.copy(),
             "tool_position": self._state[:, :3].copy(),
-        }  # fmt: skip
+        }
 
     # ---- what is seen --------------------------------------------------------------------------------------------
     def _observe(self) -> Obs:
@@ -257,11 +259,14 @@ class MetaWorldEnv(BatchedEnv):
     def state_dict(self) -> dict[str, Any]:
         """Return the state: an episode's start is replayed from its seed, what happened since is stored."""
         return super().state_dict() | {
-            "seed": self._seed.copy(), "episode": self._episode.copy(), "state": self._state.copy(),
-            "success": self._success.copy(), "success_now": self._success_now.copy(),
+            "seed": self._seed.copy(),
+            "episode": self._episode.copy(),
+            "state": self._state.copy(),
+            "success": self._success.copy(),
+            "success_now": self._success_now.copy(),
             "physics": [self._physics(env) for env in self._envs],
             "attributes": [numeric_attributes(env, skip=("max_path_length",)) for env in self._envs],
-        }  # fmt: skip
+        }
 
     def _physics(self, env: Any) -> Array:
         vector = np.empty(mujoco.mj_stateSize(env.model, STATE))

@@ -199,9 +199,14 @@ class Job:
     """What is to be done in some of N worlds, as words that compiled code reads by address."""
 
     def __init__(
-        self, models: Table, datas: Table, before: Table, scatter: tuple[Table, Table], program: Table,
+        self,
+        models: Table,
+        datas: Table,
+        before: Table,
+        scatter: tuple[Table, Table],
+        program: Table,
         gather: tuple[Table, Table],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Keep the arrays and write down where they are.
 
         Args: models, datas (N,) addresses; before (P,), program (K,) function addresses; scatter, gather: (F, 2, N)
@@ -211,9 +216,21 @@ class Job:
         self.worlds, self.repeats = np.arange(total), np.ones(program.size, dtype=np.int64)
         self._kept = [models, datas, before, program, *scatter, *gather]
         parts: list[Table | int] = [
-            total, self.worlds, models, datas, total, before, before.size, program, self.repeats, program.size,
-            *scatter, scatter[1].size, *gather, gather[1].size,
-        ]  # fmt: skip
+            total,
+            self.worlds,
+            models,
+            datas,
+            total,
+            before,
+            before.size,
+            program,
+            self.repeats,
+            program.size,
+            *scatter,
+            scatter[1].size,
+            *gather,
+            gather[1].size,
+        ]
         self._words = np.array([part if isinstance(part, int) else part.ctypes.data for part in parts], dtype=np.int64)
         self.address = self._words.ctypes.data
 

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "cosine_alpha_bar", "ddim_link", "ddim_steps", "ddpm_link", "eps_to_x0", "flow_time", "flow_velocity", "x0_to_eps",
+    "cosine_alpha_bar",
+    "ddim_link",
+    "ddim_steps",
+    "ddpm_link",
+    "eps_to_x0",
+    "flow_time",
+    "flow_velocity",
+    "x0_to_eps",
 ]
 
 

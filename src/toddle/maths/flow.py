@@ -19,8 +19,17 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "LOSS_FLOOR", "contracting", "endpoint_from_noise", "endpoint_from_velocity", "euler", "from_pi0", "interpolate",
-    "sample_time", "target_velocity", "to_pi0", "velocity_from_endpoint",
+    "LOSS_FLOOR",
+    "contracting",
+    "endpoint_from_noise",
+    "endpoint_from_velocity",
+    "euler",
+    "from_pi0",
+    "interpolate",
+    "sample_time",
+    "target_velocity",
+    "to_pi0",
+    "velocity_from_endpoint",
 ]
 
 LOSS_FLOOR = 0.05
@@ -71,9 +80,7 @@ def contracting(raw: Tensor, noisy: Tensor, tau: Tensor, head: str) -> Tensor:
     return torch.addcdiv(raw, noisy, torch.hypot(_wide(tau), 1 - _wide(tau)))
 
 
-def euler(
-    velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int | Sequence[float]
-) -> Tensor:
+def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int | Sequence[float]) -> Tensor:
     """Integrate dx = velocity(x, tau) dtau from noise (..., H, A) at tau = 0 to 1; tau is (...).
 
     steps: their number, all equal; or the flow times of a diffusion, where `noise` is its x_K of unit variance.

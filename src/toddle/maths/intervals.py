@@ -18,8 +18,15 @@ from toddle.core.errors import problem
 from toddle.core.seeding import numpy_generator
 
 __all__ = [
-    "Interval", "bootstrap_interval", "interquartile_mean", "mean", "paired_bootstrap_interval", "paired_bootstrap_p",
-    "probability_of_improvement", "sign_flip_p", "wilson_interval",
+    "Interval",
+    "bootstrap_interval",
+    "interquartile_mean",
+    "mean",
+    "paired_bootstrap_interval",
+    "paired_bootstrap_p",
+    "probability_of_improvement",
+    "sign_flip_p",
+    "wilson_interval",
 ]
 
 Array = NDArray[np.float64]

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "additive", "annealed_bias", "decision_rows", "history_mask", "ring_ages", "slot_mask", "steps_since_first",
+    "additive",
+    "annealed_bias",
+    "decision_rows",
+    "history_mask",
+    "ring_ages",
+    "slot_mask",
+    "steps_since_first",
     "visible",
 ]
 
@@ -69,9 +75,7 @@ def ring_ages(pointer: int, window: int, device: torch.device | None = None) -> 
     return (pointer - torch.arange(window, device=device)) % window
 
 
-def slot_mask(
-    slots: int, kind: str, future_bias: float = 0.0, device: torch.device | None = None
-) -> Tensor:
+def slot_mask(slots: int, kind: str, future_bias: float = 0.0, device: torch.device | None = None) -> Tensor:
     """Return the additive mask (H, H) among the action slots of one decision.
 
     kind "causal": slot i sees slots 0..i.  "bidirectional": it sees all, the later ones with `future_bias` added to

@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Ratio", "clipped_surrogate", "clipped_value_loss", "kl_k1", "kl_k3", "link_clips", "link_discounts",
+    "Ratio",
+    "clipped_surrogate",
+    "clipped_value_loss",
+    "kl_k1",
+    "kl_k3",
+    "link_clips",
+    "link_discounts",
     "link_log_ratio",
 ]
 

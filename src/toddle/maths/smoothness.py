@@ -12,7 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from toddle.core.errors import problem
 
 __all__ = [
-    "action_variance", "dimensionless_jerk", "log_dimensionless_jerk", "mean_squared_jerk", "no_op_count", "resample",
+    "action_variance",
+    "dimensionless_jerk",
+    "log_dimensionless_jerk",
+    "mean_squared_jerk",
+    "no_op_count",
+    "resample",
     "spectral_arc_length",
 ]
 

@@ -75,4 +75,3 @@ class Bank(nn.Module):
 def pad_last(x: Tensor, size: int) -> Tensor:
     """Pad the last dimension with zeros up to `size`."""
     return nn.functional.pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x
-

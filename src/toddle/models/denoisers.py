@@ -138,9 +138,7 @@ class Unet(nn.Module):
         self.shrink = nn.ModuleList([nn.Conv1d(o, o, 3, stride=2, padding=1) for o in sizes[1:-1]])
         self.middle = _FilmBlock(sizes[-1], sizes[-1], c, g)
         reverse = sizes[:0:-1]
-        self.grow = nn.ModuleList(
-            [nn.ConvTranspose1d(i, o, 2, stride=2) for i, o in itertools.pairwise(reverse)]
-        )
+        self.grow = nn.ModuleList([nn.ConvTranspose1d(i, o, 2, stride=2) for i, o in itertools.pairwise(reverse)])
         self.up = nn.ModuleList([_FilmBlock(2 * o, o, c, g) for o in reverse[1:]])
         self.out = nn.Conv1d(sizes[1], action, 1)
 

@@ -63,16 +63,33 @@ class TrunkDenoiser(nn.Module):
     """Goal encoder and action expert.  `head` is velocity or noise; `times` the flow times a diffusion visits."""
 
     def __init__(
-        self, config: TrunkDenoiserConfig, body: BodySpec, horizon: int, executed: int, *,
-        head: Literal["velocity", "noise"], times: tuple[float, ...] = (), goal_parts: int = 256,
+        self,
+        config: TrunkDenoiserConfig,
+        body: BodySpec,
+        horizon: int,
+        executed: int,
+        *,
+        head: Literal["velocity", "noise"],
+        times: tuple[float, ...] = (),
+        goal_parts: int = 256,
     ) -> None:
         super().__init__()
         self.config = config
         self.goals = GoalEncoder(config.trunk.context_width, goal_parts, hidden=config.goal_hidden)
-        self.expert = ActionExpert(ExpertConfig(
-            trunk=config.trunk, bodies=(body,), horizon=horizon, executed=executed, window=1, head=head, times=times,
-            slot_mask=config.slot_mask, bank_hidden=config.bank_hidden, contract=bool(config.contract),
-        ))  # fmt: skip
+        self.expert = ActionExpert(
+            ExpertConfig(
+                trunk=config.trunk,
+                bodies=(body,),
+                horizon=horizon,
+                executed=executed,
+                window=1,
+                head=head,
+                times=times,
+                slot_mask=config.slot_mask,
+                bank_hidden=config.bank_hidden,
+                contract=bool(config.contract),
+            )
+        )
         assert self.expert.tokens.action_in is not None
         for layer in self.expert.tokens.action_in.last_layers():
             layer.reset_parameters()  # a converted expert starts blind to x_tau; one trained from scratch must not

@@ -144,8 +144,14 @@ class ActionExpert(nn.Module):
             context_mask = additive(context_mask.expand(length, -1, -1).transpose(0, 1))
         view = self._view(observation, body, decisions, count)
         done, kept = self.trunk.segment(
-            history, tokens, view, context, context_mask, None if tau is None else tau.T,
-            modulate_history=self.config.modulate == "all", return_history=return_history,
+            history,
+            tokens,
+            view,
+            context,
+            context_mask,
+            None if tau is None else tau.T,
+            modulate_history=self.config.modulate == "all",
+            return_history=return_history,
         )
         if self.sidecar is not None:
             done = self._refine_segment(done, late, context, context_mask)
@@ -161,9 +167,7 @@ class ActionExpert(nn.Module):
         rows = body if isinstance(body, int) else body.T.flatten()
         return self._refine(slots.flatten(0, 1), rows, own, mask).view(batch, decisions, count, -1)
 
-    def _refine(
-        self, slots: Tensor, body: int | Tensor, context: Tensor | None, context_mask: Tensor | None
-    ) -> Tensor:
+    def _refine(self, slots: Tensor, body: int | Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
         """Run the side-car over the slots (N, H, d) of single decisions."""
         if self.sidecar is None:
             return slots
@@ -201,7 +205,8 @@ class ActionExpert(nn.Module):
         return KVRing(
             keys=[torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)],
             values=[torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)],
-            window=config.window, pointer=config.window - 1,
+            window=config.window,
+            pointer=config.window - 1,
             count=torch.zeros(batch, dtype=torch.int64, device=device),
             clock=torch.zeros(batch, dtype=torch.float64, device=device),
         )

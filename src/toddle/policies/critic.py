@@ -44,9 +44,13 @@ class _Body(nn.Module):
         super().__init__()
         self.features = BodyFeatures(inputs, config.goal_width, config.goal_parts, config.key, generator)
         self.mlp = TanhMLP(
-            self.features.width, config.hidden, 1, last_gain=1.0, generator=generator,
+            self.features.width,
+            config.hidden,
+            1,
+            last_gain=1.0,
+            generator=generator,
             half_gradients=config.half_gradients,
-        )  # fmt: skip
+        )
 
 
 class ValueNet(nn.Module):

@@ -108,10 +108,16 @@ class DenoisingPolicy(nn.Module):
             features = torch.cat([features, observation.get("condition", blank)], -1)
         return features.flatten(0, -2)
 
-
     def _link(
-        self, network: DenoisingNetwork, features: Tensor, shared: Any, x: Tensor, index: Tensor, *,
-        spread: Tensor | None = None, deterministic: bool = False,
+        self,
+        network: DenoisingNetwork,
+        features: Tensor,
+        shared: Any,
+        x: Tensor,
+        index: Tensor,
+        *,
+        spread: Tensor | None = None,
+        deterministic: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the links `index` (L,) or (M, L) at chunks x (M, L, H, A)."""
         time = self.links.times[index]

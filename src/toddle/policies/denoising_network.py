@@ -103,9 +103,14 @@ class DenoisingNetwork(nn.Module):
             self.register_buffer("scales", scales.float(), persistent=False)
             times = tuple(taus[ddim_steps(process.train_steps, process.steps)].tolist())
         return TrunkDenoiser(
-            net, config.body, config.horizon, config.executed, head="noise" if times else "velocity", times=times,
+            net,
+            config.body,
+            config.horizon,
+            config.executed,
+            head="noise" if times else "velocity",
+            times=times,
             goal_parts=config.goal_parts,
-        )  # fmt: skip
+        )
 
     def encode(self, observation: Observation, features: Tensor, dropped: Tensor | None) -> Any:
         """Return what all links of a decision share, of observations and features (M, ...)."""

@@ -54,9 +54,13 @@ class _Body(nn.Module):
         width = config.horizon * spec.action
         self.features = BodyFeatures(spec.proprio, config.goal_width, config.goal_parts, "proprio", generator)
         self.mlp = TanhMLP(
-            self.features.width, config.hidden, width, last_gain=0.01, generator=generator,
+            self.features.width,
+            config.hidden,
+            width,
+            last_gain=0.01,
+            generator=generator,
             half_gradients=config.half_gradients,
-        )  # fmt: skip
+        )
         self.log_std = nn.Parameter(torch.full((width,), config.log_std))
 
     def forward(self, observation: Observation) -> Tensor:

@@ -99,10 +99,12 @@ class DiffusionLinks(nn.Module):
         visited = torch.tensor(diffusion.ddim_steps(config.train_steps, config.steps))
         now = alpha_bar[visited]
         tables = {
-            "alpha_bar": alpha_bar, "now": now, "after": torch.cat([now[1:], torch.ones(1)]),
+            "alpha_bar": alpha_bar,
+            "now": now,
+            "after": torch.cat([now[1:], torch.ones(1)]),
             "times": visited / config.train_steps,
             "tuned": torch.arange(self.steps - (config.tuned_steps or self.steps), self.steps),
-        }  # fmt: skip
+        }
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 

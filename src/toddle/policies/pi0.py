@@ -24,8 +24,8 @@ from toddle.core.seeding import randn
 from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
 from toddle.maths import flow
-from toddle.models.backbone import check_images
-from toddle.models.backbone_hub import fit_square
+from toddle.models.backbones.base import check_images
+from toddle.models.backbones.hub import fit_square
 
 __all__ = ["Pi0Config", "Pi0Policy", "is_pi0_folder"]
 
@@ -180,8 +180,12 @@ class Pi0Policy(nn.Module):
     ) -> tuple[Decision, Memory]:
         """Draw a chunk (B, H_exec, A); `deterministic` starts at zero noise.  log_prob is (B, 0): an ODE has none."""
         if "images" not in observation or "instruction" not in observation:
-            raise problem("observation", "'images' and 'instruction'", ", ".join(observation),
-                          f"make the environment with cameras={self.config.cameras}")  # fmt: skip
+            raise problem(
+                "observation",
+                "'images' and 'instruction'",
+                ", ".join(observation),
+                f"make the environment with cameras={self.config.cameras}",
+            )
         inputs = self._inputs(observation["proprio"], observation["images"], observation["instruction"])
         settings, batch = self.model.config, len(observation["proprio"])
         noise = torch.zeros(batch, settings.chunk_size, settings.max_action_dim, device=self.state_scale.device)
@@ -211,7 +215,7 @@ class Pi0Policy(nn.Module):
             "pixel_attention_mask": torch.ones(batch, cameras, dtype=torch.bool, device=device),
             "input_ids": torch.tensor([prompts[sentence][0] for sentence in instructions], device=device),
             "attention_mask": torch.tensor([prompts[sentence][1] for sentence in instructions], device=device),
-        }  # fmt: skip
+        }
 
     def _prompt(self, sentence: str, cameras: int) -> tuple[list[int], list[int]]:
         """Ids and mask of one prompt: pictures, start token, sentence and line end, padding."""
@@ -233,7 +237,7 @@ def _check_sizes(config: Pi0Config, settings: Any) -> None:
         ("max_state_dim", body.proprio, f"for the proprioception of body '{body.name}'", "take a larger checkpoint"),
         ("max_action_dim", body.action, f"for the actions of body '{body.name}'", "take a larger checkpoint"),
         ("chunk_size", config.executed, "for the actions executed of a chunk", "execute fewer (--expert.executed)"),
-    ):  # fmt: skip
+    ):
         if getattr(settings, field) < need:
             raise problem(f"pi0 {config.source}: {field}", f"at least {need}, {why}", getattr(settings, field), remedy)
 

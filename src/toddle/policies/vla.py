@@ -23,7 +23,8 @@ from toddle.core.types import Decision, Observation, Score
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization
 from toddle.maths import flow
 from toddle.maths.masks import annealed_bias
-from toddle.models.backbone import Backbone, BackboneConfig, load_backbone
+from toddle.models.backbones.base import Backbone, BackboneConfig
+from toddle.models.backbones.load import load_backbone
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
 
 __all__ = ["FlowVLA", "FlowVLAConfig"]
@@ -71,7 +72,9 @@ class FlowVLA(nn.Module):
         found = backbone.base_fingerprint or backbone.fingerprint()
         if config.fingerprint and config.fingerprint != found:
             raise problem(
-                "backbone", f"fingerprint {config.fingerprint}, which the policy was trained with", found,
+                "backbone",
+                f"fingerprint {config.fingerprint}, which the policy was trained with",
+                found,
                 f"'{config.backbone.name}' has other weights or preprocessing now: restore it or train again",
             )
         self.config = replace(config, fingerprint=found)
@@ -161,8 +164,12 @@ class FlowVLA(nn.Module):
         elif "images" in observation and "instruction" in observation:
             raw, mask = self._encode(observation["images"], observation["instruction"])
         else:
-            raise problem("observation", "'images' with 'instruction', or cached 'context'", ", ".join(observation),
-                          f"make the environment with cameras={self.config.cameras}")
+            raise problem(
+                "observation",
+                "'images' with 'instruction', or cached 'context'",
+                ", ".join(observation),
+                f"make the environment with cameras={self.config.cameras}",
+            )
         adapted: Tensor = self.adapter(raw)
         return adapted, mask
 
@@ -258,6 +265,7 @@ class FlowVLA(nn.Module):
         """Return the parameters that came from RL: the trunk without flow-time modulation and new sublayers."""
         new = (".modulation.", "trunk.time.", ".insert.", ".insert_norm.")
         return {
-            name: value for name, value in self.named_parameters()
+            name: value
+            for name, value in self.named_parameters()
             if name.startswith("expert.trunk.") and not any(part in f"{name}." for part in new)
-        }  # fmt: skip
+        }

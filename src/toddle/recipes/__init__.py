@@ -1,1 +1,1 @@
-"""Floor 5: thin; where the parts meet.  One file a command."""
+"""Floor 7: thin; where the parts meet.  One file a command."""

@@ -25,9 +25,9 @@ from toddle.core.seeding import numpy_generator
 from toddle.data.scenes import POSES, Scenes, load_scenes, save_scenes, scenes_file
 from toddle.envs.metaworld import MetaWorldEnv
 from toddle.envs.metaworld_sentences import SENTENCES
-from toddle.models.backbone_embedded import EmbeddedBackbone, EmbeddedConfig, save_embedded, train_tokenizer
-from toddle.training.loop import ProgressLine, run_loop
-from toddle.training.run import RunFolder
+from toddle.models.backbones.embedded import EmbeddedBackbone, EmbeddedConfig, save_embedded, train_tokenizer
+from toddle.runs.loop import ProgressLine, run_loop
+from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
@@ -157,7 +157,11 @@ def run(config: Config, *, resume: bool = False) -> None:
         learner = BackbonePretraining(backbone, scenes.where(~held), config.training, seed=config.seed)
         began = time.process_time()
         run_loop(
-            learner, folder, config.training.steps, checkpoint_every=config.checkpoint_every, label="backbone",
+            learner,
+            folder,
+            config.training.steps,
+            checkpoint_every=config.checkpoint_every,
+            label="backbone",
             show=("backbone/pose_loss", "backbone/batch_retrieval"),
         )
         minutes = (time.process_time() - began) / 60
@@ -176,7 +180,8 @@ def measure(learner: BackbonePretraining, held: Scenes, tasks: list[str]) -> dic
     return {
         "median_cm": dict(zip(POSES, np.nanmedian(errors, 0).round(2).tolist())),
         "mean_cm": dict(zip(POSES, np.nanmean(errors, 0).round(2).tolist())),
-        "retrieval": retrieval(learner, held), "median_cm_by_task": by_task,
+        "retrieval": retrieval(learner, held),
+        "median_cm_by_task": by_task,
     }
 
 
@@ -184,9 +189,7 @@ def card_text(config: Config, frames: int, held: int, card: dict[str, Any]) -> s
     """Write the data card."""
     rows = "\n".join(f"| {task} | {' | '.join(map(str, cm))} |" for task, cm in card["median_cm_by_task"].items())
     render, tasks = config.render, len(config.render.tasks)
-    median, mean = (
-        ", ".join(f"{name} {cm:.2f}" for name, cm in card[key].items()) for key in ("median_cm", "mean_cm")
-    )
+    median, mean = (", ".join(f"{name} {cm:.2f}" for name, cm in card[key].items()) for key in ("median_cm", "mean_cm"))
     return f"""# The embedded backbone: data card
 
 What: a small vision-language encoder (SigLIP's classes of transformers behind a convolutional stem), fp16.

@@ -19,10 +19,10 @@ from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.plan import Plan
-from toddle.training.report import write_report
-from toddle.training.run import RunFolder
-from toddle.training.steps import Step, is_done, on_device, run_steps, seconds_of, toddle_step
-from toddle.training.steps_board import StepBar, makespan
+from toddle.reporting.report import write_report
+from toddle.runs.run import RunFolder
+from toddle.runs.steps import Step, is_done, on_device, run_steps, seconds_of, toddle_step
+from toddle.runs.steps_board import StepBar, makespan
 from toddle.transfer.convert import ConvertConfig
 
 __all__ = ["Config", "plan", "run", "stages"]
@@ -96,63 +96,86 @@ class Config:
             if getattr(self, name) < 1:
                 raise problem(name, "at least 1", getattr(self, name))
         if self.approaches and (bad := [task for task in self.tasks if not task.startswith("metaworld/")]):
-            raise problem("tasks", "metaworld/ tasks, in whose scenes approaches are recorded", ", ".join(bad),
-                          "or set approaches to 0")  # fmt: skip
+            raise problem(
+                "tasks",
+                "metaworld/ tasks, in whose scenes approaches are recorded",
+                ", ".join(bad),
+                "or set approaches to 0",
+            )
 
 
 def stages(config: Config) -> list[Step]:
     """Return the stages in order."""
     pretrain = toddle_step(
-        "pretrain", "pretrain",
+        "pretrain",
+        "pretrain",
         {"env": [config.body], "steps": config.pretrain_steps, "worlds": config.worlds, "seed": config.seed},
         seconds=10 + config.pretrain_steps / 4000,
     )
     record = toddle_step(
-        "demos", "record", {"env": list(config.tasks), "episodes": config.demonstrations},
+        "demos",
+        "record",
+        {"env": list(config.tasks), "episodes": config.demonstrations},
         seconds=10 + 0.7 * config.demonstrations * len(config.tasks),
     )
     transfer = toddle_step(
-        "transfer", "transfer",
+        "transfer",
+        "transfer",
         {
-            "source": "{folder}/pretrain/policy", "convert": to_dict(config.convert) | {"seed": config.seed},
+            "source": "{folder}/pretrain/policy",
+            "convert": to_dict(config.convert) | {"seed": config.seed},
             "backbone": {"name": config.backbone},
         },
-        after=["pretrain"], seconds=20,
+        after=["pretrain"],
+        seconds=20,
     )
     grounding = _grounding(config) if config.approaches else []
     training = [_tuning(config, name) for name in CANDIDATES]
     evaluating = [
         toddle_step(
-            f"evaluate_{name}", "evaluate",
+            f"evaluate_{name}",
+            "evaluate",
             {
-                "policy": [f"{name}={{folder}}/sft_{name}/policy"], "env": list(config.tasks),
-                "episodes": config.episodes, "push": True, "videos": config.videos,
-                "max_episode_steps": config.max_episode_steps, "num_envs": min(10, config.episodes),
+                "policy": [f"{name}={{folder}}/sft_{name}/policy"],
+                "env": list(config.tasks),
+                "episodes": config.episodes,
+                "push": True,
+                "videos": config.videos,
+                "max_episode_steps": config.max_episode_steps,
+                "num_envs": min(10, config.episodes),
             },
-            after=[f"sft_{name}"], seconds=10 + 0.8 * config.episodes * len(config.tasks),
+            after=[f"sft_{name}"],
+            seconds=10 + 0.8 * config.episodes * len(config.tasks),
         )
         for name in CANDIDATES
-    ]  # fmt: skip
+    ]
     return on_device([pretrain, record, transfer, *grounding, *training, *evaluating], config.device)
 
 
 def _sft(config: Config, dataset: str, steps: int) -> dict[str, Any]:
     """Settings that both candidates share."""
     return {
-        "dataset": [f"{{folder}}/{dataset}"], "cache": "{folder}/features", "seed": config.seed,
+        "dataset": [f"{{folder}}/{dataset}"],
+        "cache": "{folder}/features",
+        "seed": config.seed,
         "sft": to_dict(config.sft) | {"steps": steps},
-    }  # fmt: skip
+    }
 
 
 def _grounding(config: Config) -> list[Step]:
     """Let the RL policy record approaches in the tasks' scenes, and the converted expert learn from them."""
     scenes = [task.replace("metaworld/", "touch/", 1) for task in config.tasks]
     record = {
-        "env": scenes, "policy": "{folder}/pretrain/policy", "episodes": config.approaches, "keep_failures": True,
-        "max_episode_steps": 80, "batch": min(5, config.approaches),
-    }  # fmt: skip
+        "env": scenes,
+        "policy": "{folder}/pretrain/policy",
+        "episodes": config.approaches,
+        "keep_failures": True,
+        "max_episode_steps": 80,
+        "batch": min(5, config.approaches),
+    }
     learn = _sft(config, "approaches", config.ground_steps) | {
-        "init": "{folder}/transfer/policy", "refit_proprio": config.refit_proprio
+        "init": "{folder}/transfer/policy",
+        "refit_proprio": config.refit_proprio,
     }
     return [
         toddle_step("approaches", "record", record, after=["pretrain"], seconds=10 + 1.2 * config.approaches),
@@ -165,11 +188,13 @@ def _tuning(config: Config, name: str) -> Step:
     extra, source = (config.ground_steps, "ground") if config.approaches else (0, "transfer")
     if name == "converted":
         settings = _sft(config, "demos", config.sft.steps) | {
-            "init": f"{{folder}}/{source}/policy", "refit_proprio": config.refit_proprio
+            "init": f"{{folder}}/{source}/policy",
+            "refit_proprio": config.refit_proprio,
         }
     else:
         settings = _sft(config, "demos", config.sft.steps + extra) | {
-            "init": "random", "like": "{folder}/transfer/policy"
+            "init": "random",
+            "like": "{folder}/transfer/policy",
         }
     after = ["transfer", "demos", *(["ground"] if config.approaches and name == "converted" else [])]
     return toddle_step(f"sft_{name}", "sft", settings, after=after, seconds=15 + (config.sft.steps + extra) / 15)
@@ -193,9 +218,7 @@ def run(config: Config, *, resume: bool) -> None:
         with StepBar("demo") as bar:
             run_steps(steps, folder.path, processes=config.processes, progress=bar)
         lead = LEAD.format(grounded=GROUNDED if config.approaches else "")
-        page = write_report(
-            [folder.path], folder.path / "report.html", title=TITLE, lead=lead, reference="random"
-        )
+        page = write_report([folder.path], folder.path / "report.html", title=TITLE, lead=lead, reference="random")
         folder.finish(len(steps))
     for step in steps:
         print(f"{step.name}: {seconds_of(step, config.out):.0f} s", file=sys.stderr)

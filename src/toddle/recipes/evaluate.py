@@ -17,12 +17,12 @@ from toddle.core.plan import Plan
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import known_envs, make_env
+from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.policies.store import load_policy, read_policy
-from toddle.training.episodes import EpisodeLog, summarise
-from toddle.training.evaluate import PushConfig, VideoRequest, evaluate
-from toddle.training.loop import ProgressLine
-from toddle.training.report import percent
-from toddle.training.run import RunFolder
+from toddle.reporting.episode_log import EpisodeLog, summarise
+from toddle.reporting.report import percent
+from toddle.runs.loop import ProgressLine
+from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
@@ -199,7 +199,10 @@ class _Scene:
         if self._env is None or self._env.name != env_name:
             self.close()
             self._env = make_env(
-                env_name, min(config.num_envs, config.episodes), seed=config.seed, threads=config.threads,
+                env_name,
+                min(config.num_envs, config.episodes),
+                seed=config.seed,
+                threads=config.threads,
                 **_options(config, env_name, policy_config, meta),
             )
         return self._policy, self._env, _body_of(self._env, policy_config, candidate)
@@ -227,12 +230,21 @@ def _evaluate_cell(
 
     stem = re.sub(r"[^A-Za-z0-9.]+", "-", f"{candidate.name}-{env_name}-{condition}")
     video = VideoRequest(
-        path=lambda seed: config.out / "videos" / f"{stem}-{seed}.mp4", episodes=config.videos,
-        width=config.video_size, height=config.video_size,
+        path=lambda seed: config.out / "videos" / f"{stem}-{seed}.mp4",
+        episodes=config.videos,
+        width=config.video_size,
+        height=config.video_size,
     )
     return evaluate(
-        policy, env, seeds=seeds, deterministic=config.deterministic, body=body, done=known, on_episode=finished,
-        push=config.pushes if condition == "pushed" else None, video=video if config.videos else None,
+        policy,
+        env,
+        seeds=seeds,
+        deterministic=config.deterministic,
+        body=body,
+        done=known,
+        on_episode=finished,
+        push=config.pushes if condition == "pushed" else None,
+        video=video if config.videos else None,
         noise_seed=config.seed,
     )
 

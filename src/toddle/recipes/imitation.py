@@ -14,7 +14,7 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.windows import WindowDataset
 from toddle.policies.denoising import DenoisingPolicy
 from toddle.policies.store import read_policy, save_policy
-from toddle.training.loop import ProgressLine
+from toddle.runs.loop import ProgressLine
 
 __all__ = ["ImitationConfig", "imitate", "warm_start"]
 

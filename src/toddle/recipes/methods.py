@@ -14,15 +14,23 @@ from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.types import BodySpec
+from toddle.experience.collect import CollectConfig
 from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig
-from toddle.training.collect import CollectConfig
 
 __all__ = [
-    "GOALS", "METHODS", "DenoisingMethod", "DenoisingSettings", "Method", "Setting", "build_policy", "resolve",
-    "setting_of", "settings_of",
+    "GOALS",
+    "METHODS",
+    "DenoisingMethod",
+    "DenoisingSettings",
+    "Method",
+    "Setting",
+    "build_policy",
+    "resolve",
+    "setting_of",
+    "settings_of",
 ]
 
 Method = Literal["ppo", "clone", "dppo", "reinflow", "flow-sde", "flow-noise", "fpo", "ddiffpg"]
@@ -76,12 +84,22 @@ class _Defaults:
 
 _SCRATCH = {"epochs": 5, "minibatches": 8, "target_kl": None}
 _WARM = {
-    "epochs": 5, "minibatches": 8, "learning_rate": 1e-4, "critic_learning_rate": 1e-3, "critic_warm_up": 2,
-    "target_kl": None, "schedule": "constant",
-}  # fmt: skip
+    "epochs": 5,
+    "minibatches": 8,
+    "learning_rate": 1e-4,
+    "critic_learning_rate": 1e-3,
+    "critic_warm_up": 2,
+    "target_kl": None,
+    "schedule": "constant",
+}
 GOALS: dict[str, Any] = {
-    "epochs": 4, "minibatches": 2, "learning_rate": 5e-4, "critic_learning_rate": 2e-3, "lam": 0.8, "target_kl": 0.1,
-}  # fmt: skip
+    "epochs": 4,
+    "minibatches": 2,
+    "learning_rate": 5e-4,
+    "critic_learning_rate": 2e-3,
+    "lam": 0.8,
+    "target_kl": 0.1,
+}
 """PPO's settings for goal tracking, measured on goal/sawyer: docs/results/gctr."""
 METHODS: dict[tuple[str, str], _Defaults] = {
     ("dppo", "scratch"): _Defaults(
@@ -92,52 +110,70 @@ METHODS: dict[tuple[str, str], _Defaults] = {
     ("dppo", "warm"): _Defaults(
         process=DiffusionConfig(train_steps=20, tuned_steps=10),
         source="DPPO, robomimic state: K 20, K' 10, link discount 0.99, gamma 0.999; ours: clip 0.005 to 0.05, lr 3e-4",
-        ppo=_WARM | {"ratio": "per_link", "clip_low": 0.05, "clip_high": 0.05, "link_clip_first": 0.005,
-                     "link_discount": 0.99, "learning_rate": 3e-4},
+        ppo=_WARM
+        | {
+            "ratio": "per_link",
+            "clip_low": 0.05,
+            "clip_high": 0.05,
+            "link_clip_first": 0.005,
+            "link_discount": 0.99,
+            "learning_rate": 3e-4,
+        },
         collect={"discount": 0.999},
     ),
     ("reinflow", "scratch"): _Defaults(
-        process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)), source="ReinFlow; clip as DPPO's from scratch",
+        process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)),
+        source="ReinFlow; clip as DPPO's from scratch",
         ppo=_SCRATCH | {"ratio": "mean", "clip_low": 0.1, "clip_high": 0.1},
     ),
     ("reinflow", "goals"): _Defaults(
-        process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)), reduce="sum",
-        source="ours: densities summed, and PPO as for the causal transformer", ppo=GOALS,
+        process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)),
+        reduce="sum",
+        source="ours: densities summed, and PPO as for the causal transformer",
+        ppo=GOALS,
     ),
     ("reinflow", "warm"): _Defaults(
         process=FlowConfig(noise="reinflow", std_range=(0.1, 0.24)),
         source="ReinFlow: K 4, std 0.1 to 0.24, critic's lr 6.5e-4, gamma 0.99; ours: clip 0.05, lr 2e-4",
-        ppo=_WARM | {"ratio": "mean", "clip_low": 0.05, "clip_high": 0.05, "learning_rate": 2e-4,
-                     "critic_learning_rate": 6.5e-4},
+        ppo=_WARM
+        | {"ratio": "mean", "clip_low": 0.05, "clip_high": 0.05, "learning_rate": 2e-4, "critic_learning_rate": 6.5e-4},
         collect={"discount": 0.99},
     ),
     ("flow-sde", "scratch"): _Defaults(
-        process=FlowConfig(noise="flow_sde"), source="pi_RL: K 4, level 0.5; clip as DPPO's from scratch",
+        process=FlowConfig(noise="flow_sde"),
+        source="pi_RL: K 4, level 0.5; clip as DPPO's from scratch",
         ppo=_SCRATCH | {"ratio": "mean", "clip_low": 0.1, "clip_high": 0.1},
     ),
     ("flow-sde", "warm"): _Defaults(
         process=FlowConfig(noise="flow_sde", one_random_step=True),
         source="pi_RL: K 4, level 0.5, one random step; clip (densities are averaged) and lr as reinflow's here",
-        ppo=_WARM | {"clip_low": 0.05, "clip_high": 0.05, "learning_rate": 2e-4}, collect={"discount": 0.99},
+        ppo=_WARM | {"clip_low": 0.05, "clip_high": 0.05, "learning_rate": 2e-4},
+        collect={"discount": 0.99},
     ),
     ("flow-noise", "scratch"): _Defaults(
-        process=FlowConfig(noise="flow_noise"), source="pi_RL: std 0.08 to 0.16; clip as DPPO's from scratch",
+        process=FlowConfig(noise="flow_noise"),
+        source="pi_RL: std 0.08 to 0.16; clip as DPPO's from scratch",
         ppo=_SCRATCH | {"ratio": "mean", "clip_low": 0.1, "clip_high": 0.1},
     ),
     ("flow-noise", "warm"): _Defaults(
-        process=FlowConfig(noise="flow_noise"), source="pi_RL: K 4, std 0.08 to 0.16; clip and lr as reinflow's here",
+        process=FlowConfig(noise="flow_noise"),
+        source="pi_RL: K 4, std 0.08 to 0.16; clip and lr as reinflow's here",
         ppo=_WARM | {"ratio": "mean", "clip_low": 0.05, "clip_high": 0.05, "learning_rate": 2e-4},
         collect={"discount": 0.99},
     ),
     ("fpo", "scratch"): _Defaults(
-        process=FlowConfig(noise="fpo", steps=10), source="FPO: 10 steps, 8 pairs, clip 0.05, lr 3e-4, gamma 0.995",
-        ppo=_SCRATCH | {"clip_low": 0.05, "clip_high": 0.05, "learning_rate": 3e-4}, collect={"discount": 0.995},
+        process=FlowConfig(noise="fpo", steps=10),
+        source="FPO: 10 steps, 8 pairs, clip 0.05, lr 3e-4, gamma 0.995",
+        ppo=_SCRATCH | {"clip_low": 0.05, "clip_high": 0.05, "learning_rate": 3e-4},
+        collect={"discount": 0.995},
     ),
     ("fpo", "warm"): _Defaults(
-        process=FlowConfig(noise="fpo", steps=10), source="FPO: 10 steps, 8 pairs, clip 0.05; lr as DPPO's",
-        ppo=_WARM | {"clip_low": 0.05, "clip_high": 0.05}, collect={"discount": 0.995},
+        process=FlowConfig(noise="fpo", steps=10),
+        source="FPO: 10 steps, 8 pairs, clip 0.05; lr as DPPO's",
+        ppo=_WARM | {"clip_low": 0.05, "clip_high": 0.05},
+        collect={"discount": 0.995},
     ),
-}  # fmt: skip
+}
 """(method, setting) -> defaults; the setting is `scratch`, `goals` (goal tracking from scratch) or `warm` (after
 imitation).  A method without a row for goals takes that of `scratch`."""
 
@@ -181,15 +217,20 @@ def _process(method: str, setting: Setting, settings: DenoisingSettings) -> Diff
     process = settings_of(method, setting).process
     if isinstance(process, DiffusionConfig):
         given: dict[str, Any] = {
-            "train_steps": settings.steps, "ddim_steps": settings.ddim_steps, "tuned_steps": settings.tuned_steps,
-            "min_sampling_std": settings.std, "min_log_prob_std": settings.std,
-        }  # fmt: skip
+            "train_steps": settings.steps,
+            "ddim_steps": settings.ddim_steps,
+            "tuned_steps": settings.tuned_steps,
+            "min_sampling_std": settings.std,
+            "min_log_prob_std": settings.std,
+        }
         foreign = ("std_range", "level", "one_random_step")
     else:
         given = {
-            "steps": settings.steps, "std_range": settings.std_range, "level": settings.level,
+            "steps": settings.steps,
+            "std_range": settings.std_range,
+            "level": settings.level,
             "one_random_step": settings.one_random_step,
-        }  # fmt: skip
+        }
         foreign = ("ddim_steps", "tuned_steps", "std")
     for name in foreign:
         if getattr(settings, name) is not None:
@@ -202,15 +243,25 @@ def build_policy(
 ) -> DenoisingPolicy:
     """Build the policy of a method; `goal_width` 0: the environments have no goals."""
     networks: dict[str, TrunkDenoiserConfig | MlpDenoiserConfig | UnetConfig] = {
-        "trunk": settings.trunk, "mlp": settings.mlp, "unet": settings.unet,
-    }  # fmt: skip
+        "trunk": settings.trunk,
+        "mlp": settings.mlp,
+        "unet": settings.unet,
+    }
     network = networks[settings.network]
     if network.contract is None:
         network = dataclasses.replace(network, contract=setting != "warm")
     if isinstance(network, TrunkDenoiserConfig) and not goal_width:
         network = dataclasses.replace(network, goal_dropout=0.0)
-    return DenoisingPolicy(DenoisingConfig(
-        body=body, horizon=settings.horizon, executed=settings.executed or settings.horizon, network=network,
-        process=_process(method, setting, settings), reduce=settings_of(method, setting).reduce, goal_width=goal_width,
-        fixed_statistics=setting == "warm", seed=seed,
-    ))  # fmt: skip
+    return DenoisingPolicy(
+        DenoisingConfig(
+            body=body,
+            horizon=settings.horizon,
+            executed=settings.executed or settings.horizon,
+            network=network,
+            process=_process(method, setting, settings),
+            reduce=settings_of(method, setting).reduce,
+            goal_width=goal_width,
+            fixed_statistics=setting == "warm",
+            seed=seed,
+        )
+    )

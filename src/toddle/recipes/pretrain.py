@@ -26,6 +26,7 @@ from toddle.core.protocols import Learner
 from toddle.core.types import BodySpec
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import make_env
+from toddle.experience.collect import CollectConfig, Collector
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.critic import CriticConfig, ValueNet
@@ -43,9 +44,8 @@ from toddle.recipes.methods import (
     resolved_ppo,
     setting_of,
 )
-from toddle.training.collect import CollectConfig, Collector
-from toddle.training.loop import run_loop
-from toddle.training.run import RunFolder
+from toddle.runs.loop import run_loop
+from toddle.runs.run import RunFolder
 
 COLLECT = CollectConfig(length=16, discount=0.95)
 TUNED = PPOConfig(**GOALS)
@@ -177,8 +177,11 @@ def _environments(config: Config) -> list[BatchedEnv]:
     for index, name in enumerate(config.env):
         options: dict[str, Any] = {}
         if name.startswith("goal/"):
-            options = {"control": config.control, "token_latency": config.token_latency,
-                       "distractors": config.distractors}  # fmt: skip
+            options = {
+                "control": config.control,
+                "token_latency": config.token_latency,
+                "distractors": config.distractors,
+            }
         seed = config.seed + 1000 * index
         envs.append(make_env(name, config.worlds, seed=seed, threads=config.threads, **options))
     return envs
@@ -193,28 +196,47 @@ def _policy(config: Config, bodies: tuple[BodySpec, ...], goals: bool, imitated:
         if len(bodies) > 1:
             raise problem("env", f"one body with method {config.method}", ", ".join(body.name for body in bodies))
         made = build_policy(
-            config.method, config.denoising, bodies[0], setting=_setting(config),
-            goal_width=config.goal_width if goals else 0, seed=config.seed,
-        )  # fmt: skip
+            config.method,
+            config.denoising,
+            bodies[0],
+            setting=_setting(config),
+            goal_width=config.goal_width if goals else 0,
+            seed=config.seed,
+        )
         made.to(resolve_device(config.device))
         if imitated and config.warm_start is not None:
             warm_start(made, config.warm_start, config.imitation, config.out / "warm_start", config.seed)
         return made
     if config.policy == "mlp":
         mlp, width = config.mlp, config.goal_width if goals else 0
-        return GaussianPolicy(GaussianConfig(
-            bodies=bodies, horizon=mlp.horizon, hidden=mlp.hidden, log_std=mlp.log_std, goal_width=width,
-            seed=config.seed,
-        ))  # fmt: skip
+        return GaussianPolicy(
+            GaussianConfig(
+                bodies=bodies,
+                horizon=mlp.horizon,
+                hidden=mlp.hidden,
+                log_std=mlp.log_std,
+                goal_width=width,
+                seed=config.seed,
+            )
+        )
     causal = config.causal
     expert = ExpertConfig(
-        trunk=causal.trunk, bodies=bodies, horizon=causal.horizon, executed=causal.executed, window=causal.window,
+        trunk=causal.trunk,
+        bodies=bodies,
+        horizon=causal.horizon,
+        executed=causal.executed,
+        window=causal.window,
         bank_hidden=causal.bank_hidden,
-    )  # fmt: skip
-    return CausalPolicy(CausalConfig(
-        expert=expert, goal_dropout=causal.goal_dropout if goals else 0.0, log_std=causal.log_std,
-        noise_correlation=causal.noise_correlation if causal.executed > 1 else 0.0, seed=config.seed,
-    ))  # fmt: skip
+    )
+    return CausalPolicy(
+        CausalConfig(
+            expert=expert,
+            goal_dropout=causal.goal_dropout if goals else 0.0,
+            log_std=causal.log_std,
+            noise_correlation=causal.noise_correlation if causal.executed > 1 else 0.0,
+            seed=config.seed,
+        )
+    )
 
 
 def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module, int]:
@@ -244,10 +266,15 @@ def build(config: Config, *, imitated: bool = False) -> tuple[Learner, nn.Module
     sizes = {env.body: env.body_spec.proprio for env in envs}
     if privileged:
         sizes = {env.body: int(space["critic"].shape[0]) for env, space in zip(envs, spaces_, strict=True)}  # type: ignore[index]
-    critic = ValueNet(CriticConfig(
-        inputs=tuple(sizes.values()), key="critic" if privileged else "proprio", hidden=config.critic_hidden,
-        goal_width=config.goal_width if goals else 0, seed=config.seed,
-    )).to(device)  # fmt: skip
+    critic = ValueNet(
+        CriticConfig(
+            inputs=tuple(sizes.values()),
+            key="critic" if privileged else "proprio",
+            hidden=config.critic_hidden,
+            goal_width=config.goal_width if goals else 0,
+            seed=config.seed,
+        )
+    ).to(device)
     labels = [name.replace("/", "-") for name in config.env]
     order = list(bodies)
     collectors = [
@@ -272,9 +299,7 @@ def _build_clone(
     return Cloning(policy, teacher, sources[0], config.clone, iterations=iterations, seed=config.seed)
 
 
-def _build_ddiffpg(
-    config: Config, envs: list[BatchedEnv], device: torch.device
-) -> tuple[Learner, nn.Module, int]:
+def _build_ddiffpg(config: Config, envs: list[BatchedEnv], device: torch.device) -> tuple[Learner, nn.Module, int]:
     if len(envs) != 1:
         raise problem("env", "one environment with method ddiffpg", len(envs))
     learner = DDiffPG(envs[0], config.ddiffpg, seed=config.seed, device=device)
@@ -316,7 +341,8 @@ def plan(config: Config) -> Plan:
         what = f"diffusion policy of {parameters:,} parameters"
     imitated = [f"imitate {config.warm_start} for {config.imitation.steps} updates"] if config.warm_start else []
     steps = [
-        *imitated, *_taken(config, learner),
+        *imitated,
+        *_taken(config, learner),
         f"step {config.worlds} worlds each of {', '.join(config.env)}",
         f"train a {what} by {config.method}: {iterations} iterations, {config.steps:,} control steps",
         f"write the policy to {config.out / 'policy'}",
@@ -331,9 +357,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         learner, policy, iterations = build(config, imitated=True)
         single = len(config.env) == 1
         show = ("goal/success", "episode/return", "ddiffpg/success") if single else ()
-        run_loop(
-            learner, folder, iterations, checkpoint_every=config.checkpoint_every, label="pretrain", show=show
-        )  # fmt: skip
+        run_loop(learner, folder, iterations, checkpoint_every=config.checkpoint_every, label="pretrain", show=show)
         counting: list[DDiffPG | Collector] = [learner] if isinstance(learner, DDiffPG) else [*_collectors(learner)]
         steps = sum(part.total_steps for part in counting)
         meta = {"envs": list(config.env), "steps": steps, "algorithm": config.method, "control": config.control}

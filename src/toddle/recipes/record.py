@@ -16,9 +16,9 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import known_envs, make_env
+from toddle.experience.demonstrations import Actor, Demonstration, ExpertActor, PolicyActor, demonstrate, row_features
 from toddle.policies.store import load_policy, read_policy
-from toddle.training.demonstrations import Actor, Demonstration, ExpertActor, PolicyActor, demonstrate, row_features
-from toddle.training.run import RunFolder
+from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
@@ -111,8 +111,13 @@ def run(config: Config, *, resume: bool) -> None:
     if config.policy != "expert":
         read_policy(Path(config.policy))  # a wrong folder is told before anything is made
     actor: Actor | None = None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with RunFolder.open(config.out, config, resume=resume) as folder, Progress(*columns) as progress:
         bar = progress.add_task("recording", total=config.episodes * len(config.env))
         writer: DatasetWriter | None = None
@@ -127,8 +132,10 @@ def run(config: Config, *, resume: bool) -> None:
                 progress.advance(bar, len(done))
                 for demonstration in _episodes(config, env, actor, done):
                     facts: dict[str, str | int | float | bool] = {
-                        "env": name, "seed": demonstration.seed, "success": demonstration.success,
-                    }  # fmt: skip
+                        "env": name,
+                        "seed": demonstration.seed,
+                        "success": demonstration.success,
+                    }
                     writer.add_episode(demonstration.columns, demonstration.images, demonstration.task, facts)
                     progress.advance(bar)
                 env.close()
@@ -161,16 +168,23 @@ def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
     if abs(rate - round(rate)) > 1e-3:
         raise problem(f"{env.name}: control rate", "a whole number of steps a second", rate)
     return DatasetSpec(
-        fps=round(rate), features=row_features(env), robot_type=env.body, images=config.images,
+        fps=round(rate),
+        features=row_features(env),
+        robot_type=env.body,
+        images=config.images,
         cameras=dict.fromkeys(config.cameras, (config.image_size, config.image_size)),
         image_stride=config.image_stride,
-    )  # fmt: skip
+    )
 
 
 def _check_fits(spec: DatasetSpec, env: BatchedEnv) -> None:
     if (env.body, row_features(env), round(1.0 / env.dt)) != (spec.robot_type, spec.features, spec.fps):
-        raise problem("env", f"environments of the body {spec.robot_type}", f"{env.name} of the body {env.body}",
-                      "record them into datasets of their own")  # fmt: skip
+        raise problem(
+            "env",
+            f"environments of the body {spec.robot_type}",
+            f"{env.name} of the body {env.body}",
+            "record them into datasets of their own",
+        )
 
 
 def _recorded(config: Config, writer: DatasetWriter, name: str) -> list[int]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.plan import Plan
-from toddle.training.report import write_report
-from toddle.training.run_data import cells_of, find_runs
+from toddle.reporting.report import write_report
+from toddle.reporting.run_data import cells_of, find_runs
 
 __all__ = ["Config", "plan", "run"]
 

@@ -19,13 +19,13 @@ from toddle.data.feature_cache import FeatureCache, cache_dataset
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.statistics import feature_statistics
 from toddle.data.windows import WindowDataset
-from toddle.models.backbone import BackboneConfig
+from toddle.models.backbones.base import BackboneConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.store import load_policy, save_policy
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
-from toddle.training.loop import ProgressLine, run_loop
-from toddle.training.run import RunFolder
+from toddle.runs.loop import ProgressLine, run_loop
+from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
@@ -134,12 +134,20 @@ def run(config: Config, *, resume: bool = False) -> None:
         policy.fit_normalization(data.proprio(), actions, config.normalization, body, refit=config.refit_proprio)
         learner = SFT(policy, data, config.sft, seed=config.seed)
         run_loop(
-            learner, folder, config.sft.steps, checkpoint_every=config.checkpoint_every, label="sft",
+            learner,
+            folder,
+            config.sft.steps,
+            checkpoint_every=config.checkpoint_every,
+            label="sft",
             show=("sft/loss", "sft/endpoint_error"),
         )
         learner.use_average()
-        facts = {"init": config.init, "dataset": [str(path) for path in config.dataset], "steps": config.sft.steps,
-                 "tasks": sorted({task for dataset in datasets for task in dataset.tasks})}  # fmt: skip
+        facts = {
+            "init": config.init,
+            "dataset": [str(path) for path in config.dataset],
+            "steps": config.sft.steps,
+            "tasks": sorted({task for dataset in datasets for task in dataset.tasks}),
+        }
         picture = datasets[0].info["features"].get(f"observation.images.{policy.config.cameras[0]}")
         facts |= {"image_size": picture["shape"][0]} if picture else {}  # evaluation renders at the same size
         save_policy(config.out / "policy", policy, facts)
@@ -163,8 +171,13 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> Any:
         return FlowVLA(replace(like.config, seed=config.seed), like.backbone)
     fresh = config.expert
     expert = ExpertConfig(
-        trunk=fresh.trunk, bodies=(_body(datasets[0]),), horizon=fresh.horizon, executed=fresh.executed,
-        window=fresh.window, head=fresh.head, slot_mask=fresh.slot_mask,
+        trunk=fresh.trunk,
+        bodies=(_body(datasets[0]),),
+        horizon=fresh.horizon,
+        executed=fresh.executed,
+        window=fresh.window,
+        head=fresh.head,
+        slot_mask=fresh.slot_mask,
     )
     settings = FlowVLAConfig(
         backbone=config.backbone, expert=expert, steps=fresh.steps, cameras=config.cameras, seed=config.seed
@@ -200,7 +213,12 @@ def _features(config: Config, policy: Any, dataset: LeRobotDataset) -> FeatureCa
     total = sum(-(-episode.length // dataset.image_stride) for episode in dataset.episodes)
     with torch.no_grad(), ProgressLine("features", total) as bar:
         return cache_dataset(
-            config.cache, policy.config.fingerprint, dataset, cameras, shape, policy.backbone.encode,
+            config.cache,
+            policy.config.fingerprint,
+            dataset,
+            cameras,
+            shape,
+            policy.backbone.encode,
             on_block=bar.advance,
         )
 

@@ -16,10 +16,10 @@ from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import nearest, problem
 from toddle.core.plan import Plan
 from toddle.recipes import studies
-from toddle.training.run import RunFolder
-from toddle.training.steps import Step, is_done, on_device, run_steps, seconds_of, with_what_they_need
-from toddle.training.steps_board import StepBar, makespan
-from toddle.training.study import Study, write_page, write_rows
+from toddle.reporting.study import Study, write_page, write_rows
+from toddle.runs.run import RunFolder
+from toddle.runs.steps import Step, is_done, on_device, run_steps, seconds_of, with_what_they_need
+from toddle.runs.steps_board import StepBar, makespan
 
 __all__ = ["Config", "plan", "run", "run_study"]
 
@@ -138,9 +138,12 @@ def _write_data(study: Study[Any], settings: Any, steps: list[Step], config: Con
     done = [step for step in steps if (folder / "steps" / f"{step.name}.json").exists()]
     rows = study.collect(settings, folder)
     facts = {
-        "study": config.name, "scale": config.scale, "runs_done": len(done), "runs_planned": len(steps),
+        "study": config.name,
+        "scale": config.scale,
+        "runs_done": len(done),
+        "runs_planned": len(steps),
         "seconds": sum(seconds_of(step, folder) for step in done),
         "command": f"toddle study {config.name} --scale {config.scale}",
-    }  # fmt: skip
+    }
     if rows:
         write_rows(config.out / config.name, rows, facts)

@@ -16,14 +16,15 @@ from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.plan import Plan
 from toddle.core.types import Observation
 from toddle.envs.make import make_env
-from toddle.models.backbone import Backbone, BackboneConfig, load_backbone
+from toddle.experience.observations import to_observation
+from toddle.models.backbones.base import Backbone, BackboneConfig
+from toddle.models.backbones.load import load_backbone
 from toddle.policies.causal import CausalConfig, CausalPolicy
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.store import StoredExpert, load_policy, read_policy, save_expert, save_policy
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
-from toddle.training.loop import ProgressLine
-from toddle.training.observations import to_observation
-from toddle.training.run import RunFolder
+from toddle.runs.loop import ProgressLine
+from toddle.runs.run import RunFolder
 from toddle.transfer.convert import Conversion, ConvertConfig, convert
 from toddle.transfer.denoising_levels import check_source, measure_denoising_levels
 from toddle.transfer.distill import distill
@@ -102,8 +103,10 @@ def plan(config: Config) -> Plan:
     made = convert(fresh, config.convert, 1)
     numbers = sum(value.numel() for value in made.expert.parameters())
     numbers *= config.grow_depth * config.grow_width**2
-    steps = [f"convert {config.source} ({config.convert.context_mode}, {made.config.trunk.modulation}, "
-             f"head {made.config.head}) into about {numbers:,} weights"]  # fmt: skip
+    steps = [
+        f"convert {config.source} ({config.convert.context_mode}, {made.config.trunk.modulation}, "
+        f"head {made.config.head}) into about {numbers:,} weights"
+    ]
     distilled = config.convert.context_mode == "replace"
     if distilled:
         steps.append(f"rank self-attention blocks by lesion, then distil for {config.distill_steps} steps")
@@ -124,9 +127,10 @@ def run(config: Config, *, resume: bool = False) -> None:
         meta = {"source": str(config.source), "levels": record["levels"], "numbers": record["numbers"]}
         if backbone is not None:
             save_policy(config.out / "policy", _vla(config, made, backbone, _steps(config, policy)), meta)
-        save_expert(config.out / "expert", StoredExpert(
-            made.config, made.expert.state_dict(), made.adapter.state_dict(), made.vlm_width, meta
-        ))  # fmt: skip
+        save_expert(
+            config.out / "expert",
+            StoredExpert(made.config, made.expert.state_dict(), made.adapter.state_dict(), made.vlm_width, meta),
+        )
         if made.removed:
             removed = config.out / "removed.safetensors"
             write_atomic(removed, lambda path: safetensors.torch.save_file(made.removed, path))
@@ -142,10 +146,16 @@ def _steps(config: Config, policy: CausalPolicy | DenoisingPolicy) -> int:
 
 def _vla(config: Config, made: Conversion, backbone: Backbone, steps: int) -> FlowVLA:
     """Build the vision-language-action model around the converted expert."""
-    vla = FlowVLA(FlowVLAConfig(
-        backbone=config.backbone, expert=made.config, steps=steps, cameras=config.cameras,
-        seed=config.convert.seed,
-    ), backbone)  # fmt: skip
+    vla = FlowVLA(
+        FlowVLAConfig(
+            backbone=config.backbone,
+            expert=made.config,
+            steps=steps,
+            cameras=config.cameras,
+            seed=config.convert.seed,
+        ),
+        backbone,
+    )
     vla.expert.load_state_dict(made.expert.state_dict())
     vla.adapter.load_state_dict(made.adapter.state_dict())
     return vla
@@ -154,8 +164,12 @@ def _vla(config: Config, made: Conversion, backbone: Backbone, steps: int) -> Fl
 def _source_config(config: Config) -> CausalConfig | DenoisingConfig:
     kind, source, _, _ = read_policy(config.source)
     if kind not in ("causal", "denoising"):
-        raise problem("source", "a policy of kind 'causal' or 'denoising'", kind,
-                      "pretrain one with toddle pretrain --policy causal or --method dppo")  # fmt: skip
+        raise problem(
+            "source",
+            "a policy of kind 'causal' or 'denoising'",
+            kind,
+            "pretrain one with toddle pretrain --policy causal or --method dppo",
+        )
     assert isinstance(source, CausalConfig | DenoisingConfig)
     if isinstance(source, DenoisingConfig):
         check_source(DenoisingPolicy(source))
@@ -164,9 +178,7 @@ def _source_config(config: Config) -> CausalConfig | DenoisingConfig:
     return source
 
 
-def _convert(
-    config: Config, policy: CausalPolicy | DenoisingPolicy, vlm_width: int
-) -> tuple[Conversion, list[Level]]:
+def _convert(config: Config, policy: CausalPolicy | DenoisingPolicy, vlm_width: int) -> tuple[Conversion, list[Level]]:
     """Convert and enlarge; measure before self-distillation, which by design leaves the source."""
     ranking, rollouts = None, None
     if config.convert.context_mode == "replace" and isinstance(policy, CausalPolicy):

@@ -1,1 +1,1 @@
-"""Floor 4: from an RL checkpoint to a VLA action expert: convert, grow, graft."""
+"""Floor 5: from an RL checkpoint to a VLA action expert: convert, grow, graft."""

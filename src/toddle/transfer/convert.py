@@ -103,9 +103,7 @@ class Conversion:
         return self.expert.config
 
 
-def convert(
-    policy: Source, settings: ConvertConfig, vlm_width: int, *, ranking: list[int] | None = None
-) -> Conversion:
+def convert(policy: Source, settings: ConvertConfig, vlm_width: int, *, ranking: list[int] | None = None) -> Conversion:
     """Convert a policy into an action expert that reads VLM tokens of width `vlm_width`.
 
     ranking: self-attention blocks in the order of their lesion score (`lesion.rank_blocks`), for mode replace.
@@ -168,8 +166,14 @@ def _target_config(
     )
     executed = settings.executed or min(source.executed, horizon)
     return dataclasses.replace(
-        source, trunk=new_trunk, head=settings.head, bodies=settings.bodies or source.bodies, horizon=horizon,
-        executed=executed, window=settings.window or source.window, slot_mask=settings.slot_mask or source.slot_mask,
+        source,
+        trunk=new_trunk,
+        head=settings.head,
+        bodies=settings.bodies or source.bodies,
+        horizon=horizon,
+        executed=executed,
+        window=settings.window or source.window,
+        slot_mask=settings.slot_mask or source.slot_mask,
         modulate=settings.modulate,
     ), chosen
 

@@ -27,8 +27,12 @@ def check_source(policy: DenoisingPolicy) -> None:
     policy.expert  # noqa: B018  (raises)
     if policy.base is not None:
         tuned, steps = len(policy.links.tuned), policy.links.steps
-        raise problem("source", f"one network for all {steps} steps (tuned_steps 0)", f"two, tuned_steps {tuned}",
-                      "pretrain without --denoising.tuned-steps")  # fmt: skip
+        raise problem(
+            "source",
+            f"one network for all {steps} steps (tuned_steps 0)",
+            f"two, tuned_steps {tuned}",
+            "pretrain without --denoising.tuned-steps",
+        )
 
 
 @torch.no_grad()
@@ -48,21 +52,32 @@ def measure_denoising_levels(policy: DenoisingPolicy, made: Conversion, *, seed:
     whole = whole and made.status["adapter.1.weight"] == "new: 0"
     whole = whole and not any(made.status[name].startswith("new") for name in made.status if name.startswith("out."))
     levels = [
-        Level(name="A", what="trunk output for any tokens and tau", deviation=_level_a(policy, made, generator),
-              tolerance=GROWN if grown else 0.0),
-    ]  # fmt: skip
+        Level(
+            name="A",
+            what="trunk output for any tokens and tau",
+            deviation=_level_a(policy, made, generator),
+            tolerance=GROWN if grown else 0.0,
+        ),
+    ]
     if not same:
         return levels
     observation = _draw(policy, 64, generator)
     context, mask = _vlm_context(made, 64, generator)
     return [
         *levels,
-        Level(name="B", what="history tokens under other noisy actions",
-              deviation=_level_b(made, observation, context, mask, generator), tolerance=0.0),
-        Level(name="C", what=f"sample ({len(made.config.times) or steps} steps) against the policy's, NULL goal",
-              deviation=_level_c(policy, made, observation, (context, mask), generator, steps),
-              tolerance=None if not whole else SAMPLE_OF_NOISE if made.config.times else SAMPLE),
-    ]  # fmt: skip
+        Level(
+            name="B",
+            what="history tokens under other noisy actions",
+            deviation=_level_b(made, observation, context, mask, generator),
+            tolerance=0.0,
+        ),
+        Level(
+            name="C",
+            what=f"sample ({len(made.config.times) or steps} steps) against the policy's, NULL goal",
+            deviation=_level_c(policy, made, observation, (context, mask), generator, steps),
+            tolerance=None if not whole else SAMPLE_OF_NOISE if made.config.times else SAMPLE,
+        ),
+    ]
 
 
 def _draw(policy: DenoisingPolicy, batch: int, generator: torch.Generator) -> Observation:
@@ -99,7 +114,11 @@ def _level_b(
     shape = (1, len(mask), made.config.horizon, made.config.action_width)
     histories = [
         made.expert.forward_with_history(
-            rows, context[None], mask[None], torch.randn(shape, generator=generator), torch.full(shape[:2], tau),
+            rows,
+            context[None],
+            mask[None],
+            torch.randn(shape, generator=generator),
+            torch.full(shape[:2], tau),
             return_history=True,
         )[1]
         for tau in TAUS
@@ -108,9 +127,13 @@ def _level_b(
 
 
 def _level_c(
-    policy: DenoisingPolicy, made: Conversion, observation: Observation, context: tuple[Tensor, Tensor],
-    generator: torch.Generator, steps: int,
-) -> float:  # fmt: skip
+    policy: DenoisingPolicy,
+    made: Conversion,
+    observation: Observation,
+    context: tuple[Tensor, Tensor],
+    generator: torch.Generator,
+    steps: int,
+) -> float:
     """Sample both from the same noise: the expert with random VLM tokens, the policy with the goal hidden."""
     batch = len(observation["proprio"])
     noise = torch.randn(batch, made.config.horizon, made.config.action_width, generator=generator)

@@ -100,10 +100,16 @@ def grow_depth(expert: ActionExpert, factor: int, seed: int = 0) -> tuple[Action
                 fresh.append(len(kinds))
             mixed = "cross" in trunk.kinds and copy % 2
             kinds.append(("self" if kind == "cross" else "cross") if mixed else kind)
-    config = dataclasses.replace(expert.config, trunk=dataclasses.replace(
-        trunk, depth=len(kinds), blocks=tuple(kinds), inserted=tuple(i * factor for i in trunk.inserted),
-        fresh=tuple(sorted({*fresh, *(i * factor for i in trunk.fresh)})),
-    ))  # fmt: skip
+    config = dataclasses.replace(
+        expert.config,
+        trunk=dataclasses.replace(
+            trunk,
+            depth=len(kinds),
+            blocks=tuple(kinds),
+            inserted=tuple(i * factor for i in trunk.inserted),
+            fresh=tuple(sorted({*fresh, *(i * factor for i in trunk.fresh)})),
+        ),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grown = ActionExpert(config)

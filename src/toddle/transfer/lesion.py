@@ -20,10 +20,11 @@ def draw_observation(policy: CausalPolicy, length: int, batch: int, generator: t
     first[0] = True
     previous = torch.rand(length, batch, expert.executed * body.action, generator=generator) * 2 - 1
     return Observation(
-        proprio=noise * scale + norm.mean[0, : body.proprio].float(), first=first,
+        proprio=noise * scale + norm.mean[0, : body.proprio].float(),
+        first=first,
         body=torch.zeros(length, batch, dtype=torch.int64),
         previous_action=torch.where(first[..., None], 0.0, previous),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()

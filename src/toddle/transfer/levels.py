@@ -49,9 +49,13 @@ def measure_levels(policy: CausalPolicy, made: Conversion, *, seed: int = 0, ste
     grown = made.width_factor > 1 or bool(mode.fresh) or mode.mlp_ratio != policy.config.expert.trunk.mlp_ratio
     exact = 1e-5 if grown else 0.0
     levels = [
-        Level(name="A", what="trunk output for any tokens and tau", deviation=_level_a(policy, made, generator),
-              tolerance=exact if intact else None),
-    ]  # fmt: skip
+        Level(
+            name="A",
+            what="trunk output for any tokens and tau",
+            deviation=_level_a(policy, made, generator),
+            tolerance=exact if intact else None,
+        ),
+    ]
     observation = draw_observation(policy, 6, 3, generator)
     drift, history, tau = _level_b(policy, made, observation, generator)
     encoders = [status for name, status in made.status.items() if name.startswith(("tokens.obs", "tokens.past"))]
@@ -61,17 +65,27 @@ def measure_levels(policy: CausalPolicy, made: Conversion, *, seed: int = 0, ste
     silent = made.status["adapter.1.weight"] == "new: 0" or "cross" not in policy.config.expert.trunk.kinds
     levels += [
         Level(name="B", what="history tokens under other noisy actions", deviation=drift, tolerance=0.0),
-        Level(name="B", what="history tokens against the RL policy's", deviation=history,
-              tolerance=max(exact, 5e-6) if same_inputs and silent and not made.removed else None),
+        Level(
+            name="B",
+            what="history tokens against the RL policy's",
+            deviation=history,
+            tolerance=max(exact, 5e-6) if same_inputs and silent and not made.removed else None,
+        ),
         Level(name="tau", what="output at other flow times", deviation=tau, tolerance=0.0),
-    ]  # fmt: skip
+    ]
     same_slots = made.config.slot_mask == policy.config.expert.slot_mask or float(made.expert.future_bias) <= -40
     kept = silent and not any(made.status[name].startswith("new") for name in made.status if name.startswith("out."))
     whole = same_inputs and intact and made.config.head == "endpoint" and same_slots and kept
     if made.config.head == "endpoint" and same_inputs:
         deviation = _level_c(policy, made, observation, generator, steps)
-        levels.append(Level(name="C", what=f"flow sample ({steps} steps) against the RL chunk under the NULL goal",
-                            deviation=deviation, tolerance=1e-5 if whole else None))  # fmt: skip
+        levels.append(
+            Level(
+                name="C",
+                what=f"flow sample ({steps} steps) against the RL chunk under the NULL goal",
+                deviation=deviation,
+                tolerance=1e-5 if whole else None,
+            )
+        )
     return levels
 
 

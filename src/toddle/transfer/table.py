@@ -18,8 +18,13 @@ __all__ = ["components", "conversion_record", "print_record"]
 def _component(name: str) -> str:
     """Name the part a tensor belongs to: its module without the last layers."""
     for pattern in (
-        r"^(trunk\.blocks\.\d+\.\w+)", r"^(trunk\.\w+)", r"^(tokens\.\w+\.mlps\.[^.]+)", r"^(tokens\.\w+)",
-        r"^(out\.mlps\.[^.]+)", r"^(sidecar\.\w+)", r"^(adapter)",
+        r"^(trunk\.blocks\.\d+\.\w+)",
+        r"^(trunk\.\w+)",
+        r"^(tokens\.\w+\.mlps\.[^.]+)",
+        r"^(tokens\.\w+)",
+        r"^(out\.mlps\.[^.]+)",
+        r"^(sidecar\.\w+)",
+        r"^(adapter)",
     ):
         if match := re.match(pattern, name):
             return match[1]
@@ -52,10 +57,14 @@ def components(policy: Source, made: Conversion) -> list[dict[str, Any]]:
     table = []
     for name, row in rows.items():
         known = [distance for distance in row["distances"] if distance is not None]
-        table.append({
-            "part": name, "numbers": row["numbers"], "status": "; ".join(row["statuses"]),
-            "distance": max(known) if known else None,
-        })  # fmt: skip
+        table.append(
+            {
+                "part": name,
+                "numbers": row["numbers"],
+                "status": "; ".join(row["statuses"]),
+                "distance": max(known) if known else None,
+            }
+        )
     return table
 
 
@@ -69,15 +78,22 @@ def conversion_record(policy: Source, made: Conversion, levels: list[Level]) -> 
     return {
         "parts": parts,
         "levels": [
-            {"level": level.name, "what": level.what, "deviation": level.deviation, "tolerance": level.tolerance,
-             "kept": None if level.tolerance is None else level.kept}
+            {
+                "level": level.name,
+                "what": level.what,
+                "deviation": level.deviation,
+                "tolerance": level.tolerance,
+                "kept": None if level.tolerance is None else level.kept,
+            }
             for level in levels
         ],
         "numbers": {
-            "source": before, "expert": total, "kept": kept,
+            "source": before,
+            "expert": total,
+            "kept": kept,
             "removed": sum(value.numel() for value in made.removed.values()),
         },
-    }  # fmt: skip
+    }
 
 
 def _by_kind(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -108,10 +124,12 @@ def print_record(record: dict[str, Any]) -> None:
     for row in record["levels"]:
         promised = row["tolerance"] is not None
         levels.add_row(
-            row["level"], row["what"], f"{row['deviation']:.1e}",
+            row["level"],
+            row["what"],
+            f"{row['deviation']:.1e}",
             f"{row['tolerance']:.0e}" if promised else "not promised",
             ("yes" if row["kept"] else "NO") if promised else "-",
-        )  # fmt: skip
+        )
     console = Console()
     console.print(table)
     console.print(levels)

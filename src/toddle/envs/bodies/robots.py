@@ -128,7 +128,9 @@ HUMANOID = Body(
     build=build_humanoid,
     # its legs have no ankles: held bent otherwise than at home they let it fall, so goals do not ask for them
     joints=(
-        "abdomen_z", "abdomen_y", "abdomen_x",
+        "abdomen_z",
+        "abdomen_y",
+        "abdomen_x",
         *(f"{side}_{joint}" for side in ("right", "left") for joint in ("shoulder1", "shoulder2", "elbow")),
     ),
     key_points=tuple(KeyPoint(name=name, objects=(name,), kind="geom") for name in ("right_hand", "left_hand")),
@@ -141,4 +143,4 @@ HUMANOID = Body(
     undesired=("torso", "lwaist", "pelvis", "right_thigh", "left_thigh"),
     spread=0.4,
     promote=0.3,
-)  # fmt: skip
+)

@@ -1,1 +1,1 @@
-"""Studies, one file each: `STUDY = training.study.Study(...)`, run by `toddle study <name>`."""
+"""Studies, one file each: `STUDY = reporting.study.Study(...)`, run by `toddle study <name>`."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from toddle.maths.intervals import Interval
-from toddle.training.plots import colours_of, curve_panels, interval_lines, success_over_budget
-from toddle.training.study import Estimate, Figure, Row, effect
+from toddle.reporting.plots import colours_of, curve_panels, interval_lines, success_over_budget
+from toddle.reporting.study import Estimate, Figure, Row, effect
 
 __all__ = ["area", "area_gain", "difference", "erased", "figures", "gain", "pushed_count", "speed", "success", "tables"]
 
@@ -20,9 +20,10 @@ Measure = Callable[[Sequence[Row]], Estimate | None]
 def success(rows: Sequence[Row], start: str, count: int, disturbance: str = "plain") -> Pairs:
     """Success by (seed, task)."""
     return {
-        (row["seed"], row["task"]): row["successes"] / row["episodes"] for row in rows
+        (row["seed"], row["task"]): row["successes"] / row["episodes"]
+        for row in rows
         if row["kind"] == "success" and (row["start"], row["count"], row["disturbance"]) == (start, count, disturbance)
-    }  # fmt: skip
+    }
 
 
 def area(rows: Sequence[Row], start: str) -> Pairs:
@@ -32,9 +33,7 @@ def area(rows: Sequence[Row], start: str) -> Pairs:
     if len(counts) < 2:
         return {}
     x, whole = np.log(counts), set.intersection(*(set(cell) for cell in cells))
-    return {
-        key: float(np.trapezoid([cell[key] for cell in cells], x) / (x[-1] - x[0])) for key in sorted(whole)
-    }  # fmt: skip
+    return {key: float(np.trapezoid([cell[key] for cell in cells], x) / (x[-1] - x[0])) for key in sorted(whole)}
 
 
 def pushed_count(rows: Sequence[Row]) -> int:
@@ -103,7 +102,7 @@ def figures(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[Fi
     lines = {
         name: [(float(count), _interval(cell)) for count in counts if (cell := success(rows, name, count))]
         for name in main
-    }  # fmt: skip
+    }
     if lines := {name: points for name, points in lines.items() if points}:
         svg = success_over_budget(lines, colours_of(main), x_label="demonstrations of each task", y_label="success, %")
         caption = "Success over N, mean over tasks; 95 % bootstrap over pairs of seed and task."
@@ -111,8 +110,10 @@ def figures(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[Fi
     for disturbance, label in (("plain", "undisturbed"), ("pushed", "one push an episode")):
         effects = {
             name: difference(name, "random", disturbance)(rows)
-            for group in groups.values() for name in group if name != "random"
-        }  # fmt: skip
+            for group in groups.values()
+            for name in group
+            if name != "random"
+        }
         shown = {name: Interval(100 * e.value, 100 * e.low, 100 * e.high) for name, e in effects.items() if e}
         if shown:
             svg = interval_lines(shown, x_label=f"success minus random's, points, N = {n}, {label}")
@@ -126,8 +127,11 @@ def _courses(rows: Sequence[Row], groups: Mapping[str, Sequence[str]], n: int) -
     main = [name for name in next(iter(groups.values())) if name in chosen]
     if not main:
         return []
-    error = {name: [(r["steps"] * (i + 0.5) / len(r["error"]), e) for i, e in enumerate(r["error"])]
-             for name in main for r in [chosen[name]]}  # fmt: skip
+    error = {
+        name: [(r["steps"] * (i + 0.5) / len(r["error"]), e) for i, e in enumerate(r["error"])]
+        for name in main
+        for r in [chosen[name]]
+    }
     cka = {name: [(float(a), float(b)) for a, b in chosen[name]["cka"]] for name in main if chosen[name]["cka"]}
     panels = {"endpoint error of training batches": error, "CKA to the trunk at the start": cka}
     shown = {title: series for title, series in panels.items() if series}
@@ -161,26 +165,43 @@ def tables(
     for start, task, count, disturbance in sorted(
         {(r["start"], r["task"], r["count"], r["disturbance"]) for r in rows if r["kind"] == "success"}
     ):
-        own = [r for r in rows if r["kind"] == "success" and (r["start"], r["task"], r["count"], r["disturbance"])
-               == (start, task, count, disturbance)]  # fmt: skip
+        own = [
+            r
+            for r in rows
+            if r["kind"] == "success"
+            and (r["start"], r["task"], r["count"], r["disturbance"]) == (start, task, count, disturbance)
+        ]
         counted = ", ".join(f"{r['successes']:.0f}/{r['episodes']}" for r in own)
         cells.append([task, disturbance, str(count), start, counted])
     goals = [[policy, env, f"{100 * np.mean(values):.0f} %"] for (policy, env), values in _goals(rows).items()]
     against = [
         [name, control, f"{100 * e.value:+.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]"]
-        for name, control in controls.items() if (e := difference(name, control)(rows)) is not None
-    ]  # fmt: skip
+        for name, control in controls.items()
+        if (e := difference(name, control)(rows)) is not None
+    ]
     return [
-        (f"Everything at N = {n}: success, and points over random with 95 % intervals",
-         ["start", "undisturbed", "over random", "pushed", "over random"], effects),
-        (f"Remedies at N = {n} against random with the same change: points with 95 % intervals",
-         ["start", "control", "difference"], against),
-        (f"Fine-tuning at N = {n}, mean over seeds", ["start", "endpoint error at the end", "drift of the trunk",
-                                                      "CKA to the trunk at the start"], drift),
-        ("What the policies of RL do before any conversion: share of goals, touch/ in the VLA's own scenes",
-         ["policy", "environment", "success"], goals),
+        (
+            f"Everything at N = {n}: success, and points over random with 95 % intervals",
+            ["start", "undisturbed", "over random", "pushed", "over random"],
+            effects,
+        ),
+        (
+            f"Remedies at N = {n} against random with the same change: points with 95 % intervals",
+            ["start", "control", "difference"],
+            against,
+        ),
+        (
+            f"Fine-tuning at N = {n}, mean over seeds",
+            ["start", "endpoint error at the end", "drift of the trunk", "CKA to the trunk at the start"],
+            drift,
+        ),
+        (
+            "What the policies of RL do before any conversion: share of goals, touch/ in the VLA's own scenes",
+            ["policy", "environment", "success"],
+            goals,
+        ),
         ("Every cell", ["task", "disturbance", "N", "start", "successes, one number a seed"], cells),
-    ]  # fmt: skip
+    ]
 
 
 def _goals(rows: Sequence[Row]) -> dict[tuple[str, str], list[float]]:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from toddle.recipes.studies._t0_page import area_gain, difference, erased, figures, speed, tables
-from toddle.training.episodes import read_episodes, result_of, score_of
-from toddle.training.metrics import read_metrics
-from toddle.training.steps import Step, toddle_step
-from toddle.training.study import Outcome, Row, Study
+from toddle.reporting.episode_log import read_episodes, result_of, score_of
+from toddle.reporting.study import Outcome, Row, Study
+from toddle.runs.metrics import read_metrics
+from toddle.runs.steps import Step, toddle_step
 
 __all__ = ["STUDY"]
 
@@ -49,7 +49,7 @@ MAIN = {
     "supervised": Start(source="clone", convert={}),
     "paradigm 1": Start(source="ppo", convert={}),
     "paradigm 2": Start(source="flow", convert={}),
-}  # fmt: skip
+}
 """Initialisations, at every number of demonstrations."""
 ABLATIONS = {
     "literal gate": Start(source="ppo", convert={"modulation": "dit_literal"}),
@@ -58,7 +58,7 @@ ABLATIONS = {
     "other body, no moments": Start(source="panda", convert=HELD_OUT | {"moment_match": False}),
     "adapter first": Start(source="ppo", convert={}, sft={"regime": "adapter_first"}),
     "fresh decoder": Start(source="ppo", convert={"head": "velocity"}),
-}  # fmt: skip
+}
 """Paradigm 1 with one thing changed, at one number of demonstrations."""
 REMEDIES = {
     "adapter x10": Start(source="ppo", convert={}, sft={"adapter_rate": 10.0}),
@@ -68,7 +68,7 @@ REMEDIES = {
     "random, grounded": Start(source="ppo", grounded=True),
     "longer": Start(source="ppo", convert={}, longer=4),
     "random, longer": Start(source="ppo", longer=4),
-}  # fmt: skip
+}
 """What was tried because paradigm 1 alone did not help; those with `random` are the controls of the same change."""
 COMBINED = {
     "re-anchored, grounded": Start(
@@ -77,14 +77,20 @@ COMBINED = {
 }
 """The remedies that helped, together; added when the others had been seen."""
 CONTROLS = {
-    "paradigm 1": "random", "re-anchored": "random", "longer": "random, longer", "grounded": "random, grounded",
+    "paradigm 1": "random",
+    "re-anchored": "random",
+    "longer": "random, longer",
+    "grounded": "random, grounded",
     "re-anchored, grounded": "random, grounded",
-}  # fmt: skip
+}
 """Starts and the random one to which the same was done."""
 STARTS = MAIN | ABLATIONS | REMEDIES | COMBINED
 GROUPS = {
-    "main": list(MAIN), "remedies": list(REMEDIES), "combined": list(COMBINED), "ablations": list(ABLATIONS),
-}  # fmt: skip
+    "main": list(MAIN),
+    "remedies": list(REMEDIES),
+    "combined": list(COMBINED),
+    "ablations": list(ABLATIONS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,39 +117,55 @@ TASKS = ("push-v3", "plate-slide-v3", "lever-pull-v3", "dial-turn-v3")
 MORE = ("door-open-v3", "window-open-v3", "hand-insert-v3", "peg-unplug-side-v3")
 SCALES = {
     "small": Scale(seeds=3, tasks=TASKS, steps=600_000, flow_steps=300_000, sft_steps=400, grounding=25, episodes=20),
-    "medium": Scale(seeds=5, tasks=TASKS, steps=2_000_000, flow_steps=2_000_000, sft_steps=2000, grounding=50,
-                    episodes=50),
-    "lab": Scale(seeds=10, tasks=(*TASKS, *MORE), steps=20_000_000, flow_steps=20_000_000, sft_steps=10_000,
-                 grounding=100, episodes=200),
-}  # fmt: skip
+    "medium": Scale(
+        seeds=5, tasks=TASKS, steps=2_000_000, flow_steps=2_000_000, sft_steps=2000, grounding=50, episodes=50
+    ),
+    "lab": Scale(
+        seeds=10,
+        tasks=(*TASKS, *MORE),
+        steps=20_000_000,
+        flow_steps=20_000_000,
+        sft_steps=10_000,
+        grounding=100,
+        episodes=200,
+    ),
+}
 SHARED = {"env": ["goal/sawyer"], "checkpoint_every": 20}
 FLOW = {
     "method": "reinflow",
-    "denoising": {"horizon": 8, "trunk": {"goal_dropout": 0.1, "trunk": {
-        "width": 96, "depth": 2, "heads": 4, "context_width": 64, "modulation": "residual"}}},
+    "denoising": {
+        "horizon": 8,
+        "trunk": {
+            "goal_dropout": 0.1,
+            "trunk": {"width": 96, "depth": 2, "heads": 4, "context_width": 64, "modulation": "residual"},
+        },
+    },
     "collect": {"length": 16, "discount": 0.95},
     "ppo": {"epochs": 4, "minibatches": 2, "learning_rate": 5e-4, "critic_learning_rate": 2e-3, "lam": 0.8},
-}  # fmt: skip
+}
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
 def _pretraining(at: str, seed: int, scale: Scale, names: Sequence[str]) -> list[Step]:
     """Make the policies of a seed that the starts `names` come from."""
     settings: dict[str, dict[str, Any]] = {
-        "ppo": {"steps": scale.steps}, "shuffled": {"steps": scale.steps, "control": "shuffled"},
+        "ppo": {"steps": scale.steps},
+        "shuffled": {"steps": scale.steps, "control": "shuffled"},
         "panda": {"steps": scale.steps, "env": ["goal/panda"]},
         "distractors": {"steps": scale.steps, "distractors": 12, "token_latency": 4},
         "clone": {"steps": scale.steps, "method": "clone", "teacher": f"{{folder}}/{at}/ppo/policy"},
         "flow": {"steps": scale.flow_steps, **FLOW},
-    }  # fmt: skip
+    }
     return [
         toddle_step(
-            f"{at}/{name}", "pretrain", SHARED | {"seed": seed} | settings[name],
+            f"{at}/{name}",
+            "pretrain",
+            SHARED | {"seed": seed} | settings[name],
             after=[f"{at}/ppo"] if name == "clone" else [],
             seconds=10 + settings[name]["steps"] / (1000 if name == "flow" else 4000),
         )
         for name in dict.fromkeys(STARTS[name].source for name in names)
-    ]  # fmt: skip
+    ]
 
 
 def _transfers(at: str, seed: int, scale: Scale, names: Sequence[str]) -> list[Step]:
@@ -151,13 +173,19 @@ def _transfers(at: str, seed: int, scale: Scale, names: Sequence[str]) -> list[S
     chosen = {name: convert for name in names if (convert := STARTS[name].convert) is not None}
     return [
         toddle_step(
-            f"{at}/transfer/{_file(name)}", "transfer",
-            {"source": f"{{folder}}/{at}/{STARTS[name].source}/policy", "convert": {"seed": seed} | convert,
-             "backbone": {"name": scale.backbone}},
-            after=[f"{at}/{STARTS[name].source}"], seconds=15,
+            f"{at}/transfer/{_file(name)}",
+            "transfer",
+            {
+                "source": f"{{folder}}/{at}/{STARTS[name].source}/policy",
+                "convert": {"seed": seed} | convert,
+                "backbone": {"name": scale.backbone},
+            },
+            after=[f"{at}/{STARTS[name].source}"],
+            seconds=15,
         )
-        for name, convert in chosen.items() if _converted(STARTS[name]) == name
-    ]  # fmt: skip
+        for name, convert in chosen.items()
+        if _converted(STARTS[name]) == name
+    ]
 
 
 def _converted(start: Start) -> str:
@@ -188,39 +216,67 @@ def _tuning(at: str, seed: int, scale: Scale, name: str, count: int) -> list[Ste
     if start.grounded:
         ground = f"{at}/grounding/{_file(name)}"
         updates = scale.grounding * len(scale.tasks) * 2
-        made.append(toddle_step(
-            ground, "sft",
-            common | init | {"dataset": [f"{{folder}}/{at}/approaches"], "sft": sft | {"steps": updates}},
-            after=[*after, f"{at}/approaches"], seconds=15 + 0.05 * updates,
-        ))  # fmt: skip
+        made.append(
+            toddle_step(
+                ground,
+                "sft",
+                common | init | {"dataset": [f"{{folder}}/{at}/approaches"], "sft": sft | {"steps": updates}},
+                after=[*after, f"{at}/approaches"],
+                seconds=15 + 0.05 * updates,
+            )
+        )
         init, after = {"init": f"{{folder}}/{ground}/policy"}, [ground]
-    settings = common | init | {
-        "dataset": ["{folder}/demos"], "episodes": count,
-        "sft": sft | {"steps": start.longer * scale.sft_steps} | (start.sft or {}),
-    }  # fmt: skip
-    made.append(toddle_step(f"{at}/sft{count}/{_file(name)}", "sft", settings, after=["demos", *after],
-                            seconds=15 + 0.05 * start.longer * scale.sft_steps))  # fmt: skip
+    settings = (
+        common
+        | init
+        | {
+            "dataset": ["{folder}/demos"],
+            "episodes": count,
+            "sft": sft | {"steps": start.longer * scale.sft_steps} | (start.sft or {}),
+        }
+    )
+    made.append(
+        toddle_step(
+            f"{at}/sft{count}/{_file(name)}",
+            "sft",
+            settings,
+            after=["demos", *after],
+            seconds=15 + 0.05 * start.longer * scale.sft_steps,
+        )
+    )
     return made
 
 
 def _evaluation(at: str, scale: Scale, label: str, names: Sequence[str], count: int, push: bool) -> Step:
     settings = {
         "policy": [f"{_file(name)}={{folder}}/{at}/sft{count}/{_file(name)}/policy" for name in names],
-        "env": [f"metaworld/{task}" for task in scale.tasks], "episodes": scale.episodes, "videos": 0, "push": push,
-        "max_episode_steps": 200, "num_envs": min(20, scale.episodes),
-    }  # fmt: skip
+        "env": [f"metaworld/{task}" for task in scale.tasks],
+        "episodes": scale.episodes,
+        "videos": 0,
+        "push": push,
+        "max_episode_steps": 200,
+        "num_envs": min(20, scale.episodes),
+    }
     seconds = 10 + 0.3 * scale.episodes * len(scale.tasks) * len(names) * (2 if push else 1)
-    return toddle_step(f"{at}/evaluate{count}/{label}", "evaluate", settings,
-                       after=[f"{at}/sft{count}/{_file(name)}" for name in names], seconds=seconds)  # fmt: skip
+    return toddle_step(
+        f"{at}/evaluate{count}/{label}",
+        "evaluate",
+        settings,
+        after=[f"{at}/sft{count}/{_file(name)}" for name in names],
+        seconds=seconds,
+    )
 
 
 def steps(scale: Scale) -> list[Step]:
     """One recording; for each seed the pretrainings, conversions, fine-tunings and evaluations."""
-    found = [toddle_step(
-        "demos", "record",
-        {"env": [f"metaworld/{task}" for task in scale.tasks], "episodes": max(scale.demonstrations)},
-        seconds=10 + 0.3 * max(scale.demonstrations) * len(scale.tasks),
-    )]  # fmt: skip
+    found = [
+        toddle_step(
+            "demos",
+            "record",
+            {"env": [f"metaworld/{task}" for task in scale.tasks], "episodes": max(scale.demonstrations)},
+            seconds=10 + 0.3 * max(scale.demonstrations) * len(scale.tasks),
+        )
+    ]
     done: set[str] = set()
     for label, names in GROUPS.items():  # the main comparison of all seeds first
         for seed in range(scale.seeds):
@@ -240,9 +296,13 @@ def steps(scale: Scale) -> list[Step]:
 def _approaches(at: str, scale: Scale) -> Step:
     """Let the RL policy bring the hand to the object in the tasks' scenes, and record it."""
     settings = {
-        "env": [f"touch/{task}" for task in scale.tasks], "policy": f"{{folder}}/{at}/ppo/policy", "batch": 5,
-        "episodes": scale.grounding, "keep_failures": True, "max_episode_steps": 80,
-    }  # fmt: skip
+        "env": [f"touch/{task}" for task in scale.tasks],
+        "policy": f"{{folder}}/{at}/ppo/policy",
+        "batch": 5,
+        "episodes": scale.grounding,
+        "keep_failures": True,
+        "max_episode_steps": 80,
+    }
     seconds = 10 + 0.4 * scale.grounding * len(scale.tasks)
     return toddle_step(f"{at}/approaches", "record", settings, after=[f"{at}/ppo"], seconds=seconds)
 
@@ -251,12 +311,13 @@ def _goals(at: str, scale: Scale) -> Step:
     """Measure the RL policies themselves, on held-out goals and in the VLA's scenes."""
     names = ("ppo", "shuffled", "clone", "flow")
     settings = {
-        "policy": [f"{name}={{folder}}/{at}/{name}/policy" for name in names], "videos": 0,
+        "policy": [f"{name}={{folder}}/{at}/{name}/policy" for name in names],
+        "videos": 0,
         "env": ["goal/sawyer", *(f"touch/{task}" for task in scale.tasks)],
-        "episodes": scale.episodes, "num_envs": min(20, scale.episodes),
-    }  # fmt: skip
+        "episodes": scale.episodes,
+        "num_envs": min(20, scale.episodes),
+    }
     return toddle_step(f"{at}/goals", "evaluate", settings, after=[f"{at}/{name}" for name in names], seconds=60)
-
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -268,15 +329,39 @@ def collect(scale: Scale, folder: Path) -> list[Row]:
         for count in scale.demonstrations:
             for path in sorted(at.glob(f"evaluate{count}/*/episodes.jsonl")):
                 for (name, env, disturbance), scores in _cells(path).items():
-                    rows.append({"kind": "success", "seed": seed, "start": names[name], "task": env.split("/")[1],
-                                 "count": count, "disturbance": disturbance, "episodes": len(scores),
-                                 "successes": sum(scores)})  # fmt: skip
+                    rows.append(
+                        {
+                            "kind": "success",
+                            "seed": seed,
+                            "start": names[name],
+                            "task": env.split("/")[1],
+                            "count": count,
+                            "disturbance": disturbance,
+                            "episodes": len(scores),
+                            "successes": sum(scores),
+                        }
+                    )
             for path in sorted(at.glob(f"sft{count}/*/finished.json")):
-                rows.append({"kind": "sft", "seed": seed, "start": names[path.parent.name], "count": count,
-                             **_course(path.parent)})  # fmt: skip
+                rows.append(
+                    {
+                        "kind": "sft",
+                        "seed": seed,
+                        "start": names[path.parent.name],
+                        "count": count,
+                        **_course(path.parent),
+                    }
+                )
         for (name, env, _), scores in _cells(at / "goals" / "episodes.jsonl").items():
-            rows.append({"kind": "goals", "seed": seed, "policy": name, "env": env, "episodes": len(scores),
-                         "success": float(np.mean(scores))})  # fmt: skip
+            rows.append(
+                {
+                    "kind": "goals",
+                    "seed": seed,
+                    "policy": name,
+                    "env": env,
+                    "episodes": len(scores),
+                    "success": float(np.mean(scores)),
+                }
+            )
     return rows
 
 
@@ -294,31 +379,98 @@ def _course(folder: Path) -> dict[str, Any]:
     values = [line["sft/endpoint_error"] for line in lines]
     error = [float(np.mean(part)) for part in np.array_split(values, min(10, len(values)))]
     cka = [[line["step"], round(line["sft/cka"], 4)] for line in lines if "sft/cka" in line]
-    return {"steps": len(lines), "error": [round(value, 5) for value in error],
-            "drift": round(lines[-1]["sft/trunk_drift"], 5), "cka": cka}  # fmt: skip
+    return {
+        "steps": len(lines),
+        "error": [round(value, 5) for value in error],
+        "drift": round(lines[-1]["sft/trunk_drift"], 5),
+        "cka": cka,
+    }
 
 
 # ---- outcomes, fixed before any run ----------------------------------------------------------------------------------
 OUTCOMES = (
-    Outcome(name="paradigm 1", statement="area under success over log N, minus random", line=0.05, alpha=0.05,
-            measure=area_gain("paradigm 1", "random"), scale=100, unit="points"),
-    Outcome(name="paradigm 2", statement="area under success over log N, minus random", line=0.05, alpha=0.05,
-            measure=area_gain("paradigm 2", "random"), scale=100, unit="points"),
-    Outcome(name="RL against cloning", statement="area of paradigm 1 minus supervised", line=0.0, alpha=0.05,
-            measure=area_gain("paradigm 1", "supervised"), scale=100, unit="points"),
-    Outcome(name="faster", statement="updates of paradigm 1 to 80 % of random's fall in error, as a ratio", line=0.7,
-            measure=speed, at_most=True),
-    Outcome(name="pushes", statement="success of paradigm 1 minus random, one push an episode", line=0.0, alpha=0.05,
-            measure=difference("paradigm 1", "random", "pushed"), scale=100, unit="points"),
-    Outcome(name="literal gate", statement="a third of paradigm 1's gain, minus the gain behind DiT's zero gate",
-            line=0.0, alpha=0.05, measure=erased("literal gate"), given="paradigm 1", scale=100, unit="points"),
-    Outcome(name="shuffled goals", statement="a third of paradigm 1's gain, minus the gain of the wrong reward",
-            line=0.0, alpha=0.05, measure=erased("shuffled goals"), given="paradigm 1", scale=100, unit="points"),
-    Outcome(name="other body", statement="pretrained on another arm alone, minus random", line=0.0, alpha=0.05,
-            measure=difference("other body", "random"), scale=100, unit="points"),
-    Outcome(name="grounded", statement="remedy: grounded on the RL policy's own approaches, minus random", line=0.05,
-            alpha=0.05, measure=difference("grounded", "random"), scale=100, unit="points"),
-)  # fmt: skip
+    Outcome(
+        name="paradigm 1",
+        statement="area under success over log N, minus random",
+        line=0.05,
+        alpha=0.05,
+        measure=area_gain("paradigm 1", "random"),
+        scale=100,
+        unit="points",
+    ),
+    Outcome(
+        name="paradigm 2",
+        statement="area under success over log N, minus random",
+        line=0.05,
+        alpha=0.05,
+        measure=area_gain("paradigm 2", "random"),
+        scale=100,
+        unit="points",
+    ),
+    Outcome(
+        name="RL against cloning",
+        statement="area of paradigm 1 minus supervised",
+        line=0.0,
+        alpha=0.05,
+        measure=area_gain("paradigm 1", "supervised"),
+        scale=100,
+        unit="points",
+    ),
+    Outcome(
+        name="faster",
+        statement="updates of paradigm 1 to 80 % of random's fall in error, as a ratio",
+        line=0.7,
+        measure=speed,
+        at_most=True,
+    ),
+    Outcome(
+        name="pushes",
+        statement="success of paradigm 1 minus random, one push an episode",
+        line=0.0,
+        alpha=0.05,
+        measure=difference("paradigm 1", "random", "pushed"),
+        scale=100,
+        unit="points",
+    ),
+    Outcome(
+        name="literal gate",
+        statement="a third of paradigm 1's gain, minus the gain behind DiT's zero gate",
+        line=0.0,
+        alpha=0.05,
+        measure=erased("literal gate"),
+        given="paradigm 1",
+        scale=100,
+        unit="points",
+    ),
+    Outcome(
+        name="shuffled goals",
+        statement="a third of paradigm 1's gain, minus the gain of the wrong reward",
+        line=0.0,
+        alpha=0.05,
+        measure=erased("shuffled goals"),
+        given="paradigm 1",
+        scale=100,
+        unit="points",
+    ),
+    Outcome(
+        name="other body",
+        statement="pretrained on another arm alone, minus random",
+        line=0.0,
+        alpha=0.05,
+        measure=difference("other body", "random"),
+        scale=100,
+        unit="points",
+    ),
+    Outcome(
+        name="grounded",
+        statement="remedy: grounded on the RL policy's own approaches, minus random",
+        line=0.05,
+        alpha=0.05,
+        measure=difference("grounded", "random"),
+        scale=100,
+        unit="points",
+    ),
+)
 NOTES = (
     "docs/studies/t0 was made with toddle's first embedded backbone (1.1 million weights, 18,000 frames); the main "
     "comparison was run again with the present one (3.2 million, 36,000 frames): docs/results/t0.",
@@ -344,7 +496,11 @@ STUDY = Study(
         "demonstrations of each of several Meta-World tasks behind the same frozen vision-language backbone, and "
         "evaluated on the same seeds."
     ),
-    scales=SCALES, steps=steps, collect=collect, outcomes=OUTCOMES,
-    figures=lambda rows: figures(rows, GROUPS), tables=lambda rows: tables(rows, GROUPS, CONTROLS),
+    scales=SCALES,
+    steps=steps,
+    collect=collect,
+    outcomes=OUTCOMES,
+    figures=lambda rows: figures(rows, GROUPS),
+    tables=lambda rows: tables(rows, GROUPS, CONTROLS),
     notes=NOTES,
-)  # fmt: skip
+)

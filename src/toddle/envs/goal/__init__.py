@@ -1,0 +1,1 @@
+"""Goal tracking: the generic physics reward (GCTR) over every body."""

@@ -1,0 +1,261 @@
+"""The collector: a policy acts in a batched environment and a Rollout is filled, for any policy and any environment.
+
+Whatever the learner needs to go on bitwise after a kill (the environment's state, what was executed last, the action
+generator, reward scale) is in the collector's state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from toddle.core.config import config
+from toddle.core.device import CPU, device_of, to_device
+from toddle.core.errors import problem
+from toddle.core.protocols import Critic, Policy
+from toddle.core.seeding import torch_generator
+from toddle.core.types import Observation
+from toddle.envs.base import BatchedEnv
+from toddle.experience.observations import to_observation
+from toddle.experience.rollout import Rollout
+from toddle.maths.advantages import discounted_returns
+
+__all__ = ["CollectConfig", "Collector", "RewardScale"]
+
+GOAL_FACTS = ("goal_success", "goal_error", "goal_items")
+"""What goal-tracking environments report of a goal that ended."""
+EPISODE_FACTS = ("success", "cost", "interventions")
+"""What environments may report of an episode that ended."""
+
+
+@config
+class CollectConfig:
+    """How experience is gathered."""
+
+    length: int = 32
+    """T, decisions of each world in one rollout."""
+    discount: float = 0.99
+    """gamma for one control step."""
+    scale_rewards: bool = True
+    """Divide rewards by the running standard deviation of discounted returns."""
+    reward_clip: float = 10.0
+    """Scaled rewards are held to plus or minus this."""
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise problem("length", "at least 1", self.length)
+        if not 0.0 <= self.discount < 1.0:
+            raise problem("discount", "a number in [0, 1)", self.discount)
+
+
+class RewardScale:
+    """Running standard deviation of discounted sums of rewards (Engstrom et al. 2020, arXiv 2005.12729, section 3)."""
+
+    def __init__(self, worlds: int) -> None:
+        """Start with no rewards seen."""
+        self.sums = torch.zeros(worlds)
+        self.count, self.mean, self.square = 0.0, 0.0, 0.0  # number, mean, sum of squared deviations
+
+    def update(self, reward: Tensor, ended: Tensor, discount: Tensor) -> float:
+        """Take rewards (T, B) in and return the present standard deviation (1 while it is unknown)."""
+        sums, self.sums = discounted_returns(reward, ended, self.sums.to(reward.device), discount)
+        values = sums.double()
+        number, mean = float(values.numel()), float(values.mean())
+        total, delta = self.count + number, mean - self.mean
+        self.square += float(((values - mean) ** 2).sum()) + delta**2 * self.count * number / total
+        self.mean += delta * number / total
+        self.count = total
+        deviation = float(np.sqrt(self.square / self.count))
+        return deviation if deviation > 1e-8 else 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the running numbers."""
+        return {"sums": self.sums.clone(), "count": self.count, "mean": self.mean, "square": self.square}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        self.sums.copy_(state["sums"])
+        self.count, self.mean, self.square = float(state["count"]), float(state["mean"]), float(state["square"])
+
+
+class Collector:
+    """Gathers rollouts from one environment.  `body` is the index of its embodiment in the policy's banks."""
+
+    def __init__(
+        self, env: BatchedEnv, config: CollectConfig, *, seed: int, body: int = 0, label: str | None = None
+    ) -> None:
+        """Reset the environment with `seed` and get ready.  `label` names it in metrics (its body)."""
+        self.env, self.config, self.body, self.label = env, config, body, label or env.body
+        self.total_steps = 0
+        self._bounds = (env.single_action_space.low, env.single_action_space.high)  # [-1, 1] unless made otherwise
+        self.rollout: Rollout | None = None
+        shape = (config.length, env.num_envs)
+        self._outcome = {  # of the rollout under way: what the environment says, taken over by the rollout at its end
+            "reward": np.zeros(shape, np.float32),
+            "discount": np.full(shape, config.discount, np.float32),
+            "terminated": np.zeros(shape, bool),
+            "truncated": np.zeros(shape, bool),
+        }
+        self.reward_scale = RewardScale(env.num_envs)
+        self.generator = torch_generator(seed, "actions", env.name, body)
+        self._device = CPU  # the policy's, once there is one
+        self._raw, _ = env.reset(seed=int(torch.randint(2**31 - 1, (), generator=self.generator)))
+        self._first: NDArray[Any] = np.ones(env.num_envs, bool)
+        self._previous: NDArray[Any] | None = None
+        self._ended: dict[str, list[float]] = {}  # by metric, one number an episode or a goal that ended
+        self._sums: dict[str, NDArray[Any]] = {}  # by metric, a sum over decisions for each world
+
+    @property
+    def decisions(self) -> int:
+        """Decisions in one rollout, all worlds together."""
+        return self.config.length * self.env.num_envs
+
+    def collect(self, policy: Policy, critic: Critic) -> tuple[Rollout, dict[str, float]]:
+        """Fill the rollout with T decisions a world and their values; return it with metrics of ended episodes.
+
+        A sequential policy starts each rollout with an empty memory and `first` set, so that scoring the stored
+        segment gives the same log-densities again.  The rollout is the collector's own and is overwritten next time.
+        """
+        length, worlds = self.config.length, self.env.num_envs
+        self._device = device_of(policy)
+        memory = policy.initial_memory(worlds)
+        if policy.sequential:
+            self._first = np.ones(worlds, bool)
+        finals: list[tuple[int, NDArray[Any], Observation]] = []
+        steps = 0
+        for t in range(length):
+            observation = self._observation(policy)
+            decision, memory = policy.act(observation, memory, generator=self.generator)
+            if self.rollout is None:
+                self.rollout = Rollout(length, worlds, observation, decision)
+            self.rollout.observe(t, observation)
+            self.rollout.decide(t, decision)
+            steps += self._advance(t, decision.action, finals)
+        rollout = self.rollout
+        assert rollout is not None
+        rollout.observe(length, self._observation(policy))
+        for name, values in self._outcome.items():
+            getattr(rollout, name).copy_(torch.from_numpy(values))
+        self._value(critic, rollout, finals)
+        if self.config.scale_rewards:
+            self._scale(rollout)
+        return rollout, self._metrics(rollout, steps)
+
+    def _observation(self, policy: Policy) -> Observation:
+        if self._previous is None:
+            width = policy.horizon * self.env.body_spec.action
+            self._previous = np.zeros((self.env.num_envs, width), np.float32)
+        return to_observation(
+            self._raw,
+            first=self._first,
+            previous_action=self._previous,
+            body=self.body,
+            instruction=self.env.instruction,
+            device=self._device,
+        )
+
+    def _advance(self, t: int, action: Tensor, finals: list[tuple[int, NDArray[Any], Observation]]) -> int:
+        """Execute the chunks (B, H, A), note what came of them, return the control steps made."""
+        low, high = self._bounds
+        chunk = np.minimum(np.maximum(action.cpu().numpy(), low), high)
+        gamma = self.config.discount
+        self._raw, reward, terminated, truncated, info = self.env.step_chunk(chunk, discount=gamma)
+        self._previous = chunk.reshape(len(chunk), -1)
+        outcome = self._outcome
+        outcome["reward"][t], outcome["terminated"][t], outcome["truncated"][t] = reward, terminated, truncated
+        if chunk.shape[1] > 1:
+            outcome["discount"][t] = gamma ** info["steps"].astype(np.float32)
+        self._first = terminated | truncated
+        self._note_step(info)
+        if self._first.any():
+            self._note_ends(t, truncated, info, finals)
+        return int(info["steps"].sum())
+
+    def _note_step(self, info: dict[str, Any]) -> None:
+        """Sum what is reported at every decision, and list what is reported of goals that ended."""
+        for key, value in info.items():
+            if key == "level" or key.startswith("reward/"):
+                name = "goal/level" if key == "level" else key
+                self._sums[name] = self._sums.get(name, 0.0) + value
+        done = info.get("goal_done")
+        if done is not None and done.any():
+            for key in GOAL_FACTS:
+                self._ended.setdefault(key.replace("_", "/", 1), []).extend(info[key][done].astype(float).tolist())
+
+    def _note_ends(self, t: int, truncated: NDArray[Any], info: dict[str, Any], finals: list[Any]) -> None:
+        ended = np.flatnonzero(self._first)
+        facts = {"return": info["episode_return"], "length": info["episode_length"]}
+        facts |= {key: info[key] for key in EPISODE_FACTS if key in info}
+        for key, value in facts.items():
+            self._ended.setdefault(f"episode/{key}", []).extend(value[ended].astype(float).tolist())
+        cut = np.flatnonzero(truncated)
+        if len(cut):
+            final = info["final_obs"]
+            rows = {k: v[cut] for k, v in final.items()} if isinstance(final, dict) else final[cut]
+            assert self._previous is not None
+            observation = to_observation(
+                rows,
+                first=np.zeros(len(cut), bool),
+                previous_action=self._previous[cut],
+                body=self.body,
+                device=self._device,
+            )
+            finals.append((t, cut, observation))
+
+    @torch.no_grad()
+    def _value(self, critic: Critic, rollout: Rollout, finals: list[tuple[int, NDArray[Any], Observation]]) -> None:
+        """Value every observation in one pass, and the final observations of episodes that were cut in another."""
+        values = critic.value(rollout.observation_and_last)
+        rollout.value.copy_(values[:-1])
+        rollout.next_value.copy_(values[1:])
+        if finals:
+            keys = [key for key, value in finals[0][2].items() if isinstance(value, Tensor)]
+            joined: Any = {key: torch.cat([final[2][key] for final in finals]) for key in keys}  # type: ignore[literal-required]
+            rows = np.concatenate([np.full(len(cut), t) for t, cut, _ in finals])
+            columns = np.concatenate([cut for _, cut, _ in finals])
+            where = (to_device(torch.from_numpy(index), self._device) for index in (rows, columns))
+            rollout.next_value[tuple(where)] = critic.value(joined)
+
+    def _scale(self, rollout: Rollout) -> None:
+        ended = rollout.terminated | rollout.truncated
+        deviation = self.reward_scale.update(rollout.reward, ended, rollout.discount)
+        limit = self.config.reward_clip
+        rollout.reward.div_(deviation).clamp_(-limit, limit)
+
+    def _metrics(self, rollout: Rollout, steps: int) -> dict[str, float]:
+        """Means over the episodes and goals that ended in this rollout and over its decisions (docs/metrics.md)."""
+        metrics = {name: float(np.mean(values)) for name, values in self._ended.items()}
+        metrics |= {name: float(np.mean(value)) / rollout.length for name, value in self._sums.items()}
+        metrics["episode/ended"] = float(len(self._ended.get("episode/return", ())))
+        if "goal/success" in self._ended:
+            metrics["goal/ended"] = float(len(self._ended["goal/success"]))
+        self._ended, self._sums = {}, {}
+        self.total_steps += steps
+        metrics["rollout/reward"] = float(rollout.reward.mean())
+        metrics["rollout/total_steps"] = float(self.total_steps)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next rollout depends on."""
+        return {
+            "env": self.env.state_dict(),
+            "first": self._first.copy(),
+            "previous": None if self._previous is None else self._previous.copy(),
+            "generator": self.generator.get_state(),
+            "reward_scale": self.reward_scale.state_dict(),
+            "total_steps": self.total_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.env.load_state_dict(state["env"])
+        self._raw = self.env.current_observation()
+        self._first = np.asarray(state["first"]).copy()
+        self._previous = None if state["previous"] is None else np.asarray(state["previous"]).copy()
+        self.generator.set_state(state["generator"])
+        self.reward_scale.load_state_dict(state["reward_scale"])
+        self.total_steps = int(state["total_steps"])

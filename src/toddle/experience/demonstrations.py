@@ -1,0 +1,189 @@
+"""Episodes of a scripted expert or of a policy, as rows of a dataset.
+
+A row is one control step: what the actor saw before it (proprioception; a picture every `image_stride` rows) and the
+action.  An expert may be disturbed (`noise`): the disturbed action moves the arm, the expert's own is recorded, so
+that the data shows how to come back (DART, Laskey et al. 2017).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from toddle.core.protocols import Policy
+from toddle.core.seeding import numpy_generator, torch_generator
+from toddle.data.layout import Feature
+from toddle.envs.base import Array, BatchedEnv
+from toddle.experience.observations import to_observation
+
+__all__ = ["Actor", "Demonstration", "ExpertActor", "PolicyActor", "demonstrate", "row_features"]
+
+CORRELATION = 0.9
+"""Of the disturbance from one control step to the next: pushes of about ten steps, not a tremble that averages out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """One episode: `columns` (T, ...), `images` camera -> (ceil(T / image_stride), 3, H, W) uint8."""
+
+    seed: int
+    task: str
+    success: bool
+    columns: dict[str, Array]
+    images: dict[str, Array]
+
+    @property
+    def length(self) -> int:
+        """Control steps."""
+        return len(self.columns["action"])
+
+
+class Actor(Protocol):
+    """Says what to record and what to do."""
+
+    def begin(self, env: BatchedEnv, seeds: list[int]) -> None:
+        """Begin episodes."""
+
+    def act(self, env: BatchedEnv) -> tuple[Array, Array]:
+        """Return the actions to record and to execute at this control step, (N, A) each in [-1, 1]."""
+
+
+class ExpertActor:
+    """The environment's scripted expert, disturbed by correlated Gaussian noise of deviation `noise`."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
+        self._generators: list[np.random.Generator] = []
+        self._drift = np.zeros(0)
+
+    def begin(self, env: BatchedEnv, seeds: list[int]) -> None:
+        """Begin episodes."""
+        self._generators = [numpy_generator(seed, "expert noise") for seed in seeds]
+        self._drift = np.zeros((env.num_envs, *env.single_action_space.shape))
+
+    def act(self, env: BatchedEnv) -> tuple[Array, Array]:
+        """Return the expert's actions, and the disturbed ones."""
+        wanted = env.expert_action()
+        if self.noise == 0.0:
+            return wanted, wanted
+        fresh = np.stack([generator.normal(size=wanted.shape[1:]) for generator in self._generators])
+        self._drift = CORRELATION * self._drift + np.sqrt(1.0 - CORRELATION**2) * self.noise * fresh
+        return wanted, np.clip(wanted + self._drift, -1.0, 1.0).astype(np.float32)
+
+
+class PolicyActor:
+    """A policy that decides every H control steps; what it drew is recorded as it was executed."""
+
+    def __init__(self, policy: Policy, *, deterministic: bool = True, body: int = 0) -> None:
+        self.policy, self.deterministic, self.body = policy, deterministic, body
+        self._memory: Any = None
+        self._generator = torch.Generator()
+        self._chunk = np.zeros(0)
+        self._next = 0
+        self._first = np.ones(0, bool)
+
+    def begin(self, env: BatchedEnv, seeds: list[int]) -> None:
+        """Begin episodes."""
+        self._memory, self._first = self.policy.initial_memory(env.num_envs), np.ones(env.num_envs, bool)
+        self._generator = torch_generator(seeds[0], "record")
+        self._chunk = np.zeros((env.num_envs, self.policy.horizon, *env.single_action_space.shape), np.float32)
+        self._next = self.policy.horizon
+
+    def act(self, env: BatchedEnv) -> tuple[Array, Array]:
+        """Return the next action of the chunk; decide anew when it is used up."""
+        if self._next == self.policy.horizon:
+            observation = to_observation(
+                _see(env),
+                first=self._first,
+                previous_action=self._chunk.reshape(env.num_envs, -1),
+                body=self.body,
+                instruction=env.instruction,
+            )
+            with torch.no_grad():
+                decision, self._memory = self.policy.act(
+                    observation, self._memory, generator=self._generator, deterministic=self.deterministic
+                )
+            self._chunk = np.clip(decision.action.cpu().numpy(), -1.0, 1.0)
+            self._next, self._first = 0, np.zeros(env.num_envs, bool)
+        action = self._chunk[:, self._next]
+        self._next += 1
+        return action, action
+
+
+def _see(env: BatchedEnv) -> Any:
+    """Return the observation with pictures."""
+    env.rendering = True
+    observation = env.current_observation()
+    env.rendering = False
+    return observation
+
+
+def row_features(env: BatchedEnv) -> dict[str, Feature]:
+    """Return the numeric columns of a dataset of this environment."""
+    spec = env.body_spec
+    return {
+        "observation.state": Feature(size=spec.proprio),
+        "action": Feature(size=spec.action),
+        "next.reward": Feature(size=1),
+        "next.done": Feature(size=1, dtype="bool"),
+        "next.success": Feature(size=1, dtype="bool"),
+    }
+
+
+class _Recording:
+    """Rows of one world."""
+
+    def __init__(self, env: BatchedEnv) -> None:
+        self.rows: dict[str, list[Any]] = {name: [] for name in row_features(env)}
+        self.pictures: list[Array] = []
+        self.left: int | None = None  # control steps still to be made after success
+
+    def finish(self, env: BatchedEnv, seed: int, task: str) -> Demonstration:
+        kinds = {name: feature.dtype for name, feature in row_features(env).items()}
+        columns = {name: np.asarray(values, dtype=kinds[name]) for name, values in self.rows.items()}
+        columns["next.done"][-1] = True
+        pictures = np.stack(self.pictures) if self.pictures else np.zeros((0, 0))
+        images = {camera: pictures[:, index] for index, camera in enumerate(env.cameras)}
+        success = bool(columns["next.success"].any())
+        return Demonstration(seed=seed, task=task, success=success, columns=columns, images=images)
+
+
+def demonstrate(
+    env: BatchedEnv, actor: Actor, seeds: list[int], *, image_stride: int = 1, after_success: int = 8
+) -> list[Demonstration]:
+    """Play one episode a world (`seeds`: one each) and return them in the order of the seeds.
+
+    An episode ends `after_success` control steps after its success, or where the environment ends it.
+    """
+    env.rendering = False
+    try:
+        observation, _ = env.reset(seed=list(seeds))
+        tasks = list(env.instruction or [env.name] * env.num_envs)
+        actor.begin(env, seeds)
+        recordings = [_Recording(env) for _ in seeds]
+        active, step = np.ones(env.num_envs, bool), 0
+        while active.any():
+            pictures = _see(env)["images"] if env.cameras and step % image_stride == 0 else None
+            recorded, executed = actor.act(env)
+            before = observation["proprio"] if isinstance(observation, dict) else observation
+            observation, reward, terminated, truncated, info = env.step_chunk(
+                executed[:, None], active=active, reset_done=False
+            )
+            success = np.asarray(info.get("success", np.zeros(env.num_envs, bool)), dtype=bool)
+            for world in np.flatnonzero(active):
+                recording = recordings[world]
+                values = (before[world], recorded[world], reward[world], False, success[world])
+                for name, value in zip(recording.rows, values, strict=True):
+                    recording.rows[name].append(value)
+                if pictures is not None:
+                    recording.pictures.append(pictures[world])
+                if success[world]:
+                    recording.left = after_success if recording.left is None else recording.left - 1
+                active[world] = not (terminated[world] or truncated[world] or recording.left == 0)
+            step += 1
+    finally:
+        env.rendering = True
+    return [recording.finish(env, seed, task) for recording, seed, task in zip(recordings, seeds, tasks, strict=True)]

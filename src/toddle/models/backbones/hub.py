@@ -1,0 +1,146 @@
+"""Backbones from a hub id or a local folder: SmolVLM2 / Idefics3 and PaliGemma class models, by transformers.
+
+Context = hidden states of the language model over [picture tokens of each camera | sentence], as SmolVLA and pi0 read
+their VLM.  Pictures are prepared by hand (a sixth of a processor's time, and no torchvision): scaled to fit the
+square, padded with black, normalised with the checkpoint's mean and deviation; no splitting into tiles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import cached_file
+
+from toddle.core.errors import InputError, problem
+from toddle.models.backbones.base import Backbone, BackboneConfig, tokenizer_data
+
+__all__ = ["FAMILIES", "HubBackbone", "fit_square", "load_hub_backbone"]
+
+FAMILIES = {"smolvlm": "idefics", "idefics3": "idefics", "paligemma": "paligemma"}
+"""Supported `model_type`s of a checkpoint's config.json, and how their prompt is laid out."""
+
+
+def fit_square(images: Tensor, size: int) -> Tensor:
+    """Scale pictures (N, 3, H, W) uint8 to fit size x size, keep the aspect, pad with black; float32 in [0, 1]."""
+    pixels = images.float() / 255.0
+    height, width = pixels.shape[-2:]
+    scale = size / max(height, width)
+    new = (max(1, round(height * scale)), max(1, round(width * scale)))
+    if new != (height, width):
+        pixels = F.interpolate(pixels, size=new, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    down, right = size - new[0], size - new[1]
+    return F.pad(pixels, (right // 2, right - right // 2, down // 2, down - down // 2))
+
+
+class HubBackbone(Backbone):
+    """A pretrained vision-language model; built by `load_hub_backbone`."""
+
+    def __init__(self, model: Any, tokenizer: Any, settings: BackboneConfig, moments: tuple[list[float], list[float]]):
+        super().__init__()
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        config = model.config
+        self.family = FAMILIES[config.model_type]
+        self.width = int(config.get_text_config().hidden_size)
+        trained = int(config.vision_config.image_size)
+        self.size = settings.image_size or trained
+        patch = int(config.vision_config.patch_size)
+        if self.family == "paligemma" and self.size != trained:
+            raise problem("backbone.image_size", f"{trained}, the size this PaliGemma was trained with", self.size)
+        scale = int(getattr(config, "scale_factor", 1))
+        if self.size % (patch * scale):
+            raise problem("backbone.image_size", f"a multiple of {patch * scale}", self.size)
+        self.picture_tokens = (self.size // patch) ** 2 // scale**2
+        self.moments = moments
+        mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in moments)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+        self.frame = self._picture_frame()
+
+    def _picture_frame(self) -> tuple[list[int], list[int]]:
+        """Tokens before and after a picture, where the family has them and the tokenizer knows them."""
+        if self.family != "idefics":
+            return [], []
+        known = self.tokenizer.get_vocab()
+        before = [known[name] for name in ("<fake_token_around_image>", "<global-img>") if name in known]
+        return before, before[:1]
+
+    def tokens(self, cameras: int) -> int:
+        return cameras * (self.picture_tokens + sum(map(len, self.frame))) + self.settings.text_tokens + 1
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {
+            "kind": self.family,
+            "size": self.size,
+            "moments": self.moments,
+            "frame": self.frame,
+            "text_tokens": self.settings.text_tokens,
+            "tokenizer": tokenizer_data(self.tokenizer),
+        }
+
+    def _prompt(self, sentence: str, cameras: int) -> tuple[list[int], list[int]]:
+        """Token ids and mask of one prompt: pictures, start token, sentence and line end, padding."""
+        before, after = self.frame
+        pictures = (before + [self.model.config.image_token_id] * self.picture_tokens + after) * cameras
+        words = self.tokenizer(sentence.strip() + "\n", add_special_tokens=False)["input_ids"]
+        start = self.tokenizer.bos_token_id
+        room = self.settings.text_tokens + 1
+        words = ([start] if start is not None else []) + list(words)
+        words = words[:room]
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        missing = room - len(words)
+        return pictures + words + [pad] * missing, [1] * (len(pictures) + len(words)) + [0] * missing
+
+    def _features(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        batch, cameras = images.shape[:2]
+        prompts = {sentence: self._prompt(sentence, cameras) for sentence in set(instructions)}
+        device = self.mean.device
+        ids = torch.tensor([prompts[sentence][0] for sentence in instructions], device=device)
+        mask = torch.tensor([prompts[sentence][1] for sentence in instructions], device=device)
+        pixels = (fit_square(images.flatten(0, 1).to(device), self.size) - self.mean) / self.std
+        extra: dict[str, Any] = {}
+        if self.family == "idefics":
+            pixels = pixels.unflatten(0, (batch, cameras))
+        else:
+            extra["token_type_ids"] = torch.zeros_like(ids)  # the whole prompt is a prefix: it sees itself both ways
+        output = self.model(input_ids=ids, attention_mask=mask, pixel_values=pixels, use_cache=False, **extra)
+        return output.last_hidden_state, mask.bool()
+
+
+def load_hub_backbone(settings: BackboneConfig) -> HubBackbone:
+    """Load a checkpoint from a folder or the hub, in float32.  Raises InputError, one line, when it cannot be had."""
+    name = settings.name
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
+        raise problem("backbone.name", "'embedded', a folder that exists or a hub id like owner/model", name)
+    source = str(folder) if folder.is_dir() else name
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type not in FAMILIES:
+            raise problem("backbone", f"a model of type {', '.join(FAMILIES)}", config.model_type)
+        if config.model_type == "paligemma":
+            config.vision_config.vision_use_head = False
+        model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        line = " ".join(str(error).split())[:160]
+        remedy = "check the folder's files" if folder.is_dir() else "download it and give its folder, or use 'embedded'"
+        raise InputError(f"backbone: '{name}' cannot be loaded ({line}); {remedy}") from None
+    return HubBackbone(model, tokenizer, settings, _moments(source))
+
+
+def _moments(source: str) -> tuple[list[float], list[float]]:
+    """Mean and deviation of pixels in [0, 1], from the checkpoint's preprocessor file; SigLIP's 0.5 without one."""
+    found = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    values = json.loads(Path(found).read_text()) if found else {}
+    return list(values.get("image_mean", [0.5] * 3)), list(values.get("image_std", [0.5] * 3))

@@ -1,0 +1,1 @@
+"""Floor 2: optimisers and rates, and how their state is saved."""

@@ -1,0 +1,1 @@
+"""Floor 6: what a run or a study came to, as pages, plots and tables."""

@@ -1,0 +1,186 @@
+"""Evaluation episodes on disk, one JSON line each, and what they add up to.
+
+A line holds the labels of its cell (candidate, env, condition, ...) beside the fields of `EpisodeResult`; it is
+written when the episode ends, so a killed evaluation loses only the episodes under way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toddle.core.errors import InputError, problem
+from toddle.core.files import write_text_atomic
+from toddle.core.types import EpisodeResult
+from toddle.maths.intervals import (
+    Interval,
+    bootstrap_interval,
+    paired_bootstrap_interval,
+    paired_bootstrap_p,
+    wilson_interval,
+)
+
+__all__ = ["Comparison", "EpisodeLog", "EvaluationReport", "compare", "read_episodes", "score_of", "summarise"]
+
+FIELDS = [field.name for field in dataclasses.fields(EpisodeResult)]
+Labels = Mapping[str, str | int | float]
+
+
+def read_episodes(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of an episode file (labels and fields in one dict); a last line cut short is left out.
+
+    Raises InputError for a damaged line before the last one.
+    """
+    path = Path(path)
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows: list[dict[str, Any]] = []
+    for number, text in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(text))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise InputError(f"{path}: line {number} is not JSON; delete that line") from None
+    return rows
+
+
+def result_of(row: Mapping[str, Any]) -> EpisodeResult:
+    """Return the EpisodeResult of one line."""
+    return EpisodeResult(**{name: row[name] for name in FIELDS})
+
+
+class EpisodeLog:
+    """The episode file of one evaluation.  Opening it drops a line that a kill cut short."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._rows = read_episodes(self.path)
+        write_text_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self._rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def done(self, labels: Labels) -> dict[int, EpisodeResult]:
+        """Return the finished episodes of a cell by seed."""
+        return {row["seed"]: result_of(row) for row in self._rows if {k: row.get(k) for k in labels} == dict(labels)}
+
+    def append(self, labels: Labels, result: EpisodeResult) -> None:
+        """Write one episode and flush it to disk.  Raises ValueError when a number is not finite."""
+        row = {**labels, **dataclasses.asdict(result)}
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._rows.append(row)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationReport:
+    """What the episodes of one cell add up to.  Intervals are 95 %; None where the environment does not report it."""
+
+    episodes: int
+    success: Interval | None
+    """Wilson's interval over episodes; for goal tracking the share of goals, by bootstrap over episodes."""
+    goals: int | None
+    """Goals that ended, in goal tracking."""
+    episode_return: Interval
+    length: Interval
+    """Control steps, of all episodes."""
+    length_of_successes: float | None
+    seconds_per_decision: float
+    seconds: float
+    """Mean wall-clock seconds of an episode."""
+    cost: Interval | None
+    interventions: Interval | None
+    smoothness: dict[str, float]
+    """Means over episodes of `no_ops`, `action_change` and, where the tool's path is known, jerk measures."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; an interval becomes {"value", "low", "high"}."""
+        return {
+            field.name: value._asdict() if isinstance(value := getattr(self, field.name), Interval) else value
+            for field in dataclasses.fields(self)
+        }
+
+
+SMOOTHNESS = ("no_ops", "action_change", "tool_squared_jerk", "tool_log_jerk", "tool_arc_length")
+"""Keys of `EpisodeResult.info` that measure how smooth a motion was (`experience.evaluate` fills them)."""
+
+
+def score_of(result: EpisodeResult) -> float | None:
+    """Return the success of an episode as a number: 0 or 1, the share of goals in goal tracking, None if unreported."""
+    if (goals := result.info.get("goals", 0)) > 0:
+        return float(result.info["goals_reached"]) / goals
+    return None if result.success is None else float(result.success)
+
+
+def summarise(results: Iterable[EpisodeResult]) -> EvaluationReport:
+    """Add up the episodes of one cell.  Raises InputError when there is none."""
+    found = list(results)
+    if not found:
+        raise problem("episodes", "at least one", 0)
+    lengths = [float(result.length) for result in found]
+    won = [length for length, result in zip(lengths, found) if result.success]
+    smooth = {
+        key: float(np.mean(values)) for key in SMOOTHNESS if (values := [r.info[key] for r in found if key in r.info])
+    }
+    return EvaluationReport(
+        episodes=len(found),
+        success=_success(found),
+        goals=sum(r.info.get("goals", 0) for r in found) if any("goals" in r.info for r in found) else None,
+        episode_return=bootstrap_interval([r.episode_return for r in found], resamples=2_000),
+        length=bootstrap_interval(lengths, resamples=2_000),
+        length_of_successes=float(np.mean(won)) if won else None,
+        seconds_per_decision=float(np.mean([r.seconds_per_decision for r in found])),
+        seconds=float(np.mean([r.seconds for r in found])),
+        cost=_mean_of([r.cost for r in found]),
+        interventions=_mean_of([r.interventions for r in found]),
+        smoothness=smooth,
+    )
+
+
+def _success(found: list[EpisodeResult]) -> Interval | None:
+    scores = [score for result in found if (score := score_of(result)) is not None]
+    if all(result.info.get("goals", 0) > 0 for result in found):
+        # a resample draws whole episodes: goals of one episode are not independent
+        counts = np.array([[result.info["goals_reached"], result.info["goals"]] for result in found], float)
+        return bootstrap_interval(counts, statistic=_share, resamples=2_000)
+    if any("goals" in result.info for result in found):  # goal tracking beside other tasks, or episodes without a goal
+        return _mean_of(scores)
+    return wilson_interval(round(sum(scores)), len(scores)) if scores else None
+
+
+def _share(flat: np.ndarray) -> np.ndarray:
+    """Reached over all, for rows [reached, all, reached, all, ...]."""
+    return np.asarray(flat[..., 0::2].sum(axis=-1) / flat[..., 1::2].sum(axis=-1))
+
+
+def _mean_of(values: list[Any]) -> Interval | None:
+    known = [float(value) for value in values if value is not None]
+    return bootstrap_interval(known, resamples=2_000) if known else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Success of one candidate minus another's on the same seeds."""
+
+    pairs: int
+    difference: Interval
+    p: float
+    """One-sided, of "the first is no better", by paired bootstrap over seeds."""
+
+
+def compare(first: Iterable[EpisodeResult], second: Iterable[EpisodeResult]) -> Comparison | None:
+    """Compare two candidates on the seeds both have; None where there is no such seed with a reported success."""
+    a = {result.seed: score for result in first if (score := score_of(result)) is not None}
+    b = {result.seed: score for result in second if (score := score_of(result)) is not None}
+    shared = sorted(a.keys() & b.keys())
+    if not shared:
+        return None
+    x, y = [a[seed] for seed in shared], [b[seed] for seed in shared]
+    return Comparison(pairs=len(shared), difference=paired_bootstrap_interval(x, y), p=paired_bootstrap_p(x, y))

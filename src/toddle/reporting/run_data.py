@@ -1,0 +1,151 @@
+"""What run folders hold, read back for reports: config, curves, episodes, the table of a conversion."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from toddle import __version__
+from toddle.core.errors import InputError
+from toddle.core.types import EpisodeResult
+from toddle.reporting.episode_log import read_episodes, result_of
+from toddle.runs.metrics import CLOCK_GROUP, read_metrics
+
+__all__ = ["Cell", "RunData", "cells_of", "curves_of", "environment", "find_runs"]
+
+PREFERRED = (
+    r"^goal/success$",
+    r"^episode/return$",
+    r"^sft/loss$",
+    r"^sft/endpoint_error$",
+    r"^goal/error$",
+    r"^rollout/reward$",
+    r"^goal/level$",
+    r"explained_variance",
+    r"/kl$",
+    r"success",
+    r"return",
+    r"loss",
+    r"error",
+    r"entropy",
+)
+"""Which metrics are shown first, by what their names match."""
+PROGRESS = "rollout/total_steps"
+"""Where a run logs it, curves are drawn over this (control steps) instead of over iterations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """One run folder."""
+
+    path: Path
+    name: str
+    command: str
+    config_text: str
+    metrics: list[dict[str, Any]]
+    episodes: list[dict[str, Any]]
+    conversion: Any = None
+    """`transfer.json` of a `transfer` run."""
+    finished: bool = False
+
+
+@dataclass(kw_only=True)
+class Cell:
+    """All episodes of one candidate in one environment under one condition."""
+
+    candidate: str
+    env: str
+    condition: str
+    results: list[EpisodeResult] = field(default_factory=list)
+    videos: list[tuple[Path, EpisodeResult]] = field(default_factory=list)
+
+
+def find_runs(folders: Iterable[Path]) -> list[RunData]:
+    """Return the runs in `folders`: each folder itself, or what lies up to two folders below.
+
+    Raises InputError when a folder does not exist or holds no run.
+    """
+    found: dict[Path, RunData] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise InputError(f"report: {folder} is not a folder")
+        marks = [mark for depth in ("run.json", "*/run.json", "*/*/run.json") for mark in folder.glob(depth)]
+        if not marks:
+            raise InputError(f"report: {folder} holds no run (no run.json in it or two folders below)")
+        for mark in sorted(marks, key=lambda mark: mark.stat().st_mtime):
+            path = mark.parent
+            found[path] = _read(path, path.name if path == folder else str(path.relative_to(folder)))
+    return list(found.values())
+
+
+def _read(path: Path, name: str) -> RunData:
+    config, conversion = path / "config.yaml", path / "transfer.json"
+    return RunData(
+        path=path,
+        name=name,
+        command=json.loads((path / "run.json").read_text()).get("command", "?"),
+        config_text=config.read_text() if config.exists() else "",
+        metrics=read_metrics(path),
+        episodes=read_episodes(path / "episodes.jsonl"),
+        conversion=json.loads(conversion.read_text()) if conversion.exists() else None,
+        finished=(path / "finished.json").exists(),
+    )
+
+
+def cells_of(runs: Iterable[RunData]) -> list[Cell]:
+    """Return the evaluation cells of all runs, in the order they appear."""
+    cells: dict[tuple[str, str, str], Cell] = {}
+    for run in runs:
+        for row in run.episodes:
+            key = (row.get("candidate", run.name), row.get("env", "?"), row.get("condition", "plain"))
+            cell = cells.setdefault(key, Cell(candidate=key[0], env=key[1], condition=key[2]))
+            result = result_of(row)
+            cell.results.append(result)
+            film = run.path / "videos" / str(result.info.get("video"))
+            if "video" in result.info and film.exists():
+                cell.videos.append((film, result))
+    return list(cells.values())
+
+
+def curves_of(runs: Iterable[RunData], most: int = 6) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return {metric: {run: [(x, value), ...]}} of at most `most` metrics, the telling ones first."""
+    named = list(runs)
+    names = dict.fromkeys(
+        key for run in named for line in run.metrics for key in line if "/" in key and not key.startswith(CLOCK_GROUP)
+    )
+
+    def rank(name: str) -> int:
+        return next((i for i, word in enumerate(PREFERRED) if re.search(word, name)), len(PREFERRED))
+
+    def position(line: dict[str, Any]) -> float:
+        return float(line.get(PROGRESS, line["step"]))
+
+    names.pop(PROGRESS, None)
+    chosen = sorted(names, key=rank)[:most]  # stable: within a rank in the order they were logged
+    curves = {
+        name: {
+            run.name: points
+            for run in named
+            if len(points := [(position(line), float(line[name])) for line in run.metrics if name in line]) > 1
+        }
+        for name in chosen
+    }
+    return {name: series for name, series in curves.items() if series}
+
+
+def environment() -> str:
+    """Return the versions and the machine as lines of text."""
+    lines = [f"toddle {__version__}", f"python {platform.python_version()}"]
+    for package in ("torch", "numpy", "mujoco", "gymnasium", "metaworld", "transformers"):
+        try:
+            lines.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    lines.append(f"{platform.system()} {platform.machine()}")
+    return "\n".join(lines)

@@ -1,0 +1,244 @@
+"""A study: conditions, seeds, a budget, and outcomes fixed before any run; a verdict for each, from committed data.
+
+The runner turns a study's steps into processes (`runs.steps`), its finished runs into rows (`data.jsonl`), and the
+rows into a page (`index.md` with its plots).  The page needs the rows alone, so it can be rebuilt from what is
+committed.  A study is a file: `recipes/studies/<name>.py` with `STUDY = Study(...)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from toddle.core.errors import InputError, problem
+from toddle.core.files import write_json_atomic, write_text_atomic
+from toddle.maths.intervals import bootstrap_interval, paired_bootstrap_p, sign_flip_p
+from toddle.reporting.run_data import environment
+from toddle.runs.steps import Step
+
+__all__ = [
+    "Estimate",
+    "Figure",
+    "Outcome",
+    "Row",
+    "Study",
+    "Verdict",
+    "effect",
+    "judge",
+    "read_rows",
+    "verdict",
+    "write_page",
+]
+
+Row = dict[str, Any]
+"""One measurement: what it belongs to (condition, seed, ...) and numbers."""
+Verdict = Literal["passed", "failed", "not resolved", "not measured", "not applicable"]
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A measured effect with its 95 % interval over seeds, and one-sided p-values where an effect is tested."""
+
+    value: float
+    low: float
+    high: float
+    p: float | None = None
+    p_flip: float | None = None
+    """The same by exact sign flips, which few seeds cannot make small."""
+    count: int = 0
+    """Independent units (seeds, or pairs of seed and task)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was to be found, fixed beforehand."""
+
+    name: str
+    statement: str
+    measure: Callable[[Sequence[Row]], Estimate | None]
+    """Reads the rows; None where they are not there yet."""
+    line: float
+    """The estimate must reach this."""
+    at_most: bool = False
+    """Whether reaching means being at most the line (else at least)."""
+    alpha: float | None = None
+    """Where given, p must be below it too."""
+    given: str | None = None
+    """Name of an outcome without which this one says nothing (the gain whose cause it asks for)."""
+    scale: float = 1.0
+    """Factor for display, 100 for points."""
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A plot of a page."""
+
+    name: str
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Generic[S]):
+    """A study; `S` is its own type of a scale's settings."""
+
+    name: str
+    title: str
+    question: str
+    scales: Mapping[str, S]
+    """Settings by name: small, medium, lab.  Going from one to the next changes one word of the command."""
+    steps: Callable[[S], list[Step]]
+    """The processes of a scale, in an order in which each stands after what it depends on."""
+    collect: Callable[[S, Path], list[Row]]
+    """Reads rows from the folder of finished steps; what is missing is left out."""
+    outcomes: tuple[Outcome, ...]
+    figures: Callable[[Sequence[Row]], list[Figure]] = lambda rows: []
+    tables: Callable[[Sequence[Row]], list[tuple[str, list[str], list[list[str]]]]] = lambda rows: []
+    """(heading, column names, rows of text)."""
+    notes: tuple[str, ...] = ()
+    """Facts a reader must know: deviations, negative results found on the way."""
+
+    def settings(self, scale: str) -> S:
+        """Return the settings of a scale.  Raises InputError for an unknown one."""
+        if scale not in self.scales:
+            raise problem("scale", f"one of {', '.join(self.scales)}", scale)
+        return self.scales[scale]
+
+
+def effect(first: Sequence[Any], second: Sequence[Any] | None = None) -> Estimate:
+    """Return the mean of `first` - `second` (paired by position; `second` None stands for zero) over seeds."""
+    zero = [0.0] * len(first) if second is None else second
+    if len(first) != len(zero):
+        raise problem("paired values", f"{len(first)} values for both", len(zero))
+    interval = bootstrap_interval([float(a) - float(b) for a, b in zip(first, zero)])
+    return Estimate(
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        p=paired_bootstrap_p(first, zero),
+        p_flip=sign_flip_p(first, zero),
+        count=len(first),
+    )
+
+
+def verdict(outcome: Outcome, estimate: Estimate | None) -> Verdict:
+    """Judge an outcome by its line.
+
+    passed: the estimate reaches the line, and p < alpha where alpha is given (else the whole interval reaches it);
+    failed: the whole interval misses the line; not resolved: anything between; not measured: no estimate.
+    """
+    if estimate is None:
+        return "not measured"
+    sign = -1.0 if outcome.at_most else 1.0
+    value, line = sign * estimate.value, sign * outcome.line
+    worst, best = sorted((sign * estimate.low, sign * estimate.high))
+    sure = estimate.p is not None and estimate.p < outcome.alpha if outcome.alpha is not None else worst >= line
+    if value >= line and sure:
+        return "passed"
+    return "failed" if best < line else "not resolved"
+
+
+def judge(outcomes: Sequence[Outcome], rows: Sequence[Row]) -> tuple[dict[str, Estimate | None], dict[str, Verdict]]:
+    """Measure and judge outcomes; one whose `given` has not passed is not applicable (where it is measured at all)."""
+    estimates = {outcome.name: outcome.measure(rows) for outcome in outcomes}
+    alone = {outcome.name: verdict(outcome, estimates[outcome.name]) for outcome in outcomes}
+    verdicts = dict(alone)
+    for outcome in outcomes:
+        if outcome.given is not None and estimates[outcome.name] is not None and alone[outcome.given] != "passed":
+            verdicts[outcome.name] = "not applicable"
+    return estimates, verdicts
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a data file.  Raises InputError when it is missing or damaged."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError:
+        raise InputError(f"study: {path} does not exist; run the study first") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"study: {path} is damaged: {error}") from None
+
+
+def write_rows(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
+    """Write `data.jsonl` and `study.json` (scale, runs done, seconds, environment)."""
+    write_text_atomic(folder / "data.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    write_json_atomic(folder / "study.json", {**facts, "environment": environment().splitlines()})
+
+
+def write_page(study: Study[Any], folder: Path) -> dict[str, Verdict]:
+    """Write `index.md` and its plots from `data.jsonl` and `study.json` in `folder`; return the verdicts."""
+    rows, facts = read_rows(folder / "data.jsonl"), json.loads((folder / "study.json").read_text())
+    estimates, verdicts = judge(study.outcomes, rows)
+    parts = [f"# {study.title}", study.question, _status(facts), "## Outcomes, fixed before any run"]
+    lines = [_outcome_line(outcome, estimates[outcome.name], verdicts[outcome.name]) for outcome in study.outcomes]
+    parts.append(_table(["outcome", "pass line", "estimate [95 %]", "p", "verdict"], lines))
+    parts.append(
+        "Intervals are percentile bootstraps over seeds; p is one-sided by paired bootstrap, in brackets by exact sign "
+        "flips, which few seeds cannot make small. Not resolved: the data neither reach the line surely nor miss it. "
+        "Not applicable: the outcome asks for the cause of a gain that was not found."
+    )
+    figures = study.figures(rows)
+    if figures:
+        parts.append("## Figures")
+    for figure in figures:
+        write_text_atomic(folder / f"{figure.name}.svg", _standalone(figure.svg))
+        parts += [f"![{figure.caption}]({figure.name}.svg)", figure.caption]
+    for heading, head, body in study.tables(rows):
+        parts += [f"## {heading}", _table(head, body)]
+    parts += ["## What did not work, or is not resolved", _negative(study, verdicts)]
+    parts += ["## How to repeat", _repeat(facts)]
+    write_text_atomic(folder / "index.md", "\n\n".join(part for part in parts if part) + "\n")
+    return verdicts
+
+
+def _status(facts: Mapping[str, Any]) -> str:
+    done, planned = facts["runs_done"], facts["runs_planned"]
+    text = f"Scale `{facts['scale']}`: {done} of {planned} runs done"
+    text += "." if done == planned else "; **the study is not complete**, verdicts are those of the data so far."
+    return text + (" A small-scale analogue." if facts["scale"] == "small" else "")
+
+
+def _outcome_line(outcome: Outcome, estimate: Estimate | None, judged: Verdict) -> list[str]:
+    def show(value: float) -> str:
+        return f"{outcome.scale * value:.3g}"
+
+    line = f"{'≤' if outcome.at_most else '≥'} {show(outcome.line)} {outcome.unit}".strip()
+    line += f", p < {outcome.alpha:g}" if outcome.alpha is not None else ""
+    text, p = "", ""
+    if estimate is not None:
+        text = f"{show(estimate.value)} [{show(estimate.low)}, {show(estimate.high)}]"
+        text += f", n = {estimate.count}" if estimate.count else ""
+        p = "" if estimate.p is None else f"{estimate.p:.2g}"
+        p += "" if estimate.p_flip is None else f" ({estimate.p_flip:.2g})"
+    return [f"**{outcome.name}**: {outcome.statement}", line, text, p, f"**{judged}**"]
+
+
+def _negative(study: Study[Any], verdicts: Mapping[str, Verdict]) -> str:
+    lines = [f"- {name}: {judged}." for name, judged in verdicts.items() if judged != "passed"]
+    return "\n".join(lines + [f"- {note}" for note in study.notes]) or "Every outcome passed."
+
+
+def _repeat(facts: Mapping[str, Any]) -> str:
+    minutes = facts["seconds"] / 60
+    where = "; ".join(facts["environment"])
+    return (
+        f"```\n{facts['command']}\n```\n\nThe runs took {minutes:.1f} minutes of one process each, added up ({where}). "
+        f"`{facts['command']} --page-only` rebuilds this page from `data.jsonl`."
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows])
+
+
+def _standalone(svg: str) -> str:
+    """Give an inline SVG what a file of its own needs: a background and a font."""
+    end = svg.index(">") + 1
+    style = '<rect width="100%" height="100%" fill="#ffffff"/><style>text { font-family: sans-serif; }</style>'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:end]}{style}{svg[end:]}\n'

@@ -1,1 +1,0 @@
-"""Floor 4: collecting, the loop, checkpoints, metrics, evaluation, reports."""

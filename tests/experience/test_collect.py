@@ -1,0 +1,134 @@
+"""The collector: what it stores can be scored again, time limits get the final observation's value, resume is exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tiny_env import EndlessEnv, ReachEnv
+from toddle.core.types import BodySpec, Observation
+from toddle.experience.collect import CollectConfig, Collector, RewardScale
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
+from toddle.policies.critic import CriticConfig, ValueNet
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+
+POINT = BodySpec(name="point", proprio=4, action=2, dt=0.1)
+
+
+def gaussian(horizon: int = 1) -> GaussianPolicy:
+    return GaussianPolicy(GaussianConfig(bodies=(POINT,), hidden=(8,), horizon=horizon))
+
+
+def causal() -> CausalPolicy:
+    trunk = TrunkConfig(width=16, depth=2, heads=2, context_width=8)
+    expert = ExpertConfig(trunk=trunk, bodies=(POINT,), horizon=3, executed=2, window=4, bank_hidden=8)
+    return CausalPolicy(CausalConfig(expert=expert, goal_dropout=0.0))
+
+
+def critic() -> ValueNet:
+    return ValueNet(CriticConfig(inputs=(4,), hidden=(8,)))
+
+
+class FirstNumber:
+    """A critic whose value is the first number of the observation: it tells which observation it was given."""
+
+    def value(self, observation: Observation) -> torch.Tensor:
+        return observation["proprio"][..., 0]
+
+
+@pytest.mark.parametrize("policy", [gaussian(), gaussian(3), causal()], ids=["mlp", "chunk", "causal"])
+@pytest.mark.parametrize("rollouts", [1, 3])
+def test_the_stored_segment_scores_as_it_was_drawn(policy: Any, rollouts: int) -> None:
+    collector = Collector(ReachEnv(5, limit=7), CollectConfig(length=9), seed=0)
+    for _ in range(rollouts):  # the memory is cleared between them
+        rollout, _ = collector.collect(policy, critic())
+    score = policy.score(rollout.observation, rollout.chain)
+    assert (score.log_prob - rollout.log_prob).abs().max() < 1e-5
+
+
+def test_without_the_segment_start_a_sequential_policy_scores_wrongly() -> None:
+    """Control: the history matters, so pretending that the segment has no episode borders changes the score."""
+    policy = causal()
+    rollout, _ = Collector(ReachEnv(5, limit=7), CollectConfig(length=9), seed=0).collect(policy, critic())
+    observation = {**rollout.observation, "first": torch.zeros_like(rollout.observation["first"])}
+    assert (policy.score(observation, rollout.chain).log_prob - rollout.log_prob).abs().max() > 1e-4  # type: ignore[arg-type]
+
+
+def test_next_value_is_that_of_the_final_observation_at_a_time_limit() -> None:
+    env = ReachEnv(3, limit=4)
+    finals: list[tuple[np.ndarray, np.ndarray]] = []
+    inner = env.step_chunk
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        result = inner(*args, **kwargs)
+        if result[4]["_final_obs"].any():
+            finals.append((result[4]["final_obs"].copy(), result[0].copy()))
+        return result
+
+    env.step_chunk = spy  # type: ignore[method-assign]
+    rollout, _ = Collector(env, CollectConfig(length=6), seed=0).collect(gaussian(), FirstNumber())
+    assert rollout.truncated[3].all()
+    assert int(rollout.truncated.sum()) == 3
+    ((final, after),) = finals
+    assert torch.allclose(rollout.next_value[3], torch.from_numpy(final[:, 0]).float())
+    assert not np.allclose(final[:, 0], after[:, 0])  # the reset observation is another one
+    ordinary = [t for t in range(5) if t != 3]
+    assert torch.equal(rollout.next_value[ordinary], rollout.value[[t + 1 for t in ordinary]])
+
+
+def test_first_and_previous_action() -> None:
+    rollout, _ = Collector(ReachEnv(4, limit=3), CollectConfig(length=7), seed=0).collect(gaussian(), critic())
+    first = rollout.observation["first"]
+    assert first.any(1).tolist() == [True, False, False, True, False, False, True]
+    previous = rollout.observation["previous_action"]
+    assert float(previous[first].abs().max()) == 0.0
+    executed = rollout.chain.clamp(-1, 1)
+    assert torch.equal(previous[1:3], executed[:2])
+    assert torch.equal(previous[4:6], executed[3:5])
+
+
+def test_chunks_are_discounted_by_the_steps_they_took() -> None:
+    # 5 steps an episode, chunks of 3: the second chunk of an episode is cut after 2 steps
+    config = CollectConfig(length=4, discount=0.9, scale_rewards=False)
+    env = EndlessEnv(2, limit=5)
+    policy = GaussianPolicy(GaussianConfig(bodies=(env.body_spec,), hidden=(8,), horizon=3))
+    rollout, metrics = Collector(env, config, seed=0).collect(policy, ValueNet(CriticConfig(inputs=(2,), hidden=(4,))))
+    assert rollout.discount[:, 0].tolist() == pytest.approx([0.729, 0.81, 0.729, 0.81])
+    assert rollout.reward[:, 0].tolist() == pytest.approx([2.71, 1.9, 2.71, 1.9])
+    assert metrics["rollout/total_steps"] == 20.0
+    assert metrics["episode/return"] == 5.0
+    assert metrics["episode/length"] == 5.0
+
+
+def test_reward_scale_against_numpy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scale, history, sums = RewardScale(3), [], np.zeros(3)
+    for _ in range(3):
+        reward, ended = torch.randn(5, 3, generator=generator), torch.rand(5, 3, generator=generator) < 0.2
+        deviation = scale.update(reward, ended, torch.full((5, 3), 0.9))
+        for t in range(5):
+            sums = 0.9 * sums + reward[t].numpy()
+            history.append(sums.copy())
+            sums = sums * ~ended[t].numpy()
+    assert deviation == pytest.approx(float(np.std(history)), rel=1e-5)
+
+
+def test_resume_gives_the_same_rollout() -> None:
+    config = CollectConfig(length=9)
+    policy, value = gaussian(), critic()
+    one = Collector(ReachEnv(5, limit=7), config, seed=0)
+    one.collect(policy, value)
+    state = one.state_dict()
+    state = {**state, "env": {**state["env"]}}
+    after, metrics = one.collect(policy, value)
+    two = Collector(ReachEnv(5, limit=7), config, seed=99)
+    two.load_state_dict(state)
+    again, same = two.collect(policy, value)
+    for name in ("chain", "log_prob", "reward", "value", "next_value", "truncated"):
+        assert torch.equal(getattr(after, name), getattr(again, name)), name
+    assert metrics == same
+    assert torch.equal(after.observation_and_last["proprio"], again.observation_and_last["proprio"])

@@ -1,0 +1,120 @@
+"""The page: its numbers are those of the folders, it needs nothing from outside, and it says what did not work."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toddle.core.errors import InputError
+from toddle.core.types import EpisodeResult
+from toddle.maths.intervals import Interval
+from toddle.reporting.episode_log import EpisodeLog
+from toddle.reporting.plots import COLOURS, colours_of, curve_panels, interval_bars, smooth
+from toddle.reporting.report import EMBEDDED_BYTES, write_report
+
+
+def make_run(folder: Path, command: str, metrics: list[dict[str, float]] | None = None) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"command": command, "version": "0"}))
+    (folder / "config.yaml").write_text("seed: 12345\nnote: <script>\n")
+    if metrics:
+        lines = [json.dumps({"step": i} | line) for i, line in enumerate(metrics)]
+        (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def add_episodes(folder: Path, candidate: str, env: str, wins: int, total: int = 40, video: str | None = None) -> None:
+    log = EpisodeLog(folder / "episodes.jsonl")
+    for seed in range(total):
+        info = {"no_ops": 2} | ({"video": video} if video and seed == 0 else {})
+        log.append(
+            {"candidate": candidate, "env": env, "condition": "plain"},
+            EpisodeResult(
+                seed=seed,
+                success=seed < wins,
+                episode_return=1.0,
+                length=10,
+                seconds=2.0,
+                seconds_per_decision=0.004,
+                info=info,
+            ),
+        )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_run(tmp_path / "pretrain", "pretrain", [{"goal/success": i / 100, "time/x": 1.0} for i in range(100)])
+    make_run(tmp_path / "sft_good", "sft", [{"loss/flow": 1.0 / (i + 1)} for i in range(50)])
+    transfer = make_run(tmp_path / "transfer", "transfer")
+    table = {"level_A": 0.0, "parts": [{"part": "trunk", "kept": 1234567, "distance": 0.0}]}
+    (transfer / "transfer.json").write_text(json.dumps(table))
+    run = make_run(tmp_path / "evaluate", "evaluate")
+    (run / "videos").mkdir()
+    (run / "videos" / "film.mp4").write_bytes(b"not really a film")
+    add_episodes(run, "good", "metaworld/reach-v3", 32, video="film.mp4")
+    add_episodes(run, "base", "metaworld/reach-v3", 10)
+    add_episodes(run, "good", "metaworld/push-v3", 12)
+    add_episodes(run, "base", "metaworld/push-v3", 12)
+    return tmp_path
+
+
+def test_numbers_reach_the_page(folder: Path) -> None:
+    page = write_report([folder], folder / "report.html", title="A & B", reference="base").read_text()
+    assert "<h1>A &amp; B</h1>" in page
+    assert "80 % [65, 90]" in page  # 32 of 40: Wilson .652 to .895
+    assert "25 % [14, 40]" in page  # 10 of 40: Wilson .142 to .402
+    assert "+55 [40, 70] points" in page  # 22 of 40 seeds differ, all one way
+    assert "good on metaworld/push-v3 (plain): not resolved" in page
+    assert "good on metaworld/reach-v3" not in page.split("What did not work", 2)[2].split("</section>")[0]
+    assert "1,234,567" in page and "level A" in page
+    assert "seed: 12345" in page and "&lt;script&gt;" in page and "<script" not in page
+    assert "pretrain: the run is not finished" in page
+    assert "goal/success" in page and "loss/flow" in page and "time/x" not in page
+
+
+def test_the_page_stands_alone(folder: Path) -> None:
+    page = write_report([folder], folder / "report.html").read_text()
+    assert base64.b64encode(b"not really a film").decode() in page
+    without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>|rdf:\w+="[^"]*"', "", page)
+    assert "http" not in re.sub(r"<metadata>.*?</metadata>", "", without_namespaces, flags=re.S)
+
+
+def test_the_page_is_reproducible(folder: Path) -> None:
+    first = write_report([folder], folder / "a.html").read_text()
+    assert first == write_report([folder], folder / "b.html").read_text()
+
+
+def test_large_videos_are_linked(folder: Path) -> None:
+    (folder / "evaluate" / "videos" / "film.mp4").write_bytes(bytes(EMBEDDED_BYTES + 1))
+    page = write_report([folder], folder / "pages" / "report.html").read_text()
+    assert 'src="../evaluate/videos/film.mp4"' in page
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a folder"):
+        write_report([tmp_path / "nothing"], tmp_path / "report.html")
+    with pytest.raises(InputError, match="holds no run"):
+        write_report([tmp_path], tmp_path / "report.html")
+
+
+def test_smoothing_keeps_length_level_and_ends() -> None:
+    assert smooth(np.full(100, 3.0)).tolist() == pytest.approx([3.0] * 100)
+    ramp = smooth(np.arange(100.0), 0.1)
+    assert ramp == pytest.approx(np.arange(100.0))  # a centred mean does not lag
+    assert smooth([1.0, 2.0]).tolist() == [1.0, 2.0]
+
+
+def test_plots_hold_what_they_are_given() -> None:
+    colours = colours_of(["a", "b"])
+    assert colours == {"a": COLOURS[0], "b": COLOURS[1]}
+    svg = interval_bars({"reach": {"a": Interval(0.5, 0.4, 0.6), "b": Interval(0.123, 0.1, 0.2)}}, colours, y_label="y")
+    assert svg.startswith("<svg") and svg.endswith("</svg>")
+    assert ">50<" in svg and ">12<" in svg and ">reach<" in svg
+    assert colours["a"].lower() in svg and colours["b"].lower() in svg
+    panel = curve_panels({"loss/x": {"a": [(0.0, 1.0), (1.0, 2.0)]}}, colours)
+    assert ">loss/x<" in panel

@@ -1,0 +1,156 @@
+"""A run's folder: one writer, one config, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from toddle.core.config import config, load_config
+from toddle.core.errors import InputError, NaNError
+from toddle.runs.metrics import Metrics, read_metrics
+from toddle.runs.run import RunFolder
+
+
+@config
+class Optim:
+    """Nested."""
+
+    rate: float = 1e-3
+
+
+@config
+class Config:
+    """The run's config."""
+
+    may_change: ClassVar[tuple[str, ...]] = ("threads",)
+    out: Path = Path("a")
+    threads: int = 1
+    sizes: tuple[int, ...] = (8, 8)
+    optim: Optim = Optim()
+
+
+def test_config_and_command_are_saved(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "deep/run", Config(sizes=(4,))) as run:
+        assert run.latest() is None and not run.finished
+    assert load_config(Config, tmp_path / "deep/run/config.yaml") == Config(sizes=(4,))
+    assert json.loads((tmp_path / "deep/run/run.json").read_text())["command"] == "test_run"
+
+
+def begin(path: Path, settings: Config) -> None:
+    with RunFolder.open(path, settings) as run:
+        run.save_tree(0, {})
+
+
+def test_a_second_run_needs_resume(tmp_path: Path) -> None:
+    begin(tmp_path, Config())
+    with pytest.raises(InputError, match="already holds a run; --resume"):
+        RunFolder.open(tmp_path, Config())
+    RunFolder.open(tmp_path, Config(), resume=True).close()
+
+
+def test_resume_of_nothing_begins(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path / "new", Config(), resume=True).close()
+
+
+def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
+    begin(tmp_path, Config())
+    other = Config(sizes=(8, 16), optim=Optim(rate=0.1))
+    with pytest.raises(InputError) as error:
+        RunFolder.open(tmp_path, other, resume=True)
+    text = str(error.value)
+    assert "optim.rate was 0.001 and is 0.1" in text and "sizes.1 was 8 and is 16" in text and "\n" not in text
+
+
+def test_a_field_that_a_later_version_added_counts_as_its_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(tmp_path, Config(sizes=(4,)))
+    (tmp_path / "config.yaml").write_text("out: a\nthreads: 1\nsizes: [4]\noptim: {}\n")  # as before `rate` existed
+    with pytest.raises(InputError, match=r"another config: optim\.rate was 0\.001 and is 0\.1; use the same"):
+        RunFolder.open(tmp_path, Config(sizes=(4,), optim=Optim(rate=0.1)), resume=True)
+    with pytest.raises(InputError, match=r"another config: sizes\.0 was 4 and is 8; sizes\.1 was None and is 8; use"):
+        RunFolder.open(tmp_path, Config(), resume=True)
+    assert capsys.readouterr().err == ""
+    RunFolder.open(tmp_path, Config(sizes=(4,)), resume=True).close()
+    line = f"test_run: {tmp_path} is older than these settings, taken at their defaults: optim.rate = 0.001\n"
+    assert capsys.readouterr().err == line
+    RunFolder.open(tmp_path, Config(sizes=(4,)), resume=True).close()
+    assert capsys.readouterr().err == ""  # now it is written down
+
+
+def test_a_field_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
+    begin(tmp_path, Config())
+    with (tmp_path / "config.yaml").open("a") as file:
+        file.write("momentum: 0.9\n")
+    with pytest.raises(InputError, match=r"another config: momentum was 0\.9 and is None; use"):
+        RunFolder.open(tmp_path, Config(), resume=True)
+
+
+def test_what_may_change_may_change(tmp_path: Path) -> None:
+    begin(tmp_path, Config())
+    RunFolder.open(tmp_path, Config(threads=2, out=Path("b")), resume=True).close()
+    assert load_config(Config, tmp_path / "config.yaml").threads == 2
+
+
+def test_a_run_that_failed_before_it_did_anything_may_be_begun_differently(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, Config()).close()
+    with RunFolder.open(tmp_path, Config(sizes=(4,))) as run:
+        assert load_config(Config, tmp_path / "config.yaml") == Config(sizes=(4,))
+        run.metrics.write(1, {"train/loss": 1.0})
+    with pytest.raises(InputError, match="already holds a run"):
+        RunFolder.open(tmp_path, Config())
+
+
+def test_another_command_is_refused(tmp_path: Path) -> None:
+    begin(tmp_path, Config())
+    (tmp_path / "run.json").write_text('{"command": "sft"}')
+    with pytest.raises(InputError, match="holds a run of 'sft', not of 'test_run'"):
+        RunFolder.open(tmp_path, Config(), resume=True)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_run import Config
+from toddle.runs.run import RunFolder
+run = RunFolder.open(Path(sys.argv[1]), Config())
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_live_folder_is_refused_and_a_stale_lock_is_no_obstacle(tmp_path: Path) -> None:
+    code = HOLDER.format(tests=str(Path(__file__).parent))
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout and holder.stdout.readline() == "open\n"
+            with pytest.raises(InputError, match=f"in use by a run that is still going .process {holder.pid}."):
+                RunFolder.open(tmp_path, Config(), resume=True)
+        finally:
+            holder.kill()
+    RunFolder.open(tmp_path, Config(), resume=True).close()
+
+
+def test_a_refused_run_lets_the_folder_go(tmp_path: Path) -> None:
+    begin(tmp_path, Config())
+    for _ in range(2):
+        with pytest.raises(InputError, match="already holds"):
+            RunFolder.open(tmp_path, Config())
+    RunFolder.open(tmp_path, Config(), resume=True).close()
+
+
+def test_metrics_are_named_and_finite(tmp_path: Path) -> None:
+    log = Metrics(tmp_path)
+    log.write(1, {"train/loss": 1})
+    with pytest.raises(ValueError, match="group/name"):
+        log.write(2, {"loss": 1.0})
+    with pytest.raises(NaNError, match="train/loss is inf"):
+        log.write(2, {"train/loss": float("inf")})
+    log.close()
+    assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 1.0}]
