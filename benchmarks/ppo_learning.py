@@ -1,11 +1,11 @@
 """Does toddle's PPO learn as well as stable-baselines3's?  Same tasks, steps, seeds and settings.
 
-    python benchmarks/ppo_learning.py [--steps 150000] [--seeds 3]
+    python benchmarks/ppo_learning.py [--steps 150000] [--seeds 15]
 
 One run after the other, each in a process of its own; finished runs are kept under .cache/ppo_learning and are not
-made again.  The final return of a run is the mean over 20 evaluation episodes with mean actions on gymnasium's task
-(toddle's worlds are bit-identical to it, and take its actions in its own units here); what is compared is the
-interquartile mean over seeds.
+made again.  Three returns of each run on gymnasium's task (toddle's worlds are bit-identical to it, and take its
+actions in its own units here): the mean over 20 evaluation episodes with mean actions, the same with drawn actions,
+and the mean of the last 100 training episodes.  What is compared is the mean over seeds, by Welch's t interval.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -22,8 +23,9 @@ from typing import Any
 
 from peers import ROOT, machine, peer_python
 
-TASKS = ("HalfCheetah-v5", "Hopper-v5", "Pusher-v5")
-EPISODES = 20
+TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Pusher-v5")
+EPISODES, LAST = 20, 100
+KINDS = {"mean": "mean actions", "drawn": "drawn actions", "training": "training"}
 SETTING = {
     "worlds": 16,
     "length": 128,
@@ -41,7 +43,7 @@ SETTING = {
 """Shared by both: sizes of the network as stable-baselines3 has them by default, cosine rate, KL stop."""
 
 
-def run_toddle(task: str, seed: int, steps: int, s: dict[str, Any]) -> list[float]:
+def run_toddle(task: str, seed: int, steps: int, s: dict[str, Any]) -> dict[str, list[float]]:
     import numpy as np
     import torch
 
@@ -70,22 +72,33 @@ def run_toddle(task: str, seed: int, steps: int, s: dict[str, Any]) -> list[floa
     source = Collector(env, CollectConfig(length=s["length"], discount=s["gamma"]), seed=seed)
     iterations = steps // source.decisions
     ppo = PPO(policy, critic, [source], config, iterations=iterations, seed=seed)
+    ended: list[tuple[float, float]] = []  # of each iteration: episodes that ended, and their mean return
     for _ in range(iterations):
-        ppo.step()
+        facts = ppo.step()
+        if facts["episode/ended"]:
+            ended.append((facts["episode/ended"], facts["episode/return"]))
+    last: list[float] = []
+    for number, mean in reversed(ended):
+        last += [mean] * min(int(number), LAST - len(last))
     worlds = make_env(f"gymnasium/{task}", EPISODES, seed=seed + 10_000, native_actions=True)
-    observation, _ = worlds.reset(seed=seed + 10_000)
     low, high = worlds.single_action_space.low, worlds.single_action_space.high
-    returns, active = np.zeros(EPISODES), np.ones(EPISODES, bool)
-    while active.any():
-        seen = {"proprio": torch.from_numpy(observation).float()}
-        action = policy.act(seen, deterministic=True)[0].action.numpy().clip(low, high)  # type: ignore[arg-type]
-        observation, reward, terminated, truncated, _ = worlds.step_chunk(action, active=active, reset_done=False)
-        returns += np.where(active, reward, 0.0)
-        active &= ~(terminated | truncated)
-    return [float(value) for value in returns]
+    found = {"training": last}
+    for kind in ("mean", "drawn"):
+        observation, _ = worlds.reset(seed=seed + 10_000)
+        generator = torch.Generator().manual_seed(seed)
+        returns, active = np.zeros(EPISODES), np.ones(EPISODES, bool)
+        while active.any():
+            seen: Any = {"proprio": torch.from_numpy(observation).float()}
+            decision, _ = policy.act(seen, generator=generator, deterministic=kind == "mean")
+            action = decision.action.numpy().clip(low, high)
+            observation, reward, terminated, truncated, _ = worlds.step_chunk(action, active=active, reset_done=False)
+            returns += np.where(active, reward, 0.0)
+            active &= ~(terminated | truncated)
+        found[kind] = [float(value) for value in returns]
+    return found
 
 
-def run_sb3(task: str, seed: int, steps: int, s: dict[str, Any]) -> list[float]:
+def run_sb3(task: str, seed: int, steps: int, s: dict[str, Any]) -> dict[str, list[float]]:
     import gymnasium
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
@@ -110,6 +123,7 @@ def run_sb3(task: str, seed: int, steps: int, s: dict[str, Any]) -> list[float]:
         clip_range=s["clip"],
         target_kl=s["target_kl"],
         max_grad_norm=s["max_grad_norm"],
+        stats_window_size=LAST,
         policy_kwargs={"net_arch": list(s["hidden"])},
         device="cpu",
         seed=seed,
@@ -119,8 +133,15 @@ def run_sb3(task: str, seed: int, steps: int, s: dict[str, Any]) -> list[float]:
         make_vec_env(gymnasium.spec(task).id, n_envs=1, seed=seed + 10_000), training=False, norm_reward=False
     )
     worlds.obs_rms = env.obs_rms
-    returns, _ = evaluate_policy(model, worlds, n_eval_episodes=EPISODES, return_episode_rewards=True)
-    return [float(value) for value in returns]
+    assert model.ep_info_buffer is not None
+    found = {"training": [float(episode["r"]) for episode in model.ep_info_buffer]}
+    for kind in ("mean", "drawn"):
+        worlds.seed(seed + 10_000)
+        returns, _ = evaluate_policy(
+            model, worlds, n_eval_episodes=EPISODES, deterministic=kind == "mean", return_episode_rewards=True
+        )
+        found[kind] = [float(value) for value in returns]  # type: ignore[union-attr, arg-type]
+    return found
 
 
 def work(name: str, task: str, seed: int, steps: int, out: Path) -> None:
@@ -130,48 +151,58 @@ def work(name: str, task: str, seed: int, steps: int, out: Path) -> None:
     torch.set_num_threads(1)
     began = time.process_time()
     returns = {"toddle": run_toddle, "sb3": run_sb3}[name](task, seed, steps, SETTING)
-    result = {"returns": returns, "mean": sum(returns) / len(returns), "cpu_seconds": time.process_time() - began}
+    result = {kind: sum(values) / len(values) for kind, values in returns.items()}
+    result["cpu_seconds"] = time.process_time() - began
     temporary = out.with_suffix(".part")
     temporary.write_text(json.dumps(result))
     temporary.rename(out)
 
 
-def interquartile_mean(values: list[float]) -> float:
-    """Mean of the middle half of the sorted values, those at its edges counted in part (Agarwal et al. 2021)."""
-    n, total, weight = len(values), 0.0, 0.0
-    for index, value in enumerate(sorted(values)):
-        share = max(0.0, min((index + 1) / n, 0.75) - max(index / n, 0.25))
-        total, weight = total + share * value, weight + share
-    return total / weight
+def difference(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """Return the difference of the means and its 95 % interval (Welch 1947: unequal variances)."""
+    import numpy as np
+    from scipy import stats
+
+    a, b = np.asarray(ours), np.asarray(theirs)
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    return float(a.mean() - b.mean()), float(interval.low), float(interval.high)
+
+
+def verdict(low: float, high: float) -> str:
+    return "higher" if low > 0 else "lower" if high < 0 else "not told apart"
 
 
 def report(results: dict[str, dict[str, list[dict[str, Any]]]], steps: int, seeds: int) -> tuple[dict[str, Any], str]:
-    rows = {
-        task: {
-            name: {
-                "iqm": round(interquartile_mean([run["mean"] for run in runs]), 1),
-                "seeds": [round(run["mean"], 1) for run in runs],
-                "cpu_seconds": round(sum(run["cpu_seconds"] for run in runs) / len(runs), 1),
-            }
-            for name, runs in both.items()
-        }
-        for task, both in results.items()
-    }
+    rows: dict[str, Any] = {}
+    for task, both in results.items():
+        sides = {name: {kind: [round(run[kind], 1) for run in runs] for kind in KINDS} for name, runs in both.items()}
+        seconds = {name: round(sum(run["cpu_seconds"] for run in runs) / len(runs), 1) for name, runs in both.items()}
+        rows[task] = {"runs": sides, "cpu_seconds": seconds}
     lines = [
-        "# PPO: final returns beside stable-baselines3's",
+        "# PPO: returns beside stable-baselines3's",
         "",
-        f"`python benchmarks/ppo_learning.py`: {steps:,} steps, {seeds} seeds; final return = mean of {EPISODES} "
-        "evaluation episodes with mean actions; interquartile mean over seeds. "
-        f"{machine()}. Shared settings: {json.dumps(SETTING)}.",
+        f"`python benchmarks/ppo_learning.py`: {steps:,} steps, {seeds} seeds a side. {machine()}. Mean over seeds "
+        "and, in brackets, the standard deviation between seeds; the difference with Welch's 95 % interval.",
         "",
-        "| task | toddle | stable-baselines3 | at least as high | seeds of toddle | seeds of stable-baselines3 |",
+        f"Shared settings: {json.dumps(SETTING)}.",
+        "",
+        "| task | return of | toddle | stable-baselines3 | difference | toddle's is |",
         "|---|---|---|---|---|---|",
     ]
+    found = []
     for task, row in rows.items():
-        ours, theirs = row["toddle"], row["sb3"]
-        verdict = "yes" if ours["iqm"] >= theirs["iqm"] else "no"
-        lists = [", ".join(f"{value:,.0f}" for value in side["seeds"]) for side in (ours, theirs)]
-        lines.append(f"| {task} | {ours['iqm']:,} | {theirs['iqm']:,} | {verdict} | {lists[0]} | {lists[1]} |")
+        for kind, label in KINDS.items():
+            ours, theirs = row["runs"]["toddle"][kind], row["runs"]["sb3"][kind]
+            value, low, high = difference(ours, theirs)
+            found.append(verdict(low, high))
+            cells = [f"{sum(x) / len(x):,.0f} [{statistics.stdev(x):,.0f}]" for x in (ours, theirs)]
+            cells += [f"{value:+,.0f} ({low:,.0f} to {high:,.0f})", found[-1]]
+            lines.append(f"| {' | '.join([task, label, *cells])} |")
+    lines += [
+        "",
+        f"Of {len(found)} comparisons toddle's return is higher in {found.count('higher')}, lower in "
+        f"{found.count('lower')}, and not told apart in {found.count('not told apart')}.",
+    ]
     data = {"steps": steps, "seeds": seeds, "setting": SETTING, "machine": machine(), "tasks": rows}
     return data, "\n".join([*lines, ""])
 
@@ -179,7 +210,7 @@ def report(results: dict[str, dict[str, list[dict[str, Any]]]], steps: int, seed
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=150_000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     parser.add_argument("--work", nargs=3, metavar=("NAME", "TASK", "SEED"), help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
