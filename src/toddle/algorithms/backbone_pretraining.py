@@ -23,6 +23,8 @@ from toddle.core.errors import NaNError
 from toddle.core.seeding import numpy_generator
 from toddle.data.scenes import POSES, Scenes
 from toddle.models.backbones.embedded import EmbeddedBackbone
+from toddle.optim.adam_state import adam_state, load_adam_state
+from toddle.optim.schedules import cosine_factor
 
 __all__ = ["BackbonePretraining", "BackboneTrainingConfig", "pose_errors", "retrieval"]
 
@@ -80,7 +82,7 @@ class BackbonePretraining:
             torch.manual_seed(seed)
             self.heads = Heads(backbone.width, *_moments(scenes.poses)).to(self.device)
         self.parameters = [*backbone.parameters(), *self.heads.parameters()]
-        self.optimizer = torch.optim.AdamW(
+        self.optimiser = torch.optim.AdamW(
             self.parameters, lr=settings.rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98), fused=True
         )
         self.numbers = numpy_generator(seed, "backbone pretraining")
@@ -103,9 +105,8 @@ class BackbonePretraining:
         images, poses, task, sentences = self._batch()
         settings = self.settings
         ramp = max(1, round(settings.warmup * settings.steps))
-        share = min(1.0, self.done / settings.steps)
-        rate = settings.rate * min(1.0, (self.done + 1) / ramp) * 0.5 * (1 + math.cos(math.pi * share))
-        for group in self.optimizer.param_groups:
+        rate = settings.rate * cosine_factor(self.done, settings.steps, warm_up=ramp)
+        for group in self.optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
             registers, patches = self.backbone.see(images)
@@ -116,10 +117,10 @@ class BackbonePretraining:
         loss = pose_loss + settings.contrastive * contrast
         if not torch.isfinite(loss):
             raise NaNError(f"backbone pretraining: the loss is {loss.item()} at step {self.done}")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        self.optimiser.step()
         self.done += 1
         return {
             "backbone/pose_loss": pose_loss.item(),
@@ -134,7 +135,7 @@ class BackbonePretraining:
         return {
             "backbone": self.backbone.state_dict(),
             "heads": self.heads.state_dict(),
-            "optimizer": self.optimizer.state_dict()["state"],
+            "optimiser": adam_state(self.optimiser),
             "done": self.done,
             "order": self.order,
             "numbers": self.numbers.bit_generator.state,
@@ -144,8 +145,7 @@ class BackbonePretraining:
         """Restore what `state_dict` returned."""
         self.backbone.load_state_dict(state["backbone"])
         self.heads.load_state_dict(state["heads"])
-        inner = {int(key): value for key, value in state["optimizer"].items()}
-        self.optimizer.load_state_dict({"state": inner, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        load_adam_state(self.optimiser, state["optimiser"])
         self.done, self.order = int(state["done"]), np.asarray(state["order"], np.int64)
         self.numbers.bit_generator.state = state["numbers"]
 

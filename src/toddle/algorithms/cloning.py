@@ -21,6 +21,7 @@ from toddle.core.protocols import Normalising, Policy
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation
 from toddle.optim.flat_adam import FlatAdam
+from toddle.optim.schedules import cosine_factor
 
 __all__ = ["Cloning", "CloningConfig"]
 
@@ -79,8 +80,7 @@ class Cloning:
 
     def step(self) -> dict[str, float]:
         """Do one iteration.  Raises NaNError where the loss or a gradient is not finite."""
-        progress = min(self.iteration / max(self.iterations, 1), 1.0)
-        self.optimiser.set_rates(0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+        self.optimiser.set_rates(cosine_factor(self.iteration, self.iterations, final=0.05))
         rollout, metrics = self.source.collect(self.teacher, _NoValues())
         if self.iteration == 0:
             self._normalise(rollout.observation)  # the teacher's experience is what it is: no need to start blind

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toddle.algorithms.modes import Mode, assign_modes, inherit, load_adam
+from toddle.algorithms.modes import Mode, assign_modes, inherit
 from toddle.core.config import config
 from toddle.core.device import CPU, to_device
 from toddle.core.errors import NaNError, problem
@@ -39,6 +39,7 @@ from toddle.envs.base import BatchedEnv
 from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.models.mode_critic import ModeCritic
 from toddle.models.novelty import Novelty
+from toddle.optim.adam_state import adam_state, load_adam_state
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.deterministic import TanhActor
 from toddle.policies.links import DiffusionConfig
@@ -325,7 +326,7 @@ class DDiffPG:
         return {
             "policy": dict(self.policy.state_dict()),
             "novelty": dict(self.novelty.state_dict()),
-            "optimisers": [o.state_dict()["state"] for o in (self.actor_optimiser, self.novelty_optimiser)],
+            "optimisers": [adam_state(o) for o in (self.actor_optimiser, self.novelty_optimiser)],
             "modes": [mode.state_dict() for mode in (self.explorer, *self.modes)],
             "buffer": self.buffer.state_dict(),
             "env": self.env.state_dict(),
@@ -344,7 +345,7 @@ class DDiffPG:
         self.policy.load_state_dict(state["policy"])
         self.novelty.load_state_dict(state["novelty"])
         for optimiser, saved in zip((self.actor_optimiser, self.novelty_optimiser), state["optimisers"], strict=True):
-            load_adam(optimiser, saved)
+            load_adam_state(optimiser, saved)
         modes = [self._new_mode(0) for _ in state["modes"]]
         for mode, saved in zip(modes, state["modes"], strict=True):
             mode.load_state_dict(saved)

@@ -14,8 +14,9 @@ from torch import Tensor
 from toddle.data.trajectory_buffer import FAILED, TrajectoryBuffer
 from toddle.maths.trajectories import cluster_paths
 from toddle.models.mode_critic import ModeCritic
+from toddle.optim.adam_state import adam_state, load_adam_state
 
-__all__ = ["Mode", "assign_modes", "inherit", "load_adam"]
+__all__ = ["Mode", "assign_modes", "inherit"]
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Mode:
         return {
             "embedding": self.embedding.clone(),
             "critic": dict(self.critic.state_dict()),
-            "optimiser": self.optimiser.state_dict()["state"],
+            "optimiser": adam_state(self.optimiser),
             "members": sorted(self.members),
         }
 
@@ -40,15 +41,8 @@ class Mode:
         """Restore it."""
         self.embedding = state["embedding"].to(self.embedding.device, copy=True)
         self.critic.load_state_dict(state["critic"])
-        load_adam(self.optimiser, state["optimiser"])
+        load_adam_state(self.optimiser, state["optimiser"])
         self.members = set(state["members"])
-
-
-def load_adam(optimiser: torch.optim.Adam, state: dict[Any, Any]) -> None:
-    """Load Adam's moments; keys may have become strings on disk."""
-    full = optimiser.state_dict()
-    full["state"] = {int(key): {k: v.clone() for k, v in value.items()} for key, value in state.items()}
-    optimiser.load_state_dict(full)
 
 
 def assign_modes(buffer: TrajectoryBuffer, generator: np.random.Generator, *, share: float, probes: int = 3) -> int:

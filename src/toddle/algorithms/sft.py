@@ -23,6 +23,8 @@ from toddle.core.device import device_of, to_device
 from toddle.core.errors import NaNError, problem
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.maths.similarity import linear_cka
+from toddle.optim.adam_state import adam_state, load_adam_state
+from toddle.optim.schedules import cosine_factor
 
 PROBES = 128
 """Samples on which CKA is measured."""
@@ -112,7 +114,7 @@ class SFT:
         self.trunk = {name: value for name, value in policy.trunk_parameters().items() if name in self.weights}
         self.start = {name: value.detach().clone() for name, value in self.trunk.items()}
         self.averaged = {name: value.detach().clone() for name, value in self.weights.items()}
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.rate, betas=(0.9, 0.95), fused=True)
+        self.optimiser = torch.optim.AdamW(self._groups(), lr=config.rate, betas=(0.9, 0.95), fused=True)
         self.noise = torch_generator(seed, "sft noise")
         self.numbers = numpy_generator(seed, "sft samples")
         self.order, self.done = np.empty(0, np.int64), 0
@@ -139,11 +141,7 @@ class SFT:
         """Return the learning rate of `step` (from 0): linear warm-up, then cosine down to last_rate * rate."""
         config = self.config
         ramp = round(config.warmup * config.steps)
-        if step < ramp:
-            return config.rate * (step + 1) / ramp
-        share = min(1.0, (step - ramp) / max(1, config.steps - ramp))
-        low = config.last_rate
-        return config.rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
+        return config.rate * cosine_factor(step, config.steps, warm_up=ramp, final=config.last_rate)
 
     def trunk_share(self, step: int) -> float:
         """Return the trunk's rate at `step` as a share of the others': 0 where it is held."""
@@ -166,7 +164,7 @@ class SFT:
         """Make one gradient step.  Raises NaNError when the loss or the gradient is not finite."""
         config, share = self.config, self.trunk_share(self.done)
         rate = self.rate_at(self.done)
-        for group in self.optimizer.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"] * (share if group["trunk"] else 1.0)
         for value in self.trunk.values():
             value.requires_grad_(share > 0)
@@ -179,12 +177,12 @@ class SFT:
             loss = loss + config.l2_sp * self._distance()
         if not torch.isfinite(loss):
             raise NaNError(f"sft: the loss is {loss.item()}")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.weights.values(), config.clip))
         if not math.isfinite(norm):
             raise NaNError(f"sft: the gradient's norm is {norm}")
-        self.optimizer.step()
+        self.optimiser.step()
         self.done += 1
         self._average()
         metrics = {**metrics, "sft/grad_norm": norm, "sft/rate": rate, "sft/trunk_drift": self.drift()}
@@ -233,12 +231,11 @@ class SFT:
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, buffers, averages, optimiser, and where the sampler and the noise stand."""
-        optimizer = {str(key): value for key, value in self.optimizer.state_dict()["state"].items()}
         return {
             "policy": self.policy.state_dict(),
             "averaged": dict(self.averaged),
             "start": dict(self.start),
-            "optimizer": optimizer,
+            "optimiser": adam_state(self.optimiser),
             "noise": self.noise.get_state(),
             "numbers": self.numbers.bit_generator.state,
             "order": self.order,
@@ -252,8 +249,7 @@ class SFT:
         for mine, kept in ((self.averaged, state["averaged"]), (self.start, state["start"])):
             for name, value in mine.items():
                 value.copy_(kept[name])
-        inner = {int(key): value for key, value in state["optimizer"].items()}
-        self.optimizer.load_state_dict({"state": inner, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        load_adam_state(self.optimiser, state["optimiser"])
         self.noise.set_state(state["noise"])
         self.numbers.bit_generator.state = state["numbers"]
         self.order, self.done = np.asarray(state["order"], np.int64), int(state["done"])
