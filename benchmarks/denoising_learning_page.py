@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from toddle.maths.intervals import Interval, bootstrap_interval, paired_bootstrap_interval
+from toddle.maths.intervals import Interval, t_interval, welch_interval
 from toddle.reporting.plots import colours_of
 
 Run = dict[str, Any]
@@ -20,9 +20,9 @@ ORDER = ("gaussian", "dppo", "reinflow", "flow-sde")
 INTRO = """# Diffusion and flow policies by RL: what was measured
 
 `python benchmarks/denoising_learning.py warm`, `... scratch`, `... page`. Small runs on a CPU, one thread; every run's
-numbers are in the JSON files beside this page. Intervals: 95 %, percentile bootstrap over runs (seeds); with 3 runs
-they are too narrow and say little more than how far the seeds lie apart. Passed: the whole interval reaches the
-target. Failed: none of it does. Not resolved: the target lies inside.
+numbers are in the JSON files beside this page. Intervals: 95 %, Student's t over seeds; over seeds and tasks two-way,
+as cells of one seed and cells of one task have something in common; against Gaussian PPO, whose runs are others,
+Welch's. Passed: the whole interval reaches the target. Failed: none of it does. Not resolved: the target lies inside.
 """
 WARM = """
 ## From 10 noisy demonstrations, Meta-World from state
@@ -85,7 +85,7 @@ def warm_lines(runs: Sequence[Run]) -> list[str]:
         for task in [*_names(_of(runs, method=method), "task"), None]:
             own = _of(runs, method=method) if task is None else _of(runs, method=method, task=task)
             before, after = ([np.mean(run[key]) for run in own] for key in ("before", "after"))
-            gain = paired_bootstrap_interval(after, before)
+            gain = t_interval(_cells(own, after, before))
             each = [
                 f"{np.mean(side):.0%}" + ("" if task is None else f" ({', '.join(f'{v:.0%}' for v in side)})")
                 for side in (before, after)
@@ -109,29 +109,29 @@ def warm_lines(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _share(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Ratio of the means of (method, Gaussian) pairs, flattened into the last axis."""
-    pairs = rows.reshape(*rows.shape[:-1], -1, 2).mean(-2)
-    return np.asarray(pairs[..., 0] / pairs[..., 1])
+def _cells(runs: Sequence[Run], after: Sequence[float], before: Sequence[float]) -> np.ndarray[Any, Any]:
+    """Return the gains as (seeds, tasks); runs are sorted by task and seed."""
+    seeds = len({run["seed"] for run in runs})
+    return np.reshape(np.subtract(after, before), (-1, seeds)).T
 
 
 def scratch_lines(runs: Sequence[Run]) -> list[str]:
     """Return the table of the runs from scratch."""
     lines = [SCRATCH.format(steps=runs[0]["steps"])]
     lines += [
-        "| score | task | method | seeds | return (each seed) | share of Gaussian PPO | target 80 % | CPU s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| score | task | method | seeds | return (each seed) | of Gaussian PPO | above 80 % of it | target | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for title, score in SCORES.items():
         for task in _names(runs, "task"):
             base = {run["seed"]: score(run) for run in _of(runs, task=task, method="gaussian")}
             for method in _names(_of(runs, task=task), "method"):
-                own, share, said = _of(runs, task=task, method=method), "", ""
+                own, share, said = _of(runs, task=task, method=method), " | ", ""
                 scores = [score(run) for run in own]
-                pairs = [(score(run), base[run["seed"]]) for run in own if run["seed"] in base]
-                if method != "gaussian" and pairs:
-                    interval = bootstrap_interval(pairs, statistic=_share)
-                    share, said = "{:.0%} [{:.0%}, {:.0%}]".format(*interval), verdict(interval, SHARE, len(pairs))
+                if method != "gaussian" and base:
+                    above = welch_interval(scores, [SHARE * value for value in base.values()])
+                    share = f"{np.mean(scores) / np.mean(list(base.values())):.0%} | {{:+.0f}} [{{:+.0f}}, {{:+.0f}}]"
+                    share, said = share.format(*above), verdict(above, 0.0, len(scores))
                 lines.append(
                     f"| {title} | {task} | {method} | {len(own)} | {np.mean(scores):.0f} "
                     f"({', '.join(f'{value:.0f}' for value in scores)}) | {share} | {said} | "

@@ -158,21 +158,13 @@ def work(name: str, task: str, seed: int, steps: int, out: Path) -> None:
     temporary.rename(out)
 
 
-def difference(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """Return the difference of the means and its 95 % interval (Welch 1947: unequal variances)."""
-    import numpy as np
-    from scipy import stats
-
-    a, b = np.asarray(ours), np.asarray(theirs)
-    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    return float(a.mean() - b.mean()), float(interval.low), float(interval.high)
-
-
 def verdict(low: float, high: float) -> str:
     return "higher" if low > 0 else "lower" if high < 0 else "not told apart"
 
 
 def report(results: dict[str, dict[str, list[dict[str, Any]]]], steps: int, seeds: int) -> tuple[dict[str, Any], str]:
+    from toddle.maths.intervals import welch_interval
+
     rows: dict[str, Any] = {}
     for task, both in results.items():
         sides = {name: {kind: [round(run[kind], 1) for run in runs] for kind in KINDS} for name, runs in both.items()}
@@ -193,7 +185,7 @@ def report(results: dict[str, dict[str, list[dict[str, Any]]]], steps: int, seed
     for task, row in rows.items():
         for kind, label in KINDS.items():
             ours, theirs = row["runs"]["toddle"][kind], row["runs"]["sb3"][kind]
-            value, low, high = difference(ours, theirs)
+            value, low, high = welch_interval(ours, theirs)
             found.append(verdict(low, high))
             cells = [f"{sum(x) / len(x):,.0f} [{statistics.stdev(x):,.0f}]" for x in (ours, theirs)]
             cells += [f"{value:+,.0f} ({low:,.0f} to {high:,.0f})", found[-1]]

@@ -1,6 +1,8 @@
-"""Intervals against published tables, hand arithmetic and scipy."""
+"""Intervals against published tables, scipy, hand arithmetic, and the share of times they cover the truth."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -8,12 +10,12 @@ import scipy.stats
 
 from toddle.core.errors import InputError
 from toddle.maths.intervals import (
-    bootstrap_interval,
-    interquartile_mean,
-    paired_bootstrap_interval,
-    paired_bootstrap_p,
-    probability_of_improvement,
+    matched_interval,
+    ratio_interval,
     sign_flip_p,
+    t_interval,
+    t_p,
+    welch_interval,
     wilson_interval,
 )
 
@@ -49,78 +51,131 @@ def test_wilson_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.92 < covered < 0.98
 
 
-def test_interquartile_mean_by_hand() -> None:
-    assert interquartile_mean([5, 8, 4, 38, 8, 6, 9, 7, 7, 3, 1, 6]) == pytest.approx(6.5)  # 39 / 6 in the middle
-    assert interquartile_mean([1, 3, 5, 7, 9, 11, 13, 15, 17]) == pytest.approx(9.0)
-    assert interquartile_mean([0.0, 10.0, 100.0]) == pytest.approx((0.25 * 0 + 10 + 0.25 * 100) / 1.5)
-    assert interquartile_mean([4.0]) == 4.0
+def coverage(draws: np.ndarray, truth: float = 0.0) -> float:
+    """Share of the draws (N, S) or (N, S, K) whose interval holds the truth."""
+    intervals = [t_interval(draw) for draw in draws]
+    return float(np.mean([interval.low <= truth <= interval.high for interval in intervals]))
 
 
-def test_interquartile_mean_equals_trim_mean_for_multiples_of_four() -> None:
-    values = np.random.default_rng(1).normal(size=(3, 16))
-    assert np.allclose(interquartile_mean(values), scipy.stats.trim_mean(values, 0.25, axis=1))
+@pytest.mark.parametrize("seeds", [3, 5, 10, 12])
+def test_t_covers_95_of_100(seeds: int) -> None:
+    assert 0.93 <= coverage(np.random.default_rng(seeds).normal(size=(4000, seeds))) <= 0.97
 
 
-def test_bootstrap_agrees_with_scipy() -> None:
-    values = np.random.default_rng(2).exponential(size=25)
-    ours = bootstrap_interval(values, resamples=20_000)
-    theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", random_state=0)
-    assert ours.value == pytest.approx(values.mean())
-    assert ours[1:] == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
+@pytest.mark.parametrize("seeds", [3, 5, 10, 12])
+@pytest.mark.parametrize(("tasks", "of_seed", "of_task"), [(4, 1.0, 1.0), (4, 2.0, 0.5), (6, 0.5, 2.0)])
+def test_two_ways_cover_95_of_100(seeds: int, tasks: int, of_seed: float, of_task: float) -> None:
+    """Cells of one seed share its policy and cells of one task its demonstrations."""
+    generator = np.random.default_rng(100 * seeds + tasks)
+    draws = (
+        of_seed * generator.normal(size=(4000, seeds, 1))
+        + of_task * generator.normal(size=(4000, 1, tasks))
+        + generator.normal(size=(4000, seeds, tasks))
+    )
+    assert 0.93 <= coverage(draws) <= 0.97
 
 
-def test_bootstrap_resamples_seeds_not_what_lies_within_them() -> None:
-    """Three seeds of 400 equal episodes each carry no more evidence than three numbers."""
-    seeds = np.array([0.0, 1.0, 2.0])
-    alone = bootstrap_interval(seeds)
-    repeated = bootstrap_interval(np.repeat(seeds[:, None], 400, axis=1))
-    pooled = bootstrap_interval(np.repeat(seeds, 400))  # the mistake: episodes taken for seeds
-    assert repeated == pytest.approx(alone)
-    assert pooled.high - pooled.low < 0.1 * (alone.high - alone.low)
+def test_cells_taken_for_units_do_not_cover() -> None:
+    """The control: twelve pairs of seed and task are not twelve independent units; nor does a bootstrap of three do."""
+    generator = np.random.default_rng(0)
+    draws = (
+        generator.normal(size=(2000, 3, 1)) + generator.normal(size=(2000, 1, 4)) + generator.normal(size=(2000, 3, 4))
+    )
+    assert coverage(draws.reshape(2000, 12)) < 0.85
+    three = generator.normal(size=(2000, 3))
+    resampled = three[:, generator.integers(0, 3, size=(1000, 3))].mean(2)
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=1)
+    assert np.mean((low <= 0) & (high >= 0)) < 0.80
 
 
-def test_bootstrap_is_reproducible_and_refuses_nan() -> None:
-    values = [1.0, 2.0, 5.0]
-    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
-    with pytest.raises(InputError):
-        bootstrap_interval([1.0, float("nan")])
+def test_shares_of_episodes_are_covered_too() -> None:
+    """Not normal: 20 episodes a cell, rates that differ by seed and task; the truth is their mean."""
+    generator = np.random.default_rng(7)
+    logit = 0.5 + 0.6 * generator.normal(size=(3000, 5, 1)) + 0.6 * generator.normal(size=(3000, 1, 4))
+    rates = 1.0 / (1.0 + np.exp(-logit))
+    truth = float(np.mean(1.0 / (1.0 + np.exp(-(0.5 + np.sqrt(0.72) * generator.normal(size=1_000_000))))))
+    draws = generator.binomial(20, np.broadcast_to(rates, (3000, 5, 4))) / 20
+    assert 0.92 <= coverage(draws, truth) <= 0.98
+
+
+def test_t_equals_scipy_and_hand_arithmetic() -> None:
+    values = [1.0, 2.0, 6.0]  # mean 3, s = sqrt(7), t(2) = 4.3027
+    interval = t_interval(values)
+    assert interval == pytest.approx((3.0, 3 - 4.302653 * math.sqrt(7 / 3), 3 + 4.302653 * math.sqrt(7 / 3)), rel=1e-6)
+    oracle = scipy.stats.ttest_1samp(values, 0.5, alternative="greater")
+    assert t_p(values, line=0.5) == pytest.approx(oracle.pvalue)
+
+
+def test_two_ways_by_hand() -> None:
+    """[[1, 3], [5, 7]]: seeds' means 2, 6 (MS 2 x 8 = 16), tasks' 3, 5 (MS 2 x 2 = 4): Var = 20 / 4, df = 400 / 272."""
+    freedom = 20**2 / (16**2 + 4**2)
+    half = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(5.0)
+    assert t_interval([[1.0, 3.0], [5.0, 7.0]]) == pytest.approx((4.0, 4.0 - half, 4.0 + half))
+    assert t_p([[1.0, 3.0], [5.0, 7.0]]) == pytest.approx(scipy.stats.t.sf(4.0 / math.sqrt(5.0), freedom))
+
+
+def test_one_seed_says_nothing_of_the_spread() -> None:
+    for values in ([0.7], [[0.7, 0.9]]):
+        interval = t_interval(values)
+        assert interval.low == -math.inf and interval.high == math.inf
+        assert t_p(values) == 1.0
+    assert t_interval([[1.0], [2.0], [6.0]]) == t_interval([1.0, 2.0, 6.0])  # one task is no second way
+    for wrong in ([], [1.0, math.nan], [[[1.0]]]):
+        with pytest.raises(InputError, match="values: expected"):
+            t_interval(wrong)
+
+
+def test_welch_equals_scipy() -> None:
+    a, b = [1.0, 4.0, 2.5, 3.0], [0.0, 0.5, 9.0]
+    oracle = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    interval = welch_interval(a, b)
+    assert interval[1:] == pytest.approx((oracle.low, oracle.high))
+    assert interval.value == pytest.approx(np.mean(a) - np.mean(b))
+
+
+def test_sign_flips_are_exact() -> None:
+    assert sign_flip_p([1.0, 2.0, 3.0]) == pytest.approx(1 / 8)
+    assert sign_flip_p([[1.0, 3.0], [2.0, 2.0], [3.0, 9.0]]) == pytest.approx(1 / 8)  # a seed's cells flip together
+    assert sign_flip_p([2.0, 3.0, 4.0], line=1.0) == pytest.approx(1 / 8)
+    values = np.array([1.0, -0.5, 2.0, 0.3, 0.9])
+    oracle = scipy.stats.permutation_test(
+        (values,),
+        lambda x, axis: x.mean(axis=axis),
+        permutation_type="samples",
+        alternative="greater",
+        n_resamples=np.inf,
+    )
+    assert sign_flip_p(values) == pytest.approx(oracle.pvalue)
+    gained_9_lost_2 = [1.0] * 9 + [-1.0] * 2 + [0.0] * 30  # McNemar's exact test: P(X >= 9 of 11)
+    assert sign_flip_p(gained_9_lost_2) == pytest.approx(scipy.stats.binom.sf(8, 11, 0.5))
+    assert sign_flip_p([0.0, 0.0]) == 1.0
+
+
+def test_matched_proportions_by_hand() -> None:
+    """9 gained, 3 lost, 41 the same: Wald's interval after half an episode more in each of the four cells."""
+    first = [1.0] * 9 + [0.0] * 3 + [1.0] * 16 + [0.0] * 25
+    second = [0.0] * 9 + [1.0] * 3 + [1.0] * 16 + [0.0] * 25
+    interval = matched_interval(first, second)
+    assert interval.value == pytest.approx(6 / 53)
+    half = 1.959964 * math.sqrt(9.5 + 3.5 - 36 / 55) / 55
+    assert interval[1:] == pytest.approx((6 / 55 - half, 6 / 55 + half), rel=1e-6)
+    agree = matched_interval([1.0] * 10, [1.0] * 10)
+    assert agree.value == 0.0 and agree.low < -0.1 and agree.high > 0.1  # ten equal pairs are no certainty
+    shares = matched_interval([0.5, 1.0, 0.25], [0.25, 0.5, 0.25])
+    assert shares == t_interval([0.25, 0.5, 0.0])
 
 
 def test_pairing_removes_what_the_seeds_share() -> None:
     generator = np.random.default_rng(4)
     shared = generator.normal(0.0, 10.0, size=8)
     a, b = shared + 1.0 + generator.normal(0, 0.1, 8), shared
-    paired = paired_bootstrap_interval(a, b)
-    assert paired.low > 0.8 and paired.high < 1.2
-    assert paired_bootstrap_p(a, b) < 0.001
-    assert paired_bootstrap_p(b, a) > 0.99
-    shuffled = paired_bootstrap_interval(a, b[::-1])  # pairs broken: the shared part drowns the effect
-    assert shuffled.low < 0.0 < shuffled.high
-    with pytest.raises(InputError):
-        paired_bootstrap_p([1.0, 2.0], [1.0])
+    assert 0.8 < t_interval(a - b).low < t_interval(a - b).high < 1.2
+    broken = t_interval(a - b[::-1])  # pairs broken: the shared part drowns the effect
+    assert broken.low < 0.0 < broken.high
 
 
-def test_paired_p_against_full_enumeration() -> None:
-    """Differences 1, 1, -1: mean* <= 0 means at least 2 of 3 draws are -1: 7/27."""
-    assert paired_bootstrap_p([1.0, 1.0, -1.0], [0.0, 0.0, 0.0], resamples=100_000) == pytest.approx(7 / 27, abs=0.005)
-
-
-def test_sign_flip_is_exact_for_few_seeds() -> None:
-    assert sign_flip_p([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]) == pytest.approx(1 / 8)
-    oracle = scipy.stats.permutation_test(
-        (np.array([1.0, -0.5, 2.0, 0.3, 0.9]),),
-        lambda x, axis: x.mean(axis=axis),
-        permutation_type="samples",
-        alternative="greater",
-        n_resamples=np.inf,
-    )
-    assert sign_flip_p([1.0, -0.5, 2.0, 0.3, 0.9], np.zeros(5)) == pytest.approx(oracle.pvalue)
-
-
-def test_probability_of_improvement_is_the_mann_whitney_statistic() -> None:
-    a, b = [3.0, 5.0, 5.0, 1.0], [2.0, 5.0, 0.0]
-    oracle = scipy.stats.mannwhitneyu(a, b).statistic / 12
-    interval = probability_of_improvement(a, b)
-    assert interval.value == pytest.approx(oracle)
-    assert interval.low <= interval.value <= interval.high
-    assert probability_of_improvement([1.0], [1.0]).value == 0.5
+def test_ratio_by_hand() -> None:
+    """Reached 2 of 4 and 4 of 4: 6/8; residuals -1 and 1, s = sqrt 2, error = 1 / mean(4, 4)."""
+    half = 12.706205 * (math.sqrt(2) / math.sqrt(2)) / 4
+    assert ratio_interval([2, 4], [4, 4]) == pytest.approx((0.75, 0.75 - half, 0.75 + half), rel=1e-6)
+    assert ratio_interval([1], [2]) == (0.5, -math.inf, math.inf)

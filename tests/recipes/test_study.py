@@ -16,9 +16,10 @@ import pytest
 
 from toddle.core.config import from_dict
 from toddle.core.errors import InputError
+from toddle.maths.intervals import Interval
 from toddle.recipes import demo
 from toddle.recipes.study import Config, known_studies, load_study, plan, run, run_study
-from toddle.reporting.study import Estimate, Outcome, effect, verdict
+from toddle.reporting.study import Estimate, Outcome, effect, estimate, verdict
 from toddle.runs.steps import Step, check_steps
 
 TINY = '''
@@ -159,24 +160,30 @@ def test_killed_and_started_again_it_equals_a_run_that_was_not(tmp_path: Path, s
 
 
 def test_verdicts_by_hand() -> None:
-    def judge(value: float, low: float, high: float, p: float | None = None, **fields: Any) -> str:
+    def judge(value: float, low: float, high: float, p: float, **fields: Any) -> str:
         outcome = Outcome(name="x", statement="", measure=lambda rows: None, **fields)
-        return verdict(outcome, Estimate(value=value, low=low, high=high, p=p))
+        return verdict(outcome, Estimate(interval=Interval(value, low, high), p=p, p_flip=1.0))
 
-    assert judge(6, 2, 9, p=0.01, line=5, alpha=0.05) == "passed"
-    assert judge(6, -1, 12, p=0.2, line=5, alpha=0.05) == "not resolved"  # large, but not sure
-    assert judge(3, 1, 7, p=0.01, line=5, alpha=0.05) == "not resolved"  # sure, but perhaps too small
-    assert judge(1, -1, 4, p=0.3, line=5, alpha=0.05) == "failed"  # an effect of 5 is excluded
-    assert judge(0.2, 0.1, 0.3, line=1 / 3, at_most=True) == "passed"
-    assert judge(0.2, 0.1, 0.5, line=1 / 3, at_most=True) == "not resolved"
-    assert judge(0.5, 0.4, 0.6, line=1 / 3, at_most=True) == "failed"
+    assert judge(6, 5.5, 9, p=0.01, line=5) == "passed"
+    assert judge(6, -1, 12, p=0.2, line=5) == "not resolved"  # large, but not sure
+    assert judge(3, 1, 7, p=0.8, line=5) == "not resolved"  # surely above 0, but perhaps too small
+    assert judge(1, -1, 4, p=0.99, line=5) == "failed"  # an effect of 5 is excluded
+    assert judge(0.2, 0.1, 0.3, p=0.01, line=1 / 3, at_most=True) == "passed"
+    assert judge(0.2, 0.1, 0.5, p=0.1, line=1 / 3, at_most=True) == "not resolved"
+    assert judge(0.5, 0.4, 0.6, p=0.99, line=1 / 3, at_most=True) == "failed"
 
 
-def test_effect_reports_both_p_values() -> None:
-    found = effect([1.0, 2.0, 3.0])
-    assert found.value == 2.0 and found.count == 3
-    assert found.p is not None and found.p < 0.001  # the bootstrap is too sure with three seeds
+def test_the_line_is_judged_and_not_zero() -> None:
+    """Seeds at 6, 7, 8: surely above 0; above 5 with t = 2 sqrt(3), two degrees: p = 0.037; above 6 not surely."""
+    found = estimate(effect([6.0, 7.0, 8.0]), 5.0)
+    assert found.interval.value == 7.0 and found.units == "3 seeds"
+    assert found.p == pytest.approx(0.0371, abs=1e-4)
     assert found.p_flip == pytest.approx(1 / 8)
+    assert estimate(effect([6.0, 7.0, 8.0]), 6.0).p == pytest.approx(0.1127, abs=1e-4)
+    assert estimate(effect([6.0, 7.0, 8.0]), 8.0, at_most=True).p == pytest.approx(0.1127, abs=1e-4)
+    assert estimate(effect([[1.0, 2.0], [3.0, 4.0]])).units == "2 seeds x 2 tasks"
+    with pytest.raises(InputError, match="paired values"):
+        effect([1.0], [1.0, 2.0])
 
 
 def test_unknown_study_and_scale(tmp_path: Path, study: Any) -> None:

@@ -1,63 +1,46 @@
-"""Intervals and tests for few runs: Wilson, bootstrap over seeds, interquartile mean, paired comparison.
+"""Intervals and tests for few runs: Wilson for one rate, t over seeds, two-way over seeds and tasks, exact sign flips.
 
-Sources: Wilson 1927 (score interval); Efron & Tibshirani 1993, chapters 13 and 16 (percentile bootstrap, bootstrap
-test); Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice" (interquartile mean, probability of
-improvement).  Everything is float64; the random resamples come from a seed, so a page is rebuilt number for number.
+Sources: Wilson 1927 (score interval); Agresti & Min 2005, "Simple improved confidence intervals for comparing matched
+proportions"; Welch 1947 (unequal variances); Satterthwaite 1946 (degrees of freedom); Cochran 1977, section 6.4 (ratio
+estimator); Fisher 1935 (randomisation).  Everything is float64.  A bootstrap has no place here: with three seeds its
+"95 %" covered 75 %.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr, stdtrit
 
 from toddle.core.errors import problem
 from toddle.core.seeding import numpy_generator
 
 __all__ = [
     "Interval",
-    "bootstrap_interval",
-    "interquartile_mean",
-    "mean",
-    "paired_bootstrap_interval",
-    "paired_bootstrap_p",
-    "probability_of_improvement",
+    "matched_interval",
+    "ratio_interval",
     "sign_flip_p",
+    "t_interval",
+    "t_p",
+    "welch_interval",
     "wilson_interval",
 ]
 
 Array = NDArray[np.float64]
-Statistic = Callable[[Array], Array]
-"""Reduces the last axis of an array (..., n)."""
+EXACT = 16
+"""Up to so many units all sign flips are counted."""
 
 
 class Interval(NamedTuple):
-    """An estimate with its confidence interval."""
+    """An estimate with its confidence interval; infinite where one unit alone says nothing of the spread."""
 
     value: float
     low: float
     high: float
-
-
-def mean(values: Array) -> Array:
-    """Return the mean over the last axis."""
-    return np.asarray(values.mean(axis=-1))
-
-
-def interquartile_mean(values: ArrayLike) -> Array:
-    """Return the mean of the middle half of the last axis, the values at its borders weighted by their share.
-
-    Equals `scipy.stats.trim_mean(x, 0.25)` (Agarwal et al.) where n is a multiple of 4; for other n that function
-    drops fewer than a quarter (none of 3 seeds), this one exactly a quarter.
-    """
-    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=-1)
-    n = ordered.shape[-1]
-    edges = np.arange(n + 1)
-    weight = np.clip(np.minimum(edges[1:], 0.75 * n) - np.maximum(edges[:-1], 0.25 * n), 0.0, None)
-    return np.asarray((ordered * weight).sum(axis=-1) / weight.sum())
 
 
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:
@@ -74,89 +57,127 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interva
     return Interval(rate, low, high)
 
 
-def _rows(values: ArrayLike, name: str = "values") -> Array:
+def _units(values: ArrayLike, name: str = "values") -> Array:
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim == 0 or array.shape[0] < 1:
-        raise problem(name, "at least one value", str(array.shape))
+    if array.ndim not in (1, 2) or array.size < 1:
+        raise problem(name, "at least one unit: shape (seeds,) or (seeds, tasks)", str(array.shape))
     if not np.isfinite(array).all():
         raise problem(name, "finite numbers", "NaN or infinity")
-    return array.reshape(len(array), -1)
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
-def _resampled(rows: Array, statistic: Statistic, resamples: int, seed: int) -> Array:
-    """Return (R,) statistics of resamples with replacement over the first axis of rows (S, M)."""
-    generator = numpy_generator(seed, "bootstrap")
-    parts = []
-    size = max(1, int(4e6 // rows.size))  # bounds the memory of one block to 32 MB
-    for start in range(0, resamples, size):
-        index = generator.integers(0, len(rows), size=(min(size, resamples - start), len(rows)))
-        parts.append(statistic(rows[index].reshape(len(index), -1)))
-    return np.concatenate(parts)
+def _error(units: Array) -> tuple[float, float]:
+    """Return the standard error of the mean of (S,) or (S, K) units and its degrees of freedom.
 
-
-def bootstrap_interval(
-    values: ArrayLike,
-    *,
-    statistic: Statistic = mean,
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Interval:
-    """Return a statistic of `values` (S,) or (S, ...) with its percentile bootstrap interval over the first axis.
-
-    The first axis is what was drawn independently (seeds, or episodes): whole rows are drawn, what stands in a row
-    stays together.  `statistic` reduces the last axis.  One row gives an interval of no width: no evidence of spread.
+    Two-way: seeds and tasks are both drawn from many, y = mu + seed + task + rest, so that
+    Var(mean) = (E[MS_seeds] + E[MS_tasks] - E[MS_rest]) / (S K).  Half of MS_rest is taken off, and never so much that
+    less than one of the others is left: simulated with 3 to 12 seeds and 4 to 6 tasks this covers 94 to 97 % at
+    Satterthwaite's degrees of freedom, all of it 93 to 96, none of it 95 to 98.
     """
-    rows = _rows(values)
-    draws = _resampled(rows, statistic, resamples, seed)
-    low, high = np.quantile(draws, [0.5 - level / 2.0, 0.5 + level / 2.0])
-    return Interval(float(statistic(rows.reshape(-1))), float(low), float(high))
+    seeds = len(units)
+    if seeds == 1:
+        return math.inf, 1.0
+    if units.ndim == 1:
+        return float(units.std(ddof=1)) / math.sqrt(seeds), seeds - 1.0
+    tasks = units.shape[1]
+    of_seeds, of_tasks = tasks * units.mean(1).var(ddof=1), seeds * units.mean(0).var(ddof=1)
+    total = of_seeds + of_tasks
+    if total == 0.0:
+        return 0.0, 1.0
+    freedom = total**2 / (of_seeds**2 / (seeds - 1) + of_tasks**2 / (tasks - 1))
+    rest = units - units.mean(1, keepdims=True) - units.mean(0) + units.mean()
+    of_rest = (rest**2).sum() / ((seeds - 1) * (tasks - 1))
+    return math.sqrt(max(total - 0.5 * of_rest, of_seeds, of_tasks) / (seeds * tasks)), float(freedom)
 
 
-def _differences(a: ArrayLike, b: ArrayLike) -> Array:
-    first, second = _rows(a, "first candidate"), _rows(b, "second candidate")
-    if first.shape != second.shape:
-        raise problem("paired values", f"shape {first.shape} for both", str(second.shape))
-    return first - second
+def _around(value: float, error: float, freedom: float, level: float) -> Interval:
+    half = math.inf if math.isinf(error) else float(stdtrit(freedom, 0.5 + level / 2.0)) * error
+    return Interval(value, value - half, value + half)
 
 
-def paired_bootstrap_interval(
-    a: ArrayLike, b: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Return mean(a - b) with its percentile bootstrap interval; a[i] and b[i] (S, ...) share seed i."""
-    return bootstrap_interval(_differences(a, b), level=level, resamples=resamples, seed=seed)
+def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Return the mean of independent units with Student's interval.
 
-
-def paired_bootstrap_p(a: ArrayLike, b: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> float:
-    """Return the one-sided p of "mean(a - b) <= 0" by the bootstrap: (1 + #{mean* <= 0}) / (1 + resamples).
-
-    With very few pairs that all have one sign it is too sure (3 of 3 gives the smallest p there is); report
-    `sign_flip_p` beside it, which cannot fall below 2^-S.
+    values: (S,) one number a seed; or (S, K) a seed and task, when the interval is for new seeds and new tasks.
+    Whatever shares a seed (its episodes, say) must have been averaged before.  One seed gives an infinite interval.
+    Raises InputError for no units or numbers that are not finite.
     """
-    draws = _resampled(_differences(a, b), mean, resamples, seed)
-    return float((1 + np.count_nonzero(draws <= 0.0)) / (1 + resamples))
+    units = _units(values)
+    return _around(float(units.mean()), *_error(units), level)
 
 
-def sign_flip_p(a: ArrayLike, b: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> float:
-    """Return the one-sided p of "a - b is symmetric about 0" by flipping signs of rows: exact up to 12 pairs."""
-    rows = _differences(a, b).mean(axis=1)
-    count = len(rows)
-    if count <= 12:
-        flips = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-        return float(np.mean((flips * rows).mean(axis=1) >= rows.mean() - 1e-12))
-    flips = numpy_generator(seed, "sign_flip").choice([-1.0, 1.0], size=(resamples, count))
-    return float((1 + np.count_nonzero((flips * rows).mean(axis=1) >= rows.mean() - 1e-12)) / (1 + resamples))
+def t_p(values: ArrayLike, line: float = 0.0) -> float:
+    """Return the one-sided p of "the mean is at most `line`", by the t of `t_interval`; 1 for one seed."""
+    units = _units(values)
+    error, freedom = _error(units)
+    above = float(units.mean()) - line
+    if math.isinf(error):
+        return 1.0
+    if error == 0.0:
+        return 0.0 if above > 0.0 else 1.0
+    return float(stdtr(freedom, -above / error))
 
 
-def probability_of_improvement(
-    a: ArrayLike, b: ArrayLike, *, level: float = 0.95, resamples: int = 2_000, seed: int = 0
-) -> Interval:
-    """Return P(A > B) + P(A = B) / 2 for independent runs a (S,), b (S',), with a bootstrap interval over runs."""
-    first, second = _rows(a, "first candidate")[:, 0], _rows(b, "second candidate")[:, 0]
-    wins = 0.5 * (np.sign(first[:, None] - second[None, :]) + 1.0)
-    generator = numpy_generator(seed, "improvement")
-    rows = generator.integers(0, len(first), (resamples, len(first), 1))
-    columns = generator.integers(0, len(second), (resamples, 1, len(second)))
-    draws = wins[rows, columns].mean(axis=(1, 2))
-    low, high = np.quantile(draws, [0.5 - level / 2.0, 0.5 + level / 2.0])
-    return Interval(float(wins.mean()), float(low), float(high))
+def sign_flip_p(values: ArrayLike, line: float = 0.0, *, resamples: int = 10_000, seed: int = 0) -> float:
+    """Return the one-sided p of "units are symmetric about `line`", by flipping signs; it needs no normality.
+
+    values: (S,) or (S, K): a seed's units are flipped together.  Exact up to 16 seeds that differ from the line, by
+    drawing beyond.  It cannot fall below 2^-S.
+    """
+    rows = _units(values) - line
+    rows = rows.mean(1) if rows.ndim == 2 else rows
+    rows = rows[rows != 0.0]  # a flip does nothing to them
+    if not len(rows):
+        return 1.0
+    slack = 1e-12 * np.abs(rows).sum()
+    if len(rows) <= EXACT:
+        flips = 1 - 2 * ((np.arange(2 ** len(rows))[:, None] >> np.arange(len(rows))) & 1)
+        return float(np.mean(flips @ rows >= rows.sum() - slack))
+    flips = numpy_generator(seed, "sign_flip").choice([-1.0, 1.0], size=(resamples, len(rows)))
+    return float((1 + np.count_nonzero(flips @ rows >= rows.sum() - slack)) / (1 + resamples))
+
+
+def welch_interval(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Interval:
+    """Return mean(first) - mean(second) of independent runs (S,), (S',) with Welch's interval."""
+    sides = [_units(first, "first"), _units(second, "second")]
+    value = float(sides[0].mean() - sides[1].mean())
+    if min(len(side) for side in sides) == 1:
+        return Interval(value, -math.inf, math.inf)
+    parts = [float(side.var(ddof=1)) / len(side) for side in sides]
+    total = sum(parts)
+    if total == 0.0:
+        return Interval(value, value, value)
+    freedom = total**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
+    return _around(value, math.sqrt(total), freedom, level)
+
+
+def matched_interval(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Interval:
+    """Return mean(first - second) of paired episodes (N,).
+
+    Where both are 0 or 1 throughout, with Agresti & Min's interval (Wald's after half an episode more in each of the
+    four cells), which keeps its level where all agree; otherwise with Student's.
+    """
+    a, b = _units(first, "first"), _units(second, "second")
+    if a.shape != b.shape:
+        raise problem("paired values", f"shape {a.shape} for both", str(b.shape))
+    if not np.isin(np.concatenate([a, b]), (0.0, 1.0)).all():
+        return t_interval(a - b, level)
+    gained, lost, count = float(((a - b) > 0).sum()), float(((a - b) < 0).sum()), len(a) + 2.0
+    centre = (gained - lost) / count
+    half = (
+        NormalDist().inv_cdf(0.5 + level / 2.0) * math.sqrt(gained + lost + 1.0 - (gained - lost) ** 2 / count) / count
+    )
+    return Interval((gained - lost) / len(a), max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, level: float = 0.95) -> Interval:
+    """Return sum(numerator) / sum(denominator) over independent units (N,), with the ratio estimator's t interval.
+
+    For shares of things that come in clusters: goals reached of goals met, an episode being the unit.
+    """
+    top, bottom = _units(numerator, "numerator"), _units(denominator, "denominator")
+    value = float(top.sum() / bottom.sum())
+    if len(top) == 1:
+        return Interval(value, -math.inf, math.inf)
+    error = float((top - value * bottom).std(ddof=1)) / math.sqrt(len(top)) / float(bottom.mean())
+    return _around(value, error, len(top) - 1.0, level)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,13 +19,7 @@ import numpy as np
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_text_atomic
 from toddle.core.types import EpisodeResult
-from toddle.maths.intervals import (
-    Interval,
-    bootstrap_interval,
-    paired_bootstrap_interval,
-    paired_bootstrap_p,
-    wilson_interval,
-)
+from toddle.maths.intervals import Interval, matched_interval, ratio_interval, sign_flip_p, t_interval, wilson_interval
 
 __all__ = ["Comparison", "EpisodeLog", "EvaluationReport", "compare", "read_episodes", "score_of", "summarise"]
 
@@ -85,7 +80,7 @@ class EvaluationReport:
 
     episodes: int
     success: Interval | None
-    """Wilson's interval over episodes; for goal tracking the share of goals, by bootstrap over episodes."""
+    """Wilson's interval over episodes; for goal tracking the share of goals, the episodes being the units."""
     goals: int | None
     """Goals that ended, in goal tracking."""
     episode_return: Interval
@@ -101,11 +96,14 @@ class EvaluationReport:
     """Means over episodes of `no_ops`, `action_change` and, where the tool's path is known, jerk measures."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; an interval becomes {"value", "low", "high"}."""
-        return {
-            field.name: value._asdict() if isinstance(value := getattr(self, field.name), Interval) else value
-            for field in dataclasses.fields(self)
-        }
+        """Return plain JSON values; an interval becomes {"value", "low", "high"}, a bound that is infinite None."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, Interval):
+        return value
+    return {name: number if math.isfinite(number) else None for name, number in value._asdict().items()}
 
 
 SMOOTHNESS = ("no_ops", "action_change", "tool_squared_jerk", "tool_log_jerk", "tool_arc_length")
@@ -133,8 +131,8 @@ def summarise(results: Iterable[EpisodeResult]) -> EvaluationReport:
         episodes=len(found),
         success=_success(found),
         goals=sum(r.info.get("goals", 0) for r in found) if any("goals" in r.info for r in found) else None,
-        episode_return=bootstrap_interval([r.episode_return for r in found], resamples=2_000),
-        length=bootstrap_interval(lengths, resamples=2_000),
+        episode_return=t_interval([r.episode_return for r in found]),
+        length=t_interval(lengths),
         length_of_successes=float(np.mean(won)) if won else None,
         seconds_per_decision=float(np.mean([r.seconds_per_decision for r in found])),
         seconds=float(np.mean([r.seconds for r in found])),
@@ -147,22 +145,17 @@ def summarise(results: Iterable[EpisodeResult]) -> EvaluationReport:
 def _success(found: list[EpisodeResult]) -> Interval | None:
     scores = [score for result in found if (score := score_of(result)) is not None]
     if all(result.info.get("goals", 0) > 0 for result in found):
-        # a resample draws whole episodes: goals of one episode are not independent
-        counts = np.array([[result.info["goals_reached"], result.info["goals"]] for result in found], float)
-        return bootstrap_interval(counts, statistic=_share, resamples=2_000)
+        reached, met = zip(*((result.info["goals_reached"], result.info["goals"]) for result in found), strict=True)
+        value, low, high = ratio_interval(reached, met)
+        return Interval(value, max(0.0, low), min(1.0, high))
     if any("goals" in result.info for result in found):  # goal tracking beside other tasks, or episodes without a goal
         return _mean_of(scores)
     return wilson_interval(round(sum(scores)), len(scores)) if scores else None
 
 
-def _share(flat: np.ndarray) -> np.ndarray:
-    """Reached over all, for rows [reached, all, reached, all, ...]."""
-    return np.asarray(flat[..., 0::2].sum(axis=-1) / flat[..., 1::2].sum(axis=-1))
-
-
 def _mean_of(values: list[Any]) -> Interval | None:
     known = [float(value) for value in values if value is not None]
-    return bootstrap_interval(known, resamples=2_000) if known else None
+    return t_interval(known) if known else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +165,7 @@ class Comparison:
     pairs: int
     difference: Interval
     p: float
-    """One-sided, of "the first is no better", by paired bootstrap over seeds."""
+    """One-sided, of "the first is no better", by exact sign flips over episodes."""
 
 
 def compare(first: Iterable[EpisodeResult], second: Iterable[EpisodeResult]) -> Comparison | None:
@@ -183,4 +176,4 @@ def compare(first: Iterable[EpisodeResult], second: Iterable[EpisodeResult]) -> 
     if not shared:
         return None
     x, y = [a[seed] for seed in shared], [b[seed] for seed in shared]
-    return Comparison(pairs=len(shared), difference=paired_bootstrap_interval(x, y), p=paired_bootstrap_p(x, y))
+    return Comparison(pairs=len(shared), difference=matched_interval(x, y), p=sign_flip_p(np.subtract(x, y)))

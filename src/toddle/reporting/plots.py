@@ -7,6 +7,7 @@ every plot of a page.  Text stays text, in the page's own font.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -144,10 +145,11 @@ def interval_bars(
                 x = column + (candidates.index(name) - (len(candidates) - 1) / 2) * width
                 value, low, high = (scale * number for number in interval)
                 axes.bar(x, value, width * 0.86, color=colours.get(name, COLOURS[0]), alpha=0.88, linewidth=0)
-                axes.plot([x, x], [low, high], color=INK, linewidth=1.1, solid_capstyle="round")
+                if math.isfinite(low + high):  # one unit alone has no interval
+                    axes.plot([x, x], [low, high], color=INK, linewidth=1.1, solid_capstyle="round")
                 axes.annotate(
                     f"{value:.0f}" if percent else f"{value:.3g}",
-                    (x, max(high, 0.0)),
+                    (x, max(high if math.isfinite(high) else value, 0.0)),
                     (0, 3),
                     textcoords="offset points",
                     ha="center",
@@ -174,7 +176,8 @@ def interval_lines(rows: Mapping[str, Interval], *, x_label: str, colour: str = 
         figure = Figure(figsize=(7.2, 0.7 + 0.32 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         for index, interval in enumerate(rows.values()):
-            axes.plot([interval.low, interval.high], [index, index], color=colour, linewidth=2.2, alpha=0.55)
+            if math.isfinite(interval.low + interval.high):
+                axes.plot([interval.low, interval.high], [index, index], color=colour, linewidth=2.2, alpha=0.55)
             axes.plot([interval.value], [index], "o", color=colour, markersize=6)
         if zero:
             axes.axvline(0.0, color=INK, linewidth=1.0)

@@ -6,6 +6,7 @@ be made again at any time.  A candidate has one colour throughout.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from toddle.core.files import write_text_atomic
-from toddle.maths.intervals import Interval, paired_bootstrap_interval, paired_bootstrap_p
+from toddle.maths.intervals import Interval, matched_interval, sign_flip_p
 from toddle.reporting import page, plots
 from toddle.reporting.episode_log import EvaluationReport, compare, score_of, summarise
 from toddle.reporting.run_data import PROGRESS, Cell, RunData, cells_of, curves_of, environment, find_runs
@@ -77,15 +78,19 @@ def write_report(
 
 
 def percent(interval: Interval) -> str:
-    """Return "71 % [62, 79]"."""
-    value, low, high = (round(100 * number) for number in interval)
-    return f"{value} % [{low}, {high}]"
+    """Return "71 % [62, 79]"; of one unit the value alone."""
+    return f"{100 * interval.value:.0f} %{_bounds(interval)}"
 
 
 def points(interval: Interval) -> str:
     """Return a difference of rates as "+12 [3, 20]" in percentage points."""
-    value, low, high = (round(100 * number) for number in interval)
-    return f"{value:+d} [{low}, {high}]"
+    return f"{100 * interval.value:+.0f}{_bounds(interval)}"
+
+
+def _bounds(interval: Interval) -> str:
+    if not math.isfinite(interval.low + interval.high):
+        return ""
+    return f" [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
 
 
 def p_text(p: float) -> str:
@@ -141,7 +146,7 @@ def _effects(cells: Sequence[Cell], reference: str | None) -> list[Effect]:
     if len({effect[1] for effect in effects}) > 1:
         for (candidate, condition), pairs in pooled.items():
             a, b = np.array(pairs).T
-            interval, p = paired_bootstrap_interval(a, b), paired_bootstrap_p(a, b)
+            interval, p = matched_interval(a, b), sign_flip_p(a - b)
             effects.append((candidate, "all tasks", condition, interval, p, len(pairs)))
     return effects
 
@@ -168,7 +173,7 @@ def _success(
         return _returns(cells, reports)
     caption = (
         "Bars: share of successful episodes; lines: 95 % Wilson intervals over episodes (goal tracking: share of "
-        "goals, bootstrap over episodes). They cover chance in the episodes, not in the training run."
+        "goals, t over episodes). They cover chance in the episodes, not in the training run."
     )
     table = _success_table(cells, reports, effects, colours, reference)
     return page.section(page.chips(colours), page.pair(plots_of), page.paragraph(caption, faint=True), table)

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
-from toddle.maths.intervals import bootstrap_interval, paired_bootstrap_p, sign_flip_p
+from toddle.maths.intervals import Interval, sign_flip_p, t_interval, t_p
 from toddle.reporting.run_data import environment
 from toddle.runs.steps import Step
 
@@ -25,8 +28,10 @@ __all__ = [
     "Outcome",
     "Row",
     "Study",
+    "Units",
     "Verdict",
     "effect",
+    "estimate",
     "judge",
     "read_rows",
     "verdict",
@@ -39,18 +44,21 @@ Verdict = Literal["passed", "failed", "not resolved", "not measured", "not appli
 S = TypeVar("S")
 
 
+Units = NDArray[np.float64]
+"""An effect in each independent unit: (S,) a seed, or (S, K) a seed and task where both were drawn."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A measured effect with its 95 % interval over seeds, and one-sided p-values where an effect is tested."""
+    """A measured effect: its mean with its 95 % interval, and how surely it reaches a line."""
 
-    value: float
-    low: float
-    high: float
-    p: float | None = None
-    p_flip: float | None = None
-    """The same by exact sign flips, which few seeds cannot make small."""
-    count: int = 0
-    """Independent units (seeds, or pairs of seed and task)."""
+    interval: Interval
+    p: float
+    """One-sided, of "the line is not reached", by Student's t (two-way where seeds and tasks vary)."""
+    p_flip: float
+    """The same by exact sign flips over seeds, which few seeds cannot make small."""
+    units: str = ""
+    """What the independent units are, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +67,14 @@ class Outcome:
 
     name: str
     statement: str
-    measure: Callable[[Sequence[Row]], Estimate | None]
-    """Reads the rows; None where they are not there yet."""
+    measure: Callable[[Sequence[Row]], Units | None]
+    """Reads the effect in each unit from the rows; None where they are not there yet."""
     line: float
     """The estimate must reach this."""
     at_most: bool = False
     """Whether reaching means being at most the line (else at least)."""
-    alpha: float | None = None
-    """Where given, p must be below it too."""
+    alpha: float = 0.05
+    """The p of "the line is not reached" must be below it."""
     given: str | None = None
     """Name of an outcome without which this one says nothing (the gain whose cause it asks for)."""
     scale: float = 1.0
@@ -110,42 +118,52 @@ class Study(Generic[S]):
         return self.scales[scale]
 
 
-def effect(first: Sequence[Any], second: Sequence[Any] | None = None) -> Estimate:
-    """Return the mean of `first` - `second` (paired by position; `second` None stands for zero) over seeds."""
-    zero = [0.0] * len(first) if second is None else second
-    if len(first) != len(zero):
-        raise problem("paired values", f"{len(first)} values for both", len(zero))
-    interval = bootstrap_interval([float(a) - float(b) for a, b in zip(first, zero)])
+def effect(first: Sequence[Any], second: Sequence[Any] | None = None) -> Units:
+    """Return `first` - `second` by unit, paired by position (`second` None stands for zero): (S,) or (S, K).
+
+    Raises InputError where the two have different shapes.
+    """
+    a = np.asarray(first, float)
+    b = np.zeros_like(a) if second is None else np.asarray(second, float)
+    if a.shape != b.shape:
+        raise problem("paired values", f"shape {a.shape} for both", str(b.shape))
+    return a - b
+
+
+def estimate(units: Units, line: float = 0.0, *, at_most: bool = False) -> Estimate:
+    """Return the mean effect with its interval, and the p of its not reaching `line`."""
+    sign = -1.0 if at_most else 1.0
+    words = [f"{number} {name}{'' if number == 1 else 's'}" for number, name in zip(units.shape, ("seed", "task"))]
     return Estimate(
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        p=paired_bootstrap_p(first, zero),
-        p_flip=sign_flip_p(first, zero),
-        count=len(first),
+        interval=t_interval(units),
+        p=t_p(sign * units, sign * line),
+        p_flip=sign_flip_p(sign * units, sign * line),
+        units=" x ".join(words),
     )
 
 
-def verdict(outcome: Outcome, estimate: Estimate | None) -> Verdict:
+def verdict(outcome: Outcome, found: Estimate | None) -> Verdict:
     """Judge an outcome by its line.
 
-    passed: the estimate reaches the line, and p < alpha where alpha is given (else the whole interval reaches it);
-    failed: the whole interval misses the line; not resolved: anything between; not measured: no estimate.
+    passed: the estimate reaches the line with p < alpha; failed: the whole interval misses the line; not resolved:
+    anything between; not measured: no estimate.
     """
-    if estimate is None:
+    if found is None:
         return "not measured"
     sign = -1.0 if outcome.at_most else 1.0
-    value, line = sign * estimate.value, sign * outcome.line
-    worst, best = sorted((sign * estimate.low, sign * estimate.high))
-    sure = estimate.p is not None and estimate.p < outcome.alpha if outcome.alpha is not None else worst >= line
-    if value >= line and sure:
+    if sign * found.interval.value >= sign * outcome.line and found.p < outcome.alpha:
         return "passed"
-    return "failed" if best < line else "not resolved"
+    best = found.interval.low if outcome.at_most else found.interval.high
+    return "failed" if sign * best < sign * outcome.line else "not resolved"
 
 
 def judge(outcomes: Sequence[Outcome], rows: Sequence[Row]) -> tuple[dict[str, Estimate | None], dict[str, Verdict]]:
     """Measure and judge outcomes; one whose `given` has not passed is not applicable (where it is measured at all)."""
-    estimates = {outcome.name: outcome.measure(rows) for outcome in outcomes}
+    measured = {outcome.name: (outcome, outcome.measure(rows)) for outcome in outcomes}
+    estimates = {
+        name: None if units is None else estimate(units, outcome.line, at_most=outcome.at_most)
+        for name, (outcome, units) in measured.items()
+    }
     alone = {outcome.name: verdict(outcome, estimates[outcome.name]) for outcome in outcomes}
     verdicts = dict(alone)
     for outcome in outcomes:
@@ -178,8 +196,10 @@ def write_page(study: Study[Any], folder: Path) -> dict[str, Verdict]:
     lines = [_outcome_line(outcome, estimates[outcome.name], verdicts[outcome.name]) for outcome in study.outcomes]
     parts.append(_table(["outcome", "pass line", "estimate [95 %]", "p", "verdict"], lines))
     parts.append(
-        "Intervals are percentile bootstraps over seeds; p is one-sided by paired bootstrap, in brackets by exact sign "
-        "flips, which few seeds cannot make small. Not resolved: the data neither reach the line surely nor miss it. "
+        "Intervals: Student's t over seeds; where a seed has several tasks, two-way over seeds and tasks, for cells of "
+        "one seed share its pretraining and cells of one task its demonstrations. p is one-sided, of not reaching the "
+        "line, by the same t; in brackets by exact sign flips over seeds, which few seeds cannot make small. "
+        "Not resolved: the data neither reach the line surely nor miss it. "
         "Not applicable: the outcome asks for the cause of a gain that was not found."
     )
     figures = study.figures(rows)
@@ -203,18 +223,17 @@ def _status(facts: Mapping[str, Any]) -> str:
     return text + (" A small-scale analogue." if facts["scale"] == "small" else "")
 
 
-def _outcome_line(outcome: Outcome, estimate: Estimate | None, judged: Verdict) -> list[str]:
+def _outcome_line(outcome: Outcome, found: Estimate | None, judged: Verdict) -> list[str]:
     def show(value: float) -> str:
         return f"{outcome.scale * value:.3g}"
 
     line = f"{'≤' if outcome.at_most else '≥'} {show(outcome.line)} {outcome.unit}".strip()
-    line += f", p < {outcome.alpha:g}" if outcome.alpha is not None else ""
+    line += f", p < {outcome.alpha:g}"
     text, p = "", ""
-    if estimate is not None:
-        text = f"{show(estimate.value)} [{show(estimate.low)}, {show(estimate.high)}]"
-        text += f", n = {estimate.count}" if estimate.count else ""
-        p = "" if estimate.p is None else f"{estimate.p:.2g}"
-        p += "" if estimate.p_flip is None else f" ({estimate.p_flip:.2g})"
+    if found is not None:
+        value, low, high = (show(number) for number in found.interval)
+        text = f"{value} [{low}, {high}], {found.units}"
+        p = f"{found.p:.2g} ({found.p_flip:.2g})"
     return [f"**{outcome.name}**: {outcome.statement}", line, text, p, f"**{judged}**"]
 
 

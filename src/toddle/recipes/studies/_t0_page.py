@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from toddle.maths.intervals import Interval
+from toddle.maths.intervals import Interval, t_interval
 from toddle.reporting.plots import colours_of, curve_panels, interval_lines, success_over_budget
-from toddle.reporting.study import Estimate, Figure, Row, effect
+from toddle.reporting.study import Figure, Row, Units, effect
 
 __all__ = ["area", "area_gain", "difference", "erased", "figures", "gain", "pushed_count", "speed", "success", "tables"]
 
 Pairs = dict[tuple[int, str], float]
 """A number for each pair of seed and task."""
-Measure = Callable[[Sequence[Row]], Estimate | None]
+Measure = Callable[[Sequence[Row]], Units | None]
 
 
 def success(rows: Sequence[Row], start: str, count: int, disturbance: str = "plain") -> Pairs:
@@ -41,10 +41,16 @@ def pushed_count(rows: Sequence[Row]) -> int:
     return next((row["count"] for row in rows if row["kind"] == "success" and row["disturbance"] == "pushed"), 0)
 
 
-def gain(a: Pairs, b: Pairs, share: float = 1.0) -> Estimate | None:
-    """Mean of share * a - b over the pairs of seed and task that both have; None where there are fewer than two."""
-    keys = sorted(set(a) & set(b))
-    return effect([share * a[key] for key in keys], [b[key] for key in keys]) if len(keys) > 1 else None
+def table(values: Pairs) -> Units | None:
+    """Return values as (seeds, tasks): the seeds that have every task; None where fewer than two do."""
+    tasks = sorted({task for _, task in values})
+    seeds = [seed for seed in sorted({seed for seed, _ in values}) if all((seed, task) in values for task in tasks)]
+    return np.array([[values[seed, task] for task in tasks] for seed in seeds]) if len(seeds) > 1 else None
+
+
+def gain(a: Pairs, b: Pairs, share: float = 1.0) -> Units | None:
+    """Return share * a - b as (seeds, tasks), where both have them."""
+    return table({key: share * a[key] - b[key] for key in set(a) & set(b)})
 
 
 def area_gain(start: str, other: str) -> Measure:
@@ -54,7 +60,7 @@ def area_gain(start: str, other: str) -> Measure:
 def erased(name: str) -> Measure:
     """A third of paradigm 1's gain minus the ablation's: not negative where the ablation erases two thirds of it."""
 
-    def measure(rows: Sequence[Row]) -> Estimate | None:
+    def measure(rows: Sequence[Row]) -> Units | None:
         n = pushed_count(rows)
         base, whole, cut = (success(rows, start, n) for start in ("random", "paradigm 1", name))
         keys = sorted(set(base) & set(whole) & set(cut))
@@ -65,31 +71,35 @@ def erased(name: str) -> Measure:
 
 
 def difference(start: str, other: str, disturbance: str = "plain") -> Measure:
-    def measure(rows: Sequence[Row]) -> Estimate | None:
+    def measure(rows: Sequence[Row]) -> Units | None:
         n = pushed_count(rows)
         return gain(success(rows, start, n, disturbance), success(rows, other, n, disturbance))
 
     return measure
 
 
-def speed(rows: Sequence[Row]) -> Estimate | None:
-    """Part of random's updates after which paradigm 1's error is where random's is at 80 % of its fall; a ratio."""
+def speed(rows: Sequence[Row]) -> Units | None:
+    """Part of random's updates after which paradigm 1's error is where random's is at 80 % of its fall, by seed."""
     errors = {(r["start"], r["seed"], r["count"]): r["error"] for r in rows if r["kind"] == "sft"}
-    ratios = []
+    ratios: dict[int, list[float]] = {}
     for (start, seed, count), error in errors.items():
         own = errors.get(("paradigm 1", seed, count))
         if start == "random" and own is not None:
             line = error[-1] + 0.2 * (error[0] - error[-1])
             reached = [next((i + 1 for i, e in enumerate(es) if e <= line), len(es) + 1) for es in (own, error)]
-            ratios.append(reached[0] / reached[1])
-    return effect(ratios) if len(ratios) > 1 else None
+            ratios.setdefault(seed, []).append(reached[0] / reached[1])
+    return effect([np.mean(of_seed) for of_seed in ratios.values()]) if len(ratios) > 1 else None
 
 
 # ---- page ------------------------------------------------------------------------------------------------------------
-def _interval(values: Pairs) -> Interval:
-    """Return the mean with its interval, in per cent."""
-    found = effect([100 * value for value in values.values()])
-    return Interval(found.value, found.low, found.high)
+def _points(units: Units | None) -> Interval | None:
+    """Return the mean with its interval, in per cent; None where there is none."""
+    return None if units is None else Interval(*(100 * number for number in t_interval(units)))
+
+
+def _shown(units: Units | None) -> str:
+    found = _points(units)
+    return "" if found is None else f"{found.value:+.0f} [{found.low:.0f}, {found.high:.0f}]"
 
 
 def figures(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[Figure]:
@@ -100,21 +110,21 @@ def figures(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[Fi
     found, n, main = list[Figure](), pushed_count(rows), next(iter(groups.values()))
     counts = sorted({row["count"] for row in rows if row["kind"] == "success"})
     lines = {
-        name: [(float(count), _interval(cell)) for count in counts if (cell := success(rows, name, count))]
+        name: [(float(count), e) for count in counts if (e := _points(table(success(rows, name, count)))) is not None]
         for name in main
     }
     if lines := {name: points for name, points in lines.items() if points}:
         svg = success_over_budget(lines, colours_of(main), x_label="demonstrations of each task", y_label="success, %")
-        caption = "Success over N, mean over tasks; 95 % bootstrap over pairs of seed and task."
+        caption = "Success over N, mean over tasks; 95 % two-way over seeds and tasks."
         found.append(Figure(name="success", svg=svg, caption=caption))
     for disturbance, label in (("plain", "undisturbed"), ("pushed", "one push an episode")):
         effects = {
-            name: difference(name, "random", disturbance)(rows)
+            name: _points(difference(name, "random", disturbance)(rows))
             for group in groups.values()
             for name in group
             if name != "random"
         }
-        shown = {name: Interval(100 * e.value, 100 * e.low, 100 * e.high) for name, e in effects.items() if e}
+        shown = {name: e for name, e in effects.items() if e is not None}
         if shown:
             svg = interval_lines(shown, x_label=f"success minus random's, points, N = {n}, {label}")
             found.append(Figure(name=f"effects_{disturbance}", svg=svg, caption=f"Every start at N = {n}, {label}."))
@@ -153,9 +163,8 @@ def tables(
         if any(cells_of):
             shown = [name]
             for disturbance, cell in zip(("plain", "pushed"), cells_of):
-                e = None if name == "random" else difference(name, "random", disturbance)(rows)
                 shown.append(f"{100 * float(np.mean(list(cell.values()))):.0f} %" if cell else "")
-                shown.append("" if e is None else f"{100 * e.value:+.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]")
+                shown.append("" if name == "random" else _shown(difference(name, "random", disturbance)(rows)))
             effects.append(shown)
         runs = [r for r in rows if r["kind"] == "sft" and (r["start"], r["count"]) == (name, n)]
         if runs:
@@ -175,9 +184,7 @@ def tables(
         cells.append([task, disturbance, str(count), start, counted])
     goals = [[policy, env, f"{100 * np.mean(values):.0f} %"] for (policy, env), values in _goals(rows).items()]
     against = [
-        [name, control, f"{100 * e.value:+.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]"]
-        for name, control in controls.items()
-        if (e := difference(name, control)(rows)) is not None
+        [name, control, text] for name, control in controls.items() if (text := _shown(difference(name, control)(rows)))
     ]
     return [
         (
