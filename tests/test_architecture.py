@@ -110,7 +110,7 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 
 def test_waivers_are_needed() -> None:
     for name, allowed in FILE_WAIVERS.items():
-        assert MAX_FILE < len((ROOT / name).read_text().splitlines()) == allowed, f"shrink the waiver of {name}"
+        assert MAX_FILE < len((ROOT / name).read_text().splitlines()) <= allowed, f"drop the waiver of {name}"
 
 
 def test_heavy_packages_are_imported_in_few_files() -> None:
