@@ -79,7 +79,7 @@ def hashes(folder: Path) -> dict[str, str]:
         name = str(path.relative_to(folder))
         if path.suffix == ".safetensors" and "checkpoints" not in name:
             tensors = sorted(safetensors.numpy.load_file(path).items())
-            found[name] = digest(*(key.encode() + np.ascontiguousarray(value).tobytes() for key, value in tensors))
+            found[name] = digest(*(np.ascontiguousarray(value).tobytes() for _, value in tensors))
         elif path.name in ("metrics.jsonl", "episodes.jsonl"):
             rows = [json.dumps(plain(json.loads(line)), sort_keys=True) for line in path.read_text().splitlines()]
             found[name] = digest("\n".join(rows).encode())

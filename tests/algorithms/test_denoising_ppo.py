@@ -21,6 +21,7 @@ from toddle.maths.objectives import clipped_surrogate, link_clips, link_discount
 from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.policies.critic import CriticConfig, ValueNet
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
+from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig, FlowLinks
 
 BODY = BodySpec(name="point", proprio=4, action=2, dt=0.1)
@@ -31,13 +32,13 @@ def make(process: Any, body: BodySpec = BODY, **changes: Any) -> DenoisingPolicy
     return DenoisingPolicy(DenoisingConfig(body=body, process=process, network=network, **changes))
 
 
-def drawn(policy: DenoisingPolicy, count: int = 32) -> tuple[Any, Any, torch.Tensor]:
+def drawn(policy: Any, count: int = 32) -> tuple[Any, Any, torch.Tensor]:
     seen = {"proprio": torch.randn(count, 4, generator=torch.Generator().manual_seed(1))}
     decision, _ = policy.act(seen, generator=torch.Generator().manual_seed(2))
     return {"proprio": seen["proprio"][None]}, decision, torch.randn(count, generator=torch.Generator().manual_seed(3))
 
 
-def gradient(loss: torch.Tensor, policy: DenoisingPolicy) -> torch.Tensor:
+def gradient(loss: torch.Tensor, policy: Any) -> torch.Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.tuned.parameters()))])
 
 
@@ -149,7 +150,8 @@ def test_the_hybrid_sampler_scores_one_step_and_the_rest_is_the_ode() -> None:
 
 
 def test_fpo_ratio_is_one_at_first_and_an_advantage_of_zero_moves_nothing() -> None:
-    policy = make(FlowConfig(noise="fpo", steps=5), horizon=1, executed=1)
+    network = MlpDenoiserConfig(width=32)
+    policy = FPOPolicy(FPOConfig(body=BODY, network=network, steps=5, horizon=1, executed=1))
     batch, decision, _ = drawn(policy)
     ratio = (policy.score(batch, decision.chain[None]).log_prob[0] - decision.log_prob).exp()
     torch.testing.assert_close(ratio, torch.ones(32, 1), atol=1e-5, rtol=0)

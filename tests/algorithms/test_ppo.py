@@ -148,6 +148,9 @@ class Tokens(nn.Module):
         log_prob = -nn.functional.softplus(torch.where(chain > 0.5, -self.logits, self.logits))
         return Score(log_prob, torch.zeros(chain.shape[:-1]))
 
+    def update_normaliser(self, observation: Observation) -> None:
+        pass
+
 
 @pytest.mark.parametrize("ratio", ["sum", "mean", "per_link"])
 def test_any_chain(ratio: str) -> None:
@@ -176,7 +179,7 @@ def test_nan_is_named_and_does_not_reach_the_parameters() -> None:
 def test_nan_in_the_policy_is_named() -> None:
     learner = make()
     with torch.no_grad():
-        learner.modules["policy"].bodies[0].log_std.fill_(float("nan"))  # type: ignore[union-attr, index]
+        learner.modules["policy"].nets[0].log_std.fill_(float("nan"))  # type: ignore[union-attr, index]
     with pytest.raises(NaNError, match="log_prob is not finite"):
         learner.step()
 

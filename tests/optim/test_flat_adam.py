@@ -138,10 +138,10 @@ def test_what_cannot_be_flat_is_refused() -> None:
     with pytest.raises(InputError, match="policy: expected a module with parameters that learn"):
         FlatAdam({"policy": (frozen, 0.1)}, max_norm=1.0)
 
-    class Sharded(torch.Tensor):
+    class DTensor(torch.Tensor):
         pass
 
     odd = nn.Linear(2, 1)
-    odd.weight = nn.Parameter(torch.zeros(1, 2).as_subclass(Sharded))
-    with pytest.raises(InputError, match="critic: expected parameters that are plain tensors, got 'Sharded'"):
+    odd.weight = nn.Parameter(torch.zeros(1, 2).as_subclass(DTensor))
+    with pytest.raises(InputError, match="critic: expected parameters that are plain tensors, got 'DTensor'"):
         FlatAdam({"critic": (odd, 0.1)}, max_norm=1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
+from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig
 
 BODY = BodySpec(name="arm", proprio=5, action=3, dt=0.05)
@@ -27,7 +29,7 @@ PROCESSES = {
     "flow_noise": FlowConfig(noise="flow_noise", steps=3),
     "flow_sde": FlowConfig(noise="flow_sde", steps=5),
     "one_random_step": FlowConfig(noise="flow_sde", one_random_step=True),
-    "fpo": FlowConfig(noise="fpo", steps=5),
+    "fpo": None,
 }
 SMALL_TRUNK = TrunkConfig(width=16, depth=4, heads=2, context_width=12, modulation="residual")
 NETWORKS = {
@@ -38,9 +40,11 @@ NETWORKS = {
 LINKS = {"ddpm": 6, "ddim": 5, "ddpm_tail": 2, "one_tuned_step": 1, "reinflow": 4, "flow_noise": 3, "flow_sde": 5}
 
 
-def make(name: str, network: str = "mlp", /, **changes: object) -> DenoisingPolicy:
-    config = DenoisingConfig(body=BODY, process=PROCESSES[name], network=NETWORKS[network])
-    return DenoisingPolicy(dataclasses.replace(config, **changes))  # type: ignore[arg-type]
+def make(name: str, network: str = "mlp", /, **changes: Any) -> Any:
+    shared = {"body": BODY, "network": NETWORKS[network]}
+    if name == "fpo":
+        return FPOPolicy(FPOConfig(**shared | {"steps": 5} | changes))
+    return DenoisingPolicy(DenoisingConfig(**shared | {"process": PROCESSES[name]} | changes))
 
 
 def observe(batch: int, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
+from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.policies.store import load_policy, save_policy
 
@@ -26,21 +26,24 @@ PROCESSES = {
     "ddpm_tail": DiffusionConfig(train_steps=6, tuned_steps=2),
     "reinflow": FlowConfig(),
     "one_random_step": FlowConfig(noise="flow_sde", one_random_step=True),
-    "fpo": FlowConfig(noise="fpo", steps=5),
+    "fpo": None,
 }
 
 
-def make(name: str, contract: bool = False, **changes: Any) -> DenoisingPolicy:
+def make(name: str, contract: bool = False, **changes: Any) -> Any:
     """A policy whose every weight is away from its initial value, as training leaves it."""
     network = TrunkDenoiserConfig(trunk=TRUNK, bank_hidden=16, goal_hidden=16, contract=contract)
-    config = DenoisingConfig(body=BODY, process=PROCESSES[name], network=network, horizon=6, executed=4, goal_width=7)
-    policy = DenoisingPolicy(dataclasses.replace(config, **changes))
+    shared: dict[str, Any] = {"body": BODY, "network": network, "horizon": 6, "executed": 4, "goal_width": 7}
+    policy: Any
+    if name == "fpo":
+        policy = FPOPolicy(FPOConfig(**shared | {"steps": 5} | changes))
+    else:
+        policy = DenoisingPolicy(DenoisingConfig(**shared | {"process": PROCESSES[name]} | changes))
     g = torch.Generator().manual_seed(7)
     for parameter in policy.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=g)
     policy.update_normaliser(Observation(proprio=torch.randn(200, 5, generator=g) * 3 + 1))
-    if policy.base is not None:
-        policy.freeze_base()
+    policy.finish_imitation()
     return policy
 
 

@@ -10,7 +10,7 @@ from torch.distributions import Independent, Normal
 
 from toddle.core import goal as token
 from toddle.core.errors import InputError
-from toddle.core.protocols import Critic, Normalising, Policy
+from toddle.core.protocols import Critic, Scorable
 from toddle.core.types import BodySpec, Observation
 from toddle.policies.critic import CriticConfig, ValueNet
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
@@ -33,8 +33,7 @@ def goal_observation(*lead: int, items: int = 4) -> Observation:
 
 def test_protocols() -> None:
     policy, critic = GaussianPolicy(GaussianConfig(bodies=(ARM,))), ValueNet(CriticConfig(inputs=(5,)))
-    assert isinstance(policy, Policy)
-    assert isinstance(policy, Normalising)
+    assert isinstance(policy, Scorable)
     assert isinstance(critic, Critic)
 
 

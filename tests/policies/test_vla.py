@@ -169,7 +169,7 @@ def test_lora_trains_with_the_policy_and_is_saved(tmp_path: Path) -> None:
     save_embedded(tmp_path / "eyes", tiny_backbone())
     settings = replace(tiny_config(), backbone=BackboneConfig(name=str(tmp_path / "eyes"), lora_rank=2))
     policy = FlowVLA.from_config(settings)
-    assert not policy.cacheable and policy.config.fingerprint == load_embedded(tmp_path / "eyes").fingerprint()
+    assert policy.features is None and policy.config.fingerprint == load_embedded(tmp_path / "eyes").fingerprint()
     batch = _silent_batch(policy, torch.rand(3, 4, ACTION), torch.ones(3, 4, dtype=torch.bool))
     optimizer = torch.optim.SGD(awake(policy).train().parameters(), lr=1.0)
     policy.loss(batch, torch.Generator().manual_seed(1))[0].backward()

@@ -21,7 +21,7 @@ from toddle.experience.collect import CollectConfig
 from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.models.trunk import TrunkConfig
-from toddle.policies.denoising import DenoisingPolicy
+from toddle.policies.chunk import ChunkPolicy
 from toddle.policies.store import load_policy
 from toddle.recipes.imitation import ImitationConfig
 from toddle.recipes.methods import METHODS, DenoisingSettings, build_policy, resolved_ppo, setting_of, settings_of
@@ -127,7 +127,7 @@ def test_the_policy_is_kept_and_acts(method: str, tmp_path: Path) -> None:
         assert f"ppo.minibatches {own}" in said, "what the method sets is named"
     run(config)
     policy = load_policy(tmp_path / "policy")
-    assert isinstance(policy, DenoisingPolicy) and policy.trunk is not None
+    assert isinstance(policy, ChunkPolicy) and policy.trunk is not None
     action = policy.act({"proprio": torch.zeros(3, 4)}, generator=torch.Generator())[0].action
     assert action.shape == (3, 2, 2)
 
@@ -240,7 +240,6 @@ def test_the_table_of_defaults() -> None:
     assert (dppo.link_discount, dppo.critic_learning_rate, dppo.critic_warm_up) == (0.99, 1e-3, 2)
     assert (dppo.link_clip_first, dppo.clip_high, dppo.learning_rate) == (0.005, 0.05, 3e-4)  # ours
     assert settings_of("flow-sde", "warm").process.one_random_step  # type: ignore[union-attr]
-    assert settings_of("fpo", "scratch").process.fpo_samples == 8  # type: ignore[union-attr]
     assert resolved_ppo("fpo", "scratch", Config.ppo, Config.ppo).clip_high == 0.05
     users = dataclasses.replace(Config.ppo, clip_high=0.3)
     assert resolved_ppo("fpo", "scratch", users, Config.ppo).clip_high == 0.3, "the user's value wins"
@@ -249,7 +248,7 @@ def test_the_table_of_defaults() -> None:
 def test_goal_tracking_takes_its_own_row_where_there_is_one(tmp_path: Path) -> None:
     def made(method: str, env: str) -> tuple[str, str]:
         learner, policy, _ = build(settings(method, tmp_path, env=(env,)))
-        assert isinstance(learner, PPO) and isinstance(policy, DenoisingPolicy)
+        assert isinstance(learner, PPO) and isinstance(policy, ChunkPolicy)
         return learner.config.ratio, policy.config.reduce
 
     assert made("reinflow", "goal/sawyer") == ("sum", "sum")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
+from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes.transfer import Config, plan, run
@@ -33,16 +33,20 @@ PROCESSES = {
     "ddim": DiffusionConfig(train_steps=20, ddim_steps=5),
     "reinflow": FlowConfig(steps=4),
     "flow_sde": FlowConfig(noise="flow_sde", steps=6),
-    "fpo": FlowConfig(noise="fpo", steps=10),
+    "fpo": None,
 }
 VLM = 20
 
 
-def make(name: str, contract: bool = False, **changes: Any) -> DenoisingPolicy:
+def make(name: str, contract: bool = False, **changes: Any) -> Any:
     """A policy whose every weight is away from its initial value, as training leaves it."""
     network = TrunkDenoiserConfig(trunk=TRUNK, bank_hidden=16, goal_hidden=16, contract=contract)
-    config = DenoisingConfig(body=ARM, process=PROCESSES[name], network=network, horizon=5, executed=4, goal_width=6)
-    policy = DenoisingPolicy(dataclasses.replace(config, **changes)).eval()
+    shared: dict[str, Any] = {"body": ARM, "network": network, "horizon": 5, "executed": 4, "goal_width": 6}
+    policy: Any
+    if name == "fpo":
+        policy = FPOPolicy(FPOConfig(**shared | {"steps": 10} | changes)).eval()
+    else:
+        policy = DenoisingPolicy(DenoisingConfig(**shared | {"process": PROCESSES[name]} | changes)).eval()
     g = torch.Generator().manual_seed(7)
     for parameter in policy.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=g)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from toddle.algorithms.ppo import Source
 from toddle.core.config import config
 from toddle.core.errors import NaNError, problem
-from toddle.core.protocols import Normalising, Policy
+from toddle.core.protocols import Scorable
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation
 from toddle.optim.flat_adam import FlatAdam
@@ -51,20 +51,23 @@ class _NoValues:
     def value(self, observation: Observation) -> Tensor:
         return torch.zeros_like(observation["proprio"][..., 0])
 
+    def update_normaliser(self, observation: Observation) -> None:
+        """Nothing is normalised."""
+
 
 class Cloning:
     """A learner: `step` gathers a rollout of the teacher and makes `epochs` x `minibatches` updates of the student."""
 
     def __init__(
-        self, student: Policy, teacher: Policy, source: Source, config: CloningConfig, *, iterations: int, seed: int
+        self, student: Scorable, teacher: Scorable, source: Source, config: CloningConfig, *, iterations: int, seed: int
     ) -> None:
         """Raises InputError where the two do not execute the same number of actions."""
         if student.horizon != teacher.horizon:
             raise problem("teacher", f"a policy that executes chunks of {student.horizon}", teacher.horizon)
         if not isinstance(student, nn.Module) or not isinstance(teacher, nn.Module):
             raise problem("teacher", "a torch module", type(teacher).__name__)
-        self.student: Policy = student
-        self.teacher: Policy = teacher.requires_grad_(False).train()  # it hides goals as it did when it learned
+        self.student: Scorable = student
+        self.teacher: Scorable = teacher.requires_grad_(False).train()  # it hides goals as it did when it learned
         self.source, self.config, self.iterations = source, config, iterations
         self.optimiser = FlatAdam(
             {"policy": (student, config.learning_rate)}, max_norm=config.max_grad_norm, epsilon=1e-5
@@ -101,8 +104,7 @@ class Cloning:
         return metrics | {"clone/loss": float(torch.stack(losses).mean()), "clone/updates": float(len(losses))}
 
     def _normalise(self, observation: Observation) -> None:
-        if isinstance(self.student, Normalising):
-            self.student.update_normaliser(observation)
+        self.student.update_normaliser(observation)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on (the teacher is read from its folder again)."""

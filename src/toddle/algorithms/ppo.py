@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
-from toddle.core.protocols import Critic, Normalising, Policy
+from toddle.core.protocols import Critic, Scorable
 from toddle.core.seeding import torch_generator
 from toddle.experience.rollout import Minibatch, Rollout
 from toddle.maths.advantages import gae, standardise
@@ -116,7 +116,7 @@ class Source(Protocol):
     label: str
     """Names the source in metrics where there are several."""
 
-    def collect(self, policy: Policy, critic: Critic) -> tuple[Rollout, dict[str, float]]:
+    def collect(self, policy: Scorable, critic: Critic) -> tuple[Rollout, dict[str, float]]:
         """Return a filled rollout with `value` and `next_value`, and metrics."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class PPO:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Scorable,
         critic: Critic,
         sources: Sequence[Source],
         config: PPOConfig,
@@ -151,7 +151,7 @@ class PPO:
             raise problem("policy", "a torch module", type(policy).__name__)
         if device_of(policy) != device_of(critic):
             raise problem("critic", f"the policy's device {device_of(policy)}", str(device_of(critic)))
-        self.policy: Policy = policy
+        self.policy: Scorable = policy
         self.critic: Critic = critic
         self.modules: dict[str, nn.Module] = {"policy": policy, "critic": critic}
         self.sources, self.config, self.iterations = list(sources), config, iterations
@@ -187,8 +187,7 @@ class PPO:
     def _normalise(self, rollout: Rollout) -> None:
         """Take a rollout's observations into the running statistics (not the policy's while only the critic learns)."""
         for part in (self.critic,) if self._warming else (self.policy, self.critic):
-            if isinstance(part, Normalising):
-                part.update_normaliser(rollout.observation)
+            part.update_normaliser(rollout.observation)
 
     def _set_rates(self) -> None:
         config, factor = self.config, 1.0

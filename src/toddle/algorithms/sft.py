@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.device import device_of, to_device
 from toddle.core.errors import NaNError, problem
+from toddle.core.protocols import FineTunable
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.maths.similarity import linear_cka
 from toddle.optim.adam_state import adam_state, load_adam_state
@@ -29,7 +30,7 @@ from toddle.optim.schedules import cosine_factor
 PROBES = 128
 """Samples on which CKA is measured."""
 
-__all__ = ["SFT", "FineTunable", "SFTConfig", "SampleSource"]
+__all__ = ["SFT", "SFTConfig", "SampleSource"]
 
 
 @config
@@ -77,22 +78,6 @@ class SFTConfig:
                 raise problem(f"sft.{name}", "a number from 0 to 1", getattr(self, name))
 
 
-class FineTunable(Protocol):
-    """What SFT asks of a policy (an nn.Module)."""
-
-    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a batch with gradients, and metrics."""
-
-    def trunk_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the weights that came from pretraining and that `adapter_first` protects."""
-
-    def trunk_tokens(self, batch: dict[str, Any]) -> Tensor:
-        """Return the trunk's tokens (N, d) of a batch, for `cka_every`; the same for equal weights."""
-
-    def begin_step(self, share: float) -> None:
-        """Hear before each step which share of the steps is done (schedules of the policy's own)."""
-
-
 class SampleSource(Protocol):
     """What SFT asks of the data."""
 
@@ -106,7 +91,7 @@ class SampleSource(Protocol):
 class SFT:
     """A `Learner`: one gradient step per `step`.  `policy` is trained in place; `averaged` are the weights to save."""
 
-    def __init__(self, policy: Any, data: SampleSource, config: SFTConfig, *, seed: int = 0) -> None:
+    def __init__(self, policy: FineTunable, data: SampleSource, config: SFTConfig, *, seed: int = 0) -> None:
         """Begin; the order of samples and the noise follow from `seed`."""
         self.policy, self.data, self.config = policy, data, config
         self.device = device_of(policy)
@@ -118,8 +103,6 @@ class SFT:
         self.noise = torch_generator(seed, "sft noise")
         self.numbers = numpy_generator(seed, "sft samples")
         self.order, self.done = np.empty(0, np.int64), 0
-        if config.cka_every and not hasattr(policy, "trunk_tokens"):
-            raise problem("sft.cka_every", f"0 with a policy of kind '{policy.kind}'", config.cka_every)
         self.tokens = self._tokens() if config.cka_every else torch.zeros(0)
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -193,9 +176,11 @@ class SFT:
     @torch.no_grad()
     def _tokens(self) -> Tensor:
         """Return the trunk's tokens of a fixed choice of samples."""
-        self.policy.eval()
+        self.policy.train(False)
         chosen = np.linspace(0, len(self.data) - 1, min(PROBES, len(self.data))).astype(np.int64)
-        tokens: Tensor = self.policy.trunk_tokens(to_device(self.data.batch(chosen), self.device))
+        tokens = self.policy.trunk_tokens(to_device(self.data.batch(chosen), self.device))
+        if tokens is None:
+            raise problem("sft.cka_every", f"0 with a policy of kind '{self.policy.kind}'", self.config.cka_every)
         return tokens.float()
 
     @torch.no_grad()
@@ -227,7 +212,7 @@ class SFT:
             value.copy_(self.averaged[name])
             value.requires_grad_(True)
         self.policy.begin_step(1.0)
-        self.policy.eval()
+        self.policy.train(False)
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, buffers, averages, optimiser, and where the sampler and the noise stand."""

@@ -1,33 +1,62 @@
-"""The seams.  Two methods make a policy; a learner is a step and a state; nothing else is assumed."""
+"""The seams: what a policy, a critic and a learner are to everybody else.  Nothing else of them is assumed.
+
+A policy is `Acting`.  One whose decisions have densities is `Scorable` too, and RL can train it; one that learns from
+demonstrations of a VLA is `FineTunable`; one that RL may warm-start is `Imitating`.  Nobody asks for its class:
+`policies.check_policy` checks that it keeps what its protocols promise.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from toddle.core.types import Decision, Observation, Score
+from toddle.core.types import BodySpec, Decision, FeatureSource, Observation, Score
 
-__all__ = ["Critic", "Learner", "Memory", "Normalising", "Policy"]
+__all__ = ["Acting", "Critic", "FineTunable", "Imitating", "Learner", "Memory", "Scorable"]
 
 Memory = Any
 """What a policy remembers between decisions (a KV cache), or None.  Opaque to everybody but the policy."""
 
 
-@runtime_checkable
-class Policy(Protocol):
-    """Draws decisions and scores them again.
+class Acting(Protocol):
+    """Draws decisions.  A torch module; actions are in the environment's units, mostly [-1, 1]."""
 
-    `sequential` says how `score` may be fed: a sequential policy (causal transformer) needs whole segments in time
-    order, starting where its memory was last cleared; any other policy may be given shuffled decisions as T = 1.
-    """
+    training: bool
 
-    sequential: bool
-    horizon: int  # H, actions in one decision that are executed
+    @property
+    def kind(self) -> str:
+        """Names its class in files (`policies.store`)."""
+
+    @property
+    def config(self) -> Any:
+        """The dataclass it was built from."""
+
+    @property
+    def horizon(self) -> int:
+        """H_exec, actions of a decision that are executed before the next one."""
+
+    @property
+    def sequential(self) -> bool:
+        """How scoring and learning may be fed: whole segments in time order, starting where the memory was last cleared
+        (a causal transformer), or shuffled decisions as T = 1."""
+
+    @property
+    def bodies(self) -> tuple[BodySpec, ...]:
+        """The embodiments it has banks for, in the order of their ids (`Observation.body`)."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The cameras whose pictures it reads, in their order; none for a policy of states."""
 
     def initial_memory(self, batch: int) -> Memory:
         """Return an empty memory for `batch` worlds (None for a memoryless policy)."""
+
+    def encode(self, observation: Observation) -> Observation:
+        """Return what is kept of an observation (B, ...) and then acted on: a frozen backbone's features in place of
+        pictures and sentence; the observation itself where there is nothing to save."""
 
     def act(
         self,
@@ -39,24 +68,91 @@ class Policy(Protocol):
     ) -> tuple[Decision, Memory]:
         """Decide for (B, ...) observations.  Where `observation["first"]`, what the memory held is forgotten."""
 
+    # of nn.Module
+    def train(self, mode: bool = True) -> Any:
+        """Go to training mode, or with False to evaluation mode."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move to a device."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Return the weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights and buffers by name."""
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Restore them."""
+
+
+@runtime_checkable
+class Scorable(Acting, Protocol):
+    """A policy whose decisions have densities, link by link."""
+
     def score(self, observation: Observation, chain: Tensor) -> Score:
         """Score chains (T, B, ...) drawn at observations (T, B, ...), with gradients."""
+
+    def update_normaliser(self, observation: Observation) -> None:
+        """Take the observations (T, B, ...) of one body into the running statistics, between iterations only."""
+
+
+@runtime_checkable
+class Imitating(Acting, Protocol):
+    """A policy that RL may warm-start from demonstrations."""
+
+    def fit_normaliser(self, observation: Observation) -> None:
+        """Take the demonstrations' observations (M, ...) into the running statistics."""
+
+    def imitation_loss(self, observation: Observation, action: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the loss (M,) of demonstrated chunks (M, H, A) at observations (M, ...), with gradients."""
+
+    def finish_imitation(self) -> None:
+        """Hear that imitation is over (a diffusion policy freezes its base)."""
+
+
+@runtime_checkable
+class FineTunable(Acting, Protocol):
+    """A VLA that supervised fine-tuning trains (`algorithms.sft`)."""
+
+    @property
+    def window_sizes(self) -> tuple[int, int, int]:
+        """H, decisions of history, actions executed per decision: the windows of demonstrations it learns from."""
+
+    @property
+    def features(self) -> FeatureSource | None:
+        """What makes its features of pictures and sentences, where that is frozen and they may be cached."""
+
+    def body_index(self, name: str | None) -> int:
+        """Return the id of a body; the only one there is where `name` is None.  Raises InputError when unknown."""
+
+    def fit_normalization(self, proprio: Tensor, actions: Any, mode: Any, body: int, *, refit: bool = False) -> None:
+        """Fit to demonstrations: proprioception (N, O), `data.statistics.FeatureStatistics` of the actions, a mode."""
+
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a batch with gradients, and metrics."""
+
+    def begin_step(self, share: float) -> None:
+        """Hear before each step which share of the steps is done (schedules of the policy's own)."""
+
+    def trunk_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the weights that came from pretraining and that `adapter_first` protects."""
+
+    def trunk_tokens(self, batch: dict[str, Any]) -> Tensor | None:
+        """Return the trunk's tokens (N, d) of a batch, the same for equal weights; None where it shows none."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Return the weights by name."""
 
 
 @runtime_checkable
 class Critic(Protocol):
-    """Values of observations; never sees the chain."""
+    """Values of observations; never sees the chain.  A torch module."""
 
     def value(self, observation: Observation) -> Tensor:
         """Return (T, B) values for (T, B, ...) observations (any leading dimensions)."""
 
-
-@runtime_checkable
-class Normalising(Protocol):
-    """A policy or critic with running statistics of its inputs.  They change between iterations only."""
-
     def update_normaliser(self, observation: Observation) -> None:
-        """Take the observations (T, B, ...) of one body into the running statistics."""
+        """Take the observations (T, B, ...) of one body into the running statistics, between iterations only."""
 
 
 class Learner(Protocol):

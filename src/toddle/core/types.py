@@ -6,6 +6,7 @@ O proprioception, G context or goal tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from toddle.core.config import config
 
-__all__ = ["BodySpec", "Decision", "EpisodeResult", "Observation", "Score"]
+__all__ = ["BodySpec", "Decision", "EpisodeResult", "FeatureSource", "Observation", "Score", "sentences_of"]
 
 
 @config
@@ -43,8 +44,9 @@ class Observation(TypedDict, total=False):
     body: Tensor  # (...) int64, index of the body in the policy's banks
     first: Tensor  # (...) bool, True on the first observation of an episode (and of a segment, see Policy.act)
     previous_action: Tensor  # (..., H_exec * A) float32, the chunk that was executed before; 0 where `first`
-    images: Tensor  # (B, cameras, 3, height, width) uint8
-    instruction: list[str]  # length B, the task's sentence
+    images: Tensor  # (..., cameras, 3, height, width) uint8
+    instruction: list[str]  # sentences: B of them, or, beside `task`, the table that it points into
+    task: Tensor  # (...) int64, which sentence of `instruction` each entry has
     context: Tensor  # (..., G, D_vlm) float32, features of a frozen backbone (cached or just computed)
     context_mask: Tensor  # (..., G) bool, True where the token is real
     condition: Tensor  # (..., C) float32, an extra condition of a denoising policy (a mode embedding, say)
@@ -60,10 +62,28 @@ class Decision:
 
 
 class Score(NamedTuple):
-    """The log-density and entropy of stored decisions under the present parameters."""
+    """The log-density, entropy and mean action of stored decisions under the present parameters, with gradients."""
 
     log_prob: Tensor  # (T, B, L)
     entropy: Tensor  # (T, B)
+    mean: Tensor | None = None  # (T, B, H_exec, A), what guidance and behaviour cloning pull on; None: it has none
+
+
+class FeatureSource(NamedTuple):
+    """What turns pictures and sentences into features that never change, and so may be kept."""
+
+    fingerprint: str  # changes with the weights and the preprocessing
+    shape: tuple[int, int]  # (G, D) of one decision's features
+    encode: Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
+    """(B, cameras, 3, H, W) uint8 and B sentences -> features (B, G, D) and their mask (B, G)."""
+
+
+def sentences_of(observation: Observation) -> list[str]:
+    """Return the sentence of every entry of an observation, its leading dimensions flattened."""
+    sentences = observation["instruction"]
+    if "task" not in observation:
+        return sentences
+    return [sentences[index] for index in observation["task"].flatten().tolist()]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from toddle.core.config import config
 from toddle.core.device import CPU, device_of, to_device
 from toddle.core.errors import problem
-from toddle.core.protocols import Critic, Policy
+from toddle.core.protocols import Acting, Critic
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation
 from toddle.envs.base import BatchedEnv
@@ -114,7 +114,7 @@ class Collector:
         """Decisions in one rollout, all worlds together."""
         return self.config.length * self.env.num_envs
 
-    def collect(self, policy: Policy, critic: Critic) -> tuple[Rollout, dict[str, float]]:
+    def collect(self, policy: Acting, critic: Critic) -> tuple[Rollout, dict[str, float]]:
         """Fill the rollout with T decisions a world and their values; return it with metrics of ended episodes.
 
         A sequential policy starts each rollout with an empty memory and `first` set, so that scoring the stored
@@ -145,7 +145,7 @@ class Collector:
             self._scale(rollout)
         return rollout, self._metrics(rollout, steps)
 
-    def _observation(self, policy: Policy) -> Observation:
+    def _observation(self, policy: Acting) -> Observation:
         if self._previous is None:
             width = policy.horizon * self.env.body_spec.action
             self._previous = np.zeros((self.env.num_envs, width), np.float32)

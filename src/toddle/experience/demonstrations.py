@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from toddle.core.protocols import Policy
+from toddle.core.protocols import Acting
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.data.layout import Feature
 from toddle.envs.base import Array, BatchedEnv
@@ -77,7 +77,7 @@ class ExpertActor:
 class PolicyActor:
     """A policy that decides every H control steps; what it drew is recorded as it was executed."""
 
-    def __init__(self, policy: Policy, *, deterministic: bool = True, body: int = 0) -> None:
+    def __init__(self, policy: Acting, *, deterministic: bool = True, body: int = 0) -> None:
         self.policy, self.deterministic, self.body = policy, deterministic, body
         self._memory: Any = None
         self._generator = torch.Generator()

@@ -19,7 +19,7 @@ from torch import nn
 from toddle.core.config import config
 from toddle.core.device import device_of
 from toddle.core.errors import problem
-from toddle.core.protocols import Policy
+from toddle.core.protocols import Acting
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import EpisodeResult
 from toddle.data.video import write_video
@@ -71,7 +71,7 @@ class VideoRequest:
 
 
 def evaluate(
-    policy: Policy,
+    policy: Acting,
     env: BatchedEnv,
     *,
     seeds: Sequence[int],
@@ -120,7 +120,7 @@ class _Wave:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Acting,
         env: BatchedEnv,
         seeds: list[int],
         skip: set[int],

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 __all__ = ["TanhMLP"]
 
 
-WIDE = 128
-"""Layers at least this wide gain from bfloat16."""
 _MINUS_ONE = torch.tensor(-1.0)
 """As a tensor of no dimension: a Python number is converted at every call, which takes as long as a small sum."""
 
@@ -26,10 +24,9 @@ class _Function(torch.autograd.Function):
     """h_i = tanh(h_{i-1} W_i^T + b_i), output linear; parameters in the order W_1, b_1, W_2, b_2, ..."""
 
     @staticmethod
-    def forward(ctx: Any, half: bool, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
         hidden, out = _layers(x, parameters)
         ctx.save_for_backward(*hidden, *parameters)
-        ctx.half = half
         return out
 
     @staticmethod
@@ -40,14 +37,12 @@ class _Function(torch.autograd.Function):
         out: list[Tensor | None] = []
         gradient = gradients[0]
         for layer in range(layers - 1, -1, -1):
-            wide = ctx.half and gradient.shape[1] >= WIDE
-            left = gradient.bfloat16() if wide else gradient
-            out += [gradient.sum(0), _product(left.t(), hidden[layer])]
+            out += [gradient.sum(0), gradient.t().mm(hidden[layer])]
             if layer > 0:
-                gradient = _product(left, weights[layer])
+                gradient = gradient.mm(weights[layer])
                 # in place: what comes out takes the place of what goes in
                 torch.ops.aten.tanh_backward.grad_input(gradient, hidden[layer], grad_input=gradient)
-        out += [gradient.mm(weights[0]) if ctx.needs_input_grad[1] else None, None]
+        out += [gradient.mm(weights[0]) if ctx.needs_input_grad[0] else None]
         return tuple(reversed(out))
 
 
@@ -61,11 +56,6 @@ def _layers(x: Tensor, parameters: Sequence[Tensor]) -> tuple[list[Tensor], Tens
     return hidden, torch.addmm(parameters[-1], hidden[-1], parameters[-2].t())
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Matrix product in the precision of `left`, returned in that of `right`."""
-    return left.mm(right) if left.dtype == right.dtype else left.mm(right.to(left.dtype)).to(right.dtype)
-
-
 class TanhMLP(nn.Module):
     """`inputs` -> hidden layers with tanh -> `outputs`, linear.  Orthogonal weights (gain sqrt 2, last `last_gain`)."""
 
@@ -77,14 +67,9 @@ class TanhMLP(nn.Module):
         *,
         last_gain: float,
         generator: torch.Generator,
-        half_gradients: bool = False,
     ) -> None:
-        """Build the layers; weights are drawn from `generator` (a CPU generator).
-
-        `half_gradients`: the backward pass multiplies wide matrices in bfloat16 (the forward pass never does).
-        """
+        """Build the layers; weights are drawn from `generator` (a CPU generator)."""
         super().__init__()
-        self.half_gradients = half_gradients
         sizes = [inputs, *hidden, outputs]
         self._order: list[nn.Parameter] = []  # W_1, b_1, ...: a plain list, as looking modules up costs more than it
         for index, (size, width) in enumerate(pairwise(sizes)):
@@ -105,7 +90,7 @@ class TanhMLP(nn.Module):
         """Map (..., inputs) to (..., outputs)."""
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         if torch.is_grad_enabled():
-            out: Tensor = _Function.apply(self.half_gradients, rows, *self._order)
+            out: Tensor = _Function.apply(rows, *self._order)
         else:  # acting: without autograd's bookkeeping
             out = _layers(rows, self._order)[1]
         return out if x.dim() == 2 else out.view(*x.shape[:-1], -1)

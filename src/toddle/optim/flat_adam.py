@@ -178,7 +178,7 @@ def _learned(name: str, module: nn.Module) -> list[nn.Parameter]:
     if not found:
         raise problem(name, "a module with parameters that learn", "none", "is all of it frozen?")
     for p in found:
-        if type(p.data) is not Tensor:
+        if type(p.data).__name__ == "DTensor":  # by name: torch.distributed takes long to import
             remedy = "shard after the optimiser is made, or give the learner another optimiser"
             raise problem(name, "parameters that are plain tensors", type(p.data).__name__, remedy)
     return found

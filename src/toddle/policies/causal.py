@@ -86,7 +86,9 @@ class CausalMemory:
 
 
 class CausalPolicy(nn.Module):
-    """See the module.  The chain is (B, H_exec * A + 1): the drawn chunk, unclipped, and 1 where the goal was hidden.
+    """A transformer over the history of a world that gives the mean of a Gaussian over the chunk.
+
+    The chain is (B, H_exec * A + 1): the drawn chunk, unclipped, and 1 where the goal was hidden.
 
     `act` in training mode (`policy.train()`) hides the goal of a share `goal_dropout` of the episodes; in evaluation
     mode or with `deterministic` never.  Where the observation lacks `previous_action`, the memory's (acting) or the
@@ -95,6 +97,7 @@ class CausalPolicy(nn.Module):
 
     kind: ClassVar[str] = "causal"
     sequential = True
+    cameras: ClassVar[tuple[str, ...]] = ()
     action_mask: Tensor
     modes: Tensor
     mode_log_std: Tensor
@@ -103,7 +106,7 @@ class CausalPolicy(nn.Module):
         """Build the networks; the weights follow from `config.seed`."""
         super().__init__()
         expert = config.expert
-        self.config, self.horizon = config, expert.executed
+        self.config, self.horizon, self.bodies = config, expert.executed, expert.bodies
         with torch.random.fork_rng(devices=[]):  # torch's layers can only draw from the global generator
             torch.manual_seed(config.seed)
             self.goals = GoalEncoder(expert.trunk.context_width, config.goal_parts, hidden=config.goal_hidden)
@@ -125,6 +128,10 @@ class CausalPolicy(nn.Module):
         ring, width = self.expert.initial_cache(batch, dtype), self.horizon * self.config.expert.action_width
         last = torch.zeros(batch, width, device=self.log_std.device)
         return CausalMemory(ring, last, torch.zeros(batch, dtype=torch.bool, device=last.device))
+
+    def encode(self, observation: Observation) -> Observation:
+        """Return the observation: there is nothing to save."""
+        return observation
 
     def update_normaliser(self, observation: Observation) -> None:
         """Take observations (..., O) into the running statistics and the moments of the tokens."""
@@ -239,6 +246,6 @@ class CausalPolicy(nn.Module):
             first = observation.get("first")
             hidden = torch.zeros(chain.shape[:2], dtype=torch.bool, device=chain.device) if first is None else first
             seen["previous_action"] = torch.where(hidden[..., None], 0.0, before)
-        mean = self.mean(seen, chain[..., -1] > 0.5)[..., :width].flatten(2)
-        log_prob, entropy = self._densities(chunk, mean, body, width)
-        return Score(log_prob.unsqueeze(-1), entropy)
+        mean = self.mean(seen, chain[..., -1] > 0.5)[..., :width]
+        log_prob, entropy = self._densities(chunk, mean.flatten(2), body, width)
+        return Score(log_prob.unsqueeze(-1), entropy, mean)

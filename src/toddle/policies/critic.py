@@ -29,8 +29,6 @@ class CriticConfig:
     """Width of the pooled goal; 0 for environments without goals."""
     goal_parts: int = 256
     """Controlled parts a goal item can name (ids below this)."""
-    half_gradients: bool = False
-    """Multiply wide matrices in bfloat16 in the backward pass; the forward pass, and so every ratio, stays float32."""
     seed: int = 0
     """Seed of the weights."""
 
@@ -43,14 +41,7 @@ class _Body(nn.Module):
     def __init__(self, inputs: int, config: CriticConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.features = BodyFeatures(inputs, config.goal_width, config.goal_parts, config.key, generator)
-        self.mlp = TanhMLP(
-            self.features.width,
-            config.hidden,
-            1,
-            last_gain=1.0,
-            generator=generator,
-            half_gradients=config.half_gradients,
-        )
+        self.mlp = TanhMLP(self.features.width, config.hidden, 1, last_gain=1.0, generator=generator)
 
 
 class ValueNet(nn.Module):

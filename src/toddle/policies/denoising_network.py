@@ -1,9 +1,9 @@
-"""The settings of a denoising policy, and its network: a denoiser, and a head for the spread where it is learned."""
+"""The network of a policy that denoises chunks, with a head for the spread where it is learned, and its settings."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ from toddle.models.denoising_trunk import TrunkDenoiser, TrunkDenoiserConfig
 from toddle.models.mlp import make_mlp
 from toddle.policies.links import DiffusionConfig, FlowConfig
 
-__all__ = ["DenoisingConfig", "DenoisingNetwork", "rows_of"]
+__all__ = ["ChunkConfig", "DenoisingNetwork", "rows_of"]
 
 
 @config
-class DenoisingConfig:
-    """A diffusion or flow policy over action chunks."""
+class ChunkConfig:
+    """What every policy shares that draws a chunk from noise."""
 
     body: BodySpec
     """The embodiment."""
@@ -31,15 +31,8 @@ class DenoisingConfig:
     """H, actions of a chunk."""
     executed: int = 4
     """H_exec, actions of a chunk that are executed; the log-density is theirs alone."""
-    process: DiffusionConfig | FlowConfig = DiffusionConfig()
-    """How the chunk is drawn."""
     network: MlpDenoiserConfig | UnetConfig | TrunkDenoiserConfig = MlpDenoiserConfig()
     """What predicts noise (diffusion) or velocity (flow).  A trunk can become a VLA's action expert."""
-    reduce: Literal["mean", "sum"] = "mean"
-    """How a link's log-density is formed from its dimensions.  DPPO and Flow-GRPO average (their clip ranges are small
-    for that reason); with sum expect larger ratios."""
-    log_prob_bounds: tuple[float, float] = (-5.0, 2.0)
-    """Bounds of each dimension's log-density (DPPO); 2 cuts gradients where the standard deviation is below 0.05."""
     goal_width: int = 0
     """Width of the pooled goal; 0 for environments without goals."""
     goal_parts: int = 256
@@ -62,11 +55,6 @@ class DenoisingConfig:
         """Share of decisions with the goal hidden (a trunk's)."""
         return self.network.goal_dropout if isinstance(self.network, TrunkDenoiserConfig) else 0.0
 
-    @property
-    def learned_std(self) -> bool:
-        """Whether the spread is a network's output."""
-        return isinstance(self.process, FlowConfig) and self.process.noise in ("reinflow", "flow_noise")
-
 
 class DenoisingNetwork(nn.Module):
     """Denoiser, and the head of a learned standard deviation where the process has one."""
@@ -74,29 +62,32 @@ class DenoisingNetwork(nn.Module):
     taus: Tensor
     scales: Tensor
 
-    def __init__(self, config: DenoisingConfig, features: int) -> None:
+    def __init__(self, config: ChunkConfig, process: DiffusionConfig | FlowConfig, features: int) -> None:
         super().__init__()
         shape = (config.horizon, config.body.action)
-        net, process = config.network, config.process
+        net = config.network
         self.denoiser: MlpDenoiser | Unet | TrunkDenoiser
         if isinstance(net, MlpDenoiserConfig):
             self.denoiser = MlpDenoiser(net, features, *shape)
         elif isinstance(net, UnetConfig):
             self.denoiser = Unet(net, features, *shape)
         else:
-            self.denoiser = self._trunk(config, net)
+            self.denoiser = self._trunk(config, process, net)
         # Noise predicted as x itself leaves a clean chunk of about 0 as long as x is mostly noise.  (A trunk's is the
         # expert's, where x comes in flow form: `maths.flow.contracting`.)
         share = 1.0 if isinstance(process, DiffusionConfig) else -1.0
         self.share = share if net.contract and not isinstance(net, TrunkDenoiserConfig) else 0.0
         self.shape, self.spread = shape, None
-        if isinstance(process, FlowConfig) and process.noise in ("reinflow", "flow_noise"):
+        if process.learned_std:
             self.spread = make_mlp([features + TIME_FEATURES, 64, 64, math.prod(shape)], "tanh")
+            assert isinstance(process, FlowConfig)
             self.band = process.std_range
 
-    def _trunk(self, config: DenoisingConfig, net: TrunkDenoiserConfig) -> TrunkDenoiser:
+    def _trunk(
+        self, config: ChunkConfig, process: DiffusionConfig | FlowConfig, net: TrunkDenoiserConfig
+    ) -> TrunkDenoiser:
         """Build the action expert; a diffusion's steps become flow times (docs/denoising.md), any step of them."""
-        process, times = config.process, tuple[float, ...]()
+        times = tuple[float, ...]()
         if isinstance(process, DiffusionConfig):
             taus, scales = flow_time(cosine_alpha_bar(process.train_steps))
             self.register_buffer("taus", taus.float(), persistent=False)

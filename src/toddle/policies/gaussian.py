@@ -34,8 +34,8 @@ class GaussianConfig:
     """Width of the pooled goal; 0 for environments without goals."""
     goal_parts: int = 256
     """Controlled parts a goal item can name (ids below this)."""
-    half_gradients: bool = False
-    """Multiply wide matrices in bfloat16 in the backward pass; the forward pass, and so every ratio, stays float32."""
+    fixed_statistics: bool = False
+    """Keep the normalisation that imitation set: a warm-started network knows no other."""
     seed: int = 0
     """Seed of the weights."""
 
@@ -53,14 +53,7 @@ class _Body(nn.Module):
         super().__init__()
         width = config.horizon * spec.action
         self.features = BodyFeatures(spec.proprio, config.goal_width, config.goal_parts, "proprio", generator)
-        self.mlp = TanhMLP(
-            self.features.width,
-            config.hidden,
-            width,
-            last_gain=0.01,
-            generator=generator,
-            half_gradients=config.half_gradients,
-        )
+        self.mlp = TanhMLP(self.features.width, config.hidden, width, last_gain=0.01, generator=generator)
         self.log_std = nn.Parameter(torch.full((width,), config.log_std))
 
     def forward(self, observation: Observation) -> Tensor:
@@ -69,22 +62,23 @@ class _Body(nn.Module):
 
 
 class GaussianPolicy(nn.Module):
-    """a ~ N(mean(o), exp(log_std)^2) over the chunk (H, A) as one vector.
+    """A Gaussian over the chunk (H, A) as one vector, a ~ N(mean(o), exp(log_std)^2), with an MLP a body for the mean.
 
     The chain is the drawn chunk, unclipped, as a vector (B, H A); environments clip to [-1, 1].
     """
 
     kind: ClassVar[str] = "gaussian"
     sequential = False
+    cameras: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: GaussianConfig) -> None:
         """Build the networks; the weights follow from `config.seed`."""
         super().__init__()
-        self.config, self.horizon = config, config.horizon
-        self.bodies = nn.ModuleList(
+        self.config, self.horizon, self.bodies = config, config.horizon, config.bodies
+        self.nets = nn.ModuleList(
             _Body(spec, config, torch_generator(config.seed, "gaussian policy", spec.name)) for spec in config.bodies
         )
-        self._by_id = [body for body in self.bodies if isinstance(body, _Body)]  # a list is faster than a ModuleList
+        self._by_id = [net for net in self.nets if isinstance(net, _Body)]  # a list is faster than a ModuleList
 
     @classmethod
     def from_config(cls, config: GaussianConfig) -> GaussianPolicy:
@@ -93,6 +87,10 @@ class GaussianPolicy(nn.Module):
 
     def initial_memory(self, batch: int) -> None:
         """Return None: nothing is remembered."""
+
+    def encode(self, observation: Observation) -> Observation:
+        """Return the observation: there is nothing to save."""
+        return observation
 
     def _body(self, observation: Observation) -> _Body:
         return self._by_id[int(observation["body"].reshape(-1)[0]) if len(self._by_id) > 1 else 0]
@@ -117,9 +115,24 @@ class GaussianPolicy(nn.Module):
     def score(self, observation: Observation, chain: Tensor) -> Score:
         """Score chunks (..., H A) at observations (..., O): log_prob (..., 1), entropy (...)."""
         body = self._body(observation)
-        log_prob = gaussian_log_prob(chain, body(observation), body.log_std)
-        return Score(log_prob.unsqueeze(-1), gaussian_entropy(body.log_std).expand(log_prob.shape))
+        mean = body(observation)
+        log_prob = gaussian_log_prob(chain, mean, body.log_std)
+        entropy = gaussian_entropy(body.log_std).expand(log_prob.shape)
+        return Score(log_prob.unsqueeze(-1), entropy, mean.unflatten(-1, (self.horizon, -1)))
 
     def update_normaliser(self, observation: Observation) -> None:
+        """Take observations (..., O) of one body into its running statistics, unless these are fixed."""
+        if not self.config.fixed_statistics:
+            self.fit_normaliser(observation)
+
+    # ---- imitation -----------------------------------------------------------------------------------------------
+    def fit_normaliser(self, observation: Observation) -> None:
         """Take observations (..., O) of one body into its running statistics."""
         self._body(observation).features.update_normaliser(observation)
+
+    def imitation_loss(self, observation: Observation, action: Tensor, generator: torch.Generator) -> Tensor:
+        """Return minus the log-density (M,) of demonstrated chunks (M, H, A), a number of the chunk."""
+        return -self.score(observation, action.flatten(1)).log_prob[:, 0] / action[0].numel()
+
+    def finish_imitation(self) -> None:
+        """Nothing follows."""

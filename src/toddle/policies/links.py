@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
-from toddle.core.seeding import randn
+from toddle.core.seeding import randint, randn
 from toddle.maths import diffusion
 from toddle.maths.flow_sde import flow_ode_mean, flow_sde_link
 
@@ -55,6 +55,11 @@ class DiffusionConfig:
         """Steps of the sampler."""
         return self.ddim_steps or self.train_steps
 
+    @property
+    def learned_std(self) -> bool:
+        """Whether the spread is a network's output."""
+        return False
+
 
 @config
 class FlowConfig:
@@ -64,17 +69,15 @@ class FlowConfig:
     """Names the process in files."""
     steps: int = 4
     """K, integration steps."""
-    noise: Literal["reinflow", "flow_sde", "flow_noise", "fpo"] = "reinflow"
-    """Where the density comes from: a learned spread at every step (reinflow, flow_noise), the SDE with the flow's
-    marginals (flow_sde), or none, with the flow-matching loss as a surrogate (fpo)."""
+    noise: Literal["reinflow", "flow_sde", "flow_noise"] = "reinflow"
+    """Where the density comes from: a learned spread at every step (reinflow, flow_noise), or the SDE with the flow's
+    marginals (flow_sde)."""
     one_random_step: bool = False
     """flow_sde: make one step drawn at random stochastic, the others ODE; only that one is scored."""
     level: float = 0.5
     """flow_sde: noise level a."""
     std_range: tuple[float, float] = (0.08, 0.16)
     """reinflow, flow_noise: band of the learned standard deviation."""
-    fpo_samples: int = 8
-    """fpo: pairs (tau, eps) stored with each action."""
 
     def __post_init__(self) -> None:
         if self.one_random_step and self.noise != "flow_sde":
@@ -82,9 +85,36 @@ class FlowConfig:
         if self.steps < 1 or not 0 < self.std_range[0] <= self.std_range[1]:
             raise problem("steps, std_range", "steps >= 1 and 0 < low <= high", f"{self.steps}, {self.std_range}")
 
+    @property
+    def learned_std(self) -> bool:
+        """Whether the spread is a network's output."""
+        return self.noise in ("reinflow", "flow_noise")
 
-class DiffusionLinks(nn.Module):
-    """DDPM or DDIM steps as Gaussians.  A module for its tables' sake: they go where the policy goes."""
+
+class _Links(nn.Module):
+    """What both kinds of links share: every tuned link is drawn and scored.  A module for its tables' sake."""
+
+    tuned: Tensor
+
+    def draw_single(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor | None:
+        """Return the one step (B, 1) that is stochastic in each decision; None where all are."""
+        return None
+
+    def spread_at(self, step: int, single: Tensor | None) -> Tensor | None:
+        """Return the noise level (B, 1, 1, 1) of a step that is not the config's."""
+        return None
+
+    def pack(self, states: Tensor, log_prob: Tensor, single: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the chain (B, C) and log-densities of what is scored, of states (B, L + 1, H, A)."""
+        return states.flatten(1), log_prob
+
+    def unpack(self, chain: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return states (M, L + 1, H, A) and the links' steps (L,) or (M, L) of chains (M, C)."""
+        return chain.unflatten(1, (-1, *shape)), self.tuned
+
+
+class DiffusionLinks(_Links):
+    """DDPM or DDIM steps as Gaussians."""
 
     alpha_bar: Tensor
     now: Tensor
@@ -139,7 +169,7 @@ class DiffusionLinks(nn.Module):
         return std.clamp(min=self.config.min_log_prob_std)
 
 
-class FlowLinks(nn.Module):
+class FlowLinks(_Links):
     """Integration steps i / K -> (i + 1) / K as Gaussians: the same grid when drawing and when scoring."""
 
     times: Tensor
@@ -160,7 +190,7 @@ class FlowLinks(nn.Module):
         config's (flow_sde; 0 makes a step of the ODE).
         """
         step = 1.0 / self.steps
-        if deterministic or self.config.noise == "fpo":
+        if deterministic:
             return flow_ode_mean(x, prediction, step), torch.zeros((), device=x.device)
         if self.config.noise == "flow_sde":
             tau = self.times[index][..., None, None]
@@ -174,13 +204,37 @@ class FlowLinks(nn.Module):
 
     def draw(self, mean: Tensor, std: Tensor, last: bool, generator: torch.Generator | None, greedy: bool) -> Tensor:
         """Draw the next chunk."""
-        if greedy or self.config.noise == "fpo":
+        if greedy:
             return mean
         return mean + std * randn(mean.shape, generator, mean.device)
 
     def log_prob_std(self, std: Tensor) -> Tensor:
         """Return the spread used in log-densities."""
         return std
+
+    def draw_single(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor | None:
+        """Return the one step (B, 1) that is stochastic in each decision; None where all are."""
+        return randint(self.steps, (batch, 1), generator, device) if self.config.one_random_step else None
+
+    def spread_at(self, step: int, single: Tensor | None) -> Tensor | None:
+        """Return the noise level (B, 1, 1, 1) of a step: 0 where it is not the decision's stochastic one."""
+        return None if single is None else self.config.level * (single == step)[..., None, None]
+
+    def pack(self, states: Tensor, log_prob: Tensor, single: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the whole chain, or x before and after the stochastic step, and the step's index."""
+        if single is None:
+            return super().pack(states, log_prob, single)
+        flat = states.flatten(2)
+        pair = torch.stack([single, single + 1], 1).expand(-1, 2, flat.shape[-1])
+        chain = torch.cat([flat.gather(1, pair).flatten(1), single.to(flat.dtype)], 1)
+        return chain, log_prob.gather(1, single)
+
+    def unpack(self, chain: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Undo `pack`."""
+        if not self.config.one_random_step:
+            return super().unpack(chain, shape)
+        states, _ = super().unpack(chain[:, :-1], shape)
+        return states, chain[:, -1:].long()
 
 
 def make_links(config: DiffusionConfig | FlowConfig) -> DiffusionLinks | FlowLinks:

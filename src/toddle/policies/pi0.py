@@ -21,7 +21,7 @@ from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 from toddle.core.protocols import Memory
 from toddle.core.seeding import randn
-from toddle.core.types import BodySpec, Decision, Observation, Score
+from toddle.core.types import BodySpec, Decision, Observation, sentences_of
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
 from toddle.maths import flow
 from toddle.models.backbones.base import check_images
@@ -65,11 +65,11 @@ def is_pi0_folder(folder: Path) -> bool:
 
 
 class Pi0Policy(nn.Module):
-    """See the module."""
+    """transformers' pi0 for one body: PaliGemma, a Gemma action expert, and the statistics that normalise for it."""
 
     kind: ClassVar[str] = "pi0"
     sequential = False
-    cacheable = False  # its expert reads the VLM's keys and values layer by layer, not one set of tokens
+    features: ClassVar[None] = None  # its expert reads the VLM's keys and values layer by layer, not one set of tokens
     state_offset: Tensor
     state_scale: Tensor
     action_offset: Tensor
@@ -81,7 +81,7 @@ class Pi0Policy(nn.Module):
         self.config, self.model, self.tokenizer = config, model, tokenizer
         settings = model.config
         _check_sizes(config, settings)
-        self.horizon = config.executed
+        self.horizon, self.bodies, self.cameras = config.executed, (config.body,), config.cameras
         vision = settings.vlm_config.vision_config
         self.size = int(vision.image_size)
         self.picture_tokens = (self.size // int(vision.patch_size)) ** 2
@@ -124,6 +124,9 @@ class Pi0Policy(nn.Module):
     def begin_step(self, share: float) -> None:
         """Nothing changes with the steps."""
 
+    def trunk_tokens(self, batch: dict[str, Any]) -> None:
+        """Return None: transformers' model shows no tokens of its expert."""
+
     def trunk_parameters(self) -> dict[str, nn.Parameter]:
         """Return the action expert's transformer."""
         return {name: value for name, value in self.named_parameters() if name.startswith("model.model.dit.")}
@@ -142,7 +145,7 @@ class Pi0Policy(nn.Module):
         """Flow-matching loss of demonstrated chunks; the batch is that of `FlowVLA.loss` with T = 1 and pictures."""
         observation, mask = batch["observation"], batch["mask"]
         now = {name: value[-1] for name, value in observation.items() if isinstance(value, Tensor)}
-        inputs = self._inputs(now["proprio"], now["images"], observation["instruction"])
+        inputs = self._inputs(now["proprio"], now["images"], sentences_of(observation))
         action = _pad((batch["action"] - self.action_offset) / self.action_scale, self.model.config.max_action_dim)
         noise = randn(action.shape, generator, action.device)
         tau = flow.sample_time((len(action),), generator).to(action.device)
@@ -165,6 +168,10 @@ class Pi0Policy(nn.Module):
         ours, _ = flow.from_pi0(theirs, t)
         return ours
 
+    def encode(self, observation: Observation) -> Observation:
+        """Return the observation: its features are not kept."""
+        return observation
+
     # ---- Policy ----------------------------------------------------------------------------------------------------
     def initial_memory(self, batch: int) -> Memory:
         """It has none."""
@@ -186,7 +193,7 @@ class Pi0Policy(nn.Module):
                 ", ".join(observation),
                 f"make the environment with cameras={self.config.cameras}",
             )
-        inputs = self._inputs(observation["proprio"], observation["images"], observation["instruction"])
+        inputs = self._inputs(observation["proprio"], observation["images"], sentences_of(observation))
         settings, batch = self.model.config, len(observation["proprio"])
         noise = torch.zeros(batch, settings.chunk_size, settings.max_action_dim, device=self.state_scale.device)
         if not deterministic:
@@ -195,10 +202,6 @@ class Pi0Policy(nn.Module):
         chunk = chunk[:, : self.config.executed, : self.config.body.action]
         action = (chunk * self.action_scale + self.action_offset).clamp(-1.0, 1.0)
         return Decision(action, noise, chunk.new_zeros(batch, 0)), None
-
-    def score(self, observation: Observation, chain: Tensor) -> Score:
-        """Raise InputError: the flow's ODE has no tractable density."""
-        raise problem("policy", "one with tractable links for RL", self.kind)
 
     # ---- inputs ----------------------------------------------------------------------------------------------------
     def _inputs(self, proprio: Tensor, images: Tensor, instructions: list[str]) -> dict[str, Tensor]:

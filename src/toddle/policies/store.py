@@ -30,6 +30,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "gaussian": ("toddle.policies.gaussian", "GaussianPolicy", "GaussianConfig"),
     "causal": ("toddle.policies.causal", "CausalPolicy", "CausalConfig"),
     "denoising": ("toddle.policies.denoising", "DenoisingPolicy", "DenoisingConfig"),
+    "fpo": ("toddle.policies.fpo", "FPOPolicy", "FPOConfig"),
     "flow_vla": ("toddle.policies.vla", "FlowVLA", "FlowVLAConfig"),
     "pi0": ("toddle.policies.pi0", "Pi0Policy", "Pi0Config"),
 }

@@ -19,7 +19,7 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.protocols import Memory
 from toddle.core.seeding import randn, seed_sequence
-from toddle.core.types import Decision, Observation, Score
+from toddle.core.types import Decision, FeatureSource, Observation, sentences_of
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization
 from toddle.maths import flow
 from toddle.maths.masks import annealed_bias
@@ -56,7 +56,9 @@ class FlowVLAConfig:
 
 
 class FlowVLA(nn.Module):
-    """See the module.  `expert` and `adapter` are the weights; `backbone` is held beside them.
+    """A vision-language-action policy: a frozen (or LoRA) backbone, an adapter, and the flow-matching action expert.
+
+    `expert` and `adapter` are the weights; `backbone` is held beside them.
 
     Actions are normalised: a = (action - action_offset) / action_scale, per body, padded to the widest.
     """
@@ -78,7 +80,7 @@ class FlowVLA(nn.Module):
                 f"'{config.backbone.name}' has other weights or preprocessing now: restore it or train again",
             )
         self.config = replace(config, fingerprint=found)
-        self.horizon = config.expert.executed
+        self.horizon, self.bodies, self.cameras = config.expert.executed, config.expert.bodies, config.cameras
         self._held = [backbone]  # in a list, so that its weights are not part of the policy's
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(config.seed, "flow vla").generate_state(1)[0]))
@@ -106,9 +108,12 @@ class FlowVLA(nn.Module):
         return self.config.expert.horizon, self.config.expert.window, self.config.expert.executed
 
     @property
-    def cacheable(self) -> bool:
-        """Whether the backbone's features may be cached: it is frozen."""
-        return not self.backbone.trainable
+    def features(self) -> FeatureSource | None:
+        """The frozen backbone; None where LoRA trains it."""
+        if self.backbone.trainable:
+            return None
+        shape = (self.backbone.tokens(len(self.cameras)), self.backbone.width)
+        return FeatureSource(self.config.fingerprint, shape, self.backbone.encode)
 
     def body_index(self, name: str | None) -> int:
         """Return the id of a body; the only one there is where `name` is None.  Raises InputError when unknown."""
@@ -162,7 +167,7 @@ class FlowVLA(nn.Module):
         if "context" in observation:
             raw, mask = observation["context"].float(), observation["context_mask"]
         elif "images" in observation and "instruction" in observation:
-            raw, mask = self._encode(observation["images"], observation["instruction"])
+            raw, mask = self._encode(observation["images"], sentences_of(observation))
         else:
             raise problem(
                 "observation",
@@ -173,13 +178,21 @@ class FlowVLA(nn.Module):
         adapted: Tensor = self.adapter(raw)
         return adapted, mask
 
-    def _encode(self, images: Tensor, instructions: list[str]) -> tuple[Tensor, Tensor]:
-        """Encode pictures (B, n, 3, H, W), or (T, B, n, 3, H, W) with the same B sentences at every decision."""
-        if images.ndim == 5:
-            return self.backbone.encode(images, instructions)
-        length = images.shape[0]
-        raw, mask = self.backbone.encode(images.flatten(0, 1), instructions * length)
-        return raw.unflatten(0, (length, -1)), mask.unflatten(0, (length, -1))
+    def _encode(self, images: Tensor, sentences: list[str]) -> tuple[Tensor, Tensor]:
+        """Encode pictures (..., n, 3, H, W) with a sentence each, or (T, B, ...) with the same B at every decision."""
+        lead = images.shape[:-4]
+        rows = images.flatten(0, -5)
+        raw, mask = self.backbone.encode(rows, sentences * (len(rows) // len(sentences)))
+        return raw.unflatten(0, lead), mask.unflatten(0, lead)
+
+    @torch.no_grad()
+    def encode(self, observation: Observation) -> Observation:
+        """Return the observation with the frozen backbone's features, in float16, in place of pictures and sentence."""
+        if self.backbone.trainable or "context" in observation:
+            return observation
+        raw, mask = self._encode(observation["images"], sentences_of(observation))
+        kept = {key: value for key, value in observation.items() if key not in ("images", "instruction", "task")}
+        return Observation(**kept, context=raw.half(), context_mask=mask)  # type: ignore[typeddict-item]
 
     # ---- Policy ----------------------------------------------------------------------------------------------------
     def initial_memory(self, batch: int) -> Memory:
@@ -212,10 +225,6 @@ class FlowVLA(nn.Module):
         body = torch.zeros(batch, dtype=torch.int64, device=chunk.device) if body is None else body
         action = self.denormalise(chunk, body)[:, : settings.executed].clamp(-1.0, 1.0)
         return Decision(action, noise, chunk.new_zeros(batch, 0)), cache
-
-    def score(self, observation: Observation, chain: Tensor) -> Score:
-        """Raise InputError: the flow's ODE has no tractable density (a stochastic sampler has)."""
-        raise problem("policy", "one with tractable links for RL", self.kind, "give it a stochastic flow sampler")
 
     # ---- supervised fine-tuning ------------------------------------------------------------------------------------
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

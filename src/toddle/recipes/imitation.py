@@ -9,10 +9,10 @@ import torch
 from toddle.core.config import config
 from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
+from toddle.core.protocols import Imitating
 from toddle.core.seeding import randint, torch_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.windows import WindowDataset
-from toddle.policies.denoising import DenoisingPolicy
 from toddle.policies.store import read_policy, save_policy
 from toddle.runs.loop import ProgressLine
 
@@ -36,12 +36,12 @@ class ImitationConfig:
                 raise problem(name, "at least 1", getattr(self, name))
 
 
-def imitate(policy: DenoisingPolicy, dataset: LeRobotDataset, settings: ImitationConfig, seed: int) -> list[float]:
+def imitate(policy: Imitating, dataset: LeRobotDataset, settings: ImitationConfig, seed: int) -> list[float]:
     """Fit a fresh policy to the chunks of a dataset; return the losses.  Its normalisation comes from the dataset.
 
     Raises InputError where the dataset's sizes are not the body's, NaNError where the loss is not finite.
     """
-    body = policy.config.body
+    (body,) = policy.bodies
     windows = WindowDataset(dataset, horizon=policy.config.horizon)
     samples = [windows[index] for index in range(len(windows))]
     proprio = torch.stack([sample["proprio"][-1] for sample in samples])
@@ -53,7 +53,7 @@ def imitate(policy: DenoisingPolicy, dataset: LeRobotDataset, settings: Imitatio
     proprio, action = proprio.to(device), action.to(device)
     policy.fit_normaliser({"proprio": proprio})
     generator = torch_generator(seed, "imitation")
-    optimiser = torch.optim.Adam(policy.tuned.parameters(), lr=settings.learning_rate)
+    optimiser = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     losses = []
     with ProgressLine("imitate", settings.steps) as bar:
@@ -70,12 +70,11 @@ def imitate(policy: DenoisingPolicy, dataset: LeRobotDataset, settings: Imitatio
             bar.advance(step + 1)
     for parameter in policy.parameters():
         parameter.grad = None
-    if policy.base is not None:
-        policy.freeze_base()
+    policy.finish_imitation()
     return losses
 
 
-def warm_start(policy: DenoisingPolicy, dataset: Path, settings: ImitationConfig, folder: Path, seed: int) -> None:
+def warm_start(policy: Imitating, dataset: Path, settings: ImitationConfig, folder: Path, seed: int) -> None:
     """Imitate `dataset`, or take what an interrupted run imitated already, and keep the result in `folder`."""
     opened = LeRobotDataset(dataset)
     if policy.config.goal_width:

@@ -18,6 +18,7 @@ from toddle.experience.collect import CollectConfig
 from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
+from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig
 
 __all__ = [
@@ -162,13 +163,13 @@ METHODS: dict[tuple[str, str], _Defaults] = {
         collect={"discount": 0.99},
     ),
     ("fpo", "scratch"): _Defaults(
-        process=FlowConfig(noise="fpo", steps=10),
+        process=FlowConfig(steps=10),
         source="FPO: 10 steps, 8 pairs, clip 0.05, lr 3e-4, gamma 0.995",
         ppo=_SCRATCH | {"clip_low": 0.05, "clip_high": 0.05, "learning_rate": 3e-4},
         collect={"discount": 0.995},
     ),
     ("fpo", "warm"): _Defaults(
-        process=FlowConfig(noise="fpo", steps=10),
+        process=FlowConfig(steps=10),
         source="FPO: 10 steps, 8 pairs, clip 0.05; lr as DPPO's",
         ppo=_WARM | {"clip_low": 0.05, "clip_high": 0.05},
         collect={"discount": 0.995},
@@ -240,7 +241,7 @@ def _process(method: str, setting: Setting, settings: DenoisingSettings) -> Diff
 
 def build_policy(
     method: str, settings: DenoisingSettings, body: BodySpec, *, setting: Setting, goal_width: int, seed: int
-) -> DenoisingPolicy:
+) -> DenoisingPolicy | FPOPolicy:
     """Build the policy of a method; `goal_width` 0: the environments have no goals."""
     networks: dict[str, TrunkDenoiserConfig | MlpDenoiserConfig | UnetConfig] = {
         "trunk": settings.trunk,
@@ -252,16 +253,17 @@ def build_policy(
         network = dataclasses.replace(network, contract=setting != "warm")
     if isinstance(network, TrunkDenoiserConfig) and not goal_width:
         network = dataclasses.replace(network, goal_dropout=0.0)
-    return DenoisingPolicy(
-        DenoisingConfig(
-            body=body,
-            horizon=settings.horizon,
-            executed=settings.executed or settings.horizon,
-            network=network,
-            process=_process(method, setting, settings),
-            reduce=settings_of(method, setting).reduce,
-            goal_width=goal_width,
-            fixed_statistics=setting == "warm",
-            seed=seed,
-        )
-    )
+    shared: dict[str, Any] = {
+        "body": body,
+        "horizon": settings.horizon,
+        "executed": settings.executed or settings.horizon,
+        "network": network,
+        "goal_width": goal_width,
+        "fixed_statistics": setting == "warm",
+        "seed": seed,
+    }
+    process = _process(method, setting, settings)
+    if method == "fpo":
+        return FPOPolicy(FPOConfig(**shared, steps=process.steps))
+    reduce = settings_of(method, setting).reduce
+    return DenoisingPolicy(DenoisingConfig(**shared, process=process, reduce=reduce))

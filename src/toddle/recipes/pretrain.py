@@ -31,6 +31,7 @@ from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.critic import CriticConfig, ValueNet
 from toddle.policies.denoising import DenoisingPolicy
+from toddle.policies.fpo import FPOPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes.imitation import ImitationConfig, warm_start
@@ -54,7 +55,7 @@ CAUSAL_METHODS = ("ppo", "clone")
 
 __all__ = ["CausalSettings", "Config", "MlpSettings", "build", "plan", "run"]
 
-ExpertPolicy = CausalPolicy | GaussianPolicy | DenoisingPolicy
+ExpertPolicy = CausalPolicy | GaussianPolicy | DenoisingPolicy | FPOPolicy
 
 
 @config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -13,7 +13,8 @@ from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.plan import Plan
-from toddle.core.types import BodySpec
+from toddle.core.protocols import FineTunable
+from toddle.core.types import BodySpec, FeatureSource
 from toddle.data.demonstrations import Demonstrations
 from toddle.data.feature_cache import FeatureCache, cache_dataset
 from toddle.data.lerobot_dataset import LeRobotDataset
@@ -148,13 +149,13 @@ def run(config: Config, *, resume: bool = False) -> None:
             "steps": config.sft.steps,
             "tasks": sorted({task for dataset in datasets for task in dataset.tasks}),
         }
-        picture = datasets[0].info["features"].get(f"observation.images.{policy.config.cameras[0]}")
+        picture = datasets[0].info["features"].get(f"observation.images.{policy.cameras[0]}")
         facts |= {"image_size": picture["shape"][0]} if picture else {}  # evaluation renders at the same size
         save_policy(config.out / "policy", policy, facts)
         print(f"policy: {config.out / 'policy'}")
 
 
-def make_policy(config: Config, datasets: list[LeRobotDataset]) -> Any:
+def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
     """Load the policy of `init`, or build one with a fresh expert for the datasets' body."""
     if config.init != "random":
         from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder  # with it comes transformers
@@ -191,7 +192,7 @@ def _body(dataset: LeRobotDataset) -> BodySpec:
     return BodySpec(name=name, proprio=state, action=action, dt=1.0 / dataset.fps)
 
 
-def make_data(config: Config, policy: Any, datasets: list[LeRobotDataset]) -> Demonstrations:
+def make_data(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> Demonstrations:
     """Cut the datasets into windows of the policy's sizes, with cached features where its backbone is frozen."""
     horizon, window, executed = policy.window_sizes
     windows = [
@@ -202,24 +203,16 @@ def make_data(config: Config, policy: Any, datasets: list[LeRobotDataset]) -> De
     ]
     body = policy.body_index(datasets[0].info.get("robot_type"))
     caches = None
-    if policy.cacheable:
-        caches = [_features(config, policy, dataset) for dataset in datasets]
-    return Demonstrations(windows, body=body, cameras=policy.config.cameras, caches=caches)
+    if policy.features is not None:
+        caches = [_features(config, policy.features, policy.cameras, dataset) for dataset in datasets]
+    return Demonstrations(windows, body=body, cameras=policy.cameras, caches=caches)
 
 
-def _features(config: Config, policy: Any, dataset: LeRobotDataset) -> FeatureCache:
-    cameras = policy.config.cameras
-    shape = (policy.backbone.tokens(len(cameras)), policy.backbone.width)
+def _features(config: Config, source: FeatureSource, cameras: tuple[str, ...], dataset: LeRobotDataset) -> FeatureCache:
     total = sum(-(-episode.length // dataset.image_stride) for episode in dataset.episodes)
     with torch.no_grad(), ProgressLine("features", total) as bar:
         return cache_dataset(
-            config.cache,
-            policy.config.fingerprint,
-            dataset,
-            cameras,
-            shape,
-            policy.backbone.encode,
-            on_block=bar.advance,
+            config.cache, source.fingerprint, dataset, cameras, source.shape, source.encode, on_block=bar.advance
         )
 
 
