@@ -26,9 +26,9 @@ import tyro
 
 from toddle.core.config import config, to_dict
 from toddle.core.goal import FAMILIES
-from toddle.core.protocols import Policy
+from toddle.core.protocols import Acting
 from toddle.envs.goal.tracking import GoalTrackingEnv
-from toddle.experience.observations import to_observation
+from toddle.experience.actor import Actor
 from toddle.policies.store import save_policy
 from toddle.recipes.pretrain import Config as Pretrain
 from toddle.recipes.pretrain import build
@@ -75,21 +75,19 @@ class Config:
 
 
 def measure(
-    policy: Policy, body: str, worlds: int, seconds: float, control: Control, seed: int = 777
+    policy: Acting, body: str, worlds: int, seconds: float, control: Control, seed: int = 777
 ) -> dict[str, float]:
     """Return success and error of held-out goals under one control, by family too."""
     shown: Literal["own", "shuffled", "none"] = "own" if control == "idle" else control
     env = GoalTrackingEnv(body, worlds, held_out=True, control=shown, recovery_fraction=0.0, episode_seconds=seconds)
     raw, _ = env.reset(seed=seed)
-    memory, first = policy.initial_memory(worlds), np.ones(worlds, bool)
-    previous = np.zeros((worlds, policy.horizon * env.body_spec.action), np.float32)
-    rows: list[Any] = []
+    actor, rows = Actor(env), list[Any]()
+    actor.begin(policy)
     for _ in range(int(seconds / env.dt / policy.horizon)):
-        observation = to_observation(raw, first=first, previous_action=previous, body=0, instruction=None)
-        decision, memory = policy.act(observation, memory, deterministic=True)
-        chunk = decision.action.numpy().clip(-1, 1) * (control != "idle")
+        decision = actor.decide(policy, actor.observe(raw), None, deterministic=True)
+        chunk = actor.executable(decision) * (control != "idle")
         raw, _, terminated, truncated, info = env.step_chunk(chunk)
-        previous, first = chunk.reshape(worlds, -1), terminated | truncated
+        actor.note(terminated | truncated)
         done = info["goal_done"]
         rows += list(zip(*(info[f"goal_{key}"][done] for key in ("success", "family", "error", "start_met", "items"))))
     env.close_extras()
@@ -131,7 +129,7 @@ def main(settings: Config) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     learner, policy, iterations = build(settings.pretrain)
     policy.train()
-    chooser = cast(Policy, policy)
+    chooser = cast(Acting, policy)
     spent, last = 0.0, -np.inf
     lines: list[dict[str, Any]] = []
     facts: list[dict[str, float]] = []

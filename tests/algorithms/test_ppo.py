@@ -137,6 +137,9 @@ class Tokens(nn.Module):
     def initial_memory(self, batch: int) -> None:
         return None
 
+    def encode(self, observation: Observation) -> Observation:
+        return observation
+
     def act(
         self, observation: Observation, memory: Any = None, *, generator: Any = None, deterministic: bool = False
     ) -> Any:

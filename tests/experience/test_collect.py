@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tiny_env import EndlessEnv, ReachEnv
-from toddle.core.types import BodySpec, Observation
+from toddle.core.types import BodySpec, Observation, sentences_of
 from toddle.experience.collect import CollectConfig, Collector, RewardScale
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
@@ -132,3 +132,67 @@ def test_resume_gives_the_same_rollout() -> None:
         assert torch.equal(getattr(after, name), getattr(again, name)), name
     assert metrics == same
     assert torch.equal(after.observation_and_last["proprio"], again.observation_and_last["proprio"])
+
+
+class Seeing(GaussianPolicy):
+    """Keeps a feature in place of what it was shown, as a policy with a frozen backbone does."""
+
+    def encode(self, observation: Observation) -> Observation:
+        kept: dict[str, Any] = {key: value for key, value in observation.items() if key != "images"}
+        return Observation(**kept, context=observation["images"].float().mean((2, 3, 4)).half())
+
+
+class PicturesEnv(ReachEnv):
+    """Reach with a picture of the world's number, drawn when it is observed; counts its drawings."""
+
+    def __init__(self, num_envs: int, **options: Any) -> None:
+        self.drawn = 0
+        super().__init__(num_envs, **options)
+        self.instruction = [f"world {i}" for i in range(num_envs)]
+
+    def _observe(self) -> Any:
+        seen: dict[str, Any] = {"proprio": super()._observe()}
+        if self.rendering:
+            self.drawn += 1
+            seen["images"] = np.full((self.num_envs, 1, 3, 2, 2), np.arange(self.num_envs)[:, None, None, None, None])
+            seen["images"] = seen["images"].astype(np.uint8)
+        return seen
+
+
+@pytest.mark.parametrize("keep", ["features", "pictures"])
+def test_what_is_kept_of_a_picture_and_its_sentence(keep: Any) -> None:
+    env = PicturesEnv(3, limit=50)
+    policy = Seeing(GaussianConfig(bodies=(POINT,), hidden=(8,), horizon=3))
+    rollout, _ = Collector(env, CollectConfig(length=4, keep=keep), seed=0).collect(policy, None)
+    for part in rollout.minibatches(2, False, torch.Generator().manual_seed(0)):
+        worlds = [int(sentence.removeprefix("world ")) for sentence in sentences_of(part.observation)]
+        if keep == "features":
+            assert "images" not in part.observation
+            assert part.observation["context"].dtype == torch.float16
+            assert part.observation["context"][0, :, 0].tolist() == worlds
+        else:
+            assert part.observation["images"][0, :, 0, 0, 0, 0].tolist() == worlds
+
+
+def test_pictures_are_drawn_at_decisions_alone() -> None:
+    """Four chunks of three control steps, no episode ending: the first observation and one after each chunk."""
+    env = PicturesEnv(3, limit=50)
+    policy = Seeing(GaussianConfig(bodies=(POINT,), hidden=(8,), horizon=3))
+    Collector(env, CollectConfig(length=4), seed=0).collect(policy, None)
+    assert env.drawn == 1 + 4
+
+
+class CostlyEnv(ReachEnv):
+    """Costs 1 at every control step to the right of 0."""
+
+    def _infos(self) -> dict[str, Any]:
+        return super()._infos() | {"cost": (self.x[:, 0] > 0).astype(float)}
+
+
+def test_costs_are_summed_over_a_chunk_and_over_an_episode() -> None:
+    env = CostlyEnv(4, limit=6)
+    collector = Collector(env, CollectConfig(length=4), seed=0)
+    rollout, metrics = collector.collect(gaussian(3), critic())
+    cost = rollout.columns["cost"]
+    assert cost.shape == (4, 4) and set(cost.flatten().tolist()) <= {0.0, 1.0, 2.0, 3.0}
+    assert metrics["episode/cost"] == pytest.approx(float(cost.view(2, 2, 4).sum(1).mean()))  # two chunks an episode

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toddle.core.errors import InputError
-from toddle.core.types import Decision
+from toddle.core.types import Decision, sentences_of
 from toddle.experience.rollout import Rollout
 
 T, B, L, WIDTH, H, A = 5, 6, 2, 3, 4, 1
@@ -20,7 +20,7 @@ def filled() -> Rollout:
         observation = {
             "proprio": number[:, None].expand(B, WIDTH),
             "first": torch.arange(B) == t,
-            "instruction": ["go"] * B,
+            "instruction": [f"go to {(t + b) % 4}" for b in range(B)],
         }
         decision = Decision(
             number.view(B, 1, 1).expand(B, H, A), number[:, None].expand(B, 7), number[:, None].expand(B, L)
@@ -41,7 +41,45 @@ def test_shapes_and_the_row_after_the_last() -> None:
     assert rollout.chain.shape == (T, B, 7)
     assert rollout.log_prob.shape == (T, B, L)
     assert rollout.observation_and_last["proprio"][T, 2, 0] == 10 * T + 2
-    assert "instruction" not in rollout.observation  # text is not stored
+
+
+def test_sentences_follow_their_decisions() -> None:
+    """World b hears "go to (t + b) mod 4" at decision t: four sentences in the table, each entry its own."""
+    rollout = filled()
+    assert sorted(rollout.sentences) == [f"go to {i}" for i in range(4)]
+    said = sentences_of(rollout.observation)
+    assert said == [f"go to {(t + b) % 4}" for t in range(T) for b in range(B)]
+    for sequential in (True, False):
+        for part in rollout.minibatches(3, sequential, torch.Generator().manual_seed(0)):
+            numbers = part.chain[..., 0].flatten().long()
+            wanted = [f"go to {(int(n) // 10 + int(n) % 10) % 4}" for n in numbers]
+            assert sentences_of(part.observation) == wanted
+
+
+@pytest.mark.parametrize("large", [2**24, 1])
+@pytest.mark.parametrize("sequential", [True, False])
+def test_columns_travel_and_large_ones_are_gathered_alike(
+    sequential: bool, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toddle.experience.rollout.LARGE", large)
+    rollout = filled()
+    rollout.columns["hint"] = rollout.chain[..., :2] + 1000.0
+    for part in rollout.minibatches(2, sequential, torch.Generator().manual_seed(1)):
+        assert torch.equal(part.columns["hint"], part.chain[..., :2] + 1000.0)
+        assert torch.equal(part.observation["proprio"][..., 0], part.value)
+        assert part.mask is None
+
+
+def test_only_real_decisions_are_learned_from() -> None:
+    rollout = filled()
+    rollout.mask = torch.arange(T)[:, None] < torch.tensor([5, 1, 2, 5, 3, 4])  # steps each world's episode took
+    rollout.chain[~rollout.mask] = float("nan")
+    seen = torch.cat([part.chain[0, :, 0] for part in rollout.minibatches(3, False, torch.Generator().manual_seed(0))])
+    assert len(seen) == 20 and not seen.isnan().any()
+    for part in rollout.minibatches(2, True, torch.Generator().manual_seed(0)):
+        assert part.mask is not None and torch.equal(part.mask, ~part.chain[..., 0].isnan())
+    with pytest.raises(InputError, match="1 to 20, the number of decisions"):
+        next(iter(rollout.minibatches(21, False, torch.Generator())))
 
 
 @pytest.mark.parametrize("count", [1, 4, 7, T * B])

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from toddle.envs.make import make_env
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
 from toddle.recipes import report
-from toddle.recipes.evaluate import Config, _bodies, plan, run
+from toddle.recipes.evaluate import Config, plan, run
 from toddle.reporting.episode_log import read_episodes
 
 TASK = "gymnasium/Pusher-v5"
@@ -91,16 +90,6 @@ def test_killed_and_resumed_it_gives_the_same_episodes(tmp_path: Path, policies:
     assert timeless(killed / "episodes.jsonl") == timeless(tmp_path / "whole" / "episodes.jsonl")
 
 
-def test_the_bodies_of_every_kind_of_policy_are_found() -> None:
-    spec = BodySpec(name="sawyer", proprio=17, action=4, dt=0.0125)
-    kinds = (
-        SimpleNamespace(bodies=(spec,)),
-        SimpleNamespace(body=spec),
-        SimpleNamespace(expert=SimpleNamespace(bodies=(spec,))),
-    )
-    assert [_bodies(kind) for kind in kinds] == [(spec,)] * 3
-
-
 def test_wrong_input_is_one_line(tmp_path: Path, policies: tuple[str, ...]) -> None:
     def problem_of(**fields: Any) -> str:
         given: dict[str, Any] = {"policy": policies[:1], "env": (TASK,), "out": tmp_path / "out", "episodes": 1}
@@ -111,12 +100,12 @@ def test_wrong_input_is_one_line(tmp_path: Path, policies: tuple[str, ...]) -> N
     assert "did you mean 'gymnasium/Pusher-v5'" in problem_of(env=("gymnasium/Pushr-v5",))
     assert "policy.json" in problem_of(policy=(str(tmp_path / "nowhere"),))
     assert "different names" in problem_of(policy=("a=x", "a=y"))
-    assert "metaworld" in problem_of(max_episode_steps=10)
+    assert "to_the_end: expected nothing with gymnasium/Pusher-v5" in problem_of(to_the_end=True)
     assert "control" in problem_of(control="shuffled")
     other = GaussianPolicy(GaussianConfig(bodies=(BodySpec(name="sawyer", proprio=17, action=4, dt=0.0125),)))
     save_policy(tmp_path / "other", other)
     text = problem_of(policy=(str(tmp_path / "other"),))
-    assert "no bank for the body" in text and "it has sawyer" in text
+    assert "a bank for the body 'pusher'" in text and "got 'sawyer'" in text
     for fields in ({"episodes": 0}, {"policy": ()}, {"video_size": 33}):
         with pytest.raises(InputError):
             Config(**{"policy": policies, "env": (TASK,), **fields})  # type: ignore[arg-type]

@@ -8,24 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from toddle.core.protocols import Policy
+from toddle.core.protocols import Acting
 from toddle.envs.goal.tracking import GoalTrackingEnv
-from toddle.experience.observations import to_observation
+from toddle.experience.actor import Actor
 from toddle.recipes.pretrain import Config, build
 
 
-def _held_out(policy: Policy, control: Literal["own", "shuffled", "none"]) -> tuple[float, float]:
+def _held_out(policy: Acting, control: Literal["own", "shuffled", "none"]) -> tuple[float, float]:
     """Success and mean error of held-out goals."""
     env = GoalTrackingEnv("sawyer", 32, held_out=True, control=control, episode_seconds=5.0)
     raw, _ = env.reset(seed=11)
-    memory, first = policy.initial_memory(32), np.ones(32, bool)
-    previous, success, error = np.zeros((32, policy.horizon * 4), np.float32), [], []
+    actor, success, error = Actor(env), [], []
+    actor.begin(policy)
     for _ in range(400 // policy.horizon):
-        observation = to_observation(raw, first=first, previous_action=previous, body=0, instruction=None)
-        decision, memory = policy.act(observation, memory, deterministic=True)
-        chunk = decision.action.numpy().clip(-1, 1)
-        raw, _, terminated, truncated, info = env.step_chunk(chunk)
-        previous, first, done = chunk.reshape(32, -1), terminated | truncated, info["goal_done"]
+        decision = actor.decide(policy, actor.observe(raw), None, deterministic=True)
+        raw, _, terminated, truncated, info = env.step_chunk(actor.executable(decision))
+        actor.note(terminated | truncated)
+        done = info["goal_done"]
         success += info["goal_success"][done].tolist()
         error += info["goal_error"][done].tolist()
     return float(np.mean(success)), float(np.mean(error))

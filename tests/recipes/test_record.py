@@ -19,6 +19,8 @@ from toddle.core.errors import InputError
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.envs.make import make_env
+from toddle.models.denoisers import MlpDenoiserConfig
+from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
 from toddle.recipes.record import Config, plan, run
@@ -129,7 +131,7 @@ def test_a_policy_is_recorded_as_it_acts(tmp_path: Path) -> None:
         env.step(rows["action"][row][None])
     assert np.abs(np.diff(rows["action"], axis=0)).min() > 0  # drawn, not the mean
     save_policy(tmp_path / "alien", GaussianPolicy(GaussianConfig(bodies=(other,), hidden=(8,))))
-    with pytest.raises(InputError, match="bank for the body sawyer"):
+    with pytest.raises(InputError, match="bank for the body 'sawyer'"):
         run(replace(config, out=tmp_path / "no", policy=str(tmp_path / "alien")), resume=False)
 
 
@@ -172,3 +174,37 @@ def test_killed_for_real_and_resumed(tmp_path: Path) -> None:
             os.kill(process.pid, signal.SIGKILL)
     subprocess.run([*command, str(broken), "--resume"], check=True, capture_output=True)
     same(straight, broken)
+
+
+@pytest.mark.parametrize("env", ["goal/sawyer", "gymnasium/Pusher-v5", "fork/point"])
+def test_any_environment_and_any_policy(tmp_path: Path, env: str) -> None:
+    """Goal tracking, gymnasium and the fork have no pictures: a data set of numbers; a diffusion policy acts in them."""
+    spec = make_env(env, 1).body_spec
+    network = MlpDenoiserConfig(width=16)
+    save_policy(tmp_path / "policy", DenoisingPolicy(DenoisingConfig(body=spec, network=network, executed=2)))
+    config = Config(
+        policy=str(tmp_path / "policy"),
+        env=(env,),
+        out=tmp_path / "data",
+        episodes=1,
+        batch=1,
+        keep_failures=True,
+        after_success=0,
+    )
+    run(config, resume=False)
+    data = LeRobotDataset(config.out)
+    assert len(data.episodes) == 1 and data.column("action").shape[1] == spec.action
+    assert not [name for name in data.info["features"] if name.startswith("observation.images")]
+
+
+def test_the_tools_path_is_recorded(tmp_path: Path) -> None:
+    config = replace(small(tmp_path / "data"), episodes=1)
+    run(config, resume=False)
+    data = LeRobotDataset(config.out)
+    path = data.episode(0)["observation.tool_position"]
+    env = make_env(config.env[0], 1)
+    env.reset(seed=[int(data.episodes[0].facts["seed"])])
+    for row in range(3):  # before each action, as the state beside it
+        np.testing.assert_allclose(path[row], env.tool_pose()["tool_position"][0], atol=1e-6)
+        env.step(data.episode(0)["action"][row][None])
+    assert 0.01 < float(np.linalg.norm(path[-1] - path[0])) < 1.5  # metres

@@ -36,7 +36,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
       episode_return   sum of rewards of the episode so far (of the ended one where it ended)
       episode_length   control steps, likewise
       steps            control steps made in this call (a chunk stops where its episode ends)
-      success, cost, ...   whatever `_infos` reports, (N, ...), read before autoreset
+      cost             the sum of what `_infos` reports as `cost` at each control step of this call
+      success, ...     whatever else `_infos` reports, (N, ...), as it was at the world's last control step
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
@@ -79,6 +80,11 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
         self._return[:] = np.asarray(state["return"])
         self._length[:] = np.asarray(state["length"])
+
+    def tool_pose(self) -> dict[str, Array]:
+        """Return `tool_position` (N, 3) in metres and `tool_orientation` (N, 4) wxyz of the worlds now, where known."""
+        infos = self._infos()
+        return {key: infos[key] for key in ("tool_position", "tool_orientation") if key in infos}
 
     def current_observation(self) -> Obs:
         """Return the observations of all worlds now (after `load_state_dict`, say)."""
@@ -173,6 +179,9 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             if on_step is not None:
                 on_step(running.copy(), ended.copy(), infos)
             for key, value in infos.items():
+                if key == "cost":
+                    info[key] = info.get(key, 0.0) + np.where(running, value, 0.0)
+                    continue
                 if key in info:
                     value = np.where(running.reshape(-1, *[1] * (value.ndim - 1)), value, info[key])
                 info[key] = value.copy()

@@ -6,7 +6,7 @@ generator, reward scale) is in the collector's state.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toddle.core.config import config
-from toddle.core.device import CPU, device_of, to_device
 from toddle.core.errors import problem
 from toddle.core.protocols import Acting, Critic
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation
-from toddle.envs.base import BatchedEnv
-from toddle.experience.observations import to_observation
+from toddle.envs.base import Array, BatchedEnv
+from toddle.experience.actor import Actor
 from toddle.experience.rollout import Rollout
 from toddle.maths.advantages import discounted_returns
 
@@ -28,8 +27,8 @@ __all__ = ["CollectConfig", "Collector", "RewardScale"]
 
 GOAL_FACTS = ("goal_success", "goal_error", "goal_items")
 """What goal-tracking environments report of a goal that ended."""
-EPISODE_FACTS = ("success", "cost", "interventions")
-"""What environments may report of an episode that ended."""
+EPISODE_FACTS = ("success", "interventions")
+"""What environments may report of an episode that ended (costs are summed over it)."""
 
 
 @config
@@ -44,6 +43,9 @@ class CollectConfig:
     """Divide rewards by the running standard deviation of discounted returns."""
     reward_clip: float = 10.0
     """Scaled rewards are held to plus or minus this."""
+    keep: Literal["features", "pictures"] = "features"
+    """What a rollout keeps of a policy that sees: its frozen backbone's features (encoded once, in float16), or the
+    pictures (uint8), which are encoded again at every update; see the memory in the plan."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -102,81 +104,85 @@ class Collector:
         }
         self.reward_scale = RewardScale(env.num_envs)
         self.generator = torch_generator(seed, "actions", env.name, body)
-        self._device = CPU  # the policy's, once there is one
+        self.actor = Actor(env, body=body)
+        self._begun = False  # the actor's sizes are the policy's, once there is one
         self._raw, _ = env.reset(seed=int(torch.randint(2**31 - 1, (), generator=self.generator)))
-        self._first: NDArray[Any] = np.ones(env.num_envs, bool)
-        self._previous: NDArray[Any] | None = None
         self._ended: dict[str, list[float]] = {}  # by metric, one number an episode or a goal that ended
         self._sums: dict[str, NDArray[Any]] = {}  # by metric, a sum over decisions for each world
+        self._cost: NDArray[Any] | None = None  # (T, B), once the environment has reported one
+        self._episode_cost: NDArray[Any] = np.zeros(env.num_envs)
 
     @property
     def decisions(self) -> int:
         """Decisions in one rollout, all worlds together."""
         return self.config.length * self.env.num_envs
 
-    def collect(self, policy: Acting, critic: Critic) -> tuple[Rollout, dict[str, float]]:
-        """Fill the rollout with T decisions a world and their values; return it with metrics of ended episodes.
+    def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
+        """Fill the rollout with T decisions a world and, with a critic, their values; return it with metrics of ended
+        episodes.
 
         A sequential policy starts each rollout with an empty memory and `first` set, so that scoring the stored
         segment gives the same log-densities again.  The rollout is the collector's own and is overwritten next time.
         """
-        length, worlds = self.config.length, self.env.num_envs
-        self._device = device_of(policy)
-        memory = policy.initial_memory(worlds)
-        if policy.sequential:
-            self._first = np.ones(worlds, bool)
+        length, worlds, actor = self.config.length, self.env.num_envs, self.actor
+        if self._begun:
+            actor.restart(policy, first=policy.sequential)
+        else:
+            actor.begin(policy)
+            self._begun = True
         finals: list[tuple[int, NDArray[Any], Observation]] = []
         steps = 0
         for t in range(length):
             observation = self._observation(policy)
-            decision, memory = policy.act(observation, memory, generator=self.generator)
+            decision = actor.decide(policy, observation, self.generator)
             if self.rollout is None:
                 self.rollout = Rollout(length, worlds, observation, decision)
             self.rollout.observe(t, observation)
             self.rollout.decide(t, decision)
-            steps += self._advance(t, decision.action, finals)
+            steps += self._advance(t, actor.executable(decision), policy, finals)
         rollout = self.rollout
         assert rollout is not None
         rollout.observe(length, self._observation(policy))
         for name, values in self._outcome.items():
             getattr(rollout, name).copy_(torch.from_numpy(values))
-        self._value(critic, rollout, finals)
+        if self._cost is not None:
+            rollout.columns["cost"] = torch.from_numpy(self._cost.copy()).to(rollout.reward.device)
+        _keep_finals(rollout, finals)
+        if critic is not None:
+            self._value(critic, rollout)
         if self.config.scale_rewards:
             self._scale(rollout)
         return rollout, self._metrics(rollout, steps)
 
     def _observation(self, policy: Acting) -> Observation:
-        if self._previous is None:
-            width = policy.horizon * self.env.body_spec.action
-            self._previous = np.zeros((self.env.num_envs, width), np.float32)
-        return to_observation(
-            self._raw,
-            first=self._first,
-            previous_action=self._previous,
-            body=self.body,
-            instruction=self.env.instruction,
-            device=self._device,
-        )
+        seen = self.actor.observe(self._raw)
+        return policy.encode(seen) if self.config.keep == "features" else seen
 
-    def _advance(self, t: int, action: Tensor, finals: list[tuple[int, NDArray[Any], Observation]]) -> int:
+    def _advance(
+        self, t: int, chunk: Array, policy: Acting, finals: list[tuple[int, NDArray[Any], Observation]]
+    ) -> int:
         """Execute the chunks (B, H, A), note what came of them, return the control steps made."""
-        low, high = self._bounds
-        chunk = np.minimum(np.maximum(action.cpu().numpy(), low), high)
         gamma = self.config.discount
         self._raw, reward, terminated, truncated, info = self.env.step_chunk(chunk, discount=gamma)
-        self._previous = chunk.reshape(len(chunk), -1)
         outcome = self._outcome
         outcome["reward"][t], outcome["terminated"][t], outcome["truncated"][t] = reward, terminated, truncated
         if chunk.shape[1] > 1:
             outcome["discount"][t] = gamma ** info["steps"].astype(np.float32)
-        self._first = terminated | truncated
-        self._note_step(info)
-        if self._first.any():
-            self._note_ends(t, truncated, info, finals)
+        ended = terminated | truncated
+        self.actor.note(ended)
+        self._note_step(t, info)
+        if ended.any():
+            self._note_ends(t, truncated, info, policy, finals)
         return int(info["steps"].sum())
 
-    def _note_step(self, info: dict[str, Any]) -> None:
+    def _note_step(self, t: int, info: dict[str, Any]) -> None:
         """Sum what is reported at every decision, and list what is reported of goals that ended."""
+        if "cost" in info:
+            if self._cost is None:
+                self._cost = np.zeros((self.config.length, self.env.num_envs), np.float32)
+                self._episode_cost = np.zeros(self.env.num_envs)
+            self._cost[t] = info["cost"]
+            self._episode_cost += info["cost"]
         for key, value in info.items():
             if key == "level" or key.startswith("reward/"):
                 name = "goal/level" if key == "level" else key
@@ -186,39 +192,35 @@ class Collector:
             for key in GOAL_FACTS:
                 self._ended.setdefault(key.replace("_", "/", 1), []).extend(info[key][done].astype(float).tolist())
 
-    def _note_ends(self, t: int, truncated: NDArray[Any], info: dict[str, Any], finals: list[Any]) -> None:
-        ended = np.flatnonzero(self._first)
+    def _note_ends(
+        self, t: int, truncated: NDArray[Any], info: dict[str, Any], policy: Acting, finals: list[Any]
+    ) -> None:
+        ended = np.flatnonzero(self.actor.first)
         facts = {"return": info["episode_return"], "length": info["episode_length"]}
         facts |= {key: info[key] for key in EPISODE_FACTS if key in info}
+        if self._cost is not None:
+            facts["cost"] = self._episode_cost.copy()
+            self._episode_cost[ended] = 0.0
         for key, value in facts.items():
             self._ended.setdefault(f"episode/{key}", []).extend(value[ended].astype(float).tolist())
         cut = np.flatnonzero(truncated)
         if len(cut):
             final = info["final_obs"]
             rows = {k: v[cut] for k, v in final.items()} if isinstance(final, dict) else final[cut]
-            assert self._previous is not None
-            observation = to_observation(
-                rows,
-                first=np.zeros(len(cut), bool),
-                previous_action=self._previous[cut],
-                body=self.body,
-                device=self._device,
-            )
-            finals.append((t, cut, observation))
+            said = None if self.env.instruction is None else [self.env.instruction[world] for world in cut]
+            never = np.zeros(len(cut), bool)
+            seen = self.actor.as_observation(rows, never, self.actor.previous[cut], said)
+            finals.append((t, cut, policy.encode(seen) if self.config.keep == "features" else seen))
 
     @torch.no_grad()
-    def _value(self, critic: Critic, rollout: Rollout, finals: list[tuple[int, NDArray[Any], Observation]]) -> None:
+    def _value(self, critic: Critic, rollout: Rollout) -> None:
         """Value every observation in one pass, and the final observations of episodes that were cut in another."""
         values = critic.value(rollout.observation_and_last)
         rollout.value.copy_(values[:-1])
         rollout.next_value.copy_(values[1:])
-        if finals:
-            keys = [key for key, value in finals[0][2].items() if isinstance(value, Tensor)]
-            joined: Any = {key: torch.cat([final[2][key] for final in finals]) for key in keys}  # type: ignore[literal-required]
-            rows = np.concatenate([np.full(len(cut), t) for t, cut, _ in finals])
-            columns = np.concatenate([cut for _, cut, _ in finals])
-            where = (to_device(torch.from_numpy(index), self._device) for index in (rows, columns))
-            rollout.next_value[tuple(where)] = critic.value(joined)
+        if rollout.finals is not None:
+            rows, columns = rollout.final_at.unbind(1)
+            rollout.next_value[rows, columns] = critic.value(rollout.finals)
 
     def _scale(self, rollout: Rollout) -> None:
         ended = rollout.terminated | rollout.truncated
@@ -243,10 +245,10 @@ class Collector:
         """Return everything the next rollout depends on."""
         return {
             "env": self.env.state_dict(),
-            "first": self._first.copy(),
-            "previous": None if self._previous is None else self._previous.copy(),
+            "actor": self.actor.state_dict() if self._begun else None,
             "generator": self.generator.get_state(),
             "reward_scale": self.reward_scale.state_dict(),
+            "episode_cost": None if self._cost is None else self._episode_cost.copy(),
             "total_steps": self.total_steps,
         }
 
@@ -254,8 +256,27 @@ class Collector:
         """Restore it."""
         self.env.load_state_dict(state["env"])
         self._raw = self.env.current_observation()
-        self._first = np.asarray(state["first"]).copy()
-        self._previous = None if state["previous"] is None else np.asarray(state["previous"]).copy()
+        if state["actor"] is not None:
+            self.actor.load_state_dict(state["actor"])
+            self._begun = True
         self.generator.set_state(state["generator"])
         self.reward_scale.load_state_dict(state["reward_scale"])
+        if state["episode_cost"] is not None:
+            self._cost = np.zeros((self.config.length, self.env.num_envs), np.float32)
+            self._episode_cost = np.asarray(state["episode_cost"]).copy()
         self.total_steps = int(state["total_steps"])
+
+
+def _keep_finals(rollout: Rollout, finals: list[tuple[int, NDArray[Any], Observation]]) -> None:
+    """Write the observations in which episodes were cut into the rollout, with their sentences in one table."""
+    rollout.finals = None
+    if not finals:
+        return
+    seen = [observation for _, _, observation in finals]
+    keys = [key for key, value in seen[0].items() if isinstance(value, torch.Tensor)]
+    joined: Any = {key: torch.cat([each[key] for each in seen]) for key in keys}  # type: ignore[literal-required]
+    if "instruction" in seen[0]:
+        joined["instruction"] = [sentence for each in seen for sentence in each["instruction"]]
+    rollout.finals = joined
+    at = np.concatenate([np.stack([np.full(len(cut), t), cut], 1) for t, cut, _ in finals])
+    rollout.final_at = torch.from_numpy(at).to(rollout.reward.device)

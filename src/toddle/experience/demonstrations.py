@@ -17,9 +17,9 @@ from toddle.core.protocols import Acting
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.data.layout import Feature
 from toddle.envs.base import Array, BatchedEnv
-from toddle.experience.observations import to_observation
+from toddle.experience.actor import Actor
 
-__all__ = ["Actor", "Demonstration", "ExpertActor", "PolicyActor", "demonstrate", "row_features"]
+__all__ = ["Demonstration", "Demonstrator", "ExpertActor", "PolicyActor", "demonstrate", "row_features"]
 
 CORRELATION = 0.9
 """Of the disturbance from one control step to the next: pushes of about ten steps, not a tremble that averages out."""
@@ -41,7 +41,7 @@ class Demonstration:
         return len(self.columns["action"])
 
 
-class Actor(Protocol):
+class Demonstrator(Protocol):
     """Says what to record and what to do."""
 
     def begin(self, env: BatchedEnv, seeds: list[int]) -> None:
@@ -79,35 +79,24 @@ class PolicyActor:
 
     def __init__(self, policy: Acting, *, deterministic: bool = True, body: int = 0) -> None:
         self.policy, self.deterministic, self.body = policy, deterministic, body
-        self._memory: Any = None
-        self._generator = torch.Generator()
-        self._chunk = np.zeros(0)
-        self._next = 0
-        self._first = np.ones(0, bool)
 
     def begin(self, env: BatchedEnv, seeds: list[int]) -> None:
         """Begin episodes."""
-        self._memory, self._first = self.policy.initial_memory(env.num_envs), np.ones(env.num_envs, bool)
+        self._actor = Actor(env, body=self.body)
+        self._actor.begin(self.policy)
         self._generator = torch_generator(seeds[0], "record")
-        self._chunk = np.zeros((env.num_envs, self.policy.horizon, *env.single_action_space.shape), np.float32)
-        self._next = self.policy.horizon
+        self._chunk: Array = np.zeros((env.num_envs, 0))
+        self._next = 0
 
     def act(self, env: BatchedEnv) -> tuple[Array, Array]:
         """Return the next action of the chunk; decide anew when it is used up."""
-        if self._next == self.policy.horizon:
-            observation = to_observation(
-                _see(env),
-                first=self._first,
-                previous_action=self._chunk.reshape(env.num_envs, -1),
-                body=self.body,
-                instruction=env.instruction,
-            )
+        if self._next == self._chunk.shape[1]:
             with torch.no_grad():
-                decision, self._memory = self.policy.act(
-                    observation, self._memory, generator=self._generator, deterministic=self.deterministic
+                decision = self._actor.decide(
+                    self.policy, self._actor.observe(_see(env)), self._generator, deterministic=self.deterministic
                 )
-            self._chunk = np.clip(decision.action.cpu().numpy(), -1.0, 1.0)
-            self._next, self._first = 0, np.zeros(env.num_envs, bool)
+            self._chunk, self._next = self._actor.executable(decision), 0
+            self._actor.note(np.zeros(env.num_envs, bool))
         action = self._chunk[:, self._next]
         self._next += 1
         return action, action
@@ -122,10 +111,12 @@ def _see(env: BatchedEnv) -> Any:
 
 
 def row_features(env: BatchedEnv) -> dict[str, Feature]:
-    """Return the numeric columns of a dataset of this environment."""
+    """Return the numeric columns of a dataset of this environment; the tool's pose where it has one."""
     spec = env.body_spec
+    tool = {f"observation.{name}": Feature(size=value.shape[1]) for name, value in env.tool_pose().items()}
     return {
         "observation.state": Feature(size=spec.proprio),
+        **tool,
         "action": Feature(size=spec.action),
         "next.reward": Feature(size=1),
         "next.done": Feature(size=1, dtype="bool"),
@@ -152,7 +143,7 @@ class _Recording:
 
 
 def demonstrate(
-    env: BatchedEnv, actor: Actor, seeds: list[int], *, image_stride: int = 1, after_success: int = 8
+    env: BatchedEnv, actor: Demonstrator, seeds: list[int], *, image_stride: int = 1, after_success: int = 8
 ) -> list[Demonstration]:
     """Play one episode a world (`seeds`: one each) and return them in the order of the seeds.
 
@@ -168,16 +159,22 @@ def demonstrate(
         while active.any():
             pictures = _see(env)["images"] if env.cameras and step % image_stride == 0 else None
             recorded, executed = actor.act(env)
-            before = observation["proprio"] if isinstance(observation, dict) else observation
+            before = {"observation.state": observation["proprio"] if isinstance(observation, dict) else observation}
+            before |= {f"observation.{name}": value for name, value in env.tool_pose().items()}
             observation, reward, terminated, truncated, info = env.step_chunk(
                 executed[:, None], active=active, reset_done=False
             )
             success = np.asarray(info.get("success", np.zeros(env.num_envs, bool)), dtype=bool)
             for world in np.flatnonzero(active):
                 recording = recordings[world]
-                values = (before[world], recorded[world], reward[world], False, success[world])
-                for name, value in zip(recording.rows, values, strict=True):
-                    recording.rows[name].append(value)
+                row = {name: value[world] for name, value in before.items()} | {
+                    "action": recorded[world],
+                    "next.reward": reward[world],
+                    "next.done": False,
+                    "next.success": success[world],
+                }
+                for name, values in recording.rows.items():
+                    values.append(row[name])
                 if pictures is not None:
                     recording.pictures.append(pictures[world])
                 if success[world]:

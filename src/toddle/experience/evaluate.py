@@ -17,14 +17,13 @@ import torch
 from torch import nn
 
 from toddle.core.config import config
-from toddle.core.device import device_of
 from toddle.core.errors import problem
 from toddle.core.protocols import Acting
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import EpisodeResult
 from toddle.data.video import write_video
 from toddle.envs.base import Array, BatchedEnv
-from toddle.experience.observations import to_observation
+from toddle.experience.actor import Actor
 from toddle.maths.smoothness import log_dimensionless_jerk, mean_squared_jerk, no_op_count, spectral_arc_length
 
 __all__ = ["PushConfig", "VideoRequest", "evaluate"]
@@ -87,8 +86,8 @@ def evaluate(
 
     `done` holds episodes of an earlier call, which are not run again; `on_episode` is called as each episode ends.
     `body` is the environment's body in the policy's banks; `noise_seed` feeds whatever the policy draws.
-    Success is that of any control step of the episode.  In goal-tracking environments (infos goal_done,
-    goal_success, goal_error) goals are counted into the result's `info`.
+    Success is that of any control step of the episode; `info["success_at_end"]` is that of the last one.  In
+    goal-tracking environments (infos goal_done, goal_success, goal_error) goals are counted into the result's `info`.
     """
     if len(set(seeds)) != len(seeds) or not seeds:
         raise problem("seeds", "at least one, all different", list(seeds))
@@ -130,7 +129,7 @@ class _Wave:
         body: int,
     ) -> None:
         n = env.num_envs
-        self.policy, self.env, self.push, self.video, self.body = policy, env, push, video, body
+        self.policy, self.env, self.push, self.video = policy, env, push, video
         self.seeds: list[int] = seeds + [seeds[-1]] * (n - len(seeds))  # worlds to spare hold a copy and stand still
         self.active = np.array([i < len(seeds) and seed not in skip for i, seed in enumerate(self.seeds)])
         self.tallies = [_Tally(seed) for seed in self.seeds]
@@ -140,31 +139,25 @@ class _Wave:
         }
         self.steps = np.zeros(n, dtype=np.int64)
         self.within = 0  # control step within the chunk
-        self.actions = np.zeros((n, policy.horizon, *env.single_action_space.shape), dtype=np.float32)
+        self.actor = Actor(env, body=body)
+        self.actions: Array = np.zeros((n, policy.horizon, *env.single_action_space.shape), dtype=np.float32)
         self.every = max(1, round(1.0 / (video.rate * env.dt))) if video else 1
 
     def play(self, deterministic: bool, generator: torch.Generator) -> Any:
         """Yield each EpisodeResult as its episode ends."""
         env, n = self.env, self.env.num_envs
         obs, _ = env.reset(seed=list(self.seeds))
-        memory, first = self.policy.initial_memory(n), np.ones(n, bool)
-        began, device = time.perf_counter(), device_of(self.policy)
+        actor, began = self.actor, time.perf_counter()
+        actor.begin(self.policy)
         self._film(self.active, start=True)
         while self.active.any():
-            observation = to_observation(
-                obs,
-                first=first,
-                previous_action=self.actions.reshape(n, -1),
-                body=self.body,
-                instruction=env.instruction,
-                device=device,
-            )
+            observation = actor.observe(obs)
             asked = time.perf_counter()
-            decision, memory = self.policy.act(observation, memory, generator=generator, deterministic=deterministic)
-            # what is executed: clipped, and without the padding of policies whose other bodies are wider
-            self.actions = decision.action.cpu().numpy()[..., : self.actions.shape[-1]].clip(-1.0, 1.0)
+            decision = actor.decide(self.policy, observation, generator, deterministic=deterministic)
+            self.actions = actor.executable(decision)
             thought = (time.perf_counter() - asked) / n
-            first, self.within = np.zeros(n, bool), 0
+            self.within = 0
+            actor.note(np.zeros(n, bool))
             obs, _, terminated, truncated, info = env.step_chunk(
                 self.actions, active=self.active, reset_done=False, on_step=self._after_step
             )
@@ -223,6 +216,7 @@ class _Tally:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.success: bool | None = None
+        self.at_end: bool | None = None  # success at the last step so far
         self.cost: float | None = None
         self.interventions: int | None = None
         self.pushed = False
@@ -244,6 +238,7 @@ class _Tally:
             self.goal_told = bool(infos["goal_done"])
         elif "success" in infos:
             self.success = bool(self.success) or bool(infos["success"])
+            self.at_end = bool(infos.get("success_now", infos["success"]))
         if "cost" in infos:
             self.cost = (self.cost or 0.0) + float(infos["cost"])
         if "intervention" in infos:
@@ -253,7 +248,7 @@ class _Tally:
 
     def facts(self, dt: float) -> dict[str, Any]:
         """Return goals and smoothness as JSON values."""
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {} if self.at_end is None else {"success_at_end": self.at_end}
         if self.tracks_goals:
             facts |= {"goals": len(self.goal_errors), "goals_reached": self.goals_reached}
             if self.goal_errors:

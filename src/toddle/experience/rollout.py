@@ -1,9 +1,14 @@
-"""What a policy did in T decisions of B worlds, held in tensors that are allocated once and filled in place."""
+"""What a policy did in T decisions of B worlds, held in tensors that are allocated once and filled in place.
+
+It keeps all that `Scorable.score` needs again: observations (pictures, or the features that `encode` made of them),
+sentences as ids into a table (a world may change its sentence at a reset), which decisions are real, and whatever extra
+columns a reward term or an auxiliary loss has written.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,6 +17,9 @@ from toddle.core.errors import problem
 from toddle.core.types import Decision, Observation
 
 __all__ = ["Minibatch", "Rollout"]
+
+LARGE = 2**24
+"""Bytes from which a column is gathered for each minibatch; smaller ones are shuffled once a pass, which is faster."""
 
 
 @dataclass(slots=True)
@@ -24,15 +32,19 @@ class Minibatch:
     value: Tensor  # (...)
     advantage: Tensor  # (...)
     target: Tensor  # (...), returns-to-go for the critic
+    mask: Tensor | None = None  # (...) bool, True where the decision is real; None: all are
+    columns: dict[str, Tensor] = field(default_factory=dict)  # (..., ...), what others wrote into the rollout
 
 
 class Rollout:
     """T decisions of B worlds, for any policy.
 
     Attributes, all (T, B, ...): `observation` (a dict), `chain`, `log_prob` (T, B, L), `reward` (scaled as the
-    learner wants it), `terminated`, `truncated` (bool), `discount` (gamma^steps of each decision), and, once they are
-    computed, `value`, `next_value`, `advantage`, `target`.  `last_observation` (a dict of (B, ...)) follows the last
-    decision.
+    learner wants it), `terminated`, `truncated` (bool), `discount` (gamma^steps of each decision), `columns` (a dict of
+    named tensors) and, once they are computed, `value`, `next_value`, `advantage`, `target`.
+    `mask` (T, B) bool is True where a decision is real, None where all are; `group` (B,) int64 numbers the starts that
+    worlds share, `episode_return`, `success` (B,) what became of their one episode, where whole episodes were gathered.
+    `finals` holds the observations (N, ...) in which episodes were cut, `final_at` their (t, b) (N, 2).
     """
 
     def __init__(self, length: int, worlds: int, observation: Observation, decision: Decision) -> None:
@@ -46,33 +58,61 @@ class Rollout:
         self.length, self.worlds = length, worlds
         # One row more than T: the last row is what follows, so that one pass values all of them.
         self._observation = {key: rows(1, value) for key, value in observation.items() if isinstance(value, Tensor)}
+        self.sentences: list[str] = []
+        self._numbers: dict[str, int] = {}  # of the sentences
+        if "instruction" in observation:
+            device = decision.log_prob.device
+            self._observation["task"] = torch.zeros((length + 1, worlds), dtype=torch.int64, device=device)
         self.chain, self.log_prob = rows(0, decision.chain), rows(0, decision.log_prob)
         number = torch.zeros(worlds, device=decision.log_prob.device)
         self.reward, self.discount = rows(0, number), rows(0, number)
         self.value, self.next_value = rows(0, number), rows(0, number)
         self.advantage, self.target = rows(0, number), rows(0, number)
         self.terminated, self.truncated = rows(0, number.bool()), rows(0, number.bool())
+        self.columns: dict[str, Tensor] = {}
+        self.mask: Tensor | None = None
+        self.group: Tensor | None = None
+        self.episode_return: Tensor | None = None
+        self.success: Tensor | None = None
+        self.finals: Observation | None = None
+        self.final_at = torch.zeros((0, 2), dtype=torch.int64, device=number.device)
 
     @property
     def observation(self) -> Observation:
         """Observations (T, B, ...) at which the policy decided."""
-        return {key: value[:-1] for key, value in self._observation.items()}  # type: ignore[return-value]
+        return self._with_sentences({key: value[:-1] for key, value in self._observation.items()})
 
     @property
     def observation_and_last(self) -> Observation:
         """Observations (T + 1, B, ...); the last row follows the last decision."""
-        return self._observation  # type: ignore[return-value]
+        return self._with_sentences(dict(self._observation))
+
+    def _with_sentences(self, found: dict[str, Tensor]) -> Observation:
+        if "task" in found:
+            return Observation(**found, instruction=self.sentences)  # type: ignore[typeddict-item]
+        return Observation(**found)  # type: ignore[typeddict-item]
 
     @property
     def bytes(self) -> int:
         """Memory of the tensors."""
-        tensors = [*self._observation.values(), *(x for x in vars(self).values() if isinstance(x, Tensor))]
-        return sum(x.numel() * x.element_size() for x in tensors)
+        held = [*self._observation.values(), *self.columns.values(), *(x for x in vars(self).values())]
+        return sum(x.numel() * x.element_size() for x in held if isinstance(x, Tensor))
 
     def observe(self, t: int, observation: Observation) -> None:
         """Write the observation (B, ...) before decision `t` (t = T: after the last one)."""
         for key, buffer in self._observation.items():
-            buffer[t] = observation[key]  # type: ignore[literal-required]
+            if key == "task":
+                ids = [self._number(sentence) for sentence in observation["instruction"]]
+                buffer[t] = torch.tensor(ids, device=buffer.device)
+            else:
+                buffer[t] = observation[key]  # type: ignore[literal-required]
+
+    def _number(self, sentence: str) -> int:
+        """Return the id of a sentence, which enters the table the first time it is met."""
+        if sentence not in self._numbers:
+            self._numbers[sentence] = len(self.sentences)
+            self.sentences.append(sentence)
+        return self._numbers[sentence]
 
     def decide(self, t: int, decision: Decision) -> None:
         """Write decision `t`."""
@@ -80,24 +120,42 @@ class Rollout:
         self.log_prob[t] = decision.log_prob
 
     def minibatches(self, count: int, sequential: bool, generator: torch.Generator) -> Iterator[Minibatch]:
-        """Yield `count` minibatches that together hold every decision exactly once, in an order drawn from `generator`.
+        """Yield `count` minibatches that together hold every real decision exactly once, in an order drawn from
+        `generator`.
 
-        Sequential policies get whole worlds in time order, so `count` may not exceed B; others get shuffled decisions.
+        Sequential policies get whole worlds in time order (with `mask`), so `count` may not exceed B; others get
+        shuffled decisions, the real ones alone.
         Raises InputError when there are fewer worlds (decisions) than minibatches.
         """
-        total = self.worlds if sequential else self.length * self.worlds
+        real = None if sequential or self.mask is None else self.mask.flatten().nonzero()[:, 0]
+        total = self.worlds if sequential else self.length * self.worlds if real is None else len(real)
         if not 1 <= count <= total:
             what = "worlds (a sequential policy needs whole worlds)" if sequential else "decisions"
             raise problem("minibatches", f"1 to {total}, the number of {what}", count)
         order = torch.randperm(total, generator=generator).to(self.chain.device)
-        fields = (self.chain, self.log_prob, self.value, self.advantage, self.target)
-        # One shuffled copy a pass; minibatches are slices of it.
-        shuffled = {key: _take(value[:-1], order, sequential) for key, value in self._observation.items()}
-        others = [_take(x, order, sequential) for x in fields]
-        keys, parts = list(shuffled), [x.tensor_split(count, 1) for x in (*shuffled.values(), *others)]
-        for slices in zip(*parts, strict=True):
-            observation = dict(zip(keys, slices, strict=False))
-            yield Minibatch(observation, *slices[len(keys) :])  # type: ignore[arg-type]
+        if real is not None:
+            order = real[order]
+        held = {f"o/{key}": value[:-1] for key, value in self._observation.items()}
+        held |= {f"c/{key}": value for key, value in self.columns.items()}
+        held |= {name: getattr(self, name) for name in ("chain", "log_prob", "value", "advantage", "target")}
+        if sequential and self.mask is not None:
+            held["mask"] = self.mask
+        small = {key: value for key, value in held.items() if value.numel() * value.element_size() < LARGE}
+        parts = {key: _take(value, order, sequential).tensor_split(count, 1) for key, value in small.items()}
+        for index, chosen in enumerate(order.tensor_split(count)):
+            yield self._minibatch(
+                {
+                    key: parts[key][index] if key in parts else _take(value, chosen, sequential)
+                    for key, value in held.items()
+                }
+            )
+
+    def _minibatch(self, taken: dict[str, Tensor]) -> Minibatch:
+        named = {"o": dict[str, Tensor](), "c": dict[str, Tensor](), "": dict[str, Tensor]()}
+        for key, value in taken.items():
+            kind, _, name = key.rpartition("/")
+            named[kind][name] = value
+        return Minibatch(observation=self._with_sentences(named["o"]), columns=named["c"], **named[""])
 
 
 def _take(x: Tensor, order: Tensor, sequential: bool) -> Tensor:

@@ -11,12 +11,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
-from toddle.core.errors import InputError, nearest, problem
+from toddle.core.errors import nearest, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.plan import Plan
+from toddle.core.protocols import Acting
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
-from toddle.envs.make import known_envs, make_env
+from toddle.envs.make import family_of, known_envs, make_env
+from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.policies.store import load_policy, read_policy
 from toddle.reporting.episode_log import EpisodeLog, summarise
@@ -68,6 +70,8 @@ class Config:
     """Side of the pictures a policy sees, where its folder does not say what it was trained with."""
     max_episode_steps: int | None = None
     """Control steps after which an episode has failed; by default the environment's own limit."""
+    to_the_end: bool = False
+    """Go on after success, to the environment's own end: then success at any step and at the last one can differ."""
     control: Literal["own", "shuffled", "none"] = "own"
     """In goal tracking: show each world its own goal, another world's, or none (negative controls)."""
 
@@ -105,29 +109,22 @@ def _candidates(config: Config) -> list[Candidate]:
     return found
 
 
-def _bodies(policy_config: Any) -> tuple[Any, ...]:
-    """The bodies of a policy's banks, in the order of their ids."""
-    for found in (getattr(policy_config, "bodies", ()), getattr(policy_config, "body", None)):
-        if found:
-            return tuple(found) if isinstance(found, list | tuple) else (found,)
-    return tuple(policy_config.expert.bodies)
-
-
-def _options(config: Config, name: str, policy_config: Any, meta: dict[str, Any]) -> dict[str, Any]:
+def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) -> dict[str, Any]:
     """What the environment must be made with so that this policy sees what it was trained on."""
-    family, options = name.split("/", 1)[0], dict[str, Any]()
-    if family in ("metaworld", "metaworld-state", "touch", "libero"):
-        if cameras := config.cameras or getattr(policy_config, "cameras", ()):
-            options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
-        options["terminate_on_success"] = True
-        if config.max_episode_steps is not None:
-            options["max_episode_steps"] = config.max_episode_steps
-    elif config.max_episode_steps is not None:
-        raise problem("max_episode_steps", "environments of metaworld/, touch/ or libero/", name)
-    if family == "goal":
-        options |= {"held_out": True, "pushes": None, "recovery_fraction": 0.0, "control": config.control}
-    elif config.control != "own":
-        raise problem("control", "'own' outside goal tracking", config.control)
+    family = family_of(name)
+    options = dict(family.evaluation)
+    if cameras := config.cameras or policy.cameras:
+        family.check("cameras", name, " ".join(cameras))
+        options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
+    if config.max_episode_steps is not None:
+        family.check("max_episode_steps", name, config.max_episode_steps)
+        options["max_episode_steps"] = config.max_episode_steps
+    if config.to_the_end:
+        family.check("terminate_on_success", name, True, field="to_the_end")
+        options["terminate_on_success"] = False
+    if config.control != "own":
+        family.check("control", name, config.control)
+        options["control"] = config.control
     return options
 
 
@@ -143,15 +140,14 @@ def plan(config: Config) -> Plan:
         if name not in known_envs():
             raise problem("env", "a known environment", name, nearest(name, known_envs()))
     weights = 0
-    candidates = {candidate: read_policy(candidate.folder) for candidate in _candidates(config)}
-    for name in config.env:
-        for _, policy_config, meta, state in candidates.values():
-            _options(config, name, policy_config, meta)
-            weights += sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-        env = make_env(name, 2)
-        for candidate, (_, policy_config, _, _) in candidates.items():
-            _body_of(env, policy_config, candidate)
-        env.close()
+    for candidate in _candidates(config):
+        policy, meta = load_policy(candidate.folder), read_policy(candidate.folder)[2]
+        weights = max(weights, sum(value.numel() * value.element_size() for value in policy.state_dict().values()))
+        for name in config.env:
+            _options(config, name, policy, meta)
+            env = make_env(name, 1)
+            body_in(policy, env)
+            env.close()
     cells = _cells(config)
     steps = [f"{config.episodes} episodes of {c.name} in {env}, {condition}" for env, c, condition in cells]
     seconds = len(cells) * config.episodes * (0.005 * (config.max_episode_steps or 150) + 0.1)
@@ -186,7 +182,7 @@ class _Scene:
         self.config, self.device = config, resolve_device(config.device)
         self._candidate: Candidate | None = None
         self._policy: Any = None
-        self._settings: tuple[Any, dict[str, Any]] = (None, {})  # the policy's config and meta
+        self._meta: dict[str, Any] = {}
         self._env: BatchedEnv | None = None
 
     def get(self, candidate: Candidate, env_name: str) -> tuple[Any, BatchedEnv, int]:
@@ -194,8 +190,8 @@ class _Scene:
         if candidate != self._candidate:
             self.close()
             self._policy = load_policy(candidate.folder, self.device)
-            self._candidate, self._settings = candidate, read_policy(candidate.folder)[1:3]
-        config, (policy_config, meta) = self.config, self._settings
+            self._candidate, self._meta = candidate, read_policy(candidate.folder)[2]
+        config = self.config
         if self._env is None or self._env.name != env_name:
             self.close()
             self._env = make_env(
@@ -203,9 +199,9 @@ class _Scene:
                 min(config.num_envs, config.episodes),
                 seed=config.seed,
                 threads=config.threads,
-                **_options(config, env_name, policy_config, meta),
+                **_options(config, env_name, self._policy, self._meta),
             )
-        return self._policy, self._env, _body_of(self._env, policy_config, candidate)
+        return self._policy, self._env, body_in(self._policy, self._env)
 
     def close(self) -> None:
         """Free the environment."""
@@ -249,25 +245,13 @@ def _evaluate_cell(
     )
 
 
-def _body_of(env: BatchedEnv, policy_config: Any, candidate: Candidate) -> int:
-    """Return the policy's bank for the environment's body.  Raises InputError where it has none."""
-    bodies = _bodies(policy_config)
-    names = [body.name for body in bodies]
-    if env.body in names:
-        return names.index(env.body)
-    spec = env.body_spec
-    raise InputError(
-        f"policy {candidate.folder}: has no bank for the body '{spec.name}' of {env.name} "
-        f"({spec.proprio} numbers of proprioception, {spec.action} of action); it has {', '.join(names)}"
-    )
-
-
 def _write_summary(folder: Path, table: dict[tuple[str, str, str], list[EpisodeResult]]) -> None:
     rows = []
     for (candidate, env, condition), results in table.items():
         report = summarise(results)
         rows.append({"candidate": candidate, "env": env, "condition": condition, **report.to_json()})
         success = percent(report.success) if report.success else "not reported"
+        success += f" ({percent(report.success_at_end)} at the last step)" if report.success_at_end else ""
         print(
             f"{env}  {condition}  {candidate}: success {success}, return {report.episode_return.value:.4g}, "
             f"{report.length.value:.0f} steps, {1000 * report.seconds_per_decision:.1f} ms a decision",

@@ -15,8 +15,16 @@ from toddle.data.layout import DatasetSpec
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.envs.base import BatchedEnv
-from toddle.envs.make import known_envs, make_env
-from toddle.experience.demonstrations import Actor, Demonstration, ExpertActor, PolicyActor, demonstrate, row_features
+from toddle.envs.make import family_of, known_envs, make_env
+from toddle.experience.actor import body_in
+from toddle.experience.demonstrations import (
+    Demonstration,
+    Demonstrator,
+    ExpertActor,
+    PolicyActor,
+    demonstrate,
+    row_features,
+)
 from toddle.policies.store import load_policy, read_policy
 from toddle.runs.run import RunFolder
 
@@ -62,8 +70,8 @@ class Config:
     """Store pictures as H.264 video, or exactly, as PNG in the rows (ten times larger)."""
     paraphrases: bool = False
     """Draw the sentence of each episode among the task's paraphrases."""
-    max_episode_steps: int = 300
-    """Control steps after which an episode has failed."""
+    max_episode_steps: int | None = None
+    """Control steps after which an episode has failed; by default the environment's own limit (Meta-World: 300)."""
     after_success: int = 8
     """Control steps recorded after success, so that a policy learns to stay."""
 
@@ -89,18 +97,31 @@ def plan(config: Config) -> Plan:
             *(f"record {config.episodes} episodes of {name} by {config.policy}" for name in config.env),
             f"write {rows} to {config.out}",
         ],
-        memory_bytes=600 * 2**20 + config.batch * config.max_episode_steps * pixels // config.image_stride,
+        memory_bytes=600 * 2**20 + config.batch * (config.max_episode_steps or 300) * pixels // config.image_stride,
         seconds=5.0 * len(config.env) + steps * (0.002 + per_picture / config.image_stride),
     )
 
 
 def _make(config: Config, name: str) -> BatchedEnv:
-    options: dict[str, Any] = {"max_episode_steps": config.max_episode_steps}
-    if config.cameras:
-        options |= {"cameras": config.cameras, "image_size": config.image_size}
+    family, options = family_of(name), dict[str, Any]()
+    if config.max_episode_steps is not None:
+        family.check("max_episode_steps", name, config.max_episode_steps)
+        options["max_episode_steps"] = config.max_episode_steps
+    if _cameras(config, name):
+        options |= {"cameras": _cameras(config, name), "image_size": config.image_size}
     if config.paraphrases:
+        family.check("paraphrases", name, True)
         options["paraphrases"] = True
     return make_env(name, config.batch, seed=config.seed, **options)
+
+
+def _cameras(config: Config, name: str) -> tuple[str, ...]:
+    """Return the cameras that are recorded: those asked for, where the environment has any at all."""
+    if family_of(name).takes("cameras"):
+        return config.cameras
+    if config.cameras not in ((), Config.cameras):
+        family_of(name).check("cameras", name, " ".join(config.cameras))
+    return ()
 
 
 def run(config: Config, *, resume: bool) -> None:
@@ -110,7 +131,7 @@ def run(config: Config, *, resume: bool) -> None:
             make_env(name, 1)  # raises, naming the nearest
     if config.policy != "expert":
         read_policy(Path(config.policy))  # a wrong folder is told before anything is made
-    actor: Actor | None = None
+    actor: Demonstrator | None = None
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -147,20 +168,15 @@ def run(config: Config, *, resume: bool) -> None:
         progress.console.print(f"{config.out}: {writer.num_episodes} episodes, {writer.num_frames} rows")
 
 
-def _actor(config: Config, env: BatchedEnv) -> Actor:
+def _actor(config: Config, env: BatchedEnv) -> Demonstrator:
     if config.policy == "expert":
         return ExpertActor(config.noise)
     if config.noise:
         raise problem("noise", "0 with a policy (it is for the expert)", config.noise)
     policy = load_policy(Path(config.policy))
-    wanted = tuple(getattr(policy.config, "cameras", ()))
-    if wanted and wanted != config.cameras:
-        raise problem("cameras", f"{' '.join(wanted)}, which the policy was trained on", " ".join(config.cameras))
-    bodies = getattr(policy.config, "bodies", None) or policy.config.expert.bodies
-    names = [spec.name for spec in bodies]
-    if env.body not in names:
-        raise problem("policy", f"one with a bank for the body {env.body}", f"one for {', '.join(names)}")
-    return PolicyActor(policy, deterministic=config.deterministic, body=names.index(env.body))
+    if policy.cameras and policy.cameras != env.cameras:
+        raise problem("cameras", f"{' '.join(policy.cameras)}, which the policy reads", " ".join(config.cameras))
+    return PolicyActor(policy, deterministic=config.deterministic, body=body_in(policy, env))
 
 
 def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
@@ -172,7 +188,7 @@ def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
         features=row_features(env),
         robot_type=env.body,
         images=config.images,
-        cameras=dict.fromkeys(config.cameras, (config.image_size, config.image_size)),
+        cameras=dict.fromkeys(env.cameras, (config.image_size, config.image_size)),
         image_stride=config.image_stride,
     )
 
@@ -194,7 +210,7 @@ def _recorded(config: Config, writer: DatasetWriter, name: str) -> list[int]:
     return [int(e.facts["seed"]) for e in LeRobotDataset(config.out).episodes if e.facts.get("env") == name]
 
 
-def _episodes(config: Config, env: BatchedEnv, actor: Actor, done: list[int]) -> Iterator[Demonstration]:
+def _episodes(config: Config, env: BatchedEnv, actor: Demonstrator, done: list[int]) -> Iterator[Demonstration]:
     """Yield the episodes still missing.  An episode depends on its wave of seeds alone, so resuming changes nothing."""
     kept, tried = len(done), 0
     for first in range(config.seed, config.seed + config.attempts * config.episodes, config.batch):

@@ -6,7 +6,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 
@@ -16,7 +15,7 @@ from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.plan import Plan
 from toddle.core.types import Observation
 from toddle.envs.make import make_env
-from toddle.experience.observations import to_observation
+from toddle.experience.actor import Actor
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
 from toddle.policies.causal import CausalConfig, CausalPolicy
@@ -223,15 +222,14 @@ def _rollouts(config: Config, policy: CausalPolicy, length: int = 32, worlds: in
         print(f"no rollouts ({error}): observations are drawn from the policy's statistics")
         return draw_observation(policy, length, worlds, generator)
     raw, _ = env.reset(seed=config.convert.seed)
-    memory, first = policy.initial_memory(worlds), np.ones(worlds, bool)
-    previous = np.zeros((worlds, policy.horizon * body.action), np.float32)
+    actor = Actor(env)
+    actor.begin(policy)
     seen: list[Any] = []
     for _ in range(length):
-        observation = to_observation(raw, first=first, previous_action=previous)
-        decision, memory = policy.act(observation, memory, generator=generator)
-        chunk = decision.action.cpu().numpy().clip(-1, 1)
-        raw, _, terminated, truncated, _ = env.step_chunk(chunk)
+        observation = actor.observe(raw)
+        decision = actor.decide(policy, observation, generator)
+        raw, _, terminated, truncated, _ = env.step_chunk(actor.executable(decision))
         seen.append({key: value for key, value in observation.items() if isinstance(value, torch.Tensor)})
-        first, previous = terminated | truncated, chunk.reshape(worlds, -1)
+        actor.note(terminated | truncated)
     env.close()
     return Observation(**{key: torch.stack([part[key] for part in seen]) for key in seen[0]})  # type: ignore[typeddict-item]

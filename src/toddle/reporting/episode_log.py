@@ -81,6 +81,8 @@ class EvaluationReport:
     episodes: int
     success: Interval | None
     """Wilson's interval over episodes; for goal tracking the share of goals, the episodes being the units."""
+    success_at_end: Interval | None
+    """Success at the last step; differs where episodes go on after success (`--to-the-end`)."""
     goals: int | None
     """Goals that ended, in goal tracking."""
     episode_return: Interval
@@ -130,6 +132,7 @@ def summarise(results: Iterable[EpisodeResult]) -> EvaluationReport:
     return EvaluationReport(
         episodes=len(found),
         success=_success(found),
+        success_at_end=_at_end(found),
         goals=sum(r.info.get("goals", 0) for r in found) if any("goals" in r.info for r in found) else None,
         episode_return=t_interval([r.episode_return for r in found]),
         length=t_interval(lengths),
@@ -151,6 +154,11 @@ def _success(found: list[EpisodeResult]) -> Interval | None:
     if any("goals" in result.info for result in found):  # goal tracking beside other tasks, or episodes without a goal
         return _mean_of(scores)
     return wilson_interval(round(sum(scores)), len(scores)) if scores else None
+
+
+def _at_end(found: list[EpisodeResult]) -> Interval | None:
+    known = [bool(result.info["success_at_end"]) for result in found if "success_at_end" in result.info]
+    return wilson_interval(sum(known), len(known)) if known else None
 
 
 def _mean_of(values: list[Any]) -> Interval | None:

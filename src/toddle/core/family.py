@@ -1,0 +1,57 @@
+"""What an environment family offers: its names, its options, what it needs; nobody has to know families by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from toddle.core.errors import InputError, nearest, problem
+
+__all__ = ["Family"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of environments, `<name>/<member>`; one object a file in `envs/families`, found by its place there."""
+
+    name: str
+    what: str
+    """In a few words, for lists."""
+    members: Callable[[], list[str]]
+    """Names within the family; needs none of the optional packages."""
+    build: Callable[..., Any]
+    """build(member, num_envs, *, seed, threads, **options) -> BatchedEnv; imports what is heavy when it is called."""
+    options: tuple[str, ...] = ()
+    """Options that `build` takes besides; others are refused by name."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """Options that evaluation sets: held-out goals, the end at success."""
+    remedies: Mapping[str, str] = field(default_factory=dict)
+    """Optional package -> what installs it."""
+    open_ended: bool = False
+    """Whether names beyond `members` may exist; `build` refuses those that do not."""
+
+    def takes(self, option: str) -> bool:
+        """Whether it has an option of this name."""
+        return option in self.options
+
+    def check(self, option: str, environment: str, value: Any, *, field: str | None = None) -> None:
+        """Raise InputError, one line, where it has no such option; `field` is how the user knows it, if otherwise."""
+        if not self.takes(option):
+            takes = f"{self.name}/ takes {', '.join(self.options) or 'no options'}"
+            raise problem(field or option, f"nothing with {environment}", value, takes)
+
+    def make(self, member: str, num_envs: int, **options: Any) -> Any:
+        """Build an environment.  Raises InputError for an unknown option and for a missing package."""
+        for option in options:
+            if option not in ("seed", "threads") and not self.takes(option):
+                takes = nearest(option, self.options) if self.options else "it takes none"
+                raise problem("environment option", f"an option of {self.name}/", option, takes)
+        try:
+            return self.build(member, num_envs, **options)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            if package not in self.remedies:
+                raise
+            text = f"environment: '{self.name}/{member}' needs the package {package}; {self.remedies[package]}"
+            raise InputError(text) from None
