@@ -68,7 +68,7 @@ def test_train_four_equals_train_two_and_resume_two(kind: str, tmp_path: Path) -
     assert states_equal(second.state_dict(), whole.state_dict())
 
 
-@pytest.mark.parametrize("missing", ["optimiser", "generator", "policy", "sources"])
+@pytest.mark.parametrize("missing", ["optimiser", "generator", "policy", "source_0"])
 def test_every_part_of_the_state_is_needed(missing: str) -> None:
     """Control: leave one part at its start value and the next step differs."""
     whole = make()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toddle.maths.advantages import discounted_returns, gae, standardise
+from toddle.maths.advantages import discounted_returns, gae, group_advantages, standardise
 
 T, B = 6, 2
 # Made with stable-baselines3 2.9.2: RolloutBuffer(gamma=0.8, gae_lambda=0.9), time limits handled as its
@@ -148,3 +148,30 @@ def test_discounted_returns_by_hand() -> None:
 def test_standardise() -> None:
     assert standardise(torch.tensor([1.0, 2.0, 3.0])).tolist() == pytest.approx([-1.0, 0.0, 1.0])
     assert standardise(torch.tensor([5.0])).tolist() == [0.0]
+
+
+def test_standardise_sees_what_is_real() -> None:
+    x = torch.tensor([[1.0, 2.0, 99.0], [3.0, float("nan"), 7.0]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    found = standardise(x, mask)
+    assert found[mask].tolist() == pytest.approx([-1.0, 0.0, 1.0])
+    assert found[~mask].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_group_advantages_by_hand() -> None:
+    """Groups (0: returns 1, 2, 6), (7: 4, 4), interleaved: mean 3, deviation sqrt 7; the second teaches nothing."""
+    returns, group = torch.tensor([1.0, 4.0, 2.0, 4.0, 6.0]), torch.tensor([0, 7, 0, 7, 0])
+    advantage, uneven = group_advantages(returns, group)
+    assert uneven.tolist() == [True, False, True, False, True]
+    assert advantage.tolist() == pytest.approx([-2 / 7**0.5, 0.0, -1 / 7**0.5, 0.0, 3 / 7**0.5], abs=1e-5)
+    plain, _ = group_advantages(returns, group, scale=False)
+    assert plain.tolist() == pytest.approx([-2.0, 0.0, -1.0, 0.0, 3.0])
+    loo, _ = group_advantages(returns, group, leave_one_out=True)
+    assert loo.tolist() == pytest.approx([1 - 4.0, 0.0, 2 - 3.5, 0.0, 6 - 1.5])
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=9), st.booleans())
+def test_group_advantages_sum_to_zero(values: list[float], leave_one_out: bool) -> None:
+    returns = torch.tensor(values, dtype=torch.float64)
+    advantage, _ = group_advantages(returns, torch.zeros(len(values), dtype=torch.int64), leave_one_out=leave_one_out)
+    assert float(advantage.sum()) == pytest.approx(0.0, abs=1e-6)

@@ -178,7 +178,7 @@ def test_killed_for_real_and_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("env", ["goal/sawyer", "gymnasium/Pusher-v5", "fork/point"])
 def test_any_environment_and_any_policy(tmp_path: Path, env: str) -> None:
-    """Goal tracking, gymnasium and the fork have no pictures: a data set of numbers; a diffusion policy acts in them."""
+    """Goal tracking, gymnasium and the fork have no pictures: a data set of numbers, here of a diffusion policy."""
     spec = make_env(env, 1).body_spec
     network = MlpDenoiserConfig(width=16)
     save_policy(tmp_path / "policy", DenoisingPolicy(DenoisingConfig(body=spec, network=network, executed=2)))

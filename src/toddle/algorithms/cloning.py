@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toddle.algorithms.ppo import Source
+from toddle.algorithms.parts import Source
 from toddle.core.config import config
 from toddle.core.errors import NaNError, problem
 from toddle.core.protocols import Scorable

@@ -3,12 +3,13 @@
     equation                                        where
     (7)  clipped surrogate                          maths.objectives.clipped_surrogate
     (9)  value term                                 maths.objectives.clipped_value_loss (a critic of its own: no c_1)
-    (9)  entropy bonus, c_2                         PPOConfig.entropy, Policy.score
-    (11) advantage estimate (GAE, arXiv 1506.02438) maths.advantages.gae
+    (9)  entropy bonus, c_2                         PPOConfig.entropy, Scorable.score
+    (11) advantage estimate (GAE, arXiv 1506.02438) algorithms.estimators.GAE, maths.advantages.gae
     algorithm 1, the loop                           PPO.step
     section 4, KL as a signal for the rate          PPO._set_rates (`adaptive`)
 
-Written once for every policy: it sees a chain of L links through `Policy.score` and nothing of how it was drawn.
+Written once for every policy: it sees a chain of L links through `Scorable.score` and nothing of how it was drawn.
+Other parts (`algorithms.parts`) make other methods of it: advantages from groups, no critic, guidance, costs.
 Deviations from the paper:
  1. Epochs stop early when the estimated KL from the behaviour policy exceeds `kl_stop` x `target_kl`; most
     implementations do, and goal tracking without it drifted (KL 0.07 an iteration).
@@ -19,24 +20,31 @@ Deviations from the paper:
  4. Several environments: each has a rollout; every update averages their gradients with equal weight, whatever
     their numbers of worlds.
  5. Time limits bootstrap from the final observation (arXiv 1712.00378).
+ 6. Observations are normalised by running moments that take a rollout in AFTER its updates, so that it is scored under
+    the statistics it was drawn with; the first iteration sees raw observations.
+ 7. Rewards are divided by the running deviation of discounted returns ONCE A ROLLOUT (`experience.collect`), not at
+    every step.
+With 2, 6 and 7 undone and everything else equal, updates follow stable-baselines3's to rounding (tests/parity).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from toddle.algorithms.estimators import GAE
+from toddle.algorithms.parts import Auxiliary, Estimator, Optimiser, RewardTerm, Source
 from toddle.core.config import config
 from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
 from toddle.core.protocols import Critic, Scorable
 from toddle.core.seeding import torch_generator
 from toddle.experience.rollout import Minibatch, Rollout
-from toddle.maths.advantages import gae, standardise
+from toddle.maths.advantages import standardise
 from toddle.maths.objectives import (
     Ratio,
     clipped_surrogate,
@@ -45,10 +53,12 @@ from toddle.maths.objectives import (
     link_clips,
     link_discounts,
     link_log_ratio,
+    mean_where,
 )
 from toddle.optim.flat_adam import FlatAdam
+from toddle.optim.schedules import cosine_factor
 
-__all__ = ["PPO", "PPOConfig", "Source"]
+__all__ = ["PPO", "PPOConfig"]
 
 
 @config
@@ -96,6 +106,8 @@ class PPOConfig:
     """Adam's epsilon."""
     critic_warm_up: int = 0
     """First iterations in which the critic alone learns (for a policy that starts from imitation)."""
+    rescore: bool = False
+    """Take the old log-densities from the learner, not from acting: where these differ in precision or by an engine."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "minibatches"):
@@ -110,56 +122,49 @@ class PPOConfig:
             raise problem("target_kl", "a number, because the schedule is adaptive", None)
 
 
-class Source(Protocol):
-    """What PPO takes experience from: `experience.collect.Collector`."""
-
-    label: str
-    """Names the source in metrics where there are several."""
-
-    def collect(self, policy: Scorable, critic: Critic) -> tuple[Rollout, dict[str, float]]:
-        """Return a filled rollout with `value` and `next_value`, and metrics."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything the next rollout depends on."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it."""
-
-
 class PPO:
     """A learner: `step` gathers one rollout from each source and makes `epochs` x `minibatches` updates.
 
-    `policy` and `critic` are modules that satisfy the protocols `Policy` and `Critic`; `iterations` is the length of
-    the run (for the cosine).  Their running normalisation is updated after the updates, so that a rollout is scored
-    under the statistics it was drawn with.
+    `policy` and `critic` are modules; `critic` None: the estimator does without.  `iterations` is the length of the run
+    (for the cosine).  `estimator` (default GAE), `rewards` and `auxiliaries` are its parts; `optimiser` makes the
+    optimiser of name -> (module, learning rate), by default `FlatAdam`.
     """
 
     def __init__(
         self,
         policy: Scorable,
-        critic: Critic,
+        critic: Critic | None,
         sources: Sequence[Source],
         config: PPOConfig,
         *,
         iterations: int,
         seed: int,
+        estimator: Estimator | None = None,
+        rewards: Sequence[RewardTerm] = (),
+        auxiliaries: Sequence[Auxiliary] = (),
+        optimiser: Callable[[dict[str, tuple[nn.Module, float]]], Optimiser] | None = None,
     ) -> None:
-        """Raises InputError when there is no source or the policy is not a module."""
+        """Raises InputError when there is no source, no critic where one is needed, or a module is none."""
         if not sources:
             raise problem("sources", "at least one environment", "none")
-        if not isinstance(policy, nn.Module) or not isinstance(critic, nn.Module):
-            raise problem("policy", "a torch module", type(policy).__name__)
-        if device_of(policy) != device_of(critic):
-            raise problem("critic", f"the policy's device {device_of(policy)}", str(device_of(critic)))
-        self.policy: Scorable = policy
-        self.critic: Critic = critic
-        self.modules: dict[str, nn.Module] = {"policy": policy, "critic": critic}
+        if critic is None and (estimator is None or config.critic_warm_up):
+            raise problem("critic", "a critic, which GAE and critic_warm_up need", None)
+        self.policy, self.critic = policy, critic
+        self.modules = {"policy": policy} if critic is None else {"policy": policy, "critic": critic}
+        for name, module in self.modules.items():
+            if not isinstance(module, nn.Module):
+                raise problem(name, "a torch module", type(module).__name__)
+            if device_of(module) != device_of(policy):
+                raise problem(name, f"the policy's device {device_of(policy)}", str(device_of(module)))
         self.sources, self.config, self.iterations = list(sources), config, iterations
+        self.estimator = estimator or GAE(config.lam)
+        self.rewards, self.auxiliaries = list(rewards), list(auxiliaries)
         rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
-        self.optimiser = FlatAdam(
-            {name: (module, rates[name]) for name, module in self.modules.items()},
-            max_norm=config.max_grad_norm,
-            epsilon=config.adam_epsilon,
+        learning: Any = {name: (module, rates[name]) for name, module in self.modules.items()}
+        self.optimiser: Optimiser = (
+            FlatAdam(learning, max_norm=config.max_grad_norm, epsilon=config.adam_epsilon)
+            if optimiser is None
+            else optimiser(learning)
         )
         self.generator = torch_generator(seed, "ppo minibatches")
         self.iteration, self.adaptive_factor = 0, 1.0
@@ -174,10 +179,12 @@ class PPO:
         metrics: dict[str, float] = {}
         for source in self.sources:
             rollout, facts = source.collect(self.policy, self.critic)
-            self._estimate(rollout)
+            facts |= self._estimate(rollout)
             rollouts.append(rollout)
             suffix = f"/{source.label}" if len(self.sources) > 1 else ""
             metrics |= {f"{name}{suffix}": value for name, value in facts.items()}
+        for auxiliary in self.auxiliaries:
+            metrics |= auxiliary.begin(rollouts, self.policy)
         metrics |= self._update(rollouts)
         for rollout in rollouts:
             self._normalise(rollout)
@@ -186,43 +193,51 @@ class PPO:
 
     def _normalise(self, rollout: Rollout) -> None:
         """Take a rollout's observations into the running statistics (not the policy's while only the critic learns)."""
-        for part in (self.critic,) if self._warming else (self.policy, self.critic):
-            part.update_normaliser(rollout.observation)
+        if self.critic is not None:
+            self.critic.update_normaliser(rollout.observation)
+        if not self._warming:
+            self.policy.update_normaliser(rollout.observation)
 
     def _set_rates(self) -> None:
         config, factor = self.config, 1.0
         if config.schedule == "cosine":
-            progress = min(self.iteration / max(self.iterations, 1), 1.0)
-            factor = config.final_rate + (1.0 - config.final_rate) * 0.5 * (1.0 + math.cos(math.pi * progress))
+            factor = cosine_factor(self.iteration, self.iterations, final=config.final_rate)
         elif config.schedule == "adaptive":
             factor = self.adaptive_factor
         self.optimiser.set_rates(factor)
 
-    def _estimate(self, rollout: Rollout) -> None:
-        """Fill in advantages and the critic's targets."""
-        advantage = gae(
-            rollout.reward,
-            rollout.value,
-            rollout.next_value,
-            rollout.terminated,
-            rollout.truncated,
-            discount=rollout.discount,
-            lam=self.config.lam,
-        )
-        rollout.advantage.copy_(advantage)
-        rollout.target.copy_(advantage + rollout.value)
-        if not torch.isfinite(rollout.target.sum() + rollout.log_prob.sum()):
+    def _estimate(self, rollout: Rollout) -> dict[str, float]:
+        """Add the reward terms, and fill in advantages and the critic's targets; return metrics."""
+        metrics: dict[str, float] = {}
+        for term in self.rewards:
+            rollout.reward += term.reward(rollout)
+            metrics |= term.metrics()
+        if self.config.rescore:
+            rollout.log_prob.copy_(self._rescored(rollout))
+        metrics |= self.estimator.fill(rollout)
+        real = slice(None) if rollout.mask is None else rollout.mask
+        sums = [getattr(rollout, name)[real].sum() for name in ("target", "advantage", "log_prob")]
+        if not torch.isfinite(torch.stack(sums)).all():
             for name in ("log_prob", "reward", "value", "next_value"):
-                if not torch.isfinite(getattr(rollout, name)).all():
+                if not torch.isfinite(getattr(rollout, name)[real]).all():
                     raise NaNError(f"the rollout's {name} is not finite")
             raise NaNError("the rollout's advantages are not finite")
+        return metrics
+
+    @torch.no_grad()
+    def _rescored(self, rollout: Rollout, worlds: int = 16) -> Tensor:
+        """Return the learner's own log-densities (T, B, L) of a rollout, a few worlds at a time."""
+        parts = torch.arange(rollout.worlds, device=rollout.chain.device).split(worlds)
+        found = [self.policy.score(part.observation, part.chain).log_prob for part in map(rollout.worlds_of, parts)]
+        return torch.cat(found, 1)
 
     def _update(self, rollouts: list[Rollout]) -> dict[str, float]:
         config, updates, kl = self.config, 0, 0.0
         sums: dict[str, float] = {}
         limit = math.inf if config.target_kl is None else config.kl_stop * config.target_kl
-        for _ in range(config.epochs):
-            batches = [r.minibatches(config.minibatches, self.policy.sequential, self.generator) for r in rollouts]
+        counts = [min(config.minibatches, r.decisions) if r.mask is not None else config.minibatches for r in rollouts]
+        for _ in range(config.epochs if min(counts) else 0):  # no real decision is left: nothing to learn from
+            batches = [r.minibatches(min(counts), self.policy.sequential, self.generator) for r in rollouts]
             for parts in zip(*batches, strict=True):
                 facts = self._gradients(parts)
                 if (kl := float(facts["kl"])) > limit:
@@ -237,10 +252,11 @@ class PPO:
             if kl > limit:
                 break
         self._adapt(kl)
-        means = {f"ppo/{name}": value / updates for name, value in sums.items()}
+        means = {name if "/" in name else f"ppo/{name}": value / updates for name, value in sums.items()}
         means |= {"ppo/last_kl": kl, "ppo/updates": float(updates)}
-        means["ppo/learning_rate"] = self.optimiser.parts["policy"].rate
-        means["ppo/explained_variance"] = sum(_explained_variance(r) for r in rollouts) / len(rollouts)
+        means["ppo/learning_rate"] = self.optimiser.rate("policy")
+        if self.critic is not None:
+            means["ppo/explained_variance"] = sum(_explained_variance(r) for r in rollouts) / len(rollouts)
         return means
 
     def _adapt(self, kl: float) -> None:
@@ -268,33 +284,30 @@ class PPO:
         return self.iteration < self.config.critic_warm_up
 
     def _loss(self, part: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        config = self.config
+        config, mask = self.config, part.mask
+        loss, facts = torch.zeros((), device=part.log_prob.device), dict[str, Tensor]()
+        if self.critic is not None:
+            value = self.critic.value(part.observation)
+            loss = clipped_value_loss(value, part.target, part.value, config.value_clip, mask)
+            facts["value_loss"] = loss.detach()
         if self._warming:
-            value_loss = clipped_value_loss(
-                self.critic.value(part.observation), part.target, part.value, config.value_clip
-            )
-            none = torch.zeros((), device=value_loss.device)
-            facts = dict.fromkeys(("policy_loss", "entropy", "kl", "clipped"), none)
-            return value_loss, facts | {"value_loss": value_loss.detach()}
-        advantage = standardise(part.advantage) if config.normalise_advantages else part.advantage
+            none = torch.zeros((), device=loss.device)
+            return loss, facts | dict.fromkeys(("policy_loss", "entropy", "kl", "clipped"), none)
+        advantage = standardise(part.advantage, mask) if config.normalise_advantages else part.advantage
         score = self.policy.score(part.observation, part.chain)
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
         low, high, weight = self._link_settings(log_ratio.shape[-1], log_ratio.device)
-        policy_loss, outside = clipped_surrogate(log_ratio, advantage, low, high, weight)
-        value = self.critic.value(part.observation)
-        value_loss = clipped_value_loss(value, part.target, part.value, config.value_clip)
-        loss = policy_loss + value_loss
-        entropy = score.entropy.mean()
+        policy_loss, outside = clipped_surrogate(log_ratio, advantage, low, high, weight, mask)
+        loss = policy_loss + loss
+        entropy = mean_where(score.entropy, mask)
         if config.entropy:
             loss = loss - config.entropy * entropy
+        for auxiliary in self.auxiliaries:
+            term, found = auxiliary.loss(part, score)
+            loss, facts = loss + term, facts | found
         with torch.no_grad():
-            facts = {
-                "policy_loss": policy_loss.detach(),
-                "value_loss": value_loss.detach(),
-                "entropy": entropy.detach(),
-                "kl": kl_k3(log_ratio),
-                "clipped": outside,
-            }
+            kl = kl_k3(log_ratio, mask)
+        facts |= {"policy_loss": policy_loss.detach(), "entropy": entropy.detach(), "kl": kl, "clipped": outside}
         return loss, facts
 
     def _link_settings(self, links: int, device: torch.device) -> tuple[Any, Any, Tensor | None]:
@@ -317,27 +330,31 @@ class PPO:
         if bad:
             raise NaNError(f"PPO iteration {self.iteration}: {', '.join(bad)} not finite")
 
+    def _parts(self) -> dict[str, Any]:
+        """Return everything with a state of its own, by name."""
+        found: dict[str, Any] = {"optimiser": self.optimiser, "estimator": self.estimator}
+        for name, parts in (("source", self.sources), ("reward", self.rewards), ("auxiliary", self.auxiliaries)):
+            found |= {f"{name}_{index}": part for index, part in enumerate(parts)}
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on."""
-        state: dict[str, Any] = {name: dict(module.state_dict()) for name, module in self.modules.items()}
-        state["optimiser"] = self.optimiser.state_dict()
-        state["sources"] = [source.state_dict() for source in self.sources]
+        state: dict[str, Any] = {name: dict(module.state_dict()) for name, module in self.modules.items()}  # type: ignore[attr-defined]
+        state |= {name: part.state_dict() for name, part in self._parts().items()}
         state["generator"] = self.generator.get_state()
-        state |= {"iteration": self.iteration, "adaptive_factor": self.adaptive_factor}
-        return state
+        return state | {"iteration": self.iteration, "adaptive_factor": self.adaptive_factor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
-        for name, module in self.modules.items():
-            module.load_state_dict(state[name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        for source, saved in zip(self.sources, state["sources"], strict=True):
-            source.load_state_dict(saved)
+        for name, part in {**self.modules, **self._parts()}.items():
+            part.load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.iteration, self.adaptive_factor = int(state["iteration"]), float(state["adaptive_factor"])
 
 
 def _explained_variance(rollout: Rollout) -> float:
-    """1 - Var(target - value) / Var(target): 1 is a perfect critic, 0 a constant one."""
-    variance = float(rollout.target.var())
-    return 1.0 - float((rollout.target - rollout.value).var()) / variance if variance > 0 else 0.0
+    """1 - Var(target - value) / Var(target) over real decisions: 1 is a perfect critic, 0 a constant one."""
+    real = slice(None) if rollout.mask is None else rollout.mask
+    target, value = rollout.target[real], rollout.value[real]
+    variance = float(target.var())
+    return 1.0 - float((target - value).var()) / variance if variance > 0 else 0.0

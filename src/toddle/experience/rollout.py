@@ -98,6 +98,24 @@ class Rollout:
         held = [*self._observation.values(), *self.columns.values(), *(x for x in vars(self).values())]
         return sum(x.numel() * x.element_size() for x in held if isinstance(x, Tensor))
 
+    @property
+    def decisions(self) -> int:
+        """Real decisions."""
+        return self.length * self.worlds if self.mask is None else int(self.mask.sum())
+
+    def worlds_of(self, worlds: Tensor) -> Minibatch:
+        """Return whole worlds (b,) as a minibatch (T, b, ...)."""
+        return self._minibatch({name: _take(value, worlds, True) for name, value in self._held(True).items()})
+
+    def _held(self, sequential: bool) -> dict[str, Tensor]:
+        """Return everything a minibatch carries, (T, B, ...), by kind and name."""
+        held = {f"o/{key}": value[:-1] for key, value in self._observation.items()}
+        held |= {f"c/{key}": value for key, value in self.columns.items()}
+        held |= {name: getattr(self, name) for name in ("chain", "log_prob", "value", "advantage", "target")}
+        if sequential and self.mask is not None:
+            held["mask"] = self.mask
+        return held
+
     def observe(self, t: int, observation: Observation) -> None:
         """Write the observation (B, ...) before decision `t` (t = T: after the last one)."""
         for key, buffer in self._observation.items():
@@ -135,11 +153,7 @@ class Rollout:
         order = torch.randperm(total, generator=generator).to(self.chain.device)
         if real is not None:
             order = real[order]
-        held = {f"o/{key}": value[:-1] for key, value in self._observation.items()}
-        held |= {f"c/{key}": value for key, value in self.columns.items()}
-        held |= {name: getattr(self, name) for name in ("chain", "log_prob", "value", "advantage", "target")}
-        if sequential and self.mask is not None:
-            held["mask"] = self.mask
+        held = self._held(sequential)
         small = {key: value for key, value in held.items() if value.numel() * value.element_size() < LARGE}
         parts = {key: _take(value, order, sequential).tensor_split(count, 1) for key, value in small.items()}
         for index, chosen in enumerate(order.tensor_split(count)):

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16) with time limits done right.
+"""Advantages: generalised estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16) with time limits, and by groups.
 
     delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
     A_t     = delta_t + gamma lambda (1 - terminated_t) (1 - truncated_t) A_{t+1}
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["discounted_returns", "gae", "standardise"]
+__all__ = ["discounted_returns", "gae", "group_advantages", "standardise"]
 
 
 def gae(
@@ -58,9 +58,37 @@ def discounted_returns(reward: Tensor, ended: Tensor, start: Tensor, discount: f
     return sums, running * going_on[-1]
 
 
-def standardise(x: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Return (x - mean) / (std + epsilon) over all entries; a single entry is only centred."""
+def standardise(x: Tensor, mask: Tensor | None = None, epsilon: float = 1e-8) -> Tensor:
+    """Return (x - mean) / (std + epsilon), both over the entries that `mask` marks (all for None).
+
+    A single entry is only centred; entries outside the mask are 0.
+    """
+    if mask is not None:
+        inside = x[mask]
+        return torch.zeros_like(x).masked_scatter(mask, standardise(inside, epsilon=epsilon)) if len(inside) else x * 0
     if x.numel() == 1:
         return x - x
     std, mean = torch.std_mean(x)
     return (x - mean).div_(std + epsilon)
+
+
+def group_advantages(
+    returns: Tensor, group: Tensor, *, leave_one_out: bool = False, scale: bool = True, epsilon: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """Advantages (B,) of whole episodes with returns (B,), each against the others of its group (B,) int64.
+
+    GRPO (Shao et al. 2024, arXiv 2402.03300, section 4.1): (R - mean) / std of the group, without the division where
+    `scale` is False (Liu et al. 2025, arXiv 2503.20783).  Leave-one-out (RLOO, Ahmadian et al. 2024, arXiv 2402.14740,
+    eq. 9): R minus the mean of the others; `scale` has no effect.
+    Returns them with (B,) bool, False in groups whose returns are all alike, which teach nothing.
+    """
+    _, index, size = group.unique(return_inverse=True, return_counts=True)
+    count = size.to(returns.dtype)[index]
+    zeros = torch.zeros(len(size), dtype=returns.dtype, device=returns.device)
+    mean = zeros.index_add(0, index, returns)[index] / count
+    centred = returns - mean
+    variance = zeros.index_add(0, index, centred**2)[index] / (count - 1).clamp(min=1)
+    uneven = variance.sqrt() > epsilon
+    if leave_one_out:
+        return centred * count / (count - 1).clamp(min=1), uneven
+    return (centred / (variance.sqrt() + epsilon) if scale else centred), uneven

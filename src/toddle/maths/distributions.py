@@ -7,7 +7,6 @@ policies learn.  Entropy of N(mu, s^2): sum_d (log s_d + (1 + log 2 pi) / 2)  (C
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +18,6 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """Log-density of `x` (..., D) under N(mean, exp(log_std)^2), summed over D: (...)."""
-    if torch.is_grad_enabled() and log_std.dim() == 1 and x.shape == mean.shape and x.dim() > 1:
-        result: Tensor = _SharedStd.apply(x, mean, log_std)
-        return result
     return noise_log_prob((x - mean) * torch.exp(-log_std), log_std)
 
 
@@ -29,29 +25,6 @@ def noise_log_prob(z: Tensor, log_std: Tensor) -> Tensor:
     """Log-density (...) of mean + exp(log_std) z under N(mean, exp(log_std)^2), given z (..., D): no mean is needed."""
     square = torch.linalg.vecdot(z, z)
     return torch.sub(-HALF_LOG_TWO_PI * z.shape[-1] - log_std.sum(-1), square, alpha=0.5)
-
-
-class _SharedStd(torch.autograd.Function):
-    """The same with one `log_std` (D,) for all rows, and its derivatives by hand: a quarter of autograd's work.
-
-    With z = (x - mean) / std: d/d mean = z / std, d/d log_std = sum over rows of z^2 - 1.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-        inverse = torch.exp(-log_std)
-        z = (x - mean).mul_(inverse)
-        ctx.save_for_backward(z, inverse)
-        return noise_log_prob(z, log_std)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        z, inverse = ctx.saved_tensors
-        weighted = z * gradients[0].unsqueeze(-1)
-        product = torch.linalg.vecdot(weighted.flatten(0, -2), z.flatten(0, -2), dim=0)
-        by_log_std = product.sub_(gradients[0].sum())
-        by_mean = weighted.mul_(inverse)
-        return (-by_mean if ctx.needs_input_grad[0] else None), by_mean, by_log_std
 
 
 def gaussian_entropy(log_std: Tensor) -> Tensor:

@@ -21,11 +21,11 @@ __all__ = [
     "Ratio",
     "clipped_surrogate",
     "clipped_value_loss",
-    "kl_k1",
     "kl_k3",
     "link_clips",
     "link_discounts",
     "link_log_ratio",
+    "mean_where",
 ]
 
 Ratio = Literal["sum", "mean", "per_link"]
@@ -56,68 +56,67 @@ def link_clips(links: int, first: float, last: float, rate: float = 3.0) -> Tens
     return first + (last - first) * torch.expm1(rate * position) / math.expm1(rate)
 
 
+def mean_where(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of x (..., R) or (...) where `mask` (...) is True, whatever stands elsewhere; over all for None."""
+    if mask is None:
+        return x.mean()
+    inside = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand_as(x)
+    return torch.where(inside, x, 0.0).sum() / inside.sum().clamp(min=1)
+
+
 def clipped_surrogate(
     log_ratio: Tensor,
     advantage: Tensor,
     clip_low: Any,
     clip_high: Any,
     link_weight: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Minus the clipped surrogate, averaged over everything (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 
     `log_ratio` (..., R), `advantage` (...), clips both numbers or both (R,): the ratio is held to
     [1 - clip_low, 1 + clip_high] (clip-higher: Yu et al. 2025, arXiv 2503.14476).  `link_weight` (R,) multiplies the
-    advantage of each link.
+    advantage of each link; `mask` (...) bool marks the decisions that are real.
     Returns the loss (a number, to be minimised) and the fraction of ratios outside the range (detached).
     """
+    if mask is not None:
+        log_ratio = torch.where(mask.unsqueeze(-1), log_ratio, 0.0)  # before the arithmetic: 0 times NaN is NaN
+        advantage = torch.where(mask, advantage, 0.0)
     gain = advantage.unsqueeze(-1)
     if link_weight is not None:
         gain = gain * link_weight
-    loss, outside = _Surrogate.apply(log_ratio, gain, 1.0 - clip_low, 1.0 + clip_high)
-    return loss, outside
-
-
-class _Surrogate(torch.autograd.Function):
-    """-mean min(r g, clip(r) g); by the log ratio its derivative is -r g / n where r g <= clip(r) g, else 0."""
-
-    @staticmethod
-    def forward(ctx: Any, log_ratio: Tensor, gain: Tensor, low: Any, high: Any) -> tuple[Tensor, Tensor]:
-        ratio = torch.exp(log_ratio)
-        held = torch.clamp(ratio, low, high)
-        outside = torch.count_nonzero(held != ratio) / ratio.numel()
-        free, held = ratio * gain, held.mul_(gain)
-        lower = torch.minimum(free, held)
-        ctx.save_for_backward(free, lower)
-        ctx.mark_non_differentiable(outside)
-        return -lower.mean(), outside
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        free, lower = ctx.saved_tensors
-        return (free * (free == lower)).mul_(gradients[0] / -free.numel()), None, None, None
+    ratio = torch.exp(log_ratio)
+    held = torch.clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    loss = -mean_where(torch.minimum(ratio * gain, held * gain), mask)
+    return loss, mean_where((held != ratio).detach().to(ratio.dtype), mask)
 
 
 def clipped_value_loss(
-    value: Tensor, target: Tensor, old_value: Tensor | None = None, clip: float | None = None
+    value: Tensor,
+    target: Tensor,
+    old_value: Tensor | None = None,
+    clip: float | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """Half the mean squared error of `value` to `target`, both (...); a number.
+    """Half the mean squared error of `value` to `target`, both (...), where `mask` (...) is True; a number.
 
     With `clip`, the larger of the errors of the value and of the value held within `clip` of `old_value`
     (as in OpenAI baselines' ppo2).
     """
-    if clip is None:
-        return 0.5 * torch.nn.functional.mse_loss(value, target)
-    if old_value is None:
-        raise ValueError("old_value: expected a tensor because clip is given, got None")
-    held = old_value + torch.clamp(value - old_value, -clip, clip)
-    return 0.5 * torch.maximum((value - target) ** 2, (held - target) ** 2).mean()
+    if mask is not None:
+        value, target = torch.where(mask, value, 0.0), torch.where(mask, target, 0.0)
+    error = (value - target) ** 2
+    if clip is not None:
+        if old_value is None:
+            raise ValueError("old_value: expected a tensor because clip is given, got None")
+        held = old_value + torch.clamp(value - old_value, -clip, clip)
+        error = torch.maximum(error, (held - target) ** 2)
+    return 0.5 * mean_where(error, mask)
 
 
-def kl_k1(log_ratio: Tensor) -> Tensor:
-    """E[-log ratio]: unbiased, noisy estimate of KL(old || new) from old samples (Schulman 2020, Approximating KL)."""
-    return -log_ratio.mean()
+def kl_k3(log_ratio: Tensor, mask: Tensor | None = None) -> Tensor:
+    """E[(ratio - 1) - log ratio]: unbiased, never negative estimate of KL(old || new) from old samples.
 
-
-def kl_k3(log_ratio: Tensor) -> Tensor:
-    """E[(ratio - 1) - log ratio]: unbiased, never negative estimate of KL(old || new) from old samples (ibid.)."""
-    return (torch.expm1(log_ratio) - log_ratio).mean()
+    Schulman 2020, "Approximating KL divergence"; `log_ratio` (..., R), `mask` (...).
+    """
+    return mean_where(torch.expm1(log_ratio) - log_ratio, mask)

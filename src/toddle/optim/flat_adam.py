@@ -99,6 +99,10 @@ class FlatAdam:
         for buffer in self.buffers.values():
             buffer.gradient.zero_()
 
+    def rate(self, name: str) -> float:
+        """Return the present learning rate of a module."""
+        return self.parts[name].rate
+
     def set_rates(self, factor: float) -> None:
         """Set each learning rate to `factor` times what it was at the start."""
         for part in self.parts.values():

@@ -1,0 +1,62 @@
+"""Where PPO's advantages come from: a critic's values (GAE), or the other episodes of the same start (groups)."""
+
+from __future__ import annotations
+
+import torch
+
+from toddle.algorithms.parts import Estimator
+from toddle.core.errors import problem
+from toddle.experience.rollout import Rollout
+from toddle.maths.advantages import gae, group_advantages
+
+__all__ = ["GAE", "GroupAdvantages"]
+
+
+class GAE(Estimator):
+    """Generalised advantage estimation over a critic's values (Schulman et al. 2016, arXiv 1506.02438)."""
+
+    def __init__(self, lam: float) -> None:
+        self.lam = lam
+
+    def fill(self, rollout: Rollout) -> dict[str, float]:
+        """Write advantages, and returns-to-go as the critic's targets."""
+        advantage = gae(
+            rollout.reward,
+            rollout.value,
+            rollout.next_value,
+            rollout.terminated,
+            rollout.truncated,
+            discount=rollout.discount,
+            lam=self.lam,
+        )
+        rollout.advantage.copy_(advantage)
+        rollout.target.copy_(advantage + rollout.value)
+        return {}
+
+
+class GroupAdvantages(Estimator):
+    """Each episode against the others that began at the same start; no critic.
+
+    Every decision of an episode has its episode's advantage.  Groups whose episodes all came to the same teach nothing
+    and are dropped (DAPO's dynamic sampling, arXiv 2503.14476, without drawing others in their place).
+    """
+
+    def __init__(self, *, leave_one_out: bool = False, scale: bool = True, by: str = "episode_return") -> None:
+        """by: what is compared, `episode_return` or `success`."""
+        self.leave_one_out, self.scale, self.by = leave_one_out, scale, by
+
+    def fill(self, rollout: Rollout) -> dict[str, float]:
+        """Write advantages and take dropped groups out of the mask.  Raises InputError where there are no groups."""
+        score = rollout.success if self.by == "success" else rollout.episode_return
+        if rollout.group is None or rollout.mask is None or score is None:
+            raise problem("source", f"whole episodes in groups that report {self.by}", "a rollout without them")
+        advantage, uneven = group_advantages(
+            score.float(), rollout.group, leave_one_out=self.leave_one_out, scale=self.scale
+        )
+        rollout.advantage.copy_(advantage.expand_as(rollout.advantage))
+        rollout.mask = rollout.mask & uneven
+        return {
+            "group/dropped": float((~uneven).float().mean()),
+            "group/decisions": float(rollout.mask.sum()),
+            "group/spread": float(torch.std(score.float())) if len(score) > 1 else 0.0,
+        }

@@ -1,0 +1,105 @@
+"""What PPO is put together from: where advantages come from, what is added to rewards, what is added to the loss.
+
+Each part is a small object with a state of its own, which PPO saves and restores.  GRPO, leave-one-out, guidance by a
+teacher and a Lagrangian cost are PPO with other parts (docs/ppo.md), not other algorithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from toddle.core.protocols import Critic, Scorable
+from toddle.core.types import Score
+from toddle.experience.rollout import Minibatch, Rollout
+
+__all__ = ["Auxiliary", "Estimator", "Optimiser", "Part", "RewardTerm", "Source"]
+
+
+class Part:
+    """Base of every part: without a state unless it has one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next iteration depends on."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+
+
+class Estimator(Part):
+    """Fills in `advantage` and the critic's `target`; may mark decisions as not real (`mask`)."""
+
+    def fill(self, rollout: Rollout) -> dict[str, float]:
+        """Write the advantages into a rollout; return metrics."""
+        raise NotImplementedError
+
+
+class RewardTerm(Part):
+    """Something that is added to the rewards of a rollout before advantages are estimated."""
+
+    def reward(self, rollout: Rollout) -> Tensor:
+        """Return what is added, (T, B), in the units of the rollout's (scaled) rewards."""
+        raise NotImplementedError
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is to be logged of the last iteration."""
+        return {}
+
+
+class Auxiliary(Part):
+    """Something that is added to the policy's loss."""
+
+    def begin(self, rollouts: Sequence[Rollout], policy: Scorable) -> dict[str, float]:
+        """Get ready for an iteration (write columns into its rollouts, say); return metrics."""
+        return {}
+
+    def loss(self, part: Minibatch, score: Score) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss (a number) of a minibatch with gradients, and detached facts."""
+        raise NotImplementedError
+
+
+class Source(Protocol):
+    """What PPO takes experience from: `experience.collect.Collector`, `experience.episodes.GroupCollector`."""
+
+    label: str
+    """Names the source in metrics where there are several."""
+
+    def collect(self, policy: Scorable, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
+        """Return a filled rollout, with `value` and `next_value` where there is a critic, and metrics."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next rollout depends on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+
+
+class Optimiser(Protocol):
+    """What makes PPO's steps: `optim.flat_adam.FlatAdam`, or one for sharded parameters."""
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero."""
+
+    def set_rates(self, factor: float) -> None:
+        """Set each learning rate to `factor` times what it was at the start."""
+
+    def rate(self, name: str) -> float:
+        """Return the present learning rate of a module."""
+
+    def clip(self) -> dict[str, float]:
+        """Hold each module's gradient to its limit; return the norms before, by module."""
+
+    def step(self) -> None:
+        """Make one step."""
+
+    def restart(self) -> None:
+        """Forget moments and steps."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return moments and counts."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
