@@ -24,13 +24,10 @@ import torch
 from denoising_learning_page import write_page
 
 from toddle.algorithms.ppo import PPOConfig
+from toddle.core.config import to_dict
 from toddle.envs.make import make_env
-from toddle.experience.collect import CollectConfig
 from toddle.experience.evaluate import evaluate
-from toddle.models.denoisers import MlpDenoiserConfig
-from toddle.recipes.imitation import ImitationConfig
-from toddle.recipes.methods import DenoisingSettings, settings_of
-from toddle.recipes.pretrain import Config, MlpSettings, build
+from toddle.recipes.pretrain import build, configure
 
 OUT = Path(__file__).parent.parent / "docs/results/denoising"
 SCRATCH = {"gaussian": "ppo", "dppo": "dppo", "reinflow": "reinflow"}
@@ -42,7 +39,7 @@ RETURNS = 10
 DEMONSTRATIONS, EPISODES, WORLDS = 10, 50, 16
 
 
-def scratch_config(name: str, task: str, seed: int, steps: int) -> Config:
+def scratch_config(name: str, task: str, seed: int, steps: int) -> Any:
     """Equal worlds, rollouts, epochs and rates; one action a decision."""
     shared: dict[str, Any] = {
         "epochs": 10,
@@ -52,28 +49,26 @@ def scratch_config(name: str, task: str, seed: int, steps: int) -> Config:
         "lam": 0.95,
     }
     method = SCRATCH[name]
-    ppo = PPOConfig(**shared)
-    if method != "ppo":
-        own = {key: value for key, value in settings_of(method, "scratch").ppo.items() if key not in shared}
-        ppo = PPOConfig(**shared | own | {"target_kl": None})
-    return Config(
-        method=method,
-        policy="mlp",
-        env=(f"gymnasium/{task}",),
-        worlds=WORLDS,
-        steps=steps,
-        seed=seed,
-        ppo=ppo,
-        collect=CollectConfig(length=128, discount=0.99),
-        mlp=MlpSettings(hidden=(64, 64)),
-        critic_hidden=(64, 64),
-        denoising=DenoisingSettings(network="mlp", mlp=MlpDenoiserConfig(width=64), horizon=1),
-    )
+    given: dict[str, Any] = {
+        "method": method,
+        "env": [f"gymnasium/{task}"],
+        "worlds": WORLDS,
+        "steps": steps,
+        "seed": seed,
+        "collect": {"length": 128, "discount": 0.99},
+        "critic_hidden": [64, 64],
+    }
+    if method == "ppo":
+        ppo = to_dict(PPOConfig(**shared))
+        return configure(given, policy="mlp", mlp={"hidden": [64, 64]}, ppo=ppo)
+    chunk = {"network": "mlp", "mlp": {"width": 64}, "horizon": 1}
+    return configure(given, denoising=chunk, ppo=shared | {"target_kl": None})
 
 
 def run_scratch(name: str, task: str, seed: int, steps: int) -> dict[str, Any]:
     """Train; the score is the mean return of the last fifth of the run, exploration included, `final` is without it."""
-    learner, policy, iterations = build(scratch_config(name, task, seed, steps))
+    made = build(scratch_config(name, task, seed, steps))
+    learner, policy, iterations = made.learner, made.policy, made.iterations
     began, curve = time.process_time(), []
     for _ in range(iterations):
         metrics = learner.step()
@@ -117,27 +112,29 @@ def demonstrations(folder: Path, task: str, seed: int) -> Path:
     return path
 
 
-def warm_config(method: str, task: str, seed: int, steps: int, folder: Path) -> Config:
+def warm_config(method: str, task: str, seed: int, steps: int, folder: Path) -> Any:
     """Every method with its own defaults after imitation; MLPs of 128, chunks of 4."""
-    return Config(
+    return configure(
         out=folder / f"{method}_{task}_{seed}",
         method=method,
-        env=(f"metaworld-state/{task}",),  # type: ignore[arg-type]
+        env=[f"metaworld-state/{task}"],
         worlds=WORLDS,
         steps=steps,
         seed=seed,
         warm_start=demonstrations(folder, task, seed),
-        imitation=ImitationConfig(steps=1500),
-        collect=CollectConfig(length=32, discount=0.99),
-        critic_hidden=(128, 128),
-        denoising=DenoisingSettings(network="mlp", mlp=MlpDenoiserConfig(width=128), horizon=4),
+        imitation={"steps": 1500},
+        collect={"length": 32, "discount": 0.99},
+        critic_hidden=[128, 128],
+        denoising={"network": "mlp", "mlp": {"width": 128}, "horizon": 4},
     )
 
 
 def run_warm(method: str, task: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """Imitate, measure success, learn by RL, measure again on the same episodes."""
     began = time.process_time()
-    learner, policy, iterations = build(warm_config(method, task, seed, steps, folder), imitated=True)
+    settings = warm_config(method, task, seed, steps, folder)
+    made = build(settings, folder=settings.out)
+    learner, policy, iterations = made.learner, made.policy, made.iterations
     env = make_env(f"metaworld-state/{task}", 10)
 
     def success() -> list[int]:

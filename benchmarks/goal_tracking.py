@@ -30,8 +30,7 @@ from toddle.core.protocols import Acting
 from toddle.envs.goal.tracking import GoalTrackingEnv
 from toddle.experience.actor import Actor
 from toddle.policies.store import save_policy
-from toddle.recipes.pretrain import Config as Pretrain
-from toddle.recipes.pretrain import build
+from toddle.recipes.pretrain import build, config_class, configure
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -50,6 +49,7 @@ KEYS = (
 )
 
 
+Pretrain = config_class("ppo")
 Control = Literal["own", "shuffled", "none", "idle"]
 CONTROLS: tuple[Control, ...] = ("own", "shuffled", "none", "idle")
 
@@ -58,7 +58,7 @@ CONTROLS: tuple[Control, ...] = ("own", "shuffled", "none", "idle")
 class Config:
     """Pretrain on one body for a number of CPU seconds and measure on held-out goals."""
 
-    pretrain: Pretrain = Pretrain(checkpoint_every=10**9)
+    pretrain: Pretrain = configure(checkpoint_every=10**9)
     """Settings of the pretraining; its `out` is not used, and one environment is measured."""
     out: Path = Path("docs/results/gctr")
     """Folder of the results."""
@@ -127,7 +127,8 @@ def main(settings: Config) -> None:
     torch.set_num_threads(1)
     body = settings.pretrain.env[0].removeprefix("goal/")
     settings.out.mkdir(parents=True, exist_ok=True)
-    learner, policy, iterations = build(settings.pretrain)
+    made = build(settings.pretrain)
+    learner, policy, iterations = made.learner, made.policy, made.iterations
     policy.train()
     chooser = cast(Acting, policy)
     spent, last = 0.0, -np.inf

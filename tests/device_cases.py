@@ -12,50 +12,54 @@ from tests.algorithms.test_backbone_pretraining import scenes
 from tests.policies.tiny_vla import SENTENCES, ToyDemonstrations, tiny_backbone, tiny_vla
 
 from toddle.algorithms.backbone_pretraining import BackbonePretraining, BackboneTrainingConfig
-from toddle.algorithms.ddiffpg import DDiffPGConfig
-from toddle.algorithms.ppo import PPOConfig
 from toddle.algorithms.sft import SFT, SFTConfig
+from toddle.core.config import to_dict
 from toddle.core.protocols import Learner
-from toddle.experience.collect import CollectConfig
-from toddle.models.denoisers import MlpDenoiserConfig
-from toddle.models.denoising_trunk import TrunkDenoiserConfig
 from toddle.models.trunk import TrunkConfig
-from toddle.recipes.methods import DenoisingSettings
-from toddle.recipes.pretrain import CausalSettings, Config, MlpSettings, build
+from toddle.recipes.pretrain import build, configure
 from toddle.runs.checkpoint import load_state, save_state
 
 TRUNK = TrunkConfig(width=16, depth=2, heads=2, context_width=8)
-TRUNK_DENOISER = TrunkDenoiserConfig(
-    trunk=TrunkConfig(width=16, depth=2, heads=2, context_width=8, modulation="residual"), bank_hidden=16
-)
-COMMON: dict[str, Any] = {
-    "worlds": 3,
-    "collect": CollectConfig(length=3),
-    "critic_hidden": (16,),
-    "steps": 480,
+POLICIES: dict[str, Any] = {
     "goal_width": 8,
-    "mlp": MlpSettings(hidden=(16,)),
-    "causal": CausalSettings(trunk=TRUNK, bank_hidden=16, executed=4),
-    "ppo": PPOConfig(epochs=1, minibatches=3),
-    "out": Path("unused"),
-    "ddiffpg": DDiffPGConfig(
-        warm_up=1, regroup_every=2, batch=8, updates=1, capacity=30, hidden=(16,), ascent_steps=2, steps=20
-    ),
+    "mlp": {"hidden": [16]},
+    "causal": {"trunk": to_dict(TRUNK), "bank_hidden": 16, "executed": 4},
+}
+PPO: dict[str, Any] = {
+    "collect": {"length": 3},
+    "critic_hidden": [16],
+    "goal_width": 8,
+    "ppo": {"epochs": 1, "minibatches": 3},
+}
+DDIFFPG: dict[str, Any] = {
+    "warm_up": 1,
+    "regroup_every": 2,
+    "batch": 8,
+    "updates": 1,
+    "capacity": 30,
+    "hidden": [16],
+    "ascent_steps": 2,
+    "steps": 20,
 }
 
 
 def denoising(network: Literal["mlp", "trunk"], **changes: Any) -> dict[str, Any]:
     """Settings of a denoising policy: on a point, or, with goals, on goal tracking."""
-    small = DenoisingSettings(
-        network=network, mlp=MlpDenoiserConfig(width=16), trunk=TRUNK_DENOISER, horizon=4, steps=3, **changes
-    )
-    return {"env": ("goal/sawyer" if network == "trunk" else "fork/point",), "denoising": small}
+    trunk = to_dict(TRUNK) | {"modulation": "residual"}
+    small = {
+        "network": network,
+        "mlp": {"width": 16},
+        "trunk": {"trunk": trunk, "bank_hidden": 16},
+        "horizon": 4,
+        "steps": 3,
+    }
+    return {"env": ["goal/sawyer" if network == "trunk" else "fork/point"], "denoising": small | changes, **PPO}
 
 
 PRETRAIN: dict[str, dict[str, Any]] = {
-    "gaussian": {"env": ("goal/sawyer",), "policy": "mlp"},
-    "gaussian, two bodies": {"env": ("fork/point", "gymnasium/HalfCheetah-v5"), "policy": "mlp"},
-    "causal": {"env": ("goal/sawyer",)},
+    "gaussian": {"env": ["goal/sawyer"], "policy": "mlp", **PPO, **POLICIES},
+    "gaussian, two bodies": {"env": ["fork/point", "gymnasium/HalfCheetah-v5"], "policy": "mlp", **PPO, **POLICIES},
+    "causal": {"env": ["goal/sawyer"], **PPO, **POLICIES},
     "dppo": {"method": "dppo", **denoising("mlp")},
     "dppo, last steps": {"method": "dppo", **denoising("mlp", ddim_steps=2, tuned_steps=1)},
     "dppo, trunk": {"method": "dppo", **denoising("trunk")},
@@ -64,13 +68,13 @@ PRETRAIN: dict[str, dict[str, Any]] = {
     "flow-sde, one step": {"method": "flow-sde", **denoising("mlp", one_random_step=True)},
     "flow-noise": {"method": "flow-noise", **denoising("trunk")},
     "fpo": {"method": "fpo", **denoising("mlp")},
-    "ddiffpg": {"method": "ddiffpg", "env": ("fork/point",)},
+    "ddiffpg": {"method": "ddiffpg", "env": ["fork/point"], "ddiffpg": DDIFFPG},
 }
 
 
 def pretraining(name: str, device: str = "cpu") -> Learner:
     """Build what `toddle pretrain` trains."""
-    return build(Config(**(COMMON | PRETRAIN[name] | {"device": device})))[0]
+    return build(configure(PRETRAIN[name], worlds=3, steps=480, device=device)).learner
 
 
 class Pictures(ToyDemonstrations):

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from tests.device_cases import (
-    COMMON,
     OTHERS,
+    POLICIES,
     PRETRAIN,
     assert_near,
     fine_tuning,
@@ -36,13 +36,13 @@ from toddle.core.device import CPU, device_of, to_device
 from toddle.core.errors import InputError
 from toddle.core.protocols import Learner
 from toddle.core.seeding import torch_generator
-from toddle.experience import observations
+from toddle.experience import actor
 from toddle.experience.evaluate import evaluate
 from toddle.policies import gaussian
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, read_policy, save_policy
 from toddle.recipes import pretrain
-from toddle.recipes.pretrain import Config, build
+from toddle.recipes.pretrain import build, configure
 
 ROUNDING = 1e-4
 COVERED = ("dppo", "flow-sde", "ddiffpg")  # by the tests of what is special about them
@@ -84,8 +84,10 @@ def test_modes_of_ddiffpg_are_where_their_critics_are(tmp_path: Path) -> None:
 def test_cloning_takes_its_teacher_along(tmp_path: Path) -> None:
     teacher = pretraining("gaussian")
     save_policy(tmp_path / "teacher", teacher.policy)  # type: ignore[attr-defined]
-    changes = {"method": "clone", "policy": "mlp", "env": ("goal/sawyer",), "teacher": tmp_path / "teacher"}
-    check(*(build(Config(**(COMMON | changes | {"device": name})))[0] for name in ("cpu", "cuda")), tmp_path)
+    changes = {"method": "clone", "policy": "mlp", "env": ["goal/sawyer"], "teacher": tmp_path / "teacher"}
+    changes |= {"collect": {"length": 3}, "worlds": 3, "steps": 480, **POLICIES}
+    learners = [build(configure(changes, device=name)).learner for name in ("cpu", "cuda")]
+    check(learners[0], learners[1], tmp_path)
 
 
 def test_pi0_of_transformers(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_a_batch_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_observation_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observations, "to_device", lambda tree, device: tree)
+    monkeypatch.setattr(actor, "to_device", lambda tree, device: tree)
     with pytest.raises(MixedDevices):
         pretraining("causal", "cuda").step()
 

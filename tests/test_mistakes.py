@@ -64,9 +64,9 @@ def test_a_wrong_name_or_value_gives_one_line(
 
 
 def test_a_second_run_cannot_write_into_a_live_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from toddle.recipes.pretrain import Config
+    from toddle.recipes.pretrain import configure
 
-    with RunFolder.open(tmp_path, Config(out=tmp_path)):
+    with RunFolder.open(tmp_path, configure(out=tmp_path)):
         said = complaint(capsys, *TINY, "--out", str(tmp_path))
         assert "in use by a run that is still going" in said
         assert "in use" in complaint(capsys, *TINY, "--out", str(tmp_path), "--resume")

@@ -13,13 +13,14 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
 import tyro
 
 from toddle import __version__
-from toddle.core.config import from_dict, load_config, to_dict
+from toddle.core.config import from_dict, load_config, merged, read_settings, to_dict
 from toddle.core.errors import InputError, NaNError, nearest
 from toddle.core.plan import Plan
 
@@ -27,7 +28,8 @@ __all__ = ["COMMANDS", "main", "parse"]
 
 COMMANDS = {
     "demo": "the main job end to end: pretrain, transfer, record, sft, evaluate, report",
-    "pretrain": "pretrain an action expert by PPO on the generic physics reward, or train any task by PPO",
+    "pretrain": "train a policy by RL: an action expert on the generic physics reward, or any task",
+    "methods": "list the methods of RL: what each is, its paper, its presets",
     "transfer": "convert a pretrained policy into the action expert of a vision-language-action model",
     "record": "record demonstrations of scripted experts or of a policy as a LeRobot dataset",
     "sft": "fine-tune a vision-language-action model on demonstrations",
@@ -108,7 +110,8 @@ def _dispatch(arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise InputError(f"toddle: unknown command '{command}'; {nearest(command, COMMANDS)}")
     recipe = importlib.import_module(f"toddle.recipes.{command}")
-    options, config = parse(command, recipe.Config, rest)
+    choose = getattr(recipe, "configure", None)  # of a command whose settings depend on what is chosen
+    options, config = parse(command, recipe.Config, rest, choose=choose, choosing=getattr(recipe, "CHOOSING", ()))
     if options.dry_run:
         _print_plan(command, recipe.plan(config))
         return 0
@@ -139,15 +142,28 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def parse(command: str, kind: type[Any], arguments: list[str]) -> tuple[_Options, Any]:
-    """Read options and settings.  A file of settings (`--config`, or that of the run to resume) gives the defaults."""
+def parse(
+    command: str,
+    kind: type[Any],
+    arguments: list[str],
+    *,
+    choose: Callable[[dict[str, Any]], Any] | None = None,
+    choosing: Sequence[str] = (),
+) -> tuple[_Options, Any]:
+    """Read options and settings.  A file of settings (`--config`, or that of the run to resume) gives the defaults.
+
+    choose: makes the defaults (and with them the kind) of plain settings, of which `choosing` are looked up beforehand.
+    """
     file = _value_of("--config", arguments)
     if file is None and "--resume" in arguments:
         out = _value_of("--out", arguments) or _default_of(kind, "out")
         if out is not None and (Path(out) / "config.yaml").exists():
             file = str(Path(out) / "config.yaml")
     default: Any = tyro.MISSING
-    if file is not None:
+    if choose is not None:
+        default = choose(merged(read_settings(Path(file)) if file else {}, _looked_up(kind, arguments, choosing)))
+        kind = type(default)
+    elif file is not None:
         default = load_config(kind, Path(file), _given(kind, arguments))
     elif not any(_required(item) for item in dataclasses.fields(kind)):
         default = kind()
@@ -226,6 +242,23 @@ def _given(kind: type[Any], arguments: list[str]) -> dict[str, Any]:
         if value is not None:  # a stand-in of the right type: the command line's own parsing overrides it
             given[item.name] = [value] if get_origin(hints[item.name]) is tuple else value
     return given
+
+
+def _looked_up(kind: type[Any], arguments: list[str], names: Sequence[str]) -> dict[str, Any]:
+    """Return those of the settings `names` that are on the command line, as text (lists of it for tuples)."""
+    hints, found = get_type_hints(kind), dict[str, Any]()
+    for name in names:
+        option = f"--{name.replace('_', '-')}"
+        if (first := _value_of(option, arguments)) is None:
+            continue
+        if get_origin(hints.get(name)) is not tuple:
+            found[name] = first
+        elif option in arguments:
+            rest = arguments[arguments.index(option) + 1 :]
+            found[name] = rest[: next((i for i, text in enumerate(rest) if text.startswith("--")), len(rest))]
+        else:
+            found[name] = [first]
+    return found
 
 
 def _required(item: dataclasses.Field[Any]) -> bool:

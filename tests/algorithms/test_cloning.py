@@ -14,7 +14,7 @@ from toddle.envs.make import make_env
 from toddle.experience.collect import CollectConfig, Collector
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
-from toddle.recipes.pretrain import Config, MlpSettings, build
+from toddle.recipes.pretrain import build, configure
 from toddle.runs.checkpoint import states_equal
 
 TASK = "gymnasium/HalfCheetah-v5"
@@ -69,17 +69,17 @@ def test_it_runs_from_the_command_and_says_what_does_not_fit(tmp_path: Path) -> 
     settings = {
         "method": "clone",
         "policy": "mlp",
-        "env": (TASK,),
+        "env": [TASK],
         "worlds": 4,
         "steps": 128,
         "collect": CollectConfig(length=16),
-        "mlp": MlpSettings(hidden=(8,)),
+        "mlp": {"hidden": [8]},
     }
-    learner, _, iterations = build(Config(**settings, teacher=tmp_path / "teacher"))  # type: ignore[arg-type]
-    assert iterations == 2 and np.isfinite(learner.step()["clone/loss"])
-    with pytest.raises(InputError, match="teacher"):
-        Config(**settings)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="teacher"):
-        Config(method="ppo", teacher=tmp_path / "teacher")
+    made = build(configure(settings, teacher=tmp_path / "teacher"))
+    assert made.iterations == 2 and np.isfinite(made.learner.step()["clone/loss"])
+    with pytest.raises(InputError, match="teacher: expected a policy folder"):
+        build(configure(settings))
+    with pytest.raises(InputError, match="unknown key 'teacher'"):
+        configure(method="ppo", teacher=tmp_path / "teacher")
     with pytest.raises(InputError, match="chunks of 2"):
-        build(Config(**settings | {"mlp": MlpSettings(horizon=2)}, teacher=tmp_path / "teacher"))  # type: ignore[arg-type]
+        build(configure(settings, mlp={"horizon": 2}, teacher=tmp_path / "teacher"))

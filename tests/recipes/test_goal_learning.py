@@ -11,7 +11,7 @@ import torch
 from toddle.core.protocols import Acting
 from toddle.envs.goal.tracking import GoalTrackingEnv
 from toddle.experience.actor import Actor
-from toddle.recipes.pretrain import Config, build
+from toddle.recipes.pretrain import build, configure
 
 
 def _held_out(policy: Acting, control: Literal["own", "shuffled", "none"]) -> tuple[float, float]:
@@ -35,7 +35,8 @@ def _held_out(policy: Acting, control: Literal["own", "shuffled", "none"]) -> tu
 def test_sawyer_learns_to_follow_goals() -> None:
     pytest.importorskip("metaworld")
     torch.set_num_threads(1)
-    learner, policy, iterations = build(Config(env=("goal/sawyer",), steps=200_000))
+    made = build(configure(env=["goal/sawyer"], steps=200_000))
+    learner, policy, iterations = made.learner, made.policy, made.iterations
     policy.train()
     for _ in range(iterations):
         learner.step()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,86 +9,90 @@ import numpy as np
 import pytest
 import torch
 
-from toddle.algorithms.ddiffpg import DDiffPGConfig
-from toddle.algorithms.ppo import PPO, PPOConfig
-from toddle.core.config import from_dict, to_dict
+from tiny_env import ReachEnv
+from toddle.algorithms.ppo import PPO
+from toddle.cli import parse
+from toddle.core.config import from_dict, merged, to_dict
 from toddle.core.errors import InputError, NaNError
-from toddle.core.types import BodySpec
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_writer import DatasetWriter
-from toddle.experience.collect import CollectConfig
-from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
-from toddle.models.denoising_trunk import TrunkDenoiserConfig
-from toddle.models.trunk import TrunkConfig
+from toddle.methods._base import Start, known_methods, load_method
 from toddle.policies.chunk import ChunkPolicy
+from toddle.policies.gaussian import GaussianPolicy
 from toddle.policies.store import load_policy
-from toddle.recipes.imitation import ImitationConfig
-from toddle.recipes.methods import METHODS, DenoisingSettings, build_policy, resolved_ppo, setting_of, settings_of
-from toddle.recipes.pretrain import Config, build, plan, run
+from toddle.recipes import methods as listing
+from toddle.recipes import pretrain
+from toddle.recipes.pretrain import build, config_class, configure, plan, run
 from toddle.runs.checkpoint import states_equal
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
 DENOISING = ("dppo", "reinflow", "flow-sde", "flow-noise", "fpo")
 SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in ("reinflow", "flow-noise")]
-SMALL = DenoisingSettings(
-    network="mlp",
-    mlp=MlpDenoiserConfig(width=16),
-    horizon=2,
-    trunk=TrunkDenoiserConfig(
-        trunk=TrunkConfig(width=16, depth=2, heads=2, context_width=8, modulation="residual"), bank_hidden=16
-    ),
-)
-DDIFFPG = DDiffPGConfig(
-    warm_up=2, regroup_every=3, batch=8, updates=1, capacity=30, hidden=(16,), ascent_steps=2, steps=30
-)
+SMALL: dict[str, Any] = {
+    "network": "mlp",
+    "mlp": {"width": 16},
+    "horizon": 2,
+    "trunk": {
+        "trunk": {"width": 16, "depth": 2, "heads": 2, "context_width": 8, "modulation": "residual"},
+        "bank_hidden": 16,
+    },
+}
+DDIFFPG = {
+    "warm_up": 2,
+    "regroup_every": 3,
+    "batch": 8,
+    "updates": 1,
+    "capacity": 30,
+    "hidden": [16],
+    "ascent_steps": 2,
+    "steps": 30,
+}
 
 
-def settings(method: str, out: Path, **changes: Any) -> Config:
+def settings(method: str, out: Path, **changes: Any) -> Any:
     values: dict[str, Any] = {
-        "out": out,
+        "out": str(out),
         "method": method,
-        "env": ("fork/point",),
+        "env": ["fork/point"],
         "worlds": 4,
-        "denoising": SMALL,
-        "ddiffpg": DDIFFPG,
-        "collect": CollectConfig(length=8),
-        "critic_hidden": (16,),
         "steps": 480,
         "checkpoint_every": 2,
     }
-    return Config(**(values | changes))
+    if method == "ddiffpg":
+        values["ddiffpg"] = DDIFFPG
+    else:
+        values |= {"collect": {"length": 8}, "critic_hidden": [16]}
+        values |= {"denoising": SMALL} if method in DENOISING else {}
+    return configure(merged(values, to_dict(changes)))
 
 
 @pytest.mark.parametrize("network", ["mlp", "unet", "trunk"])
 @pytest.mark.parametrize("method", ["dppo", "reinflow"])
-def test_from_scratch_actions_begin_near_zero_unless_told_otherwise(method: str, network: str) -> None:
-    """Random weights shrink the noise they begin with; after imitation, or with contract False, they do not."""
+def test_from_scratch_actions_begin_near_zero_unless_told_otherwise(method: str, network: str, tmp_path: Path) -> None:
+    """Random weights shrink the noise they begin with; with contract False they do not."""
     g = torch.Generator().manual_seed(0)
-    body, noise = BodySpec(name="arm", proprio=5, action=3, dt=0.05), torch.randn(64, 2, 3, generator=g)
-    observation = {"proprio": torch.randn(64, 5, generator=g)}
-    small = dataclasses.replace(SMALL, network=network, unet=UnetConfig(channels=(8, 16), condition=16, groups=4))
+    noise, observation = torch.randn(64, 2, 2, generator=g), {"proprio": torch.randn(64, 4, generator=g)}
+    unet = {"channels": [8, 16], "condition": 16, "groups": 4}
 
-    def spread(given: DenoisingSettings, warm: bool) -> float:
-        setting = setting_of(warm=warm, goals=False)
-        policy = build_policy(method, given, body, setting=setting, goal_width=0, seed=0)
+    def spread(**own: Any) -> float:
+        config = settings(method, tmp_path, denoising={"network": network, "unet": unet, network: own})
+        policy: Any = build(config).policy
         return float(policy.integrate(observation, 0.3 * noise).std()) / 0.3
 
-    own = {network: dataclasses.replace(getattr(small, network), contract=False)}
-    assert spread(small, False) < 0.7 * spread(dataclasses.replace(small, **own), False)
-    assert spread(small, True) > 1.2 * spread(small, False)
+    assert spread() < 0.7 * spread(contract=False)
 
 
 @pytest.mark.parametrize("method", ["dppo", "flow-sde", "fpo", "ddiffpg", *SLOWLY])
 def test_two_halves_with_a_new_process_between_are_the_whole(method: str, tmp_path: Path) -> None:
     """Bitwise resume, through the files: 4 iterations = 2, stop, 2."""
     config = settings(method, tmp_path / "whole")
-    whole, _, _ = build(config)
+    whole = build(config).learner
     for _ in range(4):
         last = whole.step()
     parts = settings(method, tmp_path / "parts")
     for until in (2, 4):
-        learner, _, _ = build(parts)
+        learner = build(parts).learner
         with RunFolder.open(tmp_path / "parts", parts, resume=until == 4) as folder:
             if until == 2:
                 with pytest.raises(KeyboardInterrupt):
@@ -119,12 +122,8 @@ class _Stopping:
 
 @pytest.mark.parametrize("method", ["dppo", "fpo", *SLOWLY])
 def test_the_policy_is_kept_and_acts(method: str, tmp_path: Path) -> None:
-    config = settings(method, tmp_path, denoising=dataclasses.replace(SMALL, network="trunk"), steps=128)
-    said = "".join(plan(config).steps)
-    assert method in said
-    if method in DENOISING:
-        own = settings_of(method, "scratch").ppo["minibatches"]
-        assert f"ppo.minibatches {own}" in said, "what the method sets is named"
+    config = settings(method, tmp_path, denoising={"network": "trunk"}, steps=128)
+    assert f"by {method}" in "".join(plan(config).steps)
     run(config)
     policy = load_policy(tmp_path / "policy")
     assert isinstance(policy, ChunkPolicy) and policy.trunk is not None
@@ -137,7 +136,9 @@ def test_a_number_that_is_not_finite_stops_the_run(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # MuJoCo writes a log of warnings where it runs
-    learner, policy, _ = build(settings(method, tmp_path, ddiffpg=dataclasses.replace(DDIFFPG, warm_up=0)))
+    changes = {"ddiffpg": {"warm_up": 0}} if method == "ddiffpg" else {}
+    made = build(settings(method, tmp_path, **changes))
+    learner, policy = made.learner, made.policy
     learner.step()
     learner.step()
     with torch.no_grad():
@@ -147,7 +148,8 @@ def test_a_number_that_is_not_finite_stops_the_run(
 
 
 def test_critic_warm_up_leaves_the_policy_bitwise_unchanged(tmp_path: Path) -> None:
-    learner, policy, _ = build(settings("dppo", tmp_path, ppo=dataclasses.replace(Config.ppo, critic_warm_up=2)))
+    made = build(settings("dppo", tmp_path, ppo={"critic_warm_up": 2}))
+    learner, policy = made.learner, made.policy
     assert isinstance(learner, PPO)
     before, critic = _copy(policy), _copy(learner.modules["critic"])
     for _ in range(2):
@@ -162,8 +164,9 @@ def test_critic_warm_up_leaves_the_policy_bitwise_unchanged(tmp_path: Path) -> N
 def test_after_warm_up_adam_starts_afresh(tmp_path: Path) -> None:
     """Without that, moments of zero gradients would let the first steps be several times the learning rate."""
     rate = 1e-3
-    ppo = PPOConfig(critic_warm_up=3, learning_rate=rate, epochs=1, minibatches=1, schedule="constant")
-    learner, policy, _ = build(settings("reinflow", tmp_path, ppo=ppo))
+    ppo = {"critic_warm_up": 3, "learning_rate": rate, "epochs": 1, "minibatches": 1, "schedule": "constant"}
+    made = build(settings("reinflow", tmp_path, ppo=ppo))
+    learner, policy = made.learner, made.policy
     for _ in range(3):
         learner.step()
     before = torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
@@ -205,9 +208,9 @@ def test_warm_start_imitates_then_learns(method: str, tmp_path: Path, demonstrat
         method,
         tmp_path,
         warm_start=demonstrations,
-        imitation=ImitationConfig(steps=800, batch=128),
+        imitation={"steps": 800, "batch": 128},
         steps=192,
-        denoising=dataclasses.replace(SMALL, mlp=MlpDenoiserConfig(width=32)),
+        denoising={"mlp": {"width": 32}},
     )
     run(config)
     begun, done = load_policy(tmp_path / "warm_start"), load_policy(tmp_path / "policy")
@@ -224,43 +227,147 @@ def test_warm_start_imitates_then_learns(method: str, tmp_path: Path, demonstrat
 
 
 def test_a_dataset_of_another_body_is_refused(tmp_path: Path, demonstrations: Path) -> None:
-    config = settings("dppo", tmp_path, warm_start=demonstrations, env=("gymnasium/Hopper-v5",))
+    config = settings("dppo", tmp_path, warm_start=demonstrations, env=["gymnasium/Hopper-v5"])
     with pytest.raises(InputError, match=r"observation.state: expected 11 numbers"):
         run(config)
-    with pytest.raises(InputError, match="warm_start: expected none with this method"):
-        settings("ppo", tmp_path, warm_start=demonstrations)
+    with pytest.raises(InputError, match=r"observation.state: expected 11 numbers"):
+        plan(config)
+    with pytest.raises(InputError, match="warm_start: expected nothing with the causal policy"):
+        build(settings("ppo", tmp_path, warm_start=demonstrations, policy="causal"))
 
 
-def test_the_table_of_defaults() -> None:
-    """Numbers of the sources, written down by hand from the papers that PAPERS.md names."""
-    assert {method for method, _ in METHODS} == set(DENOISING)
-    warm = settings_of("dppo", "warm")
-    assert (warm.process.train_steps, warm.process.tuned_steps) == (20, 10)  # type: ignore[union-attr]
-    dppo = resolved_ppo("dppo", "warm", Config.ppo, Config.ppo)
-    assert (dppo.link_discount, dppo.critic_learning_rate, dppo.critic_warm_up) == (0.99, 1e-3, 2)
-    assert (dppo.link_clip_first, dppo.clip_high, dppo.learning_rate) == (0.005, 0.05, 3e-4)  # ours
-    assert settings_of("flow-sde", "warm").process.one_random_step  # type: ignore[union-attr]
-    assert resolved_ppo("fpo", "scratch", Config.ppo, Config.ppo).clip_high == 0.05
-    users = dataclasses.replace(Config.ppo, clip_high=0.3)
-    assert resolved_ppo("fpo", "scratch", users, Config.ppo).clip_high == 0.3, "the user's value wins"
+def test_a_gaussian_policy_imitates_then_learns(tmp_path: Path, demonstrations: Path) -> None:
+    """S1's Gaussian source: after imitation the mean action is the demonstrations'; RL goes on from there."""
+    config = settings("ppo", tmp_path, warm_start=demonstrations, mlp={"hidden": [16], "horizon": 2}, steps=192)
+    assert config.preset == "started"
+    run(config)
+    begun, done = load_policy(tmp_path / "warm_start"), load_policy(tmp_path / "policy")
+    seen = {"proprio": torch.randn(64, 4, generator=torch.Generator().manual_seed(1))}
+    action = begun.act(seen, deterministic=True)[0].action
+    assert (action - torch.tensor([0.9, 0.5])).abs().max() < 0.1
+    assert not torch.equal(begun.nets[0].mlp.weight_0, done.nets[0].mlp.weight_0)
+    assert torch.equal(begun.nets[0].features.scale.mean, done.nets[0].features.scale.mean)
 
 
-def test_goal_tracking_takes_its_own_row_where_there_is_one(tmp_path: Path) -> None:
-    def made(method: str, env: str) -> tuple[str, str]:
-        learner, policy, _ = build(settings(method, tmp_path, env=(env,)))
-        assert isinstance(learner, PPO) and isinstance(policy, ChunkPolicy)
-        return learner.config.ratio, policy.config.reduce
+@pytest.mark.parametrize("method", ["ppo", "dppo", "fpo"])
+def test_rl_goes_on_from_a_stored_policy(method: str, tmp_path: Path) -> None:
+    first = settings(method, tmp_path / "first", steps=64)
+    run(first)
+    made = build(settings(method, tmp_path / "second", init=tmp_path / "first"))
+    stored = load_policy(tmp_path / "first")
+    assert states_equal(_copy(made.policy), _copy(stored))
+    made.learner.step()
+    for _ in range(3):
+        made.learner.step()
+    assert not states_equal(_copy(made.policy), _copy(stored))
+    other = "dppo" if method == "ppo" else "ppo"
+    with pytest.raises(InputError, match="init: expected a policy of kind"):
+        build(settings(other, tmp_path / "third", init=tmp_path / "first"))
+    with pytest.raises(InputError, match="a bank for the body 'hopper'"):
+        build(settings(method, tmp_path / "third", init=tmp_path / "first", env=["gymnasium/Hopper-v5"]))
 
-    assert made("reinflow", "goal/sawyer") == ("sum", "sum")
-    assert resolved_ppo("reinflow", "goals", Config.ppo, Config.ppo) == Config.ppo
-    assert made("reinflow", "fork/point") == ("mean", "mean")
-    assert made("dppo", "goal/sawyer") == ("per_link", "mean")  # it has none
+
+# ---- presets, and what the user gives ------------------------------------------------------------------------------
+def from_command(*arguments: str) -> Any:
+    return parse("pretrain", pretrain.Config, list(arguments), choose=configure, choosing=pretrain.CHOOSING)[1]
+
+
+@pytest.mark.parametrize("method", known_methods())
+def test_every_method_has_sources_and_its_settings_round_trip(method: str, tmp_path: Path) -> None:
+    found = load_method(method)
+    assert found.name == method and found.paper and found.what and found.policies
+    assert all(preset.source for preset in found.presets)
+    config = from_command("--method", method, "--env", "fork/point", "--out", str(tmp_path))
+    assert from_dict(config_class(method), to_dict(config)) == config == configure(to_dict(config))
+
+
+@pytest.mark.parametrize("method", [name for name in known_methods() if name not in ("ddiffpg", "clone")])
+def test_what_is_given_wins_whatever_its_value(method: str, tmp_path: Path) -> None:
+    """0.2 is PPO's general clip: typed, it must not be taken for "not given".  So from a file, and flags over it."""
+    for env in ("gymnasium/HalfCheetah-v5", "goal/sawyer", "fork/point"):
+        assert from_command("--method", method, "--env", env, "--ppo.clip-high", "0.2").ppo.clip_high == 0.2
+        assert from_command("--method", method, "--env", env, "--ppo.epochs", "5").ppo.epochs == 5
+        assert from_command("--method", method, "--env", env, "--collect.discount", "0.95").collect.discount == 0.95
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"method: {method}\nenv: [fork/point]\nppo: {{clip_low: 0.2, lam: 0.5}}\n")
+    assert from_command("--config", str(file)).ppo.clip_low == 0.2
+    both = from_command("--config", str(file), "--ppo.lam", "0.95")
+    assert (both.ppo.clip_low, both.ppo.lam, both.env) == (0.2, 0.95, ("fork/point",))
+    own = load_method(method).preset(["fork/point"], started=False).settings
+    assert both.ppo.learning_rate == own.ppo.learning_rate  # type: ignore[attr-defined]
+    assert configure(method=method, ppo={"clip_low": 0.2}).ppo.clip_low == 0.2
+
+
+def test_every_family_has_its_preset() -> None:
+    cheetah = from_command("--env", "gymnasium/HalfCheetah-v5", "--policy", "mlp")
+    assert (cheetah.collect.discount, cheetah.ppo.lam) == (0.99, 0.95)
+    goals = from_command("--env", "goal/sawyer", "goal/ant")
+    assert (goals.collect.discount, goals.ppo.lam, goals.preset) == (0.95, 0.8, "goals")
+    assert from_command("--preset", "tasks").ppo.lam == 0.95
+    with pytest.raises(InputError, match="preset: expected a preset of ppo, got 'task'; did you mean 'tasks'"):
+        from_command("--preset", "task")
+
+
+def test_the_plan_says_preset_and_changes(tmp_path: Path) -> None:
+    said = "\n".join(plan(settings("dppo", tmp_path, ppo={"clip_low": 0.2})).steps)
+    assert "take preset 'scratch' of dppo (DPPO, from scratch: K = K' = 10, clip 0.1" in said
+    assert "ppo.clip_low 0.2 (preset: 0.1)" in said and "denoising.network 'mlp' (preset: 'trunk')" in said
+    assert "clip_high" not in said
+
+
+def test_the_presets_hold_the_numbers_of_their_sources() -> None:
+    """Written down by hand from the papers that PAPERS.md names."""
+    warm: Any = load_method("dppo").preset(["fork/point"], started=True).settings
+    assert (warm.denoising.steps, warm.denoising.tuned_steps, warm.collect.discount) == (20, 10, 0.999)
+    assert (warm.ppo.link_discount, warm.ppo.critic_learning_rate, warm.ppo.critic_warm_up) == (0.99, 1e-3, 2)
+    assert (warm.ppo.link_clip_first, warm.ppo.clip_high, warm.ppo.learning_rate) == (0.005, 0.05, 3e-4)  # ours
+    sde: Any = load_method("flow-sde").preset(["fork/point"], started=True).settings
+    assert sde.denoising.one_random_step and sde.denoising.level == 0.5
+    fpo: Any = load_method("fpo").preset(["fork/point"], started=False).settings
+    assert (fpo.ppo.clip_high, fpo.denoising.samples, fpo.denoising.steps) == (0.05, 8, 10)
+    goals: Any = load_method("reinflow").preset(["goal/ant"], started=False).settings
+    assert (goals.reduce, goals.ppo.ratio, goals.ppo.lam) == ("sum", "sum", 0.8)
 
 
 def test_a_setting_of_another_method_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"denoising.level: expected nothing with method dppo"):
-        build(settings("dppo", tmp_path, denoising=dataclasses.replace(SMALL, level=0.3)))
-    with pytest.raises(InputError, match="one body with method dppo"):
-        build(settings("dppo", tmp_path, env=("fork/point", "gymnasium/Hopper-v5")))
-    config = settings("reinflow", tmp_path)
-    assert from_dict(Config, to_dict(config)) == config
+    with pytest.raises(InputError, match=r"unknown key 'denoising\.level'"):
+        settings("dppo", tmp_path, denoising={"level": 0.3})
+    with pytest.raises(InputError, match=r"Unrecognized options: --denoising\.level"):
+        from_command("--method", "dppo", "--denoising.level", "0.3")
+    with pytest.raises(InputError, match="method: expected a known method, got 'dpo'; did you mean 'dppo'"):
+        from_command("--method", "dpo")
+    with pytest.raises(InputError, match="one body with this method"):
+        build(settings("dppo", tmp_path, env=["fork/point", "gymnasium/Hopper-v5"]))
+
+
+NEW = """
+from toddle.core.config import config
+from toddle.methods._base import Method, Preset, Run
+from toddle.methods.ppo import PPOSettings
+
+@config
+class Greedy(PPOSettings):
+    pass
+
+METHOD = Method(name="greedy", what="ppo, renamed", paper="none", policies="gaussian",
+                presets=(Preset(name="any", source="ours", settings=Greedy(policy="mlp")),))
+"""
+
+
+def test_a_new_method_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A file in the folder of methods, and nothing else: it is listed, it has options, it learns."""
+    from toddle import methods
+
+    (tmp_path / "greedy.py").write_text(NEW)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    known_methods.cache_clear()
+    try:
+        assert "greedy" in known_methods()
+        listing.run(listing.Config())
+        assert "greedy" in capsys.readouterr().out
+        config = from_command("--method", "greedy", "--env", "fork/point", "--mlp.hidden", "8", "--worlds", "4")
+        made = load_method("greedy").settings.build(config, Start(envs=[ReachEnv(4)], steps=100))
+        assert isinstance(made.policy, GaussianPolicy) and isinstance(made.learner, PPO)
+        made.learner.step()
+    finally:
+        known_methods.cache_clear()

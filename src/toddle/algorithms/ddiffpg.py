@@ -159,6 +159,11 @@ class DDiffPG:
         self._age = np.zeros(worlds, np.int64)
         self._drift = self.random.standard_normal((worlds, self.size[1]))  # of unit variance at every step
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the trajectories it keeps."""
+        return sum(array.nbytes for array in self.buffer.steps.values())
+
     def _new_mode(self, number: int) -> Mode:
         c, seed = self.config, self.seed + number
         critic = ModeCritic(*self.size, hidden=c.hidden, atoms=c.atoms, top=c.top, seed=seed).to(self.device)

@@ -16,7 +16,7 @@ import yaml
 from toddle.core.errors import InputError, nearest
 from toddle.core.files import write_text_atomic
 
-__all__ = ["config", "from_dict", "load_config", "save_config", "to_dict"]
+__all__ = ["changes", "config", "from_dict", "load_config", "merged", "read_settings", "save_config", "to_dict"]
 
 T = TypeVar("T")
 
@@ -59,6 +59,24 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
         raise InputError("\n".join(lines)) from None
 
 
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return `below` with the values of `above`, nested dicts merged likewise."""
+    found = dict(below)
+    for key, value in above.items():
+        inner = found.get(key)
+        found[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return found
+
+
+def changes(before: Any, after: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Return (dotted name, before, after) of every field of plain data that differs."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = dict.fromkeys([*before, *after])
+        parts = [changes(before.get(name), after.get(name), f"{prefix}.{name}".lstrip(".")) for name in names]
+        return [line for part in parts for line in part]
+    return [] if before == after else [(prefix, before, after)]
+
+
 def to_dict(value: Any) -> Any:
     """Return plain data (dicts, lists, numbers, strings) that `from_dict` turns back into an equal object."""
     return pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
@@ -69,11 +87,8 @@ def save_config(path: Path, value: Any) -> None:
     write_text_atomic(path, yaml.safe_dump(to_dict(value), sort_keys=False))
 
 
-def load_config(cls: type[T], path: Path, given: dict[str, Any] | None = None) -> T:
-    """Read a YAML config; `given` are fields that need not be in it (they were given elsewhere).
-
-    Raises InputError when the file is missing, is not YAML, or has wrong fields.
-    """
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings, which may leave fields out.  Raises InputError when it is missing or no mapping."""
     try:
         data = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
@@ -82,4 +97,12 @@ def load_config(cls: type[T], path: Path, given: dict[str, Any] | None = None) -
         raise InputError(f"config file: {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise InputError(f"config file: {path} must hold a mapping of fields, got {type(data).__name__}")
-    return from_dict(cls, data | (given or {}), where=str(path))
+    return data
+
+
+def load_config(cls: type[T], path: Path, given: dict[str, Any] | None = None) -> T:
+    """Read a YAML config; `given` are fields that need not be in it (they were given elsewhere).
+
+    Raises InputError when the file is missing, is not YAML, or has wrong fields.
+    """
+    return from_dict(cls, read_settings(path) | (given or {}), where=str(path))

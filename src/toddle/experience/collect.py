@@ -117,6 +117,11 @@ class Collector:
         """Decisions in one rollout, all worlds together."""
         return self.config.length * self.env.num_envs
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the rollout, once there is one."""
+        return 0 if self.rollout is None else self.rollout.bytes
+
     def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
         """Fill the rollout with T decisions a world and, with a critic, their values; return it with metrics of ended
         episodes.

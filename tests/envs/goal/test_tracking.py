@@ -418,9 +418,9 @@ def test_the_documented_body_works(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_settings_of_the_measured_bodies_are_valid() -> None:
-    from toddle.core.config import load_config
-    from toddle.recipes.pretrain import Config
+    from toddle.core.config import read_settings
+    from toddle.recipes.pretrain import configure
 
     for name in ("ant", "humanoid"):
-        config = load_config(Config, ROOT / "docs" / "results" / "gctr" / f"{name}.yaml")
+        config = configure(read_settings(ROOT / "docs" / "results" / "gctr" / f"{name}.yaml"))
         assert config.env == (f"goal/{name}",) and config.collect.discount == 0.95

@@ -1,4 +1,4 @@
-"""Warm start of a denoising policy: imitation of a recorded dataset before RL."""
+"""Warm start of a policy: imitation of a recorded dataset before RL."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from toddle.core.protocols import Imitating
 from toddle.core.seeding import randint, torch_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.windows import WindowDataset
+from toddle.methods._base import Start
+from toddle.optim.schedules import cosine_factor
 from toddle.policies.store import read_policy, save_policy
 from toddle.runs.loop import ProgressLine
 
@@ -36,25 +38,31 @@ class ImitationConfig:
                 raise problem(name, "at least 1", getattr(self, name))
 
 
-def imitate(policy: Imitating, dataset: LeRobotDataset, settings: ImitationConfig, seed: int) -> list[float]:
-    """Fit a fresh policy to the chunks of a dataset; return the losses.  Its normalisation comes from the dataset.
-
-    Raises InputError where the dataset's sizes are not the body's, NaNError where the loss is not finite.
-    """
+def _samples(policy: Imitating, dataset: LeRobotDataset, horizon: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return proprioception (N, O) and chunks (N, H, A) of a dataset.  Raises InputError where sizes do not fit."""
     (body,) = policy.bodies
-    windows = WindowDataset(dataset, horizon=policy.config.horizon)
+    windows = WindowDataset(dataset, horizon=horizon)
     samples = [windows[index] for index in range(len(windows))]
     proprio = torch.stack([sample["proprio"][-1] for sample in samples])
     action = torch.stack([sample["action"] for sample in samples]).clamp(-1.0, 1.0)
     for name, found, wanted in (("observation.state", proprio, body.proprio), ("action", action, body.action)):
         if found.shape[-1] != wanted:
             raise problem(f"dataset: {name}", f"{wanted} numbers, as body {body.name} has", found.shape[-1])
+    return proprio, action
+
+
+def imitate(
+    policy: Imitating, dataset: LeRobotDataset, settings: ImitationConfig, seed: int, *, horizon: int
+) -> list[float]:
+    """Fit a fresh policy to the chunks of a dataset; return the losses.  Its normalisation comes from the dataset.
+
+    Raises InputError where the dataset's sizes are not the body's, NaNError where the loss is not finite.
+    """
     device = device_of(policy)
-    proprio, action = proprio.to(device), action.to(device)
+    proprio, action = (part.to(device) for part in _samples(policy, dataset, horizon))
     policy.fit_normaliser({"proprio": proprio})
     generator = torch_generator(seed, "imitation")
     optimiser = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     losses = []
     with ProgressLine("imitate", settings.steps) as bar:
         for step in range(settings.steps):
@@ -63,10 +71,11 @@ def imitate(policy: Imitating, dataset: LeRobotDataset, settings: ImitationConfi
             losses.append(float(loss.detach()))
             if not torch.isfinite(loss):
                 raise NaNError(f"imitation, update {step}: the loss is not finite")
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * cosine_factor(step, settings.steps)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            schedule.step()
             bar.advance(step + 1)
     for parameter in policy.parameters():
         parameter.grad = None
@@ -74,15 +83,23 @@ def imitate(policy: Imitating, dataset: LeRobotDataset, settings: ImitationConfi
     return losses
 
 
-def warm_start(policy: Imitating, dataset: Path, settings: ImitationConfig, folder: Path, seed: int) -> None:
-    """Imitate `dataset`, or take what an interrupted run imitated already, and keep the result in `folder`."""
-    opened = LeRobotDataset(dataset)
-    if policy.config.goal_width:
+def warm_start(
+    policy: Imitating, dataset: Path, settings: ImitationConfig, start: Start, *, horizon: int, goals: bool
+) -> None:
+    """Imitate `dataset`, or take what an interrupted run imitated already; the result is kept in the run's folder.
+
+    In a plan (no folder) the dataset is checked and nothing is trained.
+    """
+    if goals:
         raise problem("warm_start", "environments without goal items (datasets hold none)", str(dataset))
-    if (folder / "policy.json").exists():
-        _, _, _, state = read_policy(folder)
-        policy.load_state_dict(state)
+    opened = LeRobotDataset(dataset)
+    if start.folder is None:
+        _samples(policy, opened, horizon)
         return
-    losses = imitate(policy, opened, settings, seed)
+    folder = start.folder / "warm_start"
+    if (folder / "policy.json").exists():
+        policy.load_state_dict(read_policy(folder)[3])
+        return
+    losses = imitate(policy, opened, settings, start.seed, horizon=horizon)
     tail = losses[-max(1, len(losses) // 20) :]
     save_policy(folder, policy, {"dataset": str(dataset), "imitation_loss": sum(tail) / len(tail)})

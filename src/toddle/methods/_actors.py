@@ -1,0 +1,208 @@
+"""What methods have in common: policies of states, the critic, the collectors, for the environments' bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from gymnasium import spaces
+
+from toddle.algorithms.ppo import PPO, PPOConfig
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.protocols import Acting
+from toddle.core.types import BodySpec
+from toddle.envs.base import BatchedEnv
+from toddle.experience.actor import body_in
+from toddle.experience.collect import CollectConfig, Collector
+from toddle.methods._base import Run, Start
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
+from toddle.policies.critic import CriticConfig, ValueNet
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+
+__all__ = [
+    "CausalSettings",
+    "MlpSettings",
+    "bodies_of",
+    "has_goals",
+    "iterations_of",
+    "make_collectors",
+    "make_critic",
+    "make_policy",
+    "ppo_run",
+    "started_from",
+]
+
+
+@config
+class CausalSettings:
+    """The causal transformer, which becomes the action expert of a VLA."""
+
+    trunk: TrunkConfig = TrunkConfig(width=96, depth=2, heads=4, context_width=64)
+    """The transformer."""
+    horizon: int = 8
+    """H, action slots of a decision."""
+    executed: int = 8
+    """Actions of a decision that are executed before the next one."""
+    window: int = 1
+    """T, decisions the history reaches back."""
+    bank_hidden: int = 128
+    """Hidden units of the banks of each body."""
+    goal_dropout: float = 0.1
+    """Share of episodes with the goal hidden; trains the NULL token."""
+    log_std: float = -0.7
+    """Logarithm of the standard deviation at the start."""
+    noise_correlation: float = 0.9
+    """Correlation of the noise between the steps of a chunk; independent noise averages out and explores little."""
+
+
+@config
+class MlpSettings:
+    """The multilayer perceptron."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    horizon: int = 1
+    """Actions of a decision; all are executed."""
+    log_std: float = -0.5
+    """Logarithm of the standard deviation at the start."""
+
+
+def bodies_of(envs: Sequence[BatchedEnv]) -> tuple[BodySpec, ...]:
+    """Return the bodies of the environments, each once.  Raises InputError where one body has two sizes."""
+    bodies: dict[str, BodySpec] = {}
+    for env in envs:
+        if bodies.setdefault(env.body, env.body_spec) != env.body_spec:
+            raise problem("env", f"one observation and action size for body {env.body}", env.name)
+    return tuple(bodies.values())
+
+
+def _keys(env: BatchedEnv) -> set[str]:
+    space = env.single_observation_space
+    return {*space} if isinstance(space, spaces.Dict) else {"proprio"}
+
+
+def has_goals(envs: Sequence[BatchedEnv]) -> bool:
+    """Whether the environments have goal items.  Raises InputError where some have and some have not."""
+    found = {"goal" in _keys(env) for env in envs}
+    if len(found) > 1:
+        raise problem("env", "all with goals or none", ", ".join(env.name for env in envs))
+    return found == {True}
+
+
+def make_policy(
+    kind: Literal["causal", "mlp"],
+    causal: CausalSettings,
+    mlp: MlpSettings,
+    start: Start,
+    *,
+    goal_width: int,
+    imitates: bool = False,
+) -> CausalPolicy | GaussianPolicy:
+    """Build the policy of states that the settings name; `imitates`: it is to be warm-started from demonstrations."""
+    bodies, goals = bodies_of(start.envs), has_goals(start.envs)
+    if kind == "mlp":
+        return GaussianPolicy(
+            GaussianConfig(
+                bodies=bodies,
+                horizon=mlp.horizon,
+                hidden=mlp.hidden,
+                log_std=mlp.log_std,
+                goal_width=goal_width if goals else 0,
+                fixed_statistics=imitates,
+                seed=start.seed,
+            )
+        )
+    if imitates:
+        raise problem("warm_start", "nothing with the causal policy", "a data set", "take --policy mlp, or method dppo")
+    expert = ExpertConfig(
+        trunk=causal.trunk,
+        bodies=bodies,
+        horizon=causal.horizon,
+        executed=causal.executed,
+        window=causal.window,
+        bank_hidden=causal.bank_hidden,
+    )
+    return CausalPolicy(
+        CausalConfig(
+            expert=expert,
+            goal_dropout=causal.goal_dropout if goals else 0.0,
+            log_std=causal.log_std,
+            noise_correlation=causal.noise_correlation if causal.executed > 1 else 0.0,
+            seed=start.seed,
+        )
+    )
+
+
+def started_from(start: Start, kinds: Sequence[str]) -> Any:
+    """Return the stored policy to go on from.  Raises InputError where it is of another kind or has not the bodies."""
+    policy = start.init
+    if policy.kind not in kinds:
+        raise problem("init", f"a policy of kind {' or '.join(kinds)}, which this method trains", policy.kind)
+    for env in start.envs:
+        body, spec = policy.bodies[body_in(policy, env)], env.body_spec
+        if (body.proprio, body.action) != (spec.proprio, spec.action):
+            want = f"a policy for {spec.proprio} numbers of state and {spec.action} of action, as {env.name} has"
+            raise problem("init", want, f"{body.proprio} and {body.action}")
+    return policy.train()
+
+
+def make_critic(start: Start, hidden: tuple[int, ...], goal_width: int) -> ValueNet:
+    """Build the critic: of privileged state where all environments give it, else of proprioception."""
+    privileged = all("critic" in _keys(env) for env in start.envs)
+    sizes = {env.body: env.body_spec.proprio for env in start.envs}
+    if privileged:
+        sizes = {env.body: int(env.single_observation_space["critic"].shape[0]) for env in start.envs}  # type: ignore[index]
+    critic = ValueNet(
+        CriticConfig(
+            inputs=tuple(sizes.values()),
+            key="critic" if privileged else "proprio",
+            hidden=hidden,
+            goal_width=goal_width if has_goals(start.envs) else 0,
+            seed=start.seed,
+        )
+    )
+    return critic.to(start.device)
+
+
+def make_collectors(start: Start, collect: CollectConfig) -> list[Collector]:
+    """Build a collector for each environment; `body` is its body's place among the bodies."""
+    order = [body.name for body in bodies_of(start.envs)]
+    return [
+        Collector(
+            env,
+            collect,
+            seed=start.seed + 1000 * index,
+            body=order.index(env.body),
+            label=env.name.replace("/", "-"),
+        )
+        for index, env in enumerate(start.envs)
+    ]
+
+
+def iterations_of(start: Start, policy: Acting, collectors: Sequence[Collector]) -> int:
+    """Return in how many iterations the steps are used up."""
+    return max(1, round(start.steps / policy.horizon / sum(collector.decisions for collector in collectors)))
+
+
+def ppo_run(
+    start: Start,
+    policy: Any,
+    ppo: PPOConfig,
+    collect: CollectConfig,
+    *,
+    critic_hidden: tuple[int, ...],
+    goal_width: int,
+    **parts: Any,
+) -> Run:
+    """Put PPO together around a policy, with a critic and a collector for each environment; `parts` go to PPO."""
+    policy = policy.to(start.device)
+    if policy.sequential and ppo.minibatches > min(env.num_envs for env in start.envs):
+        worlds = min(env.num_envs for env in start.envs)
+        raise problem("ppo.minibatches", f"at most {worlds} (worlds): the policy needs whole worlds", ppo.minibatches)
+    critic = make_critic(start, critic_hidden, goal_width)
+    collectors = make_collectors(start, collect)
+    iterations = iterations_of(start, policy, collectors)
+    learner = PPO(policy, critic, collectors, ppo, iterations=iterations, seed=start.seed, **parts)
+    return Run(learner=learner, policy=policy, iterations=iterations, sources=collectors)

@@ -1,0 +1,135 @@
+"""What a method is: settings that build themselves, and presets of them, each with its source.
+
+A method is a file of this folder with `METHOD = Method(...)`; it is found by being there.  Its settings are a frozen
+dataclass whose fields become options of `toddle pretrain`, and whose `build` makes everything that learns.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from toddle import methods
+from toddle.core.device import CPU
+from toddle.core.errors import nearest, problem
+from toddle.core.protocols import Acting, Learner
+from toddle.envs.base import BatchedEnv
+
+__all__ = ["Counting", "Method", "Preset", "Run", "Settings", "Start", "known_methods", "load_method"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a method is built with."""
+
+    envs: Sequence[BatchedEnv]
+    steps: int
+    """Control steps to learn from, all environments together."""
+    seed: int = 0
+    device: torch.device = CPU
+    init: Any = None
+    """The stored policy to go on from, or None."""
+    folder: Path | None = None
+    """The run's folder, in which what comes before RL (imitation) is kept; None: nothing is trained yet (a plan)."""
+
+
+class Counting(Protocol):
+    """What gathers experience, and counts it."""
+
+    total_steps: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory of what it keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything a method has built."""
+
+    learner: Learner
+    policy: Acting
+    iterations: int
+    sources: Sequence[Counting]
+    show: tuple[str, ...] = ("goal/success", "episode/return")
+    """Metrics that are printed on the way."""
+
+
+class Settings(Protocol):
+    """A method's settings: a frozen `@config` dataclass."""
+
+    def build(self, start: Start) -> Run:
+        """Build the learner.  Raises InputError where settings and environments do not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Settings that are known to work somewhere, and where they come from."""
+
+    name: str
+    source: str
+    settings: Settings
+    families: tuple[str, ...] = ()
+    """Environment families it is for; none: any."""
+    started: bool | None = None
+    """Whether it is for a policy that has learned already (from demonstrations, or stored); None: both."""
+
+    def fits(self, families: set[str], started: bool) -> bool:
+        """Whether it is for a run like this."""
+        return self.started in (None, started) and (not self.families or families <= set(self.families))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to learn that a user can name."""
+
+    name: str
+    what: str
+    paper: str
+    policies: str
+    """The kinds of policies it trains, in words."""
+    presets: tuple[Preset, ...]
+    """The first that fits a run is its default."""
+    deviations: tuple[str, ...] = field(default=())
+    """Where it leaves its source."""
+
+    @property
+    def settings(self) -> type[Any]:
+        """The class of its settings."""
+        return type(self.presets[0].settings)
+
+    def preset(self, envs: Sequence[str], *, started: bool, name: str | None = None) -> Preset:
+        """Return the preset of that name, or the first that fits.  Raises InputError for an unknown name."""
+        if name is not None:
+            found = {preset.name: preset for preset in self.presets}
+            if name not in found:
+                raise problem("preset", f"a preset of {self.name}", name, nearest(name, found))
+            return found[name]
+        families = {env.partition("/")[0] for env in envs}
+        for preset in self.presets:
+            if preset.fits(families, started):
+                return preset
+        given = "a policy that has learned already" if started else f"{', '.join(sorted(families))} from scratch"
+        raise problem("method", f"one with a preset for {given}", self.name, "name one with --preset")
+
+
+@functools.cache
+def known_methods() -> tuple[str, ...]:
+    """Return the names of the methods: the files of this folder but those that begin with _."""
+    files = [module.name for module in pkgutil.iter_modules(methods.__path__) if not module.name.startswith("_")]
+    return tuple(name.replace("_", "-") for name in files)
+
+
+def load_method(name: str) -> Method:
+    """Return a method by name.  Raises InputError for an unknown one, with the nearest."""
+    if name not in known_methods():
+        raise problem("method", "a known method", name, nearest(name, known_methods()))
+    method: Method = importlib.import_module(f"{methods.__name__}.{name.replace('-', '_')}").METHOD
+    return method
