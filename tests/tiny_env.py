@@ -85,3 +85,28 @@ class EndlessEnv(BatchedEnv):
 
     def _observe(self) -> Array:
         return np.full((self.num_envs, 2), 0.5)
+
+
+class StartsEnv(ReachEnv):
+    """Reach whose start and target follow from each world's own seed: equal seeds, equal starts."""
+
+    def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
+        for world in np.flatnonzero(mask):
+            seed = None if seeds is None else seeds[world]
+            generator = self.generator if seed is None else np.random.default_rng(seed)
+            self.x[world], self.target[world] = generator.uniform(-1, 1, 2), generator.uniform(-1, 1, 2)
+
+
+class HastyEnv(ReachEnv):
+    """Reach where haste costs: |a| at every control step."""
+
+    def __init__(self, num_envs: int = 8, **options: Any) -> None:
+        self.haste = np.zeros(num_envs)
+        super().__init__(num_envs, **options)
+
+    def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
+        self.haste = np.abs(np.clip(action, -1, 1)).mean(1)
+        return super()._step_worlds(action, active)
+
+    def _infos(self) -> dict[str, Array]:
+        return super()._infos() | {"cost": self.haste.copy()}

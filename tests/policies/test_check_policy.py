@@ -26,6 +26,7 @@ from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.policies.pi0 import Pi0Config, Pi0Policy
 from toddle.policies.store import KINDS
+from toddle.policies.tokens import TokenConfig, TokenPolicy
 from toddle.policies.vla import FlowVLA
 
 ARM = BodySpec(name="arm", proprio=5, action=3, dt=0.05)
@@ -71,6 +72,10 @@ def fpo(folder: Path) -> tuple[Any, Observation]:
     return FPOPolicy(FPOConfig(body=ARM, network=SMALL, steps=3)), state()
 
 
+def tokens(folder: Path) -> tuple[Any, Observation]:
+    return TokenPolicy(TokenConfig(body=ARM, horizon=2, bins=7, temperature=1.3)), state()
+
+
 def flow_vla(folder: Path) -> tuple[Any, Observation]:
     save_embedded(folder / "eyes", tiny_backbone())
     return FlowVLA.from_config(
@@ -83,7 +88,16 @@ def pi0(folder: Path) -> tuple[Any, Observation]:
     return Pi0Policy.from_pretrained(Pi0Config(source=str(source), body=ARM, executed=4, text_tokens=9)), seen(24)
 
 
-MADE: tuple[Callable[[Path], tuple[Any, Observation]], ...] = (gaussian, causal, diffusion, flow, fpo, flow_vla, pi0)
+MADE: tuple[Callable[[Path], tuple[Any, Observation]], ...] = (
+    gaussian,
+    causal,
+    diffusion,
+    flow,
+    fpo,
+    tokens,
+    flow_vla,
+    pi0,
+)
 
 
 @pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)

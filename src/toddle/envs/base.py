@@ -48,6 +48,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     num_envs: int
     single_observation_space: gymnasium.Space[Any]
     single_action_space: gymnasium.spaces.Box  # normalised policies act in [-1, 1]; envs rescale if theirs differ
+    discrete: int | None = None  # actions of a discrete space, said as the one number 0, 1, ...; None: continuous
     instruction: list[str] | None = None  # one sentence a world, for tasks that have one
     cameras: tuple[str, ...] = ()  # names of the pictures in the observation's `images`
     rendering: bool = True  # while False, observations come without `images`, which saves their time

@@ -20,10 +20,13 @@ from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.critic import CriticConfig, ValueNet
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.tokens import TokenConfig, TokenPolicy
 
 __all__ = [
     "CausalSettings",
     "MlpSettings",
+    "PolicyKind",
+    "TokenSettings",
     "bodies_of",
     "has_goals",
     "iterations_of",
@@ -69,6 +72,24 @@ class MlpSettings:
     """Logarithm of the standard deviation at the start."""
 
 
+@config
+class TokenSettings:
+    """The policy of categorical tokens: discrete actions, or actions in bins."""
+
+    bins: int = 21
+    """Tokens of a number (a discrete action space has its own)."""
+    horizon: int = 1
+    """Actions of a decision; all are executed."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    temperature: float = 1.0
+    """Logits are divided by it, when drawing and when scoring alike."""
+
+
+PolicyKind = Literal["auto", "causal", "mlp", "tokens"]
+"""auto: tokens where actions are discrete, else mlp."""
+
+
 def bodies_of(envs: Sequence[BatchedEnv]) -> tuple[BodySpec, ...]:
     """Return the bodies of the environments, each once.  Raises InputError where one body has two sizes."""
     bodies: dict[str, BodySpec] = {}
@@ -92,16 +113,25 @@ def has_goals(envs: Sequence[BatchedEnv]) -> bool:
 
 
 def make_policy(
-    kind: Literal["causal", "mlp"],
-    causal: CausalSettings,
-    mlp: MlpSettings,
+    kind: PolicyKind,
     start: Start,
     *,
+    causal: CausalSettings | None = None,
+    mlp: MlpSettings | None = None,
+    tokens: TokenSettings | None = None,
     goal_width: int,
     imitates: bool = False,
-) -> CausalPolicy | GaussianPolicy:
+) -> CausalPolicy | GaussianPolicy | TokenPolicy:
     """Build the policy of states that the settings name; `imitates`: it is to be warm-started from demonstrations."""
     bodies, goals = bodies_of(start.envs), has_goals(start.envs)
+    discrete = {env.discrete for env in start.envs}
+    if kind == "auto":
+        kind = "mlp" if discrete == {None} else "tokens"
+    if kind != "tokens" and discrete != {None}:
+        raise problem("policy", "tokens (or auto) where actions are discrete", kind)
+    if kind == "tokens":
+        return _token_policy(start, tokens or TokenSettings(), bodies, goal_width if goals else 0, imitates=imitates)
+    causal, mlp = causal or CausalSettings(), mlp or MlpSettings()
     if kind == "mlp":
         return GaussianPolicy(
             GaussianConfig(
@@ -115,7 +145,9 @@ def make_policy(
             )
         )
     if imitates:
-        raise problem("warm_start", "nothing with the causal policy", "a data set", "take --policy mlp, or method dppo")
+        raise problem(
+            "warm_start", f"nothing with the {kind} policy", "a data set", "take --policy mlp, or method dppo"
+        )
     expert = ExpertConfig(
         trunk=causal.trunk,
         bodies=bodies,
@@ -130,6 +162,28 @@ def make_policy(
             goal_dropout=causal.goal_dropout if goals else 0.0,
             log_std=causal.log_std,
             noise_correlation=causal.noise_correlation if causal.executed > 1 else 0.0,
+            seed=start.seed,
+        )
+    )
+
+
+def _token_policy(
+    start: Start, settings: TokenSettings, bodies: tuple[BodySpec, ...], goal_width: int, *, imitates: bool
+) -> TokenPolicy:
+    if len(bodies) > 1:
+        raise problem("env", "one body with the tokens policy", ", ".join(body.name for body in bodies))
+    if imitates:
+        raise problem("warm_start", "nothing with the tokens policy", "a data set", "take --policy mlp, or method dppo")
+    (discrete,) = {env.discrete for env in start.envs}
+    return TokenPolicy(
+        TokenConfig(
+            body=bodies[0],
+            horizon=settings.horizon,
+            bins=settings.bins if discrete is None else discrete,
+            discrete=discrete is not None,
+            hidden=settings.hidden,
+            temperature=settings.temperature,
+            goal_width=goal_width,
             seed=start.seed,
         )
     )
@@ -194,9 +248,8 @@ def ppo_run(
     *,
     critic_hidden: tuple[int, ...],
     goal_width: int,
-    **parts: Any,
 ) -> Run:
-    """Put PPO together around a policy, with a critic and a collector for each environment; `parts` go to PPO."""
+    """Put PPO together around a policy, with a critic and a collector for each environment."""
     policy = policy.to(start.device)
     if policy.sequential and ppo.minibatches > min(env.num_envs for env in start.envs):
         worlds = min(env.num_envs for env in start.envs)
@@ -204,5 +257,5 @@ def ppo_run(
     critic = make_critic(start, critic_hidden, goal_width)
     collectors = make_collectors(start, collect)
     iterations = iterations_of(start, policy, collectors)
-    learner = PPO(policy, critic, collectors, ppo, iterations=iterations, seed=start.seed, **parts)
+    learner = PPO(policy, critic, collectors, ppo, iterations=iterations, seed=start.seed, **start.parts)
     return Run(learner=learner, policy=policy, iterations=iterations, sources=collectors)

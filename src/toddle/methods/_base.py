@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +38,8 @@ class Start:
     """The stored policy to go on from, or None."""
     folder: Path | None = None
     """The run's folder, in which what comes before RL (imitation) is kept; None: nothing is trained yet (a plan)."""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """Parts of PPO that a method adds to another's (`rewards`, `auxiliaries`)."""
 
 
 class Counting(Protocol):

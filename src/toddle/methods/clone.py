@@ -43,7 +43,9 @@ class CloneSettings:
             raise problem("teacher", "a policy folder with method clone", "none")
         if start.init is not None:
             raise problem("init", "nothing with method clone", "a policy", "the student starts from random weights")
-        policy = make_policy(self.policy, self.causal, self.mlp, start, goal_width=self.goal_width).to(start.device)
+        policy = make_policy(self.policy, start, causal=self.causal, mlp=self.mlp, goal_width=self.goal_width).to(
+            start.device
+        )
         teacher = load_policy(self.teacher).to(start.device)
         if teacher.kind != policy.kind:
             raise problem("teacher", f"a policy of kind '{policy.kind}'", teacher.kind)

@@ -1,9 +1,8 @@
-"""PPO of a Gaussian policy of states: paradigm 1's pretraining of an action expert, or any task."""
+"""PPO of a policy of states: paradigm 1's pretraining of an action expert, or any task."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
@@ -12,6 +11,8 @@ from toddle.experience.collect import CollectConfig
 from toddle.methods._actors import (
     CausalSettings,
     MlpSettings,
+    PolicyKind,
+    TokenSettings,
     has_goals,
     make_policy,
     ppo_run,
@@ -31,14 +32,17 @@ ROLLOUT = CollectConfig(length=16, discount=0.99)
 
 @config
 class PPOSettings:
-    """PPO of a Gaussian policy."""
+    """PPO of a policy of states."""
 
-    policy: Literal["causal", "mlp"] = "causal"
-    """Kind of policy: a causal transformer, which can become the action expert of a VLA, or an MLP."""
+    policy: PolicyKind = "auto"
+    """Kind of policy: a causal transformer, which can become the action expert of a VLA; an MLP with a Gaussian; or
+    categorical tokens.  auto: tokens where actions are discrete, else mlp."""
     causal: CausalSettings = CausalSettings()
     """Settings of the causal transformer."""
     mlp: MlpSettings = MlpSettings()
     """Settings of the multilayer perceptron."""
+    tokens: TokenSettings = TokenSettings()
+    """Settings of the token policy."""
     critic_hidden: tuple[int, ...] = (256, 256)
     """Widths of the critic's hidden layers."""
     goal_width: int = 64
@@ -57,11 +61,16 @@ class PPOSettings:
         if start.init is not None:
             if self.warm_start is not None:
                 raise problem("warm_start", "nothing with --init", str(self.warm_start), "it has learned already")
-            policy = started_from(start, ("gaussian", "causal"))
+            policy = started_from(start, ("gaussian", "causal", "tokens"))
         else:
-            imitates = self.warm_start is not None
             policy = make_policy(
-                self.policy, self.causal, self.mlp, start, goal_width=self.goal_width, imitates=imitates
+                self.policy,
+                start,
+                causal=self.causal,
+                mlp=self.mlp,
+                tokens=self.tokens,
+                goal_width=self.goal_width,
+                imitates=self.warm_start is not None,
             )
             policy.to(start.device)
             if self.warm_start is not None:
@@ -74,14 +83,14 @@ class PPOSettings:
 
 METHOD = Method(
     name="ppo",
-    what="proximal policy optimisation of a Gaussian policy of states",
+    what="proximal policy optimisation of a policy of states",
     paper="Schulman et al. 2017, arXiv 1707.06347",
-    policies="causal, gaussian",
+    policies="causal, gaussian, tokens",
     presets=(
         Preset(
             name="goals",
             source="ours, measured on goal/sawyer: docs/results/gctr",
-            settings=PPOSettings(ppo=GOALS, collect=CollectConfig(length=16, discount=0.95)),
+            settings=PPOSettings(policy="causal", ppo=GOALS, collect=CollectConfig(length=16, discount=0.95)),
             families=("goal", "touch"),
         ),
         Preset(
@@ -103,7 +112,7 @@ METHOD = Method(
         Preset(
             name="tasks",
             source="ours: as goals with gamma 0.99 and lambda 0.95, which tasks of a thousand steps need",
-            settings=PPOSettings(policy="mlp"),
+            settings=PPOSettings(),
         ),
     ),
 )

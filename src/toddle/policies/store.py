@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "causal": ("toddle.policies.causal", "CausalPolicy", "CausalConfig"),
     "denoising": ("toddle.policies.denoising", "DenoisingPolicy", "DenoisingConfig"),
     "fpo": ("toddle.policies.fpo", "FPOPolicy", "FPOConfig"),
+    "tokens": ("toddle.policies.tokens", "TokenPolicy", "TokenConfig"),
     "flow_vla": ("toddle.policies.vla", "FlowVLA", "FlowVLAConfig"),
     "pi0": ("toddle.policies.pi0", "Pi0Policy", "Pi0Config"),
 }

@@ -1,0 +1,167 @@
+"""Whole episodes, in groups that begin at the same start: what methods without a critic compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.protocols import Acting, Critic
+from toddle.core.seeding import numpy_generator, torch_generator
+from toddle.core.types import Observation
+from toddle.envs.base import BatchedEnv
+from toddle.experience.actor import Actor
+from toddle.experience.rollout import Rollout
+
+__all__ = ["EpisodesConfig", "GroupCollector"]
+
+
+@config
+class EpisodesConfig:
+    """How whole episodes are gathered."""
+
+    group: int = 8
+    """Episodes that begin at the same start; the worlds are divided into so many groups."""
+    starts: int = 0
+    """Starts that are drawn from, of seeds counting up from `first_start`; 0: a new one every time."""
+    first_start: int = 0
+    """Seed of the first start.  Evaluation takes seeds from 0, demonstrations from 1,000,000."""
+    success_return: bool = False
+    """Compare episodes by success (1 or 0) in place of their sums of rewards."""
+
+    def __post_init__(self) -> None:
+        if self.group < 2:
+            raise problem("group", "at least 2, for an episode is compared with the others", self.group)
+        if self.starts < 0 or self.first_start < 0:
+            raise problem("starts, first_start", "0 or more", f"{self.starts}, {self.first_start}")
+
+
+class GroupCollector:
+    """Plays one whole episode in every world; worlds of a group are reset with the same seed, and so to the same start.
+
+    The rollout is as long as the longest episode can be; `mask` is True while a world's episode runs.  A world whose
+    episode has ended stands still until all have.
+    """
+
+    def __init__(
+        self, env: BatchedEnv, config: EpisodesConfig, *, seed: int, body: int = 0, label: str | None = None
+    ) -> None:
+        """Get ready; the worlds must make whole groups."""
+        if env.num_envs % config.group:
+            raise problem("worlds", f"a multiple of the group's {config.group}", env.num_envs)
+        self.env, self.config, self.label = env, config, label or env.body
+        self.actor = Actor(env, body=body)
+        self.total_steps = 0
+        self.starts: np.random.Generator = numpy_generator(seed, "starts", env.name, body)
+        self.generator = torch_generator(seed, "episodes", env.name, body)
+        self.rollout: Rollout | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the rollout, once there is one."""
+        return 0 if self.rollout is None else self.rollout.bytes
+
+    @property
+    def decisions(self) -> int:
+        """The most decisions of one rollout, for chunks of one action."""
+        return self.env.max_episode_steps * self.env.num_envs
+
+    def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
+        """Play; return the rollout with `group`, `mask`, `episode_return` and `success`, and metrics.
+
+        The rollout is the collector's own and is overwritten next time.  A critic is not asked.
+        """
+        env, actor, worlds = self.env, self.actor, self.env.num_envs
+        groups, length = worlds // self.config.group, -(-env.max_episode_steps // policy.horizon)
+        seeds = np.repeat(self._draw(groups), self.config.group)
+        raw, _ = env.reset(seed=[int(seed) for seed in seeds])
+        actor.begin(policy)
+        running, mask = np.ones(worlds, bool), np.zeros((length, worlds), bool)
+        rewards: NDArray[Any] = np.zeros((length, worlds), np.float32)
+        ends = [np.zeros((length, worlds), bool), np.zeros((length, worlds), bool)]
+        success: NDArray[Any] | None = None
+        for t in range(length):
+            seen = policy.encode(actor.observe(raw))
+            decision = actor.decide(policy, seen, self.generator)
+            if self.rollout is None:
+                self.rollout = Rollout(length, worlds, seen, decision)
+            self.rollout.observe(t, seen)
+            self.rollout.decide(t, decision)
+            mask[t] = running
+            raw, reward, terminated, truncated, info = env.step_chunk(
+                actor.executable(decision), active=running, reset_done=False
+            )
+            rewards[t], ends[0][t], ends[1][t] = np.where(running, reward, 0.0), terminated, truncated
+            if "success" in info:
+                reached = np.asarray(info["success"], bool) & running
+                success = reached if success is None else success | reached
+            actor.note(np.zeros(worlds, bool))
+            self.total_steps += int(info["steps"][running].sum())
+            running = running & ~(terminated | truncated)
+            if not running.any():
+                break
+        assert self.rollout is not None
+        self._finish(self.rollout, policy.encode(actor.observe(raw)), rewards, ends, mask, seeds, success)
+        return self.rollout, self._metrics(self.rollout, mask)
+
+    def _draw(self, count: int) -> NDArray[Any]:
+        """Return the seeds of this rollout's starts, all different where there are enough."""
+        config = self.config
+        if not config.starts:
+            return self.starts.integers(2**31 - 1, size=count)
+        return config.first_start + self.starts.choice(config.starts, size=count, replace=count > config.starts)
+
+    def _finish(
+        self,
+        rollout: Rollout,
+        last: Observation,
+        rewards: NDArray[Any],
+        ends: list[NDArray[Any]],
+        mask: NDArray[Any],
+        seeds: NDArray[Any],
+        success: NDArray[Any] | None,
+    ) -> None:
+        device = rollout.reward.device
+        rollout.observe(rollout.length, last)
+        rollout.reward.copy_(torch.from_numpy(rewards))
+        rollout.terminated.copy_(torch.from_numpy(ends[0]))
+        rollout.truncated.copy_(torch.from_numpy(ends[1]))
+        rollout.discount.fill_(1.0)
+        rollout.mask = torch.from_numpy(mask).to(device)
+        rollout.group = torch.from_numpy(np.unique(seeds, return_inverse=True)[1]).to(device)
+        rollout.success = None if success is None else torch.from_numpy(success).to(device)
+        rollout.episode_return = rollout.reward.sum(0)
+        if self.config.success_return:
+            if rollout.success is None:
+                raise problem("success_return", "an environment that reports success", self.env.name)
+            rollout.episode_return = rollout.success.float()
+
+    def _metrics(self, rollout: Rollout, mask: NDArray[Any]) -> dict[str, float]:
+        assert rollout.episode_return is not None
+        metrics = {
+            "episode/return": float(rollout.reward.sum(0).mean()),
+            "episode/length": float(mask.sum(0).mean()),
+            "episode/ended": float(rollout.worlds),
+            "rollout/total_steps": float(self.total_steps),
+        }
+        if rollout.success is not None:
+            metrics["episode/success"] = float(rollout.success.float().mean())
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next rollout depends on; every episode begins at a reset, so no world is in it."""
+        return {
+            "starts": self.starts.bit_generator.state,
+            "generator": self.generator.get_state(),
+            "total_steps": self.total_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.starts.bit_generator.state = state["starts"]
+        self.generator.set_state(state["generator"])
+        self.total_steps = int(state["total_steps"])

@@ -1,0 +1,70 @@
+"""What the methods share that compare whole episodes of the same start: no critic, PPO's surrogate."""
+
+from __future__ import annotations
+
+from toddle.algorithms.estimators import GroupAdvantages
+from toddle.algorithms.ppo import PPO, PPOConfig
+from toddle.core.config import config
+from toddle.experience.episodes import EpisodesConfig, GroupCollector
+from toddle.methods._actors import (
+    CausalSettings,
+    MlpSettings,
+    PolicyKind,
+    TokenSettings,
+    bodies_of,
+    make_policy,
+    started_from,
+)
+from toddle.methods._base import Run, Start
+
+__all__ = ["GroupSettings"]
+
+
+@config
+class GroupSettings:
+    """A policy, and PPO on groups of whole episodes."""
+
+    policy: PolicyKind = "auto"
+    """Kind of policy; auto: tokens where actions are discrete, else mlp."""
+    causal: CausalSettings = CausalSettings()
+    """Settings of the causal transformer."""
+    mlp: MlpSettings = MlpSettings()
+    """Settings of the multilayer perceptron."""
+    tokens: TokenSettings = TokenSettings()
+    """Settings of the token policy."""
+    goal_width: int = 64
+    """Width of the pooled goal."""
+    episodes: EpisodesConfig = EpisodesConfig()
+    """How episodes are gathered."""
+    ppo: PPOConfig = PPOConfig()
+    """The algorithm; what it says of a critic has no effect."""
+
+    def run(self, start: Start, estimator: GroupAdvantages) -> Run:
+        """Build PPO without a critic around the policy."""
+        if start.init is not None:
+            policy = started_from(start, ("gaussian", "causal", "tokens"))
+        else:
+            policy = make_policy(
+                self.policy,
+                start,
+                causal=self.causal,
+                mlp=self.mlp,
+                tokens=self.tokens,
+                goal_width=self.goal_width,
+            )
+        policy = policy.to(start.device)
+        order = [body.name for body in bodies_of(start.envs)]
+        sources = [
+            GroupCollector(
+                env,
+                self.episodes,
+                seed=start.seed + 1000 * index,
+                body=order.index(env.body),
+                label=env.name.replace("/", "-"),
+            )
+            for index, env in enumerate(start.envs)
+        ]
+        iterations = max(1, round(start.steps / sum(source.decisions for source in sources)))
+        learner = PPO(policy, None, sources, self.ppo, iterations=iterations, seed=start.seed, estimator=estimator)
+        show = ("episode/success", "episode/return")
+        return Run(learner=learner, policy=policy, iterations=iterations, sources=sources, show=show)
