@@ -113,9 +113,8 @@ def test_resume_is_bitwise(method: str, tmp_path: Path) -> None:
 
 def test_a_teacher_guides(tmp_path: Path) -> None:
     """From a teacher that walks well, three iterations do what PPO alone needs many more for."""
-    teacher = make(
-        "ppo", ReachEnv(16), ppo={"learning_rate": 5e-3, "critic_learning_rate": 5e-3}, collect={"length": 20}
-    )
+    fast = {"ppo": {"learning_rate": 5e-3, "critic_learning_rate": 5e-3}, "collect": {"length": 20}}
+    teacher = make("ppo", ReachEnv(16), **fast)
     assert train(teacher, 30)["episode/return"] > -9.0
     save_policy(tmp_path, teacher.policy)
     guided = make("rpd", ReachEnv(16), teacher=str(tmp_path), guidance=10.0, **fast)
