@@ -92,7 +92,7 @@ class Pictures(ToyDemonstrations):
 
 def fine_tuning(device: torch.device, *, pictures: bool = False, bf16: bool = False, **more: Any) -> SFT:
     """Build what `toddle sft` trains."""
-    settings = SFTConfig(steps=10, batch=6, rate=3e-3, ema=0.9, l2_sp=0.1, bf16=bf16)
+    settings = SFTConfig(steps=10, batch=6, learning_rate=3e-3, ema=0.9, l2_sp=0.1, bf16=bf16)
     data = Pictures() if pictures else ToyDemonstrations()
     return SFT(tiny_vla(**more).to(device), data, settings)
 

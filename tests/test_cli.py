@@ -109,7 +109,7 @@ def test_every_mistake_is_one_line() -> None:
     assert text == "Unrecognized options: --optim.rrate, 3; did you mean --optim.rate?; see toddle pretrain --help"
     assert "could not convert string to float: 'abc'" in refused("--optim.rate", "abc")
     assert refused("--optim.rate", "-1") == ("toddle pretrain: optim.rate: Input should be greater than 0, got -1.0")
-    assert refused("--envs") == "envs: expected at least one environment, got none"
+    assert refused("--envs") == "toddle pretrain: envs: expected at least one environment, got none"
     assert "--policy" in refused(kind=Needy) and "\n" not in refused(kind=Needy)
 
 

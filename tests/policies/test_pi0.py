@@ -94,7 +94,7 @@ def test_sampling_follows_the_velocity_from_noise_to_action(folder: Path) -> Non
 def test_sft_lowers_the_loss_and_spares_the_vlm(folder: Path) -> None:
     policy = make(folder)
     vlm = {name: value.detach().clone() for name, value in policy.model.model.vlm.named_parameters()}
-    learner = SFT(policy, Fixed(), SFTConfig(steps=60, batch=12, rate=6e-3, warmup=0.1))
+    learner = SFT(policy, Fixed(), SFTConfig(steps=60, batch=12, learning_rate=6e-3, warm_up=0.1))
     losses = [learner.step()["sft/loss"] for _ in range(60)]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     assert all(torch.equal(value, vlm[name]) for name, value in policy.model.model.vlm.named_parameters())
@@ -116,7 +116,7 @@ def test_clear_lines(folder: Path, tmp_path: Path) -> None:
     assert is_pi0_folder(folder) and not is_pi0_folder(tmp_path)
     with pytest.raises(InputError, match="pi0 source"):
         Pi0Policy.from_pretrained(Pi0Config(source=str(tmp_path / "no"), body=BODY))
-    with pytest.raises(InputError, match="pi0 executed: expected at least 1"):
+    with pytest.raises(InputError, match="executed: expected a whole number from 1"):
         Pi0Config(source=str(folder), body=BODY, executed=0)
 
 

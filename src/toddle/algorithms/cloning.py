@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from toddle.algorithms.parts import Source
 from toddle.core.config import config
 from toddle.core.errors import NaNError, problem
+from toddle.core.numbers import Count, Positive
 from toddle.core.protocols import Scorable
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation
@@ -30,19 +31,14 @@ __all__ = ["Cloning", "CloningConfig"]
 class CloningConfig:
     """Supervised pretraining on a teacher's rollouts (method clone)."""
 
-    epochs: int = 4
+    epochs: Count = 4
     """Passes over each rollout."""
-    minibatches: int = 2
+    minibatches: Count = 2
     """Updates in one pass."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Adam's rate at the start; it falls to a twentieth by a half cosine, as PPO's does."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Limit of the gradient's norm."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "minibatches", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise problem(f"clone.{name}", "a number above 0", getattr(self, name))
 
 
 class _NoValues:

@@ -31,7 +31,8 @@ from torch import Tensor
 from toddle.algorithms.modes import Mode, assign_modes, inherit
 from toddle.core.config import config
 from toddle.core.device import CPU, to_device
-from toddle.core.errors import NaNError, problem
+from toddle.core.errors import NaNError
+from toddle.core.numbers import Count, Discount, NonNegative, Positive, Share, Size, Whole
 from toddle.core.seeding import numpy_generator, rand, randn, torch_generator
 from toddle.core.types import Observation
 from toddle.data.trajectory_buffer import Batch, TrajectoryBuffer
@@ -58,63 +59,58 @@ class DDiffPGConfig:
 
     actor: Literal["diffusion", "deterministic"] = "diffusion"
     """The diffusion actor of the paper, or the single-mode baseline (one critic, TD3's actor)."""
-    steps: int = 8
+    steps: Count = 8
     """Control steps of every world in one iteration."""
-    updates: int = 12
+    updates: Count = 12
     """Updates of every group in one iteration."""
-    batch: int = 128
+    batch: Size = 128
     """Steps of every group in one update."""
-    capacity: int = 300
+    capacity: Size = 300
     """Trajectories kept."""
-    path: tuple[int, ...] = (0, 1)
+    path: tuple[Whole, ...] = (0, 1)
     """Columns of the observation that make up the path by which trajectories are grouped."""
-    warm_up: int = 24
+    warm_up: Whole = 24
     """First iterations with random actions."""
-    regroup_every: int = 12
+    regroup_every: Count = 12
     """Iterations between two groupings."""
-    merge_share: float = 0.7
+    merge_share: Share = 0.7
     """Groups are cut at this share of the highest merge."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Size, ...] = (64, 64)
     """Hidden layers of the critics."""
-    actor_width: int = 64
+    actor_width: Size = 64
     """Channels of the diffusion actor's residual stream."""
-    winners: float = 0.5
+    winners: Share = 0.5
     """Share of a mode's batch that comes from its successful trajectories; the paper draws from all alike (0)."""
-    atoms: int = 51
+    atoms: Size = 51
     """Values on the critics' grid."""
-    top: float = 1.5
+    top: Positive = 1.5
     """Highest value on the grid (the lowest is 0)."""
-    discount: float = 0.97
+    discount: Discount = 0.97
     """gamma for one control step."""
-    critic_rate: float = 1e-3
+    critic_learning_rate: Positive = 1e-3
     """Adam's rate of the critics and of the novelty predictor."""
-    actor_rate: float = 1e-3
+    actor_learning_rate: Positive = 1e-3
     """Adam's rate of the actor."""
-    slow_rate: float = 0.05
+    slow_share: Share = 0.05
     """Share by which the slow critics follow at each update."""
-    target_noise: float = 0.1
+    target_noise: NonNegative = 0.1
     """Noise on the next action in the critics' targets (held to +-0.2)."""
-    noise: tuple[float, float] = (0.05, 0.5)
+    noise: tuple[NonNegative, NonNegative] = (0.05, 0.5)
     """Exploration noise of the first and of the last world; the others lie between."""
-    noise_correlation: float = 0.95
+    noise_correlation: Discount = 0.95
     """Correlation of the noise from one control step to the next; 0 is the paper's, which hardly leaves the start."""
-    ascent_steps: int = 5
+    ascent_steps: Count = 5
     """Adam steps of a target action."""
-    ascent_rate: float = 0.03
+    ascent_learning_rate: Positive = 0.03
     """Adam's rate of a target action."""
     novelty: Literal["rnd", "noveld"] = "noveld"
     """The exploration bonus (the paper's code takes NovelD)."""
-    novelty_weight: float = 0.05
+    novelty_weight: NonNegative = 0.05
     """Weight of the bonus."""
-    embedding: int = 5
+    embedding: Size = 5
     """Numbers of a mode embedding."""
-    denoising_steps: int = 5
+    denoising_steps: Count = 5
     """DDPM steps of the actor."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "updates", "batch", "ascent_steps", "regroup_every"):
-            if getattr(self, name) < 1:
-                raise problem(name, "at least 1", getattr(self, name))
 
 
 class DDiffPG:
@@ -144,8 +140,8 @@ class DDiffPG:
             )
         else:
             self.policy = TanhActor(*self.size, seed)
-        self.actor_optimiser = torch.optim.Adam(self.policy.to(device).parameters(), lr=config.actor_rate)
-        self.novelty_optimiser = torch.optim.Adam(self.novelty.predictor.parameters(), lr=config.critic_rate)
+        self.actor_optimiser = torch.optim.Adam(self.policy.to(device).parameters(), lr=config.actor_learning_rate)
+        self.novelty_optimiser = torch.optim.Adam(self.novelty.predictor.parameters(), lr=config.critic_learning_rate)
         self.explorer, self.modes = self._new_mode(0), list[Mode]()
         worlds = env.num_envs
         self.spread = np.linspace(*config.noise, worlds)[:, None]
@@ -168,7 +164,9 @@ class DDiffPG:
         c, seed = self.config, self.seed + number
         critic = ModeCritic(*self.size, hidden=c.hidden, atoms=c.atoms, top=c.top, seed=seed).to(self.device)
         embedding = torch.from_numpy(self.random.standard_normal(c.embedding).astype(np.float32))
-        return Mode(embedding.to(self.device), critic, torch.optim.Adam(critic.twins.parameters(), lr=c.critic_rate))
+        return Mode(
+            embedding.to(self.device), critic, torch.optim.Adam(critic.twins.parameters(), lr=c.critic_learning_rate)
+        )
 
     # ---- acting --------------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -233,7 +231,7 @@ class DDiffPG:
         count = assign_modes(self.buffer, self.random, share=self.config.merge_share)
         groups = [set(self.buffer.born[self.buffer.mode == group].tolist()) for group in range(count)]
         embeddings = self.random.standard_normal((count, self.config.embedding)).astype(np.float32)
-        self.modes = inherit(self.modes, groups, self.explorer, embeddings, self.config.critic_rate)
+        self.modes = inherit(self.modes, groups, self.explorer, embeddings, self.config.critic_learning_rate)
 
     def _groups(self) -> list[tuple[Mode, Any, str]]:
         """Return (mode, slots, name of its targets): exploration over all steps, then every mode over its own."""
@@ -295,13 +293,13 @@ class DDiffPG:
         normed = batch | {k: self.novelty.norm(batch[k]) for k in ("observation", "next_observation")}
         loss = mode.critic.loss(normed, reward, after, config.discount)
         value = self._descend(loss, mode.optimiser, "critic")
-        mode.critic.follow(config.slow_rate)
+        mode.critic.follow(config.slow_share)
         return value
 
     def _improve(self, mode: Mode, observation: Tensor, target: Tensor) -> Tensor:
         """Return target actions (B, A) after a few Adam steps up the critic (section 4.3)."""
         action = target.clone().requires_grad_(True)
-        optimiser = torch.optim.Adam([action], lr=self.config.ascent_rate)
+        optimiser = torch.optim.Adam([action], lr=self.config.ascent_learning_rate)
         for _ in range(self.config.ascent_steps):
             (gradient,) = torch.autograd.grad(-mode.critic.value(observation, action).sum(), action)
             action.grad = gradient

@@ -41,6 +41,7 @@ from toddle.algorithms.parts import Auxiliary, Estimator, Optimiser, RewardTerm,
 from toddle.core.config import config
 from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
+from toddle.core.numbers import Count, NonNegative, Positive, Share, Whole
 from toddle.core.protocols import Critic, Scorable
 from toddle.core.seeding import torch_generator
 from toddle.experience.rollout import Minibatch, Rollout
@@ -65,59 +66,51 @@ __all__ = ["PPO", "PPOConfig"]
 class PPOConfig:
     """Proximal policy optimisation."""
 
-    epochs: int = 5
+    epochs: Count = 5
     """Passes over each rollout."""
-    minibatches: int = 4
+    minibatches: Count = 4
     """Updates in one pass; each takes a share of every rollout."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam's rate for the policy at the start."""
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Positive = 3e-4
     """Adam's rate for the critic at the start."""
     schedule: Literal["constant", "cosine", "adaptive"] = "cosine"
     """Both rates: constant; falling to `final_rate` by a half cosine over the run; or steered by the KL of each
     iteration (a factor 1.5 up or down when it leaves [target_kl / 2, 2 target_kl])."""
-    final_rate: float = 0.05
+    final_rate: Share = 0.05
     """Share of the rates that is left at the end of a cosine."""
-    lam: float = 0.95
+    lam: Share = 0.95
     """lambda of generalised advantage estimation."""
-    clip_low: float = 0.2
+    clip_low: Positive = 0.2
     """The ratio is held above 1 - clip_low."""
-    clip_high: float = 0.2
+    clip_high: Positive = 0.2
     """The ratio is held below 1 + clip_high."""
     ratio: Ratio = "sum"
     """How the links of a decision form its ratio."""
-    link_discount: float = 1.0
+    link_discount: Share = 1.0
     """Weight of the advantage falls by this factor a link, counted back from the last (only with `per_link`)."""
-    link_clip_first: float | None = None
+    link_clip_first: Positive | None = None
     """Clip range of the first link; grows to clip_low / clip_high at the last (only with `per_link`)."""
-    value_clip: float | None = None
+    value_clip: Positive | None = None
     """Hold the critic within this of its former value; None switches it off."""
-    entropy: float = 0.0
+    entropy: NonNegative = 0.0
     """Weight of the entropy bonus."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Limit of the gradient's norm, for the policy and the critic apart."""
-    target_kl: float | None = 0.02
+    target_kl: Positive | None = 0.02
     """Wanted KL of an iteration in nats; None switches the stop off."""
-    kl_stop: float = 1.5
+    kl_stop: Positive = 1.5
     """Stop the epochs when the KL exceeds this many times `target_kl`."""
     normalise_advantages: bool = True
     """Standardise advantages within a minibatch."""
-    adam_epsilon: float = 1e-5
+    adam_epsilon: Positive = 1e-5
     """Adam's epsilon."""
-    critic_warm_up: int = 0
+    critic_warm_up: Whole = 0
     """First iterations in which the critic alone learns (for a policy that starts from imitation)."""
     rescore: bool = False
     """Take the old log-densities from the learner, not from acting: where these differ in precision or by an engine."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                raise problem(name, "at least 1", getattr(self, name))
-        for name in ("learning_rate", "critic_learning_rate", "clip_low", "clip_high", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise problem(name, "a number above 0", getattr(self, name))
-        if not 0.0 <= self.lam <= 1.0:
-            raise problem("lam", "a number in [0, 1]", self.lam)
         if self.schedule == "adaptive" and self.target_kl is None:
             raise problem("target_kl", "a number, because the schedule is adaptive", None)
 

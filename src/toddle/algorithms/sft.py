@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.device import device_of, to_device
 from toddle.core.errors import NaNError, problem
+from toddle.core.numbers import Count, Discount, NonNegative, Positive, Share, Size, Whole
 from toddle.core.protocols import FineTunable
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.maths.similarity import linear_cka
@@ -37,45 +38,34 @@ __all__ = ["SFT", "SFTConfig", "SampleSource"]
 class SFTConfig:
     """How a VLA is fine-tuned on demonstrations."""
 
-    steps: int = 1000
+    steps: Count = 1000
     """Gradient steps."""
-    batch: int = 64
+    batch: Size = 64
     """Decisions in a step."""
-    rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Peak learning rate."""
-    adapter_rate: float = 1.0
+    adapter_factor: NonNegative = 1.0
     """The adapter's rate as a multiple of the others': a converted expert's adapter starts at weight 0."""
-    warmup: float = 0.05
+    warm_up: Share = 0.05
     """Share of the steps in which the rate rises from 0."""
-    last_rate: float = 0.05
+    final_rate: Share = 0.05
     """Rate at the end of the cosine, as a share of the peak."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegative = 1e-4
     """AdamW's weight decay; biases and norms have none."""
-    clip: float = 1.0
+    clip: Positive = 1.0
     """Largest norm of the gradient."""
     regime: Literal["joint", "adapter_first"] = "joint"
     """Whether the trunk trains from the first step."""
-    adapter_share: float = 0.15
+    adapter_share: Share = 0.15
     """adapter_first: share of the steps before the trunk trains; it takes as many again to reach its full rate."""
-    ema: float = 0.99
+    ema: Discount = 0.99
     """Decay of the average of the weights that is saved; 0 saves the last weights."""
-    l2_sp: float = 0.0
+    l2_sp: NonNegative = 0.0
     """Weight of the squared distance of the trunk from where it began."""
     bf16: bool = False
     """Compute in bfloat16 (autocast)."""
-    cka_every: int = 0
+    cka_every: Whole = 0
     """Steps between two comparisons (linear CKA) of the trunk's tokens with those at the start; 0 for none."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise problem(f"sft.{name}", "at least 1", getattr(self, name))
-        if self.cka_every < 0:
-            raise problem("sft.cka_every", "at least 0", self.cka_every)
-        for name in ("warmup", "last_rate", "adapter_share", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise problem(f"sft.{name}", "a number from 0 to 1", getattr(self, name))
 
 
 class SampleSource(Protocol):
@@ -99,7 +89,7 @@ class SFT:
         self.trunk = {name: value for name, value in policy.trunk_parameters().items() if name in self.weights}
         self.start = {name: value.detach().clone() for name, value in self.trunk.items()}
         self.averaged = {name: value.detach().clone() for name, value in self.weights.items()}
-        self.optimiser = torch.optim.AdamW(self._groups(), lr=config.rate, betas=(0.9, 0.95), fused=True)
+        self.optimiser = torch.optim.AdamW(self._groups(), lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
         self.noise = torch_generator(seed, "sft noise")
         self.numbers = numpy_generator(seed, "sft samples")
         self.order, self.done = np.empty(0, np.int64), 0
@@ -113,7 +103,7 @@ class SFT:
             {
                 "params": values,
                 "trunk": trunk,
-                "factor": self.config.adapter_rate if adapter else 1.0,
+                "factor": self.config.adapter_factor if adapter else 1.0,
                 "weight_decay": self.config.weight_decay if decay else 0.0,
             }
             for (trunk, adapter, decay), values in sorted(chosen.items(), key=lambda item: item[0])
@@ -121,10 +111,10 @@ class SFT:
 
     # ---- schedules ---------------------------------------------------------------------------------------------------
     def rate_at(self, step: int) -> float:
-        """Return the learning rate of `step` (from 0): linear warm-up, then cosine down to last_rate * rate."""
+        """Return the learning rate of `step` (from 0): linear warm-up, then cosine down to final_rate * rate."""
         config = self.config
-        ramp = round(config.warmup * config.steps)
-        return config.rate * cosine_factor(step, config.steps, warm_up=ramp, final=config.last_rate)
+        ramp = round(config.warm_up * config.steps)
+        return config.learning_rate * cosine_factor(step, config.steps, warm_up=ramp, final=config.final_rate)
 
     def trunk_share(self, step: int) -> float:
         """Return the trunk's rate at `step` as a share of the others': 0 where it is held."""
@@ -168,7 +158,7 @@ class SFT:
         self.optimiser.step()
         self.done += 1
         self._average()
-        metrics = {**metrics, "sft/grad_norm": norm, "sft/rate": rate, "sft/trunk_drift": self.drift()}
+        metrics = {**metrics, "sft/grad_norm": norm, "sft/learning_rate": rate, "sft/trunk_drift": self.drift()}
         if config.cka_every and self.done % config.cka_every == 0:
             metrics["sft/cka"] = linear_cka(self._tokens(), self.tokens)
         return metrics

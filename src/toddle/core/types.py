@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypedDict
 from torch import Tensor
 
 from toddle.core.config import config
+from toddle.core.numbers import Positive, Size
 
 __all__ = ["BodySpec", "Decision", "EpisodeResult", "FeatureSource", "Observation", "Score", "sentences_of"]
 
@@ -23,11 +24,11 @@ class BodySpec:
 
     name: str
     """Name of the body, as `goal/<name>` names its goal-tracking environment."""
-    proprio: int
+    proprio: Size
     """O, numbers of proprioception."""
-    action: int
+    action: Size
     """A, numbers of one action."""
-    dt: float
+    dt: Positive
     """Seconds of one control step."""
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toddle.core.config import config
-from toddle.core.errors import problem
+from toddle.core.numbers import Discount, Positive, Size
 from toddle.core.protocols import Acting, Critic
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation
@@ -35,23 +35,17 @@ EPISODE_FACTS = ("success", "interventions")
 class CollectConfig:
     """How experience is gathered."""
 
-    length: int = 32
+    length: Size = 32
     """T, decisions of each world in one rollout."""
-    discount: float = 0.99
+    discount: Discount = 0.99
     """gamma for one control step."""
     scale_rewards: bool = True
     """Divide rewards by the running standard deviation of discounted returns."""
-    reward_clip: float = 10.0
+    reward_clip: Positive = 10.0
     """Scaled rewards are held to plus or minus this."""
     keep: Literal["features", "pictures"] = "features"
     """What a rollout keeps of a policy that sees: its frozen backbone's features (encoded once, in float16), or the
     pictures (uint8), which are encoded again at every update; see the memory in the plan."""
-
-    def __post_init__(self) -> None:
-        if self.length < 1:
-            raise problem("length", "at least 1", self.length)
-        if not 0.0 <= self.discount < 1.0:
-            raise problem("discount", "a number in [0, 1)", self.discount)
 
 
 class RewardScale:

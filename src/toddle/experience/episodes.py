@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Seed, Size, Whole
 from toddle.core.protocols import Acting, Critic
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import Observation
@@ -24,11 +25,11 @@ __all__ = ["EpisodesConfig", "GroupCollector"]
 class EpisodesConfig:
     """How whole episodes are gathered."""
 
-    group: int = 8
+    group: Size = 8
     """Episodes that begin at the same start; the worlds are divided into so many groups."""
-    starts: int = 0
+    starts: Whole = 0
     """Starts that are drawn from, of seeds counting up from `first_start`; 0: a new one every time."""
-    first_start: int = 0
+    first_start: Seed = 0
     """Seed of the first start.  Evaluation takes seeds from 0, demonstrations from 1,000,000."""
     success_return: bool = False
     """Compare episodes by success (1 or 0) in place of their sums of rewards."""
@@ -36,8 +37,6 @@ class EpisodesConfig:
     def __post_init__(self) -> None:
         if self.group < 2:
             raise problem("group", "at least 2, for an episode is compared with the others", self.group)
-        if self.starts < 0 or self.first_start < 0:
-            raise problem("starts, first_start", "0 or more", f"{self.starts}, {self.first_start}")
 
 
 class GroupCollector:

@@ -18,6 +18,7 @@ from torch import nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Count, NonNegative
 from toddle.core.protocols import Acting
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import EpisodeResult
@@ -33,16 +34,16 @@ __all__ = ["PushConfig", "VideoRequest", "evaluate"]
 class PushConfig:
     """One push in the middle of every episode."""
 
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     """1 is a change of speed of 0.5 m/s, scaled to the body."""
-    first_step: int = 10
+    first_step: Count = 10
     """Earliest control step of the push."""
-    last_step: int = 50
+    last_step: Count = 50
     """Latest control step of the push; the moment is drawn from the episode's seed."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.first_step <= self.last_step:
-            raise problem("push.first_step", f"1 to last_step = {self.last_step}", self.first_step)
+        if self.first_step > self.last_step:
+            raise problem("first_step", f"at most last_step, {self.last_step}", self.first_step)
 
     def step(self, seed: int) -> int:
         """Return the control step after which the episode of `seed` is pushed: the same for every candidate."""

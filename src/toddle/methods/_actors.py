@@ -10,6 +10,7 @@ from gymnasium import spaces
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Discount, LogStd, Positive, Size
 from toddle.core.protocols import Acting
 from toddle.core.types import BodySpec
 from toddle.envs.base import BatchedEnv
@@ -44,19 +45,19 @@ class CausalSettings:
 
     trunk: TrunkConfig = TrunkConfig(width=96, depth=2, heads=4, context_width=64)
     """The transformer."""
-    horizon: int = 8
+    horizon: Size = 8
     """H, action slots of a decision."""
-    executed: int = 8
+    executed: Size = 8
     """Actions of a decision that are executed before the next one."""
-    window: int = 1
+    window: Size = 1
     """T, decisions the history reaches back."""
-    bank_hidden: int = 128
+    bank_hidden: Size = 128
     """Hidden units of the banks of each body."""
-    goal_dropout: float = 0.1
+    goal_dropout: Discount = 0.1
     """Share of episodes with the goal hidden; trains the NULL token."""
-    log_std: float = -0.7
+    log_std: LogStd = -0.7
     """Logarithm of the standard deviation at the start."""
-    noise_correlation: float = 0.9
+    noise_correlation: Discount = 0.9
     """Correlation of the noise between the steps of a chunk; independent noise averages out and explores little."""
 
 
@@ -64,11 +65,11 @@ class CausalSettings:
 class MlpSettings:
     """The multilayer perceptron."""
 
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[Size, ...] = (256, 256)
     """Widths of the hidden layers."""
-    horizon: int = 1
+    horizon: Size = 1
     """Actions of a decision; all are executed."""
-    log_std: float = -0.5
+    log_std: LogStd = -0.5
     """Logarithm of the standard deviation at the start."""
 
 
@@ -76,13 +77,13 @@ class MlpSettings:
 class TokenSettings:
     """The policy of categorical tokens: discrete actions, or actions in bins."""
 
-    bins: int = 21
+    bins: Size = 21
     """Tokens of a number (a discrete action space has its own)."""
-    horizon: int = 1
+    horizon: Size = 1
     """Actions of a decision; all are executed."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Size, ...] = (64, 64)
     """Widths of the hidden layers."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Logits are divided by it, when drawing and when scoring alike."""
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Size
 from toddle.experience.collect import CollectConfig
 from toddle.methods._actors import bodies_of, has_goals, ppo_run, started_from
 from toddle.methods._base import Run, Start
@@ -44,9 +45,9 @@ class Denoiser:
     """Settings of the multilayer perceptron."""
     unet: UnetConfig = UnetConfig()
     """Settings of the U-Net."""
-    horizon: int = 4
+    horizon: Size = 4
     """H, actions of a chunk."""
-    executed: int | None = None
+    executed: Size | None = None
     """Actions of a chunk that are executed; None: all."""
 
 
@@ -54,9 +55,9 @@ class Denoiser:
 class ChunkSettings:
     """A policy that denoises chunks, and PPO."""
 
-    critic_hidden: tuple[int, ...] = (256, 256)
+    critic_hidden: tuple[Size, ...] = (256, 256)
     """Widths of the critic's hidden layers."""
-    goal_width: int = 64
+    goal_width: Size = 64
     """Width of the pooled goal in the critic and in networks that are no trunk."""
     warm_start: Path | None = None
     """Dataset to imitate before RL; None starts from random weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from toddle.algorithms.estimators import GroupAdvantages
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import config
+from toddle.core.numbers import Size
 from toddle.experience.episodes import EpisodesConfig, GroupCollector
 from toddle.methods._actors import (
     CausalSettings,
@@ -32,7 +33,7 @@ class GroupSettings:
     """Settings of the multilayer perceptron."""
     tokens: TokenSettings = TokenSettings()
     """Settings of the token policy."""
-    goal_width: int = 64
+    goal_width: Size = 64
     """Width of the pooled goal."""
     episodes: EpisodesConfig = EpisodesConfig()
     """How episodes are gathered."""

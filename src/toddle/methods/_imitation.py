@@ -9,6 +9,7 @@ import torch
 from toddle.core.config import config
 from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
+from toddle.core.numbers import Count, Positive, Size
 from toddle.core.protocols import Imitating
 from toddle.core.seeding import randint, torch_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
@@ -25,17 +26,12 @@ __all__ = ["ImitationConfig", "imitate", "warm_start"]
 class ImitationConfig:
     """How demonstrations are imitated before RL (`--warm-start`)."""
 
-    steps: int = 3000
+    steps: Count = 3000
     """Updates."""
-    batch: int = 256
+    batch: Size = 256
     """Chunks of one update."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam's rate, which falls to 0 by a half cosine."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise problem(name, "at least 1", getattr(self, name))
 
 
 def _samples(policy: Imitating, dataset: LeRobotDataset, horizon: int) -> tuple[torch.Tensor, torch.Tensor]:

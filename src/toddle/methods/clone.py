@@ -8,6 +8,7 @@ from typing import Literal
 from toddle.algorithms.cloning import Cloning, CloningConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Size
 from toddle.experience.collect import CollectConfig
 from toddle.methods._actors import CausalSettings, MlpSettings, iterations_of, make_collectors, make_policy
 from toddle.methods._base import Method, Preset, Run, Start
@@ -28,7 +29,7 @@ class CloneSettings:
     """Settings of the causal transformer."""
     mlp: MlpSettings = MlpSettings()
     """Settings of the multilayer perceptron."""
-    goal_width: int = 64
+    goal_width: Size = 64
     """Width of the pooled goal in the multilayer perceptron."""
     collect: CollectConfig = CollectConfig(length=16, discount=0.95)
     """How experience is gathered."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
+from toddle.core.numbers import Positive, Size, Whole
 from toddle.experience.collect import CollectConfig
 from toddle.methods._base import Method, Preset, Run, Start
 from toddle.methods._chunks import SCRATCH, STARTED, ChunkSettings, Denoiser
@@ -17,13 +18,13 @@ __all__ = ["METHOD", "DPPOSettings"]
 class Diffusion(Denoiser):
     """The diffusion policy."""
 
-    steps: int = 10
+    steps: Size = 10
     """K, denoising steps of the schedule."""
-    ddim_steps: int = 0
+    ddim_steps: Whole = 0
     """Steps that a DDIM sampler visits; 0: DDPM."""
-    tuned_steps: int = 0
+    tuned_steps: Whole = 0
     """K', last steps that are trained by RL; the earlier ones keep what imitation made.  0: all."""
-    std: float = 0.2
+    std: Positive = 0.2
     """Least standard deviation while exploring and in log-densities."""
 
 

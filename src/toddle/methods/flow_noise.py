@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toddle.core.config import config
+from toddle.core.numbers import Positive, Size
 from toddle.methods._base import Method, Run, Start
 from toddle.methods._chunks import Denoiser
 from toddle.methods._flows import FlowSettings, presets
@@ -15,9 +16,9 @@ __all__ = ["METHOD", "FlowNoiseSettings"]
 class Flow(Denoiser):
     """The flow policy."""
 
-    steps: int = 4
+    steps: Size = 4
     """K, integration steps."""
-    std_range: tuple[float, float] = (0.08, 0.16)
+    std_range: tuple[Positive, Positive] = (0.08, 0.16)
     """Band of the learned standard deviation."""
 
 

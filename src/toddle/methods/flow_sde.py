@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toddle.core.config import config
+from toddle.core.numbers import Positive, Size
 from toddle.methods._base import Method, Run, Start
 from toddle.methods._chunks import Denoiser
 from toddle.methods._flows import FlowSettings, presets
@@ -15,9 +16,9 @@ __all__ = ["METHOD", "FlowSDESettings"]
 class Flow(Denoiser):
     """The flow policy."""
 
-    steps: int = 4
+    steps: Size = 4
     """K, integration steps."""
-    level: float = 0.5
+    level: Positive = 0.5
     """Noise level a."""
     one_random_step: bool = False
     """One step drawn at random is stochastic, the others are not; only that one is scored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
+from toddle.core.numbers import Size
 from toddle.experience.collect import CollectConfig
 from toddle.methods._base import Method, Preset, Run, Start
 from toddle.methods._chunks import SCRATCH, STARTED, ChunkSettings, Denoiser
@@ -16,9 +17,9 @@ __all__ = ["METHOD", "FPOSettings"]
 class Flow(Denoiser):
     """The flow policy."""
 
-    steps: int = 10
+    steps: Size = 10
     """K, Euler steps."""
-    samples: int = 8
+    samples: Size = 8
     """Pairs (tau, eps) stored with each action."""
 
 

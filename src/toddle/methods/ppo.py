@@ -7,6 +7,7 @@ from pathlib import Path
 from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Size
 from toddle.experience.collect import CollectConfig
 from toddle.methods._actors import (
     CausalSettings,
@@ -43,9 +44,9 @@ class PPOSettings:
     """Settings of the multilayer perceptron."""
     tokens: TokenSettings = TokenSettings()
     """Settings of the token policy."""
-    critic_hidden: tuple[int, ...] = (256, 256)
+    critic_hidden: tuple[Size, ...] = (256, 256)
     """Widths of the critic's hidden layers."""
-    goal_width: int = 64
+    goal_width: Size = 64
     """Width of the pooled goal in the critic and the multilayer perceptron."""
     warm_start: Path | None = None
     """Dataset to imitate before RL (policy mlp); None starts from random weights."""

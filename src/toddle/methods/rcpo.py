@@ -6,6 +6,7 @@ import dataclasses
 
 from toddle.algorithms.lagrangian import CostLimit
 from toddle.core.config import config
+from toddle.core.numbers import NonNegative
 from toddle.methods._base import Method, Preset, Run, Start
 from toddle.methods.ppo import PPOSettings
 
@@ -16,9 +17,9 @@ __all__ = ["METHOD", "RCPOSettings"]
 class RCPOSettings(PPOSettings):
     """PPO with a limit on the cost of an episode."""
 
-    limit: float = 1.0
+    limit: NonNegative = 1.0
     """Wanted cost of an episode, as the environment's `cost` counts it."""
-    multiplier_rate: float = 0.05
+    multiplier_rate: NonNegative = 0.05
     """Rate of the multiplier, a step a rollout."""
 
     def build(self, start: Start) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toddle.core.config import config
+from toddle.core.numbers import Positive, Size
 from toddle.experience.collect import CollectConfig
 from toddle.methods._base import Method, Preset, Run, Start
 from toddle.methods._chunks import Denoiser
@@ -17,9 +18,9 @@ __all__ = ["METHOD", "ReinFlowSettings"]
 class Flow(Denoiser):
     """The flow policy."""
 
-    steps: int = 4
+    steps: Size = 4
     """K, integration steps."""
-    std_range: tuple[float, float] = (0.1, 0.24)
+    std_range: tuple[Positive, Positive] = (0.1, 0.24)
     """Band of the learned standard deviation."""
 
 

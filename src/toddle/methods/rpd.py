@@ -8,6 +8,7 @@ from pathlib import Path
 from toddle.algorithms.guidance import TeacherGuidance
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import NonNegative
 from toddle.methods._base import Method, Preset, Run, Start
 from toddle.methods.ppo import PPOSettings
 from toddle.policies.store import load_policy
@@ -21,7 +22,7 @@ class RPDSettings(PPOSettings):
 
     teacher: Path | None = None
     """Folder of the policy that guides."""
-    guidance: float = 1.0
+    guidance: NonNegative = 1.0
     """Weight of the squared distance to its action."""
 
     def build(self, start: Start) -> Run:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Size
 from toddle.models.mish import mish
 
 __all__ = ["Denoiser", "MlpDenoiser", "MlpDenoiserConfig", "Unet", "UnetConfig", "time_features"]
@@ -53,9 +54,9 @@ class MlpDenoiserConfig:
 
     kind: Literal["mlp"] = "mlp"
     """Names the network in files."""
-    width: int = 256
+    width: Size = 256
     """Channels of the residual stream."""
-    blocks: int = 1
+    blocks: Size = 1
     """Residual blocks of two layers each."""
     activation: Literal["silu", "mish"] = "silu"
     """DPPO takes mish; silu is near it and costs a fraction on a CPU."""
@@ -97,11 +98,11 @@ class UnetConfig:
 
     kind: Literal["unet"] = "unet"
     """Names the network in files."""
-    channels: tuple[int, ...] = (64, 128)
+    channels: tuple[Size, ...] = (64, 128)
     """Channels of each level; the chunk's length is halved between levels."""
-    condition: int = 128
+    condition: Size = 128
     """Width of the conditioning vector."""
-    groups: int = 8
+    groups: Size = 8
     """Groups of the group norms."""
     contract: bool | None = None
     """As `MlpDenoiserConfig.contract`."""

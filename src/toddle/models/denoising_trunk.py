@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Discount, Size
 from toddle.core.types import BodySpec, Observation
 from toddle.maths.masks import additive
 from toddle.models.attention import attend_slots, rotary_table
@@ -35,11 +36,11 @@ class TrunkDenoiserConfig:
     """The transformer; flow time must modulate it."""
     slot_mask: Literal["causal", "bidirectional"] = "causal"
     """Whether a slot sees the later slots of its decision."""
-    bank_hidden: int = 128
+    bank_hidden: Size = 128
     """Hidden units of the banks of the body."""
-    goal_dropout: float = 0.15
+    goal_dropout: Discount = 0.15
     """Share of decisions that are drawn with the goal hidden; trains the NULL token, where the VLA's adapter starts."""
-    goal_hidden: int = 128
+    goal_hidden: Size = 128
     """Hidden units of the goal encoder."""
     contract: bool | None = None
     """Let the expert begin by shrinking the noise it is given (see `models.denoisers`)."""
@@ -47,8 +48,6 @@ class TrunkDenoiserConfig:
     def __post_init__(self) -> None:
         if self.trunk.modulation == "none":
             raise problem("trunk.modulation", "residual, dit_literal or groot in a denoising policy", "none")
-        if not 0.0 <= self.goal_dropout < 1.0:
-            raise problem("goal_dropout", "a share in [0, 1)", self.goal_dropout)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import nearest, problem
+from toddle.core.numbers import Share, Size
 from toddle.core.types import BodySpec, Observation
 from toddle.models.banks import Bank, body_rows
 from toddle.models.mlp import zero_
@@ -29,16 +30,16 @@ class ExpertConfig:
     """The transformer."""
     bodies: tuple[BodySpec, ...]
     """The embodiments with a bank each; their order is their id."""
-    horizon: int = 8
+    horizon: Size = 8
     """H, action slots of a decision."""
-    executed: int = 8
+    executed: Size = 8
     """H_exec, actions of a decision that are executed before the next one."""
-    window: int = 16
+    window: Size = 16
     """T, decisions the history reaches back (1: the present observation alone)."""
     head: Literal["direct", "velocity", "endpoint", "noise"] = "direct"
     """What the decoder gives: the action itself, the flow's velocity, the estimated end of the flow, or the noise it
     began with (an expert that was trained as a diffusion)."""
-    times: tuple[float, ...] = ()
+    times: tuple[Share, ...] = ()
     """Head noise: the flow times in (0, 1) that sampling visits, those of the diffusion's steps."""
     contract: bool = False
     """Heads velocity and noise: add a share of the noisy chunk to the output (`maths.flow.contracting`)."""
@@ -46,7 +47,7 @@ class ExpertConfig:
     """Whether a slot sees the later slots of its decision."""
     modulate: Literal["slots", "all"] = "slots"
     """Which tokens flow time modulates; all needs window 1 (nothing can be cached then)."""
-    bank_hidden: int = 128
+    bank_hidden: Size = 128
     """Hidden units of the banks' MLPs."""
     sidecar: TrunkConfig | None = None
     """A second trunk of any width beside the first, which refines its slots (see models/sidecar.py)."""
@@ -54,18 +55,18 @@ class ExpertConfig:
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
         if not 1 <= self.executed <= self.horizon:
-            raise problem("expert.executed", f"1 to horizon {self.horizon}", self.executed)
+            raise problem("executed", f"1 to horizon {self.horizon}", self.executed)
         if not self.bodies:
-            raise problem("expert.bodies", "at least one body", "none")
+            raise problem("bodies", "at least one body", "none")
         names = [body.name for body in self.bodies]
         if len(set(names)) < len(names):
-            raise problem("expert.bodies", "different names", ", ".join(names))
+            raise problem("bodies", "different names", ", ".join(names))
         if self.modulate == "all" and self.window > 1:
-            raise problem("expert.modulate", "'slots' where window > 1", "all", "set window to 1 or modulate to slots")
+            raise problem("modulate", "'slots' where window > 1", "all", "set window to 1 or modulate to slots")
         if (self.head == "noise") != bool(self.times):
-            raise problem("expert.times", "flow times with head noise, and with no other head", self.times)
+            raise problem("times", "flow times with head noise, and with no other head", self.times)
         if self.contract and self.head not in ("velocity", "noise"):
-            raise problem("expert.contract", "head velocity or noise", self.head)
+            raise problem("contract", "head velocity or noise", self.head)
         if self.head == "direct" and self.trunk.modulation != "none":
             raise problem("trunk.modulation", "'none' with head direct", self.trunk.modulation)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Positive, Size, Whole
 from toddle.models.attention import (
     CrossAttention,
     KVRing,
@@ -39,25 +40,25 @@ Kind = Literal["cross", "self"]
 class TrunkConfig:
     """Sizes of the trunk."""
 
-    width: int = 192
+    width: Size = 192
     """d, channels of a token."""
-    depth: int = 4
+    depth: Size = 4
     """Number of blocks."""
-    heads: int = 4
+    heads: Size = 4
     """Attention heads; width / heads must be even."""
-    mlp_ratio: float = 2.0
+    mlp_ratio: Positive = 2.0
     """Hidden units of a block's MLP, as a multiple of the width."""
-    context_width: int = 64
+    context_width: Size = 64
     """d_g, channels of a context token (a goal item in RL, an adapted VLM token in the VLA)."""
-    cross_every: int = 2
+    cross_every: Size = 2
     """Blocks 0, n, 2n, ... attend to the context, the others among themselves; 0: all among themselves."""
     blocks: tuple[Kind, ...] = ()
     """The kind of every block, where `cross_every` cannot say it (converted or grown trunks)."""
-    inserted: tuple[int, ...] = ()
+    inserted: tuple[Whole, ...] = ()
     """Self-attention blocks that got a new cross-attention sublayer before them (conversion, mode insert)."""
-    fresh: tuple[int, ...] = ()
+    fresh: tuple[Whole, ...] = ()
     """Blocks added by growth: their branches pass a learned gate that starts at 0."""
-    norm_eps: float = 1e-5
+    norm_eps: Positive = 1e-5
     """Epsilon of the layer norms; a conversion must keep it."""
     gelu: Literal["tanh", "exact"] = "tanh"
     """Flavour of the GELU; a conversion must keep it."""
@@ -67,12 +68,12 @@ class TrunkConfig:
     def __post_init__(self) -> None:
         """Check that the sizes fit together."""
         if self.width % self.heads or (self.width // self.heads) % 2:
-            raise problem("trunk.heads", f"a divisor of width {self.width} with an even quotient", self.heads)
+            raise problem("heads", f"a divisor of width {self.width} with an even quotient", self.heads)
         if self.blocks and len(self.blocks) != self.depth:
-            raise problem("trunk.blocks", f"{self.depth} kinds (depth)", len(self.blocks))
+            raise problem("blocks", f"{self.depth} kinds (depth)", len(self.blocks))
         for index in self.inserted:
             if not 0 <= index < self.depth or self.kinds[index] != "self":
-                raise problem("trunk.inserted", "indices of self-attention blocks", index)
+                raise problem("inserted", "indices of self-attention blocks", index)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Discount, LogStd, Seed, Size
 from toddle.core.seeding import rand, randn
 from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.maths.distributions import chunk_modes, gaussian_entropy, gaussian_log_prob
@@ -36,32 +37,28 @@ class CausalConfig:
 
     expert: ExpertConfig
     """The action expert; its head must be direct."""
-    goal_dropout: float = 0.15
+    goal_dropout: Discount = 0.15
     """Share of episodes that are collected with the goal hidden, which trains the NULL token."""
-    goal_parts: int = 256
+    goal_parts: Size = 256
     """Controlled parts a goal item can name (ids below this)."""
-    goal_hidden: int = 128
+    goal_hidden: Size = 128
     """Hidden units of the goal encoder."""
-    log_std: float = -0.5
+    log_std: LogStd = -0.5
     """Logarithm of the standard deviation at the start (actions are in [-1, 1])."""
     std_per: Literal["action", "step"] = "action"
     """One spread for each action dimension, or for each dimension and step of the chunk."""
-    noise_correlation: float = 0.0
+    noise_correlation: Discount = 0.0
     """Correlation of the noise between the steps of a chunk.  Independent noise averages out over the steps; at 0.9 a
     chunk of 8 moves 2.7 times as far at the same spread (compare pink noise, Eberhard et al. 2023)."""
     autocast: bool = False
     """Compute in bfloat16 where it is safe; faster only for wide trunks (measured: docs/conversion.md)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights."""
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
         if self.expert.head != "direct":
             raise problem("expert.head", "'direct' in a causal policy", self.expert.head)
-        if not 0.0 <= self.goal_dropout < 1.0:
-            raise problem("goal_dropout", "a share in [0, 1)", self.goal_dropout)
-        if not 0.0 <= self.noise_correlation < 1.0:
-            raise problem("noise_correlation", "a number in [0, 1)", self.noise_correlation)
         if self.noise_correlation and self.std_per == "step":
             raise problem("std_per", "'action' with noise_correlation", self.std_per)
 

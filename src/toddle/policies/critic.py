@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Seed, Size, SizeOrNone
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation
 from toddle.models.tanh_mlp import TanhMLP
@@ -19,17 +20,17 @@ __all__ = ["CriticConfig", "ValueNet"]
 class CriticConfig:
     """An MLP critic a body."""
 
-    inputs: tuple[int, ...]
+    inputs: tuple[Size, ...]
     """Numbers each body's critic sees, in the order of the body ids."""
     key: str = "proprio"
     """Key of the observation it reads: `critic` where the environment gives privileged state, else `proprio`."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[Size, ...] = (256, 256)
     """Widths of the hidden layers."""
-    goal_width: int = 0
+    goal_width: SizeOrNone = 0
     """Width of the pooled goal; 0 for environments without goals."""
-    goal_parts: int = 256
+    goal_parts: Size = 256
     """Controlled parts a goal item can name (ids below this)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights."""
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from toddle.core.config import config
+from toddle.core.numbers import Finite
 from toddle.core.seeding import randn
 from toddle.core.types import Decision, Observation, Score
 from toddle.policies.chunk import ChunkPolicy
@@ -37,7 +38,7 @@ class DenoisingConfig(ChunkConfig):
     reduce: Literal["mean", "sum"] = "mean"
     """How a link's log-density is formed from its dimensions.  DPPO and Flow-GRPO average (their clip ranges are small
     for that reason); with sum expect larger ratios."""
-    log_prob_bounds: tuple[float, float] = (-5.0, 2.0)
+    log_prob_bounds: tuple[Finite, Finite] = (-5.0, 2.0)
     """Bounds of each dimension's log-density (DPPO); 2 cuts gradients where the standard deviation is below 0.05."""
 
 

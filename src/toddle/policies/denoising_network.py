@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Seed, Size, SizeOrNone
 from toddle.core.types import BodySpec, Observation
 from toddle.maths.diffusion import cosine_alpha_bar, ddim_steps, flow_time
 from toddle.maths.flow_sde import squashed_std
@@ -27,21 +28,21 @@ class ChunkConfig:
 
     body: BodySpec
     """The embodiment."""
-    horizon: int = 4
+    horizon: Size = 4
     """H, actions of a chunk."""
-    executed: int = 4
+    executed: Size = 4
     """H_exec, actions of a chunk that are executed; the log-density is theirs alone."""
     network: MlpDenoiserConfig | UnetConfig | TrunkDenoiserConfig = MlpDenoiserConfig()
     """What predicts noise (diffusion) or velocity (flow).  A trunk can become a VLA's action expert."""
-    goal_width: int = 0
+    goal_width: SizeOrNone = 0
     """Width of the pooled goal; 0 for environments without goals."""
-    goal_parts: int = 256
+    goal_parts: Size = 256
     """Controlled parts a goal item can name."""
     fixed_statistics: bool = False
     """Keep the normalisation that imitation set: a warm-started (and a frozen) network knows no other."""
-    condition: int = 0
+    condition: SizeOrNone = 0
     """Numbers of `observation["condition"]` to condition on (DDiffPG's mode embedding)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights."""
 
     def __post_init__(self) -> None:

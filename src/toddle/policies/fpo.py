@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from toddle.core.config import config
-from toddle.core.errors import problem
+from toddle.core.numbers import Size
 from toddle.core.seeding import randint, randn
 from toddle.core.types import Decision, Observation, Score
 from toddle.maths.flow import interpolate
@@ -33,16 +33,10 @@ TIMES = 10
 class FPOConfig(ChunkConfig):
     """A flow policy over action chunks, scored by its flow-matching loss."""
 
-    steps: int = 10
+    steps: Size = 10
     """K, Euler steps from noise to the chunk."""
-    samples: int = 8
+    samples: Size = 8
     """N, pairs (tau, eps) stored with each action."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("steps", "samples"):
-            if getattr(self, name) < 1:
-                raise problem(name, "at least 1", getattr(self, name))
 
 
 class FPOPolicy(ChunkPolicy):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import LogStd, Seed, Size, SizeOrNone
 from toddle.core.seeding import randn, torch_generator
 from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.maths.distributions import gaussian_entropy, gaussian_log_prob, noise_log_prob
@@ -24,26 +25,24 @@ class GaussianConfig:
 
     bodies: tuple[BodySpec, ...]
     """Embodiments, in the order of their ids; each has a network of its own."""
-    horizon: int = 1
+    horizon: Size = 1
     """H, actions in one decision; all are executed open loop."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[Size, ...] = (256, 256)
     """Widths of the hidden layers."""
-    log_std: float = 0.0
+    log_std: LogStd = 0.0
     """Logarithm of the standard deviation at the start (actions are in [-1, 1])."""
-    goal_width: int = 0
+    goal_width: SizeOrNone = 0
     """Width of the pooled goal; 0 for environments without goals."""
-    goal_parts: int = 256
+    goal_parts: Size = 256
     """Controlled parts a goal item can name (ids below this)."""
     fixed_statistics: bool = False
     """Keep the normalisation that imitation set: a warm-started network knows no other."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights."""
 
     def __post_init__(self) -> None:
         if not self.bodies:
             raise problem("bodies", "at least one body", "none")
-        if self.horizon < 1:
-            raise problem("horizon", "at least 1", self.horizon)
 
 
 class _Body(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import NonNegative, Positive, Share, Size, Whole
 from toddle.core.seeding import randint, randn
 from toddle.maths import diffusion
 from toddle.maths.flow_sde import flow_ode_mean, flow_sde_link
@@ -26,26 +27,26 @@ class DiffusionConfig:
 
     kind: Literal["diffusion"] = "diffusion"
     """Names the process in files."""
-    train_steps: int = 20
+    train_steps: Size = 20
     """K, steps of the schedule."""
-    ddim_steps: int = 0
+    ddim_steps: Whole = 0
     """Steps a DDIM sampler visits; 0: DDPM through all K."""
-    eta: float = 1.0
+    eta: Share = 1.0
     """DDIM's noise while learning (1 as DDPM, 0 none); evaluation always takes 0."""
-    tuned_steps: int = 0
+    tuned_steps: Whole = 0
     """K', last steps that are fine-tuned and scored; the earlier ones keep a frozen copy.  0: all of them."""
-    min_sampling_std: float = 0.1
+    min_sampling_std: NonNegative = 0.1
     """Least standard deviation while exploring; at the last step it is all the exploration there is."""
-    min_log_prob_std: float = 0.1
+    min_log_prob_std: Positive = 0.1
     """Least standard deviation in log-densities; at least `min_sampling_std`, else ratios are biased."""
-    noise_clip: float = 3.0
+    noise_clip: Positive = 3.0
     """Draws are held within this many standard deviations."""
 
     def __post_init__(self) -> None:
         if self.min_sampling_std > self.min_log_prob_std:
             least = f"at least {self.min_sampling_std} (min_sampling_std)"
             raise problem("min_log_prob_std", least, self.min_log_prob_std)
-        if not 0 <= self.tuned_steps <= self.steps:
+        if self.tuned_steps > self.steps:
             raise problem("tuned_steps", f"0 to {self.steps}, the sampler's steps", self.tuned_steps)
         if self.ddim_steps > self.train_steps:
             raise problem("ddim_steps", f"at most train_steps {self.train_steps}", self.ddim_steps)
@@ -67,23 +68,23 @@ class FlowConfig:
 
     kind: Literal["flow"] = "flow"
     """Names the process in files."""
-    steps: int = 4
+    steps: Size = 4
     """K, integration steps."""
     noise: Literal["reinflow", "flow_sde", "flow_noise"] = "reinflow"
     """Where the density comes from: a learned spread at every step (reinflow, flow_noise), or the SDE with the flow's
     marginals (flow_sde)."""
     one_random_step: bool = False
     """flow_sde: make one step drawn at random stochastic, the others ODE; only that one is scored."""
-    level: float = 0.5
+    level: Positive = 0.5
     """flow_sde: noise level a."""
-    std_range: tuple[float, float] = (0.08, 0.16)
+    std_range: tuple[Positive, Positive] = (0.08, 0.16)
     """reinflow, flow_noise: band of the learned standard deviation."""
 
     def __post_init__(self) -> None:
         if self.one_random_step and self.noise != "flow_sde":
             raise problem("one_random_step", "noise 'flow_sde'", self.noise)
-        if self.steps < 1 or not 0 < self.std_range[0] <= self.std_range[1]:
-            raise problem("steps, std_range", "steps >= 1 and 0 < low <= high", f"{self.steps}, {self.std_range}")
+        if self.std_range[0] > self.std_range[1]:
+            raise problem("std_range", "low <= high", f"{self.std_range}")
 
     @property
     def learned_std(self) -> bool:

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PI0Config, PI0ForConditionalGeneration
 
 from toddle.core.config import config
 from toddle.core.errors import InputError, problem
+from toddle.core.numbers import Size
 from toddle.core.protocols import Memory
 from toddle.core.seeding import randn
 from toddle.core.types import BodySpec, Decision, Observation, sentences_of
@@ -39,21 +40,16 @@ class Pi0Config:
     the policy is loaded, the weights from the policy's own folder."""
     body: BodySpec
     """The embodiment."""
-    executed: int = 8
+    executed: Size = 8
     """Actions of a chunk that are executed before the next decision."""
-    steps: int = 10
+    steps: Size = 10
     """Euler steps from noise to the chunk."""
     cameras: tuple[str, ...] = ("close",)
     """Cameras whose pictures it reads, in this order."""
-    text_tokens: int = 48
+    text_tokens: Size = 48
     """Tokens a sentence is padded or cut to."""
     train: Literal["expert", "all"] = "expert"
     """What fine-tuning changes: the action expert alone, or PaliGemma too."""
-
-    def __post_init__(self) -> None:
-        for name in ("executed", "steps", "text_tokens"):
-            if getattr(self, name) < 1:
-                raise problem(f"pi0 {name}", "at least 1", getattr(self, name))
 
 
 def is_pi0_folder(folder: Path) -> bool:

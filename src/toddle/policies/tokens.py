@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Positive, Seed, Size, SizeOrNone
 from toddle.core.seeding import rand, torch_generator
 from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.maths.action_tokens import bin_centres
@@ -29,31 +30,28 @@ class TokenConfig:
 
     body: BodySpec
     """The embodiment."""
-    horizon: int = 1
+    horizon: Size = 1
     """H, actions in one decision; all are executed."""
-    bins: int = 21
+    bins: Size = 21
     """Tokens of a number; of a discrete action space, its actions."""
     discrete: bool = False
     """The token is the action (0, 1, ...), not a bin of [-1, 1]."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Size, ...] = (64, 64)
     """Widths of the hidden layers."""
-    width: int = 32
+    width: Size = 32
     """Width of the sum of embeddings that the links share."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Logits are divided by it, when drawing and when scoring alike."""
-    goal_width: int = 0
+    goal_width: SizeOrNone = 0
     """Width of the pooled goal; 0 for environments without goals."""
-    goal_parts: int = 256
+    goal_parts: Size = 256
     """Controlled parts a goal item can name (ids below this)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights."""
 
     def __post_init__(self) -> None:
-        if self.bins < 2 or self.horizon < 1 or self.width < 1:
-            given = f"{self.bins}, {self.horizon}, {self.width}"
-            raise problem("bins, horizon, width", "at least 2, 1 and 1", given)
-        if not self.temperature > 0:
-            raise problem("temperature", "a number above 0", self.temperature)
+        if self.bins < 2:
+            raise problem("bins", "at least 2", self.bins)
 
 
 class TokenPolicy(nn.Module):

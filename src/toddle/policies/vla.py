@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Seed, Size
 from toddle.core.protocols import Memory
 from toddle.core.seeding import randn, seed_sequence
 from toddle.core.types import Decision, FeatureSource, Observation, sentences_of
@@ -38,21 +39,19 @@ class FlowVLAConfig:
     """The vision-language model that reads pictures and sentence."""
     expert: ExpertConfig
     """The action expert; its head must be velocity or endpoint."""
-    steps: int = 8
+    steps: Size = 8
     """Euler steps from noise to the action chunk."""
     cameras: tuple[str, ...] = ("close",)
     """Cameras whose pictures the backbone reads, in this order."""
     fingerprint: str = ""
     """Fingerprint of the backbone the policy was made with; filled in when it is built."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of fresh weights."""
 
     def __post_init__(self) -> None:
         """Check what the parts cannot."""
         if self.expert.head == "direct":
             raise problem("expert.head", "'velocity' or 'endpoint'", "direct", "convert the expert (toddle transfer)")
-        if self.steps < 1:
-            raise problem("steps", "at least 1 Euler step", self.steps)
 
 
 class FlowVLA(nn.Module):

@@ -20,6 +20,7 @@ from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import nearest, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
+from toddle.core.numbers import Count, PictureSize, Seed, Share
 from toddle.core.plan import Plan
 from toddle.core.seeding import numpy_generator
 from toddle.data.scenes import POSES, Scenes, load_scenes, save_scenes, scenes_file
@@ -38,17 +39,17 @@ class RenderConfig:
 
     tasks: tuple[str, ...] = tuple(SENTENCES)
     """Meta-World tasks; all 50 by default."""
-    episodes: int = 240
+    episodes: Count = 240
     """Episodes of a task; each has its own object and goal positions."""
-    frames: int = 3
+    frames: Count = 3
     """Frames taken from an episode, at random moments."""
-    steps: int = 90
+    steps: Count = 90
     """Control steps in which the frames of an episode lie."""
     camera: str = "close"
     """Meta-World camera."""
-    size: int = 96
+    size: PictureSize = 96
     """Side of the pictures in pixels."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the episodes and of the disturbance of the experts."""
 
 
@@ -101,13 +102,13 @@ class Config:
     """Sizes of the encoder."""
     training: BackboneTrainingConfig = field(default_factory=BackboneTrainingConfig)
     """How it is trained."""
-    held_out: float = 0.08
+    held_out: Share = 0.08
     """Share of each task's episodes that is kept for measuring."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights and sampling."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
-    checkpoint_every: int = 200
+    checkpoint_every: Count = 200
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from toddle.algorithms.sft import SFTConfig
 from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
+from toddle.core.numbers import Count, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.reporting.report import write_report
 from toddle.runs.run import RunFolder
@@ -57,44 +58,40 @@ class Config:
     """Tasks that are demonstrated and evaluated."""
     backbone: str = "embedded"
     """The vision-language model: 'embedded', a local folder, or a hub id."""
-    pretrain_steps: int = 800_000
+    pretrain_steps: Count = 800_000
     """Control steps of the RL pretraining."""
-    worlds: int = 64
+    worlds: Size = 64
     """Worlds of the pretraining."""
-    demonstrations: int = 15
+    demonstrations: Count = 15
     """Demonstrations of each task."""
     convert: ConvertConfig = ConvertConfig(fresh_adapter=True, fresh_decoder=True)
     """How the pretrained policy becomes the action expert (its seed is `seed`); RL's trunk in fresh surroundings."""
     refit_proprio: bool = True
     """Normalise the converted expert's proprioception by what it is fine-tuned on, not by RL's experience."""
-    approaches: int = 0
+    approaches: Whole = 0
     """Approaches the RL policy records in each task's scene, from which the converted expert learns first; 0: none
     (the same updates on demonstrations were worth no less: docs/LOG.md)."""
-    ground_steps: int = 200
+    ground_steps: Count = 200
     """Updates on them, if there are any; the random expert makes as many more on the demonstrations."""
-    sft: SFTConfig = SFTConfig(steps=600, rate=1e-3)
+    sft: SFTConfig = SFTConfig(steps=600, learning_rate=1e-3)
     """How each of the two is fine-tuned on the demonstrations."""
-    episodes: int = 25
+    episodes: Count = 25
     """Evaluation episodes of each candidate on each task, undisturbed and again pushed."""
-    max_episode_steps: int = 200
+    max_episode_steps: Count = 200
     """Control steps after which an evaluation episode has failed."""
-    videos: int = 1
+    videos: Whole = 1
     """Episodes filmed of each candidate on each task, undisturbed and pushed."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
-    processes: int = 2
+    processes: Size = 2
     """Stages at the same time."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything but the evaluation, whose seeds are fixed."""
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
         if not self.tasks:
             raise problem("tasks", "at least one task", "none")
-        names = ("pretrain_steps", "worlds", "demonstrations", "episodes", "processes")
-        for name in names:
-            if getattr(self, name) < 1:
-                raise problem(name, "at least 1", getattr(self, name))
         if self.approaches and (bad := [task for task in self.tasks if not task.startswith("metaworld/")]):
             raise problem(
                 "tasks",

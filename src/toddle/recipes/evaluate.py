@@ -13,6 +13,7 @@ from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import nearest, problem
 from toddle.core.files import write_json_atomic
+from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
 from toddle.core.types import EpisodeResult
@@ -44,15 +45,15 @@ class Config:
     """Environments, such as metaworld/reach-v3, goal/sawyer, gymnasium/Ant-v5, libero/libero_object/0."""
     out: Path = Path("runs/evaluate")
     """Folder of the results: episodes.jsonl, summary.json, videos."""
-    episodes: int = 50
+    episodes: Count = 50
     """Episodes of each candidate in each environment and condition."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first episode, counting up.  Demonstrations are recorded on seeds from 1,000,000."""
-    num_envs: int = 10
+    num_envs: Size = 10
     """Worlds stepped at once; a policy decides for all of them in one call."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
-    threads: int = 1
+    threads: Size = 1
     """Threads of the simulation, where it has any."""
     deterministic: bool = True
     """Take a policy's most likely action instead of a draw."""
@@ -60,15 +61,15 @@ class Config:
     """Evaluate a second time with one push in every episode."""
     pushes: PushConfig = PushConfig()
     """How strong the push is and when it comes."""
-    videos: int = 2
+    videos: Whole = 2
     """Episodes filmed of each candidate, environment and condition."""
-    video_size: int = 256
+    video_size: PictureSize = 256
     """Side of the videos in pixels."""
     cameras: tuple[str, ...] = ()
     """Cameras in place of the policy's own, in their order (another simulator has other names)."""
-    image_size: int = 96
+    image_size: PictureSize = 96
     """Side of the pictures a policy sees, where its folder does not say what it was trained with."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Count | None = None
     """Control steps after which an episode has failed; by default the environment's own limit."""
     to_the_end: bool = False
     """Go on after success, to the environment's own end: then success at any step and at the last one can differ."""
@@ -77,9 +78,6 @@ class Config:
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
-        for label, least in (("episodes", 1), ("num_envs", 1), ("videos", 0), ("video_size", 16), ("image_size", 16)):
-            if (value := getattr(self, label)) < least:
-                raise problem(label, f"at least {least}", value)
         for label in ("policy", "env"):
             if not getattr(self, label):
                 raise problem(label, "at least one", "none")

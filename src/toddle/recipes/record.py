@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from toddle.core.config import config
 from toddle.core.errors import InputError, problem
+from toddle.core.numbers import Count, NonNegative, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.data.layout import DatasetSpec
 from toddle.data.lerobot_dataset import LeRobotDataset
@@ -46,42 +47,38 @@ class Config:
     """Environments, all of one body, recorded one after another."""
     policy: str = "expert"
     """"expert" for the environment's scripted expert, or the folder of a policy."""
-    episodes: int = 20
+    episodes: Count = 20
     """Episodes to keep of each environment."""
     keep_failures: bool = False
     """Keep episodes without success too."""
-    attempts: int = 5
+    attempts: Count = 5
     """Give up on an environment after this many times `episodes`, where failures are not kept."""
-    seed: int = 1_000_000
+    seed: Seed = 1_000_000
     """Seed of the first episode, counting up.  Keep evaluation on other seeds (its default begins at 0)."""
-    batch: int = 1
+    batch: Size = 1
     """Episodes played at once (worlds): for policies, which decide for many at little more cost than for one."""
-    noise: float = 0.0
+    noise: NonNegative = 0.0
     """Disturb the expert's executed actions by correlated Gaussian noise of this deviation; its own are recorded."""
     deterministic: bool = True
     """For a policy: take its most likely action instead of a draw."""
     cameras: tuple[str, ...] = ("close",)
     """Cameras to record; none with `--cameras` alone."""
-    image_size: int = 96
+    image_size: PictureSize = 96
     """Side of the pictures in pixels, even."""
-    image_stride: int = 4
+    image_stride: Count = 4
     """Control steps between pictures; rows between hold the last one, as with a camera slower than the controller."""
     images: Literal["video", "image"] = "video"
     """Store pictures as H.264 video, or exactly, as PNG in the rows (ten times larger)."""
     paraphrases: bool = False
     """Draw the sentence of each episode among the task's paraphrases."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Count | None = None
     """Control steps after which an episode has failed; by default the environment's own limit (Meta-World: 300)."""
-    after_success: int = 8
+    after_success: Whole = 8
     """Control steps recorded after success, so that a policy learns to stay."""
 
     def __post_init__(self) -> None:
         if not self.env:
             raise problem("env", "at least one environment", "none")
-        least = {"episodes": 1, "attempts": 1, "batch": 1, "image_stride": 1, "after_success": 0, "noise": 0}
-        for label, bound in least.items():
-            if (value := getattr(self, label)) < bound:
-                raise problem(label, f"at least {bound}", value)
 
 
 def plan(config: Config) -> Plan:

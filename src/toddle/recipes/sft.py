@@ -12,6 +12,7 @@ from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
+from toddle.core.numbers import Count, Seed, Size
 from toddle.core.plan import Plan
 from toddle.core.protocols import FineTunable
 from toddle.core.types import BodySpec, FeatureSource
@@ -37,17 +38,17 @@ class FreshExpert:
 
     trunk: TrunkConfig = field(default_factory=lambda: TrunkConfig(modulation="residual"))
     """The transformer."""
-    horizon: int = 8
+    horizon: Size = 8
     """H, actions of a chunk."""
-    executed: int = 8
+    executed: Size = 8
     """Actions of a chunk that are executed before the next decision."""
-    window: int = 1
+    window: Size = 1
     """Decisions the history reaches back; 1 is the present alone."""
     head: Literal["velocity", "endpoint"] = "velocity"
     """What the decoder gives: the flow's velocity or the estimated end of the flow."""
     slot_mask: Literal["causal", "bidirectional"] = "causal"
     """Whether an action slot sees the later ones."""
-    steps: int = 8
+    steps: Size = 8
     """Euler steps when acting."""
 
 
@@ -77,7 +78,7 @@ class Config:
     """Cameras of the dataset that are read (with --init random)."""
     sft: SFTConfig = field(default_factory=SFTConfig)
     """How it is trained."""
-    episodes: int | None = None
+    episodes: Count | None = None
     """Use only the first so many episodes of each task."""
     normalization: Literal["identity", "mean_std", "quantile", "min_max"] = "identity"
     """How actions are normalised; identity keeps a converted expert's chunk as it is (actions are in [-1, 1])."""
@@ -85,11 +86,11 @@ class Config:
     """Normalise proprioception by the demonstrations where RL's own statistics came along (gives level C up)."""
     cache: Path = Path(".cache/features")
     """Where features of the frozen backbone are kept; runs with the same backbone and dataset share them."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of fresh weights, order of samples and noise."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
-    checkpoint_every: int = 200
+    checkpoint_every: Count = 200
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
@@ -99,8 +100,6 @@ class Config:
             raise problem("dataset", "at least one folder", "none")
         if self.like is not None and self.init != "random":
             raise problem("like", "nothing with --init <folder>", str(self.like), "it brings its own architecture")
-        if self.episodes is not None and self.episodes < 1:
-            raise problem("episodes", "at least 1", self.episodes)
 
 
 def plan(config: Config) -> Plan:

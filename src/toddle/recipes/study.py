@@ -14,6 +14,7 @@ import tyro
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import nearest, problem
+from toddle.core.numbers import Size
 from toddle.core.plan import Plan
 from toddle.recipes import studies
 from toddle.reporting.study import Study, write_page, write_rows
@@ -43,7 +44,7 @@ class Config:
     """Where the runs themselves are kept."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
-    processes: int = 2
+    processes: Size = 2
     """Runs at the same time."""
     only: tuple[str, ...] = ()
     """Run only the steps of these names (patterns such as 'sft/*') and what they need."""
@@ -54,8 +55,6 @@ class Config:
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
-        if self.processes < 1:
-            raise problem("processes", "at least 1", self.processes)
         if self.again and not self.only:
             raise problem("again", "the steps to run again in --only", "none")
 

@@ -12,6 +12,7 @@ import torch
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.files import write_atomic, write_json_atomic
+from toddle.core.numbers import Positive, Size, SizeOrNone, Whole
 from toddle.core.plan import Plan
 from toddle.core.types import Observation
 from toddle.envs.make import make_env
@@ -40,11 +41,11 @@ __all__ = ["Config", "plan", "run"]
 class SideCarSettings:
     """A second trunk beside the pretrained one, for widths that growth cannot reach."""
 
-    width: int = 0
+    width: SizeOrNone = 0
     """Its width; 0 for none."""
-    depth: int = 4
+    depth: Size = 4
     """Its blocks."""
-    heads: int = 4
+    heads: Size = 4
     """Its attention heads."""
 
 
@@ -63,36 +64,26 @@ class Config:
     """The run's folder."""
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     """How it is converted."""
-    grow_depth: int = 1
+    grow_depth: Size = 1
     """Times as many blocks; the new ones start as exact no-ops."""
-    grow_width: int = 1
+    grow_width: Size = 1
     """Times as wide; channels are copied, the function stays."""
-    grow_mlp: float | None = None
+    grow_mlp: Positive | None = None
     """New ratio of the blocks' hidden units; the extra ones start silent."""
     sidecar: SideCarSettings = field(default_factory=SideCarSettings)
     """A trunk of another width beside it."""
     rollout_env: str | None = None
     """Environment whose rollouts rank blocks and distil (mode replace); None: goal/<first body>."""
-    distill_steps: int = 1000
+    distill_steps: Whole = 1000
     """Steps of self-distillation after mode replace."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """The vision-language model that the expert will read."""
-    vlm_width: int | None = None
+    vlm_width: Size | None = None
     """Width of VLM tokens: then no backbone is loaded and only <out>/expert is written."""
-    steps: int | None = None
+    steps: Size | None = None
     """Euler steps of the flow when acting; None: those of a denoising source, else 8."""
     cameras: tuple[str, ...] = ("close",)
     """Cameras whose pictures the backbone reads."""
-
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        if self.vlm_width is not None and self.vlm_width < 1:
-            raise problem("vlm_width", "at least 1", self.vlm_width)
-        for name in ("grow_depth", "grow_width", "steps"):
-            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
-                raise problem(name, "at least 1", getattr(self, name))
-        if self.distill_steps < 0:
-            raise problem("distill_steps", "at least 0", self.distill_steps)
 
 
 def plan(config: Config) -> Plan:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Seed, Size
 from toddle.core.types import BodySpec
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
 from toddle.models.goal_encoder import GoalEncoder
@@ -71,17 +72,17 @@ class ConvertConfig:
     """Start the adapter from random weights: its tokens say something from the first step, level C is lost."""
     moment_match: bool = True
     """Scale fresh encoders so that their tokens have the mean and spread of the RL policy's."""
-    replace_blocks: int = 1
+    replace_blocks: Size = 1
     """Self-attention blocks that become cross-attention in mode replace: those of least lesion score."""
-    context_width: int = 64
+    context_width: Size = 64
     """d_g, where the source has no cross-attention of its own."""
-    horizon: int | None = None
+    horizon: Size | None = None
     """H of the expert, at most the source's; None keeps it."""
-    executed: int | None = None
+    executed: Size | None = None
     """H_exec of the expert; None keeps it."""
-    window: int | None = None
+    window: Size | None = None
     """History in decisions; None keeps it."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of what is new."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from toddle.core.config import config
 from toddle.core.goal import FAMILIES, MAX_GOAL_ITEMS
+from toddle.core.numbers import Count, Positive, Share
 from toddle.envs.base import Array
 
 __all__ = ["BINS", "Curriculum", "CurriculumConfig", "Failures"]
@@ -24,17 +25,17 @@ BINS = len(EDGES) + 1
 class CurriculumConfig:
     """From few items and a wide tolerance to many and a narrow one, as fast as goals are reached."""
 
-    start_items: int = 2
+    start_items: Count = 2
     """Most items of a goal at the beginning."""
-    end_items: int = MAX_GOAL_ITEMS
+    end_items: Count = MAX_GOAL_ITEMS
     """Most items of a goal at the end."""
-    start_tolerance: float = 0.2
+    start_tolerance: Positive = 0.2
     """Error an item may have to count as reached, at the beginning (dimensionless)."""
-    end_tolerance: float = 0.1
+    end_tolerance: Positive = 0.1
     """The same at the end."""
-    promote: float | None = None
+    promote: Share | None = None
     """Success of recent goals above which the level rises (it falls again below half of this); None is the body's."""
-    goals_per_level: int = 2000
+    goals_per_level: Count = 2000
     """Finished goals it takes, at least, to go from level 0 to level 1."""
 
 

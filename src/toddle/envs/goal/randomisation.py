@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 
 from toddle.core.config import config
+from toddle.core.numbers import NonNegative, Positive, Share
 from toddle.envs.base import Array
 from toddle.envs.mujoco_pool import MujocoPool
 from toddle.envs.streams import WorldStreams
@@ -24,15 +25,15 @@ __all__ = ["Randomisation", "RandomisationConfig"]
 class RandomisationConfig:
     """Ranges of the factors; each is drawn uniformly at the start of an episode."""
 
-    mass: tuple[float, float] = (0.9, 1.1)
+    mass: tuple[Positive, Positive] = (0.9, 1.1)
     """Factor of the masses and inertias of all links."""
-    gains: tuple[float, float] = (0.75, 1.25)
+    gains: tuple[Positive, Positive] = (0.75, 1.25)
     """Factor of the servos' kp and kd."""
-    friction: tuple[float, float] = (0.5, 1.25)
+    friction: tuple[Positive, Positive] = (0.5, 1.25)
     """Factor of the sliding friction of all geoms."""
-    delay: float = 0.5
+    delay: Share = 0.5
     """Probability that an episode's actions come one control step late."""
-    noise: float = 0.01
+    noise: NonNegative = 0.01
     """Standard deviation of the noise on proprioception (dimensionless)."""
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import PictureSize, Positive, Size, SizeOrNone
 
 __all__ = ["Backbone", "BackboneConfig", "check_images", "fingerprint_of", "tokenizer_data"]
 
@@ -26,13 +27,13 @@ class BackboneConfig:
     name: str = "embedded"
     """'embedded' (shipped with toddle, needs no network), a folder of `toddle backbone`, a local folder of a
     SmolVLM2, Idefics3 or PaliGemma class model, or its hub id, such as HuggingFaceTB/SmolVLM2-256M-Video-Instruct."""
-    image_size: int | None = None
+    image_size: PictureSize | None = None
     """Side in pixels to which pictures are resized; None takes what the model was trained with."""
-    text_tokens: int = 32
+    text_tokens: Size = 32
     """Tokens of the sentence that are kept (padded to this number; the embedded backbone has its own)."""
-    lora_rank: int = 0
+    lora_rank: SizeOrNone = 0
     """Rank of LoRA on the attention projections of the backbone; 0 keeps it frozen."""
-    lora_alpha: float = 16.0
+    lora_alpha: Positive = 16.0
     """LoRA's scale: the update is multiplied by alpha / rank."""
 
 

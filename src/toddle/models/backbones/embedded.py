@@ -26,6 +26,7 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisi
 from toddle.core.config import config, from_dict, to_dict
 from toddle.core.errors import InputError
 from toddle.core.files import write_atomic, write_json_atomic
+from toddle.core.numbers import PictureSize, Size
 from toddle.models.backbones.base import Backbone, BackboneConfig, tokenizer_data
 
 __all__ = ["ASSETS", "EmbeddedBackbone", "EmbeddedConfig", "load_embedded", "save_embedded", "train_tokenizer"]
@@ -38,27 +39,27 @@ PAD, UNKNOWN, END = "[PAD]", "[UNK]", "[END]"
 class EmbeddedConfig:
     """Sizes of the embedded backbone."""
 
-    image_size: int = 96
+    image_size: PictureSize = 96
     """Side of the square picture in pixels; others are resized to it."""
-    width: int = 192
+    width: Size = 192
     """D_vlm, width of every tower."""
-    stem: tuple[int, int, int] = (24, 48, 192)
+    stem: tuple[Size, Size, Size] = (24, 48, 192)
     """Channels of the convolutional stem at 1/2, 1/4 and 1/8 of the picture's side."""
-    keypoints: int = 32
+    keypoints: Size = 32
     """Points the spatial softmax looks for on the 1/4 map."""
-    registers: int = 8
+    registers: Size = 8
     """Summary tokens; the first ones are read by the pose head during pretraining."""
-    vision_layers: int = 3
+    vision_layers: Size = 3
     """Layers of the vision tower."""
-    text_layers: int = 3
+    text_layers: Size = 3
     """Layers of the text tower."""
-    fusion_layers: int = 3
+    fusion_layers: Size = 3
     """Layers over registers, patches and words together."""
-    heads: int = 6
+    heads: Size = 6
     """Attention heads of every layer."""
-    text_tokens: int = 16
+    text_tokens: Size = 16
     """Tokens a sentence is padded or cut to."""
-    vocabulary: int = 448
+    vocabulary: Size = 448
     """Size of the tokenizer's vocabulary."""
 
     @property

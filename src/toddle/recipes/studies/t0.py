@@ -61,7 +61,7 @@ ABLATIONS = {
 }
 """Paradigm 1 with one thing changed, at one number of demonstrations."""
 REMEDIES = {
-    "adapter x10": Start(source="ppo", convert={}, sft={"adapter_rate": 10.0}),
+    "adapter x10": Start(source="ppo", convert={}, sft={"adapter_factor": 10.0}),
     "re-anchored": Start(source="ppo", convert={"fresh_adapter": True, "fresh_decoder": True}, refit=True),
     "distractors": Start(source="distractors", convert={"fresh_adapter": True}),
     "grounded": Start(source="ppo", convert={}, grounded=True),
@@ -212,7 +212,7 @@ def _tuning(at: str, seed: int, scale: Scale, name: str, count: int) -> list[Ste
     init, after = _init(at, name, start)
     common: dict[str, Any] = {"cache": "{folder}/features", "seed": seed}
     common |= {"refit_proprio": True} if start.refit else {}
-    sft = {"rate": 1e-3, "cka_every": max(1, scale.sft_steps // 10)}
+    sft = {"learning_rate": 1e-3, "cka_every": max(1, scale.sft_steps // 10)}
     if start.grounded:
         ground = f"{at}/grounding/{_file(name)}"
         updates = scale.grounding * len(scale.tasks) * 2
