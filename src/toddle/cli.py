@@ -68,7 +68,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Run `toddle` and exit: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a screen; read when mujoco is imported
         os.environ.setdefault("LP_NUM_THREADS", "1")
     try:
         sys.exit(_dispatch(arguments))

@@ -18,12 +18,12 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import torch
 import yaml
 from gymnasium import spaces
 
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_text_atomic
+from toddle.core.numpy_file import load_array
 from toddle.core.seeding import seed_sequence
 from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
@@ -125,7 +125,7 @@ class LiberoEnv(BatchedEnv):
         self.settle_steps, self.terminate_on_success = settle_steps, terminate_on_success
         folder = Path(package.libero.get_libero_path("init_states")) / task.problem_folder
         # a file of the installed package; numpy arrays, which torch's safe loader does not know
-        self.initial_states = np.asarray(torch.load(folder / task.init_states_file, weights_only=False))
+        self.initial_states = load_array(folder / task.init_states_file)
         bddl = Path(package.libero.get_libero_path("bddl_files")) / task.problem_folder / task.bddl_file
         self._envs = [self._make_world(package, bddl) for _ in range(num_envs)]
         self.instruction = [task.language] * num_envs

@@ -120,14 +120,14 @@ def _save_before_nan(learner: Learner, run: RunFolder, snapshot: _Snapshot, step
 
 
 class _Stop:
-    """Turns the first SIGINT or SIGTERM into a wish to stop after the step under way; a second one stops at once."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a wish to stop after the step under way; a second one stops at once."""
 
     asked = False
 
     def __enter__(self) -> _Stop:
         self._former: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._former[number] = signal.signal(number, self._ask)
         return self
 
