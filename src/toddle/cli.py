@@ -82,6 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in EXTRAS:
             raise
         _fail(f"{arguments[0]} needs the package '{name}'; install it with: pip install 'toddle[{EXTRAS[name]}]'", 2)
+    except BrokenPipeError:  # whoever read what is printed has gone away (`toddle ... | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error} (TODDLE_DEBUG=1 shows where)", 2)

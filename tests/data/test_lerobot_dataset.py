@@ -200,7 +200,7 @@ def test_each_damage_is_one_line_that_names_the_place(tmp_path: Path) -> None:
     (tmp_path / "videos/observation.images.front/chunk-000/file-002.mp4").unlink()
     damaged("file-002.mp4 is missing")
     (tmp_path / "meta/info.json").write_text("{")
-    damaged("info.json is not JSON")
+    damaged("info.json: not valid JSON")
     info = json.loads(original[tmp_path / "meta/info.json"])
     (tmp_path / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
     damaged("codebase_version: expected v3.0, got 'v2.1'")
@@ -228,3 +228,27 @@ def test_pictures_are_kept_up_to_the_limit(tmp_path: Path) -> None:
     data.images("front", np.arange(data.num_frames))
     assert data._cached <= 5 * 3 * SIDE * SIDE
     assert data._cached == sum(pictures.nbytes for pictures in data._cache.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"data_path": "../../../etc/{chunk_index}"}, "data_path"),
+        ({"data_path": "data/{shard}.parquet"}, "data_path"),
+        ({"data_path": "data/{0}.parquet"}, "data_path"),
+        ({"data_path": 3}, "data_path"),
+        ({"features": []}, "features"),
+        ({"features": {"action": 3}}, "features: action"),
+        ({"features": {"action": {"dtype": "float32", "shape": [-1]}}}, "shape"),
+        ({"features": {"action": {"dtype": "float32", "shape": "3"}}}, "shape"),
+        ({"total_frames": "many"}, "total_frames"),
+        ({"total_episodes": None}, "total_episodes"),
+        ({"fps": []}, "fps"),
+    ],
+)
+def test_a_damaged_description_of_a_dataset(tmp_path: Path, change: dict[str, object], names: str) -> None:
+    write(tmp_path / "data", spec("image"))
+    path = tmp_path / "data" / "meta" / "info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=names):
+        LeRobotDataset(tmp_path / "data")

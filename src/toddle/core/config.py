@@ -21,6 +21,7 @@ import yaml
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_text_atomic
 from toddle.core.numbers import Range
+from toddle.core.reading import read_yaml
 
 __all__ = [
     "changes",
@@ -178,14 +179,9 @@ def save_config(path: Path, value: Any) -> None:
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a YAML file of settings, which may leave fields out.  Raises InputError when it is missing or no mapping."""
     try:
-        data = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise InputError(f"config file: {path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"config file: {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"config file: {path} must hold a mapping of fields, got {type(data).__name__}")
-    return data
+        return read_yaml(Path(path))
+    except InputError as error:
+        raise InputError(f"config file: {error}") from None
 
 
 def load_config(cls: type[T], path: Path, given: dict[str, Any] | None = None) -> T:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from toddle.core.errors import InputError
 from toddle.core.files import write_atomic, write_json_atomic
+from toddle.core.reading import read_json
 from toddle.data.lerobot_dataset import LeRobotDataset
 
 __all__ = ["FeatureCache", "cache_dataset", "dataset_key"]
@@ -60,7 +60,7 @@ class FeatureCache:
         progress = cache.folder / "progress.json"
         if progress.exists():
             try:
-                found = json.loads(progress.read_text())
+                found = read_json(progress)
                 cache.done = int(found.pop("done"))
             except (ValueError, KeyError):
                 raise InputError(f"feature cache: {progress} is damaged; delete {cache.folder}") from None
@@ -98,7 +98,7 @@ class FeatureCache:
         """
         with open(self.folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self.done = int(json.loads((self.folder / "progress.json").read_text())["done"])
+            self.done = int(read_json(self.folder / "progress.json", {"done": int})["done"])
             if self.done == self.count:
                 return
             context_map, mask_map = self._map("r+")

@@ -6,7 +6,6 @@ Opening a dataset checks all of it but the pixels; each mistake is one InputErro
 from __future__ import annotations
 
 import io
-import json
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from toddle.core.errors import InputError, nearest, problem
+from toddle.core.reading import Kinds, check_keys, inside, read_json
 from toddle.data.layout import DEFAULT_FEATURES, IMAGE_PREFIX, VERSION, check_column
 from toddle.data.parquet import read_columns, read_pngs
 from toddle.data.statistics import FeatureStatistics, feature_statistics
 from toddle.data.video import read_frames
 
 __all__ = ["Episode", "LeRobotDataset"]
+
+INFO_KEYS: Kinds = {
+    "fps": (int, float),
+    "features": dict,
+    "total_episodes": int,
+    "total_frames": int,
+    "data_path": str,
+}
 
 Array = NDArray[Any]
 
@@ -69,13 +77,10 @@ class LeRobotDataset:
     # ---- opening -------------------------------------------------------------------------------------------------
     def _read_info(self) -> dict[str, Any]:
         path = self.path / "meta" / "info.json"
-        try:
-            info = json.loads(path.read_text())
-        except FileNotFoundError:
+        if not path.exists():
             remedy = "record one: toddle record"
-            raise problem("dataset", "a folder with meta/info.json", str(self.path), remedy) from None
-        except json.JSONDecodeError as error:
-            raise InputError(f"dataset: {path} is not JSON ({error})") from None
+            raise problem("dataset", "a folder with meta/info.json", str(self.path), remedy)
+        info = read_json(path)
         if info.get("codebase_version") != VERSION:
             raise problem(
                 f"dataset: {path}: codebase_version",
@@ -83,9 +88,12 @@ class LeRobotDataset:
                 info.get("codebase_version"),
                 "convert it with lerobot's own scripts",
             )
-        for key in ("fps", "features", "total_episodes", "total_frames", "data_path"):
-            if key not in info:
-                raise problem(f"dataset: {path}", f"the key '{key}'", "a file without it")
+        check_keys(info, f"dataset: {path}", INFO_KEYS)
+        for name, entry in info["features"].items():
+            where = f"dataset: {path}: features: {name}"
+            check_keys(entry, where, {"dtype": str, "shape": list})
+            if not all(isinstance(size, int) and 0 < size < 2**20 for size in entry["shape"]):
+                raise problem(f"{where}: shape", "whole numbers above 0", entry["shape"])
         for name in DEFAULT_FEATURES:
             if name not in info["features"]:
                 raise problem(f"dataset: {path}", f"the feature '{name}'", "features without it")
@@ -124,17 +132,26 @@ class LeRobotDataset:
             raise problem(f"dataset: {self.path}: total_frames", str(episodes[-1].stop), self.info["total_frames"])
         return episodes
 
+    def _file(self, template: str, **values: str | int) -> Path:
+        """Return the file a template of info.json names.  Raises InputError where that lies outside the dataset."""
+        where = f"dataset: meta/info.json: {template}"
+        try:
+            name = self.info[template].format(**values)
+        except (KeyError, IndexError, ValueError, AttributeError):
+            known = ", ".join(f"{{{name}}}" for name in values)
+            raise problem(where, f"a template with {known}", self.info.get(template)) from None
+        return inside(self.path, name, where)
+
     def _episode(self, number: int, row: dict[str, Any], first_rows: dict[Path, int]) -> Episode:
         start, stop = int(row["dataset_from_index"]), int(row["dataset_to_index"])
-        file = self.path / self.info["data_path"].format(
-            chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"])
-        )
+        file = self._file("data_path", chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"]))
         first_rows.setdefault(file, start)
         videos = {}
         for camera in self.cameras:
             key = IMAGE_PREFIX + camera if IMAGE_PREFIX + camera in self.info["features"] else camera
             if self.info["features"][key]["dtype"] == "video":
-                path = self.path / self.info["video_path"].format(
+                path = self._file(
+                    "video_path",
                     video_key=key,
                     chunk_index=int(row[f"videos/{key}/chunk_index"]),
                     file_index=int(row[f"videos/{key}/file_index"]),
@@ -242,7 +259,7 @@ class LeRobotDataset:
     def statistics(self, name: str) -> FeatureStatistics:
         """Return a feature's statistics from `meta/stats.json`, or computed where that has none of it."""
         path = self.path / "meta" / "stats.json"
-        stored = json.loads(path.read_text()) if path.exists() else {}
-        if name in stored and set(FeatureStatistics.__dataclass_fields__) <= set(stored[name]):
+        stored = read_json(path) if path.exists() else {}
+        if isinstance(stored.get(name), dict) and set(FeatureStatistics.__dataclass_fields__) <= set(stored[name]):
             return FeatureStatistics.from_dict(stored[name], where=f"dataset: {path}: {name}")
         return feature_statistics(self.column(name).reshape(self.num_frames, -1))

@@ -7,7 +7,6 @@ under way is not counted, and resuming writes over it.
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +17,7 @@ from PIL import Image
 
 from toddle.core.errors import problem
 from toddle.core.files import write_json_atomic
+from toddle.core.reading import read_json
 from toddle.data.layout import (
     FILES_PER_CHUNK,
     IMAGE_PREFIX,
@@ -65,7 +65,7 @@ class DatasetWriter:
             write_json_atomic(self.path / "meta" / "info.json", self._info)
 
     def _resume(self) -> None:
-        info = json.loads((self.path / "meta" / "info.json").read_text())
+        info = read_json(self.path / "meta" / "info.json", {"total_episodes": int})
         counts = ("total_episodes", "total_frames", "total_tasks", "splits")
         for key, expected in self._info.items():
             if key not in counts and info.get(key) != expected:

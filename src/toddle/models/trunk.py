@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
-from toddle.core.numbers import Positive, Size, Whole
+from toddle.core.numbers import Positive, Size, SizeOrNone, Whole
 from toddle.models.attention import (
     CrossAttention,
     KVRing,
@@ -50,7 +50,7 @@ class TrunkConfig:
     """Hidden units of a block's MLP, as a multiple of the width."""
     context_width: Size = 64
     """d_g, channels of a context token (a goal item in RL, an adapted VLM token in the VLA)."""
-    cross_every: Size = 2
+    cross_every: SizeOrNone = 2
     """Blocks 0, n, 2n, ... attend to the context, the others among themselves; 0: all among themselves."""
     blocks: tuple[Kind, ...] = ()
     """The kind of every block, where `cross_every` cannot say it (converted or grown trunks)."""

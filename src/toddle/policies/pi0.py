@@ -9,7 +9,6 @@ there; state and actions are normalised with the statistics of the demonstration
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +20,7 @@ from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 from toddle.core.numbers import Size
 from toddle.core.protocols import Memory
+from toddle.core.reading import read_json
 from toddle.core.seeding import randn
 from toddle.core.types import BodySpec, Decision, Observation, sentences_of
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
@@ -55,8 +55,8 @@ class Pi0Config:
 def is_pi0_folder(folder: Path) -> bool:
     """Return whether a folder holds pi0 weights as transformers saves them."""
     try:
-        return bool(json.loads((Path(folder) / "config.json").read_text()).get("model_type") == "pi0")
-    except (OSError, ValueError, AttributeError):
+        return read_json(Path(folder) / "config.json").get("model_type") == "pi0"
+    except InputError:
         return False
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from toddle.core.config import from_dict, to_dict
 from toddle.core.device import CPU
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_atomic, write_json_atomic
+from toddle.core.reading import Kinds, read_json
 from toddle.models.expert import ExpertConfig
 
 __all__ = ["StoredExpert", "load_expert", "load_policy", "read_policy", "save_expert", "save_policy"]
@@ -63,11 +63,19 @@ def _load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
         if _digest(path) != sha256:
             raise problem(str(path), "the file that was saved", "other bytes", "it is damaged: restore or retrain it")
-        return safetensors.torch.load_file(path)
+        state = safetensors.torch.load_file(path)
     except FileNotFoundError:
         raise problem("policy folder", f"a file {path.name}", "none", f"looked in {path.parent}") from None
     except SafetensorError as error:
         raise InputError(f"{path}: not readable as safetensors: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise problem(
+                f"{path}: {name}", "finite weights", "NaN or infinity", "the training that wrote it went wrong"
+            )
+    return state
 
 
 def _digest(path: Path) -> str:
@@ -101,7 +109,7 @@ def save_expert(folder: Path, stored: StoredExpert) -> None:
 def load_expert(folder: Path) -> StoredExpert:
     """Read what `save_expert` wrote.  Raises InputError when the folder is incomplete or damaged."""
     path = Path(folder) / EXPERT_CARD
-    card = _read_card(path, {"config", "vlm_width", "sha256"})
+    card = _read_card(path, {"config": dict, "vlm_width": int, "sha256": str})
     state = _load_tensors(Path(folder) / EXPERT_WEIGHTS, card["sha256"])
     parts = {
         prefix: {key[len(prefix) + 1 :]: value for key, value in state.items() if key.startswith(f"{prefix}.")}
@@ -111,18 +119,11 @@ def load_expert(folder: Path) -> StoredExpert:
     return StoredExpert(config, parts["expert"], parts["adapter"], int(card["vlm_width"]), card.get("meta", {}))
 
 
-def _read_card(path: Path, keys: set[str]) -> dict[str, Any]:
-    """Read a folder's JSON.  Raises InputError when it is missing, is not JSON or lacks one of `keys`."""
-    try:
-        card = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise problem("folder", f"one with {path.name}", str(path.parent)) from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
-    missing = keys - set(card if isinstance(card, dict) else ())
-    if missing:
-        raise problem(str(path), f"the keys {', '.join(sorted(keys))}", f"no {', '.join(sorted(missing))}")
-    return dict(card)
+def _read_card(path: Path, keys: Kinds) -> dict[str, Any]:
+    """Read a folder's JSON.  Raises InputError when it is missing, damaged, or lacks one of `keys`."""
+    if not path.exists():
+        raise problem("folder", f"one with {path.name}", str(path.parent))
+    return read_json(path, keys)
 
 
 def read_policy(folder: Path) -> tuple[str, Any, dict[str, Any], dict[str, Tensor]]:
@@ -130,7 +131,7 @@ def read_policy(folder: Path) -> tuple[str, Any, dict[str, Any], dict[str, Tenso
     path = Path(folder) / CARD
     if not path.exists() and (Path(folder) / "policy" / CARD).exists():
         path = Path(folder) / "policy" / CARD
-    card = _read_card(path, {"kind", "config", "sha256"})
+    card = _read_card(path, {"kind": str, "config": dict, "sha256": str})
     if card["kind"] not in KINDS:
         raise problem(f"{path}: kind", "a known kind of policy", card["kind"], nearest(str(card["kind"]), KINDS))
     module, _, config_class = KINDS[card["kind"]]

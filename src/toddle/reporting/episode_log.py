@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from toddle.core.errors import InputError, problem
+from toddle.core.errors import problem
 from toddle.core.files import write_text_atomic
+from toddle.core.reading import read_json_lines
 from toddle.core.types import EpisodeResult
 from toddle.maths.intervals import Interval, matched_interval, ratio_interval, sign_flip_p, t_interval, wilson_interval
 
@@ -32,21 +33,13 @@ def read_episodes(path: Path) -> list[dict[str, Any]]:
 
     Raises InputError for a damaged line before the last one.
     """
-    path = Path(path)
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows: list[dict[str, Any]] = []
-    for number, text in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(text))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise InputError(f"{path}: line {number} is not JSON; delete that line") from None
-    return rows
+    return read_json_lines(path, {"seed": int, "length": int, "episode_return": (int, float), "info": dict})
 
 
 def result_of(row: Mapping[str, Any]) -> EpisodeResult:
     """Return the EpisodeResult of one line."""
-    return EpisodeResult(**{name: row[name] for name in FIELDS})
+    known: dict[str, Any] = {name: row.get(name) for name in FIELDS}
+    return EpisodeResult(**known)
 
 
 class EpisodeLog:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Any
 
 from toddle import __version__
 from toddle.core.errors import InputError
+from toddle.core.reading import SETTINGS_LIMIT, inside, read_json, read_text
 from toddle.core.types import EpisodeResult
 from toddle.reporting.episode_log import read_episodes, result_of
 from toddle.runs.metrics import CLOCK_GROUP, read_metrics
@@ -89,11 +89,11 @@ def _read(path: Path, name: str) -> RunData:
     return RunData(
         path=path,
         name=name,
-        command=json.loads((path / "run.json").read_text()).get("command", "?"),
-        config_text=config.read_text() if config.exists() else "",
+        command=str(read_json(path / "run.json").get("command", "?")),
+        config_text=read_text(config, limit=SETTINGS_LIMIT) if config.exists() else "",
         metrics=read_metrics(path),
         episodes=read_episodes(path / "episodes.jsonl"),
-        conversion=json.loads(conversion.read_text()) if conversion.exists() else None,
+        conversion=read_json(conversion) if conversion.exists() else None,
         finished=(path / "finished.json").exists(),
     )
 
@@ -107,8 +107,8 @@ def cells_of(runs: Iterable[RunData]) -> list[Cell]:
             cell = cells.setdefault(key, Cell(candidate=key[0], env=key[1], condition=key[2]))
             result = result_of(row)
             cell.results.append(result)
-            film = run.path / "videos" / str(result.info.get("video"))
-            if "video" in result.info and film.exists():
+            film = inside(run.path / "videos", str(result.info.get("video")), f"{run.path}: info.video")
+            if "video" in result.info and film.is_file():
                 cell.videos.append((film, result))
     return list(cells.values())
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
+from toddle.core.reading import read_json, read_json_lines
 from toddle.maths.intervals import Interval, sign_flip_p, t_interval, t_p
 from toddle.reporting.run_data import environment
 from toddle.runs.steps import Step
@@ -174,12 +175,9 @@ def judge(outcomes: Sequence[Outcome], rows: Sequence[Row]) -> tuple[dict[str, E
 
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of a data file.  Raises InputError when it is missing or damaged."""
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"study: {path} does not exist; run the study first") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"study: {path} is damaged: {error}") from None
+    if not path.exists():
+        raise InputError(f"study: {path} does not exist; run the study first")
+    return read_json_lines(path)
 
 
 def write_rows(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
@@ -190,7 +188,8 @@ def write_rows(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> N
 
 def write_page(study: Study[Any], folder: Path) -> dict[str, Verdict]:
     """Write `index.md` and its plots from `data.jsonl` and `study.json` in `folder`; return the verdicts."""
-    rows, facts = read_rows(folder / "data.jsonl"), json.loads((folder / "study.json").read_text())
+    rows = read_rows(folder / "data.jsonl")
+    facts = read_json(folder / "study.json", {"scale": str, "runs_done": int, "runs_planned": int, "command": str})
     estimates, verdicts = judge(study.outcomes, rows)
     parts = [f"# {study.title}", study.question, _status(facts), "## Outcomes, fixed before any run"]
     lines = [_outcome_line(outcome, estimates[outcome.name], verdicts[outcome.name]) for outcome in study.outcomes]

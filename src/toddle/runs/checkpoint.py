@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from toddle.core.errors import InputError
+from toddle.core.reading import read_json
 
 __all__ = ["copy_tree", "load_state", "save_state", "states_equal"]
 
@@ -64,23 +65,27 @@ def load_state(folder: Path) -> tuple[Tree, dict[str, Any]]:
     Raises InputError when a file is missing, cut short or changed (its SHA-256 is checked before it is parsed).
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"checkpoint {folder}: there is no such folder")
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        sums = dict(manifest["sha256"])
-        for name, expected in sums.items():
+        manifest = read_json(folder / MANIFEST, {"sha256": dict, "format": int})
+        if manifest["sha256"].keys() != {STATE, TENSORS, ARRAYS}:
+            raise InputError(f"checkpoint {folder}: {MANIFEST} is damaged: it must name its three files")
+        for name, expected in manifest["sha256"].items():
+            if not (folder / name).is_file():
+                raise InputError(f"checkpoint {folder}: {name} is missing")
             if _sha256(folder / name) != expected:
                 raise InputError(f"checkpoint {folder}: {name} is damaged (its SHA-256 differs from {MANIFEST})")
         if manifest["format"] != FORMAT:
             raise InputError(f"checkpoint {folder}: expected format {FORMAT}, got {manifest['format']!r}")
-        state = json.loads((folder / STATE).read_bytes())
+        state = read_json(folder / STATE, {"tree": object, "meta": dict})
         tensors = safetensors.torch.load_file(folder / TENSORS)
         arrays = safetensors.numpy.load_file(folder / ARRAYS)
         return _decode(state["tree"], tensors, arrays), state["meta"]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        what = f"{Path(error.filename).name} is missing" if folder.is_dir() else "there is no such folder"
-        raise InputError(f"checkpoint {folder}: {what}") from None
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, safetensors.SafetensorError):
-        raise InputError(f"checkpoint {folder}: {MANIFEST} is damaged") from None
+    except InputError as error:
+        raise InputError(str(error) if "checkpoint" in str(error) else f"checkpoint {folder}: {error}") from None
+    except (KeyError, TypeError, ValueError, OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"checkpoint {folder}: damaged: {' '.join(str(error).split())[:200]}") from None
 
 
 def copy_tree(tree: Tree) -> Tree:

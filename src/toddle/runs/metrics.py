@@ -15,6 +15,7 @@ from typing import Any
 
 from toddle.core.errors import NaNError
 from toddle.core.files import write_text_atomic
+from toddle.core.reading import read_json_lines
 
 __all__ = ["CLOCK_GROUP", "Metrics", "check_finite", "read_metrics"]
 
@@ -35,18 +36,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     A last line that was cut short by a kill is left out.
     """
-    path = path if path.suffix == ".jsonl" else path / "metrics.jsonl"
-    try:
-        texts = path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    lines = []
-    for text in texts:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    return read_json_lines(path if path.suffix == ".jsonl" else path / "metrics.jsonl", {"step": int})
 
 
 class Metrics:

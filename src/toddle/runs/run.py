@@ -26,6 +26,7 @@ from toddle.core.config import from_dict, save_config, to_dict
 from toddle.core.errors import InputError
 from toddle.core.files import write_json_atomic
 from toddle.core.protocols import Learner
+from toddle.core.reading import read_json, read_yaml
 from toddle.runs.checkpoint import load_state, save_state
 from toddle.runs.metrics import Metrics
 
@@ -139,8 +140,8 @@ class RunFolder:
 def _step_of(checkpoint: Path) -> int:
     if checkpoint.name == "nan":
         try:
-            return int(json.loads((checkpoint.parent / "nan.json").read_text())["step"])
-        except (OSError, ValueError):
+            return int(read_json(checkpoint.parent / "nan.json", {"step": int})["step"])
+        except InputError:
             return -1  # killed between the state and its mark: the checkpoints stand
     return int(checkpoint.name.rsplit("_", 1)[-1])
 
@@ -168,10 +169,10 @@ def _take_lock(path: Path) -> int:
 def _check_same_run(path: Path, command: str, config: Any) -> None:
     """Raise InputError unless the run in `path` was begun by the same command with the same config."""
     try:
-        begun_by = json.loads((path / "run.json").read_text())["command"]
-        saved = yaml.safe_load((path / "config.yaml").read_text())
-    except (OSError, ValueError, KeyError, yaml.YAMLError):
-        raise InputError(f"{path}: run.json or config.yaml is missing or damaged; choose another --out") from None
+        begun_by = read_json(path / "run.json", {"command": str})["command"]
+        saved = read_yaml(path / "config.yaml")
+    except InputError as error:
+        raise InputError(f"{path}: the run in it cannot be read ({error}); choose another --out") from None
     if begun_by != command:
         raise InputError(f"{path} holds a run of '{begun_by}', not of '{command}'; choose another --out")
     free = {"out", *getattr(type(config), "may_change", ())}

@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from toddle.core.reading import read_json
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
 from toddle.runs.steps_board import StepBoard, last_line
@@ -107,7 +108,7 @@ def is_done(step: Step, folder: Path) -> bool:
     mark = folder / "steps" / f"{step.name}.json"
     if not mark.exists():
         return False
-    if json.loads(mark.read_text())["fingerprint"] != step.fingerprint():
+    if read_json(mark, {"fingerprint": str})["fingerprint"] != step.fingerprint():
         raise InputError(
             f"{step.name}: was done with other settings than now; delete {folder / step.name} and {mark} to do it "
             "again, or choose another --out"
@@ -164,7 +165,7 @@ def run_steps(
 
 def seconds_of(step: Step, folder: Path) -> float:
     """Return how long a finished step took, over all calls."""
-    return float(json.loads((folder / "steps" / f"{step.name}.json").read_text())["seconds"])
+    return float(read_json(folder / "steps" / f"{step.name}.json", {"seconds": (int, float)})["seconds"])
 
 
 def with_what_they_need(steps: Sequence[Step], patterns: Sequence[str]) -> list[Step]:

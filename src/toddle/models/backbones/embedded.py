@@ -10,7 +10,6 @@ Context of one picture: R registers, (grid/2)^2 pooled patches; then the words, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from toddle.core.config import config, from_dict, to_dict
 from toddle.core.errors import InputError
 from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.numbers import PictureSize, Size
+from toddle.core.reading import read_json, read_text
 from toddle.models.backbones.base import Backbone, BackboneConfig, tokenizer_data
 
 __all__ = ["ASSETS", "EmbeddedBackbone", "EmbeddedConfig", "load_embedded", "save_embedded", "train_tokenizer"]
@@ -234,8 +234,8 @@ def load_embedded(folder: Path = ASSETS) -> EmbeddedBackbone:
     from tokenizers import Tokenizer
 
     try:
-        sizes = from_dict(EmbeddedConfig, json.loads((folder / "sizes.json").read_text()), where="sizes.json")
-        tokenizer = wrap_tokenizer(Tokenizer.from_str((folder / "tokenizer.json").read_text()))
+        sizes = from_dict(EmbeddedConfig, read_json(folder / "sizes.json"), where="sizes.json")
+        tokenizer = wrap_tokenizer(Tokenizer.from_str(read_text(folder / "tokenizer.json")))
         state = load_file(folder / "backbone.safetensors")
         backbone = EmbeddedBackbone(sizes, tokenizer)
         backbone.load_state_dict({name: value.float() for name, value in state.items()})

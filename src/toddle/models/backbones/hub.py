@@ -7,7 +7,6 @@ square, padded with black, normalised with the checkpoint's mean and deviation; 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
 from toddle.core.errors import InputError, problem
+from toddle.core.reading import read_json
 from toddle.models.backbones.base import Backbone, BackboneConfig, tokenizer_data
 
 __all__ = ["FAMILIES", "HubBackbone", "fit_square", "load_hub_backbone"]
@@ -142,5 +142,5 @@ def load_hub_backbone(settings: BackboneConfig) -> HubBackbone:
 def _moments(source: str) -> tuple[list[float], list[float]]:
     """Mean and deviation of pixels in [0, 1], from the checkpoint's preprocessor file; SigLIP's 0.5 without one."""
     found = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
-    values = json.loads(Path(found).read_text()) if found else {}
+    values = read_json(Path(found)) if found else {}
     return list(values.get("image_mean", [0.5] * 3)), list(values.get("image_std", [0.5] * 3))
