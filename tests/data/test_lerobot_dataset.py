@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from toddle.core.errors import InputError
-from toddle.data import lerobot_writer
+from toddle.data import lerobot_writer, pictures
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
@@ -127,8 +127,8 @@ def test_a_kill_loses_only_the_episode_under_way(
     whole = tmp_path / "whole"
     write(whole, spec(), range(4))
     resumed, straight = LeRobotDataset(tmp_path), LeRobotDataset(whole)
-    for name, column in straight.columns.items():
-        np.testing.assert_array_equal(resumed.columns[name], column)
+    for name in straight.features:
+        np.testing.assert_array_equal(resumed.column(name), straight.column(name))
     assert json.loads((tmp_path / "meta/stats.json").read_text()) == json.loads((whole / "meta/stats.json").read_text())
     every = np.arange(straight.num_frames)
     np.testing.assert_array_equal(resumed.images("front", every), straight.images("front", every))
@@ -178,7 +178,7 @@ def test_each_damage_is_one_line_that_names_the_place(tmp_path: Path) -> None:
 
     def damaged(expected: str) -> None:
         with pytest.raises(InputError, match=expected) as caught:
-            LeRobotDataset(tmp_path)
+            LeRobotDataset(tmp_path).episode(0)
         assert "\n" not in str(caught.value)
         for path, content in original.items():
             path.write_bytes(content)
@@ -222,12 +222,25 @@ def test_a_damaged_video_is_told_when_it_is_read(tmp_path: Path) -> None:
         LeRobotDataset(tmp_path).column("actions")
 
 
-def test_pictures_are_kept_up_to_the_limit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("room", "kept"), [(9, True), (8, False)])  # 3 + 4 + 2 pictures
+def test_pictures_are_kept_where_all_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, kept: bool
+) -> None:
     write(tmp_path, spec())
-    data = LeRobotDataset(tmp_path, cache_bytes=5 * 3 * SIDE * SIDE)
-    data.images("front", np.arange(data.num_frames))
-    assert data._cached <= 5 * 3 * SIDE * SIDE
-    assert data._cached == sum(pictures.nbytes for pictures in data._cache.values())
+    decoded: list[float] = []
+    real = pictures.read_frames
+
+    def counting(path: Path, times: Any, **options: Any) -> Any:
+        decoded.extend(times)
+        return real(path, times, **options)
+
+    monkeypatch.setattr(pictures, "read_frames", counting)
+    data = LeRobotDataset(tmp_path, cache_bytes=room * 3 * SIDE * SIDE)
+    whole = data.images("front", np.arange(data.num_frames))
+    once = len(decoded)
+    assert once == 9 + 1  # the first one tells the size
+    np.testing.assert_array_equal(data.images("front", np.array([20, 3])), whole[[20, 3]])
+    assert len(decoded) - once == (0 if kept else 2)  # where they do not fit, no more than what is asked for
 
 
 @pytest.mark.parametrize(

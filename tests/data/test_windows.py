@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LeRobotDataset:
 
 
 def test_a_sample_in_the_middle(data: LeRobotDataset) -> None:
-    windows = WindowDataset(data, horizon=3, history=3, stride=2, images=True)
+    windows = WindowDataset(data, horizon=3, history=3, stride=2, cameras=("eye",))
     assert windows.rows.tolist() == [0, 2, 4, 6, 8, 10, 12, 14, 16]  # every new picture, both episodes
     sample = windows[3]  # row 6: actions 7, 8, 9
     assert sample["rows"].tolist() == [2, 4, 6]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from toddle.core.errors import problem
 from toddle.data.feature_cache import FeatureCache, picture_index
-from toddle.data.windows import WindowDataset
+from toddle.data.windows import WindowDataset, views
 
 __all__ = ["Demonstrations"]
 
@@ -98,11 +98,13 @@ class Demonstrations:
 
     def _pictures(self, samples: Array) -> dict[str, Any]:
         """Pictures (T, B, cameras, 3, H, W) and the B sentences."""
+        sizes = [window.dataset.picture_size(*self.cameras) for window in self.windows]
+        size = max(height for height, _ in sizes), max(width for _, width in sizes)
         images, sentences = [], []
         for sample in samples:
             dataset = self.windows[self.source[sample]].dataset
             rows = self.arrays["rows"][sample].numpy()
-            images.append(np.stack([dataset.images(camera, rows) for camera in self.cameras], axis=1))
+            images.append(views(dataset, self.cameras, rows, size))
             sentences.append(dataset.task_of(int(rows[-1])))
         return {"images": torch.from_numpy(np.stack(images, axis=1)), "instruction": sentences}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from toddle.core.errors import InputError
 from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.reading import read_json
 from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.pictures import fit
 
 __all__ = ["FeatureCache", "cache_dataset", "dataset_key"]
 
@@ -138,12 +139,11 @@ def _allocate(path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
 
 def picture_index(dataset: LeRobotDataset, rows: Array) -> Array:
     """Return which new picture (0 .. N-1 over the dataset) is held at each of `rows` (any shape)."""
-    stride = dataset.image_stride
-    counts = [-(-episode.length // stride) for episode in dataset.episodes]
+    counts = [-(-episode.length // dataset.image_stride) for episode in dataset.episodes]
     offset = np.concatenate([[0], np.cumsum(counts)])
     starts = np.array([episode.start for episode in dataset.episodes])
-    episode = dataset.columns["episode_index"][rows]
-    found: Array = offset[episode] + (rows - starts[episode]) // stride
+    place = dataset.places(rows)
+    found: Array = offset[place] + (rows - starts[place]) // dataset.image_stride
     return found
 
 
@@ -162,14 +162,16 @@ def cache_dataset(
 
     shape: (G, D).  encode: pictures (n, cameras, 3, H, W) uint8 and n sentences -> context (n, G, D), mask (n, G).
     """
-    rows = np.concatenate([np.arange(e.start, e.stop, dataset.image_stride) for e in dataset.episodes])
+    rows, size = dataset.picture_rows(), dataset.picture_size(*cameras)
     name = f"{fingerprint}-{dataset_key(dataset.path)}-{'+'.join(cameras)}"
     cache = FeatureCache.open(Path(root) / name, count=len(rows), tokens=shape[0], width=shape[1])
+    streams: list[Iterator[Array]] = []
 
     def encode_rows(indices: Array) -> tuple[Tensor, Tensor]:
-        chosen = rows[indices]
-        pictures = np.stack([dataset.images(camera, chosen) for camera in cameras], axis=1)
-        return encode(torch.from_numpy(pictures), [dataset.task_of(int(row)) for row in chosen])
+        if not streams:  # the cache asks for one picture after another: each episode is decoded once
+            streams.extend(dataset.stream(camera, int(indices[0])) for camera in cameras)
+        pictures = np.stack([[fit(next(stream), size) for stream in streams] for _ in indices])
+        return encode(torch.from_numpy(pictures), [dataset.task_of(int(row)) for row in rows[indices]])
 
     cache.fill(encode_rows, batch=batch, on_block=on_block)
     return cache

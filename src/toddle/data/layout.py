@@ -14,6 +14,7 @@ episode has files of its own, which the format allows: a file is complete as soo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +88,7 @@ class Feature:
 class DatasetSpec:
     """What a new dataset holds.  Cameras are named without the prefix `observation.images.`."""
 
-    fps: int
+    fps: float  # rows a second
     features: dict[str, Feature]
     cameras: dict[str, tuple[int, int]]  # camera -> (height, width)
     robot_type: str
@@ -96,6 +97,8 @@ class DatasetSpec:
 
     def __post_init__(self) -> None:
         """Raise InputError for what the format cannot hold."""
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise problem("fps", "a number above 0", self.fps)
         if self.image_stride < 1:
             raise problem("image_stride", "at least 1", self.image_stride)
         for name in (*self.features, *self.cameras):
@@ -110,6 +113,7 @@ class DatasetSpec:
 
     def to_info(self) -> dict[str, Any]:
         """Return `info.json` of the dataset while it is empty."""
+        rate = int(self.fps) if float(self.fps).is_integer() else self.fps
         features = {name: feature.to_info() for name, feature in self.features.items()}
         for camera, (height, width) in self.cameras.items():
             entry: dict[str, Any] = {
@@ -118,7 +122,7 @@ class DatasetSpec:
                 "names": ["height", "width", "channels"],
             }
             if self.images == "video":
-                entry["info"] = video_info(height, width, self.fps)
+                entry["info"] = video_info(height, width, rate)
             features[IMAGE_PREFIX + camera] = entry
         return {
             "codebase_version": VERSION,
@@ -129,7 +133,7 @@ class DatasetSpec:
             "chunks_size": FILES_PER_CHUNK,
             "data_files_size_in_mb": 100,
             "video_files_size_in_mb": 200,
-            "fps": self.fps,
+            "fps": rate,
             "splits": {},
             "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
             "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"

@@ -1,23 +1,25 @@
 """Parquet files as dictionaries of columns (pyarrow is imported here only).
 
-A column is an array (N,) or (N, D), a list of strings, of lists, or of PNG bytes.
+A column is an array (N,) or (N, ...), a list of strings, of lists, or of PNG bytes.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from toddle.core.errors import InputError
 from toddle.core.files import write_atomic
 
-__all__ = ["column_names", "read_columns", "read_pngs", "write_columns"]
+__all__ = ["column_names", "read_columns", "read_pictures", "write_columns"]
 
 Array = NDArray[Any]
 PNG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as the datasets library stores an image
@@ -63,8 +65,8 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except FileNotFoundError:
-        raise InputError(f"dataset: {path} is missing; record the dataset again") from None
-    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"dataset: {path} is missing; copy or record the dataset again") from None
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"dataset: {path} is not a parquet file ({' '.join(str(error).split())})") from None
 
 
@@ -74,33 +76,53 @@ def column_names(path: Path) -> list[str]:
 
 
 def read_columns(path: Path, names: list[str] | None = None) -> dict[str, Any]:
-    """Read columns: numbers as arrays (N,) or (N, D), everything else as lists.
+    """Read columns: numbers as arrays (N,), or (N, ...) where all rows are lists of the same lengths; else as lists.
 
-    Raises InputError when the file is missing or damaged, a column is not there, or rows of one differ in length.
+    Raises InputError when the file is missing or damaged, or a column is not there.
     """
     file = _open(path)
     missing = sorted(set(names or []) - set(file.schema_arrow.names))
     if missing:
         raise InputError(f"dataset: {path} has no column '{missing[0]}'")
-    table = file.read(columns=names).combine_chunks()
-    columns: dict[str, Any] = {}
-    for name in table.column_names:
-        column, kind = table.column(name), table.column(name).type
-        if pa.types.is_fixed_size_list(kind) and not pa.types.is_nested(kind.value_type):
-            values = pa.concat_arrays(column.chunks).flatten() if column.num_chunks else pa.array([], kind.value_type)
-            columns[name] = values.to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)
-        elif pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type) and not name.startswith("stats/"):
-            rows = column.to_pylist()
-            if len({len(row) for row in rows}) > 1:
-                raise InputError(f"dataset: rows of column '{name}' of {path} differ in length")
-            columns[name] = np.asarray(rows)
-        elif pa.types.is_primitive(kind):
-            columns[name] = column.to_numpy()
-        else:
-            columns[name] = column.to_pylist()
-    return columns
+    try:
+        table = file.read(columns=names)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"dataset: {path} cannot be read ({' '.join(str(error).split())[:160]})") from None
+    return {name: _values(table.column(name)) for name in table.column_names}
 
 
-def read_pngs(path: Path, name: str) -> list[bytes]:
-    """Return the bytes of a column of embedded pictures."""
-    return [row["bytes"] for row in read_columns(path, [name])[name]]
+def _values(column: Any) -> Any:
+    """Return a column as an array, where it is numbers in rows of one shape, else as a list."""
+    values = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    values = values.storage if isinstance(values.type, pa.BaseExtensionType) else values
+    shape = [len(values)]
+    while (
+        pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type)
+    ):
+        lengths = pc.list_value_length(values).unique().to_pylist()
+        if values.null_count or len(lengths) > 1:
+            return column.to_pylist()
+        fixed = pa.types.is_fixed_size_list(values.type)
+        shape.append(lengths[0] if lengths else values.type.list_size if fixed else 0)
+        values = values.flatten()
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+        return column.to_pylist()
+    return values.to_numpy(zero_copy_only=False).reshape(shape)
+
+
+def read_pictures(path: Path, name: str, rows: Array) -> Iterator[Any]:
+    """Yield the entries of a column of pictures at `rows` of a file: {"bytes": ..., "path": ...}, or bytes.
+
+    Only the parts of the file that hold them are read.  Raises InputError as `read_columns` does.
+    """
+    file = _open(path)
+    if name not in file.schema_arrow.names:
+        raise InputError(f"dataset: {path} has no column '{name}'")
+    groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    starts = np.cumsum([0, *groups])
+    held, column = -1, None
+    for row in rows:
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        if group != held:
+            held, column = group, file.read_row_group(group, columns=[name]).column(0)
+        yield column[int(row - starts[group])].as_py()  # type: ignore[index]

@@ -6,7 +6,8 @@ into the table (measured on 96 x 96 pictures of Meta-World: 36 dB against 32 dB 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from toddle.core.errors import InputError
 from toddle.core.files import write_atomic
 
-__all__ = ["CODEC", "PIXELS", "read_frames", "video_info", "write_video"]
+__all__ = ["CODEC", "PIXELS", "DepthError", "read_frames", "video_info", "write_video"]
 
 Array = NDArray[Any]
 CODEC, PIXELS = "libx264", "yuv444p"
@@ -25,7 +26,7 @@ KEYFRAME_EVERY = 16
 
 
 def write_video(
-    path: Path, frames: Array | Iterable[Array], fps: int, *, quality: int = 10, pixels: str = PIXELS
+    path: Path, frames: Array | Iterable[Array], fps: float, *, quality: int = 10, pixels: str = PIXELS
 ) -> int:
     """Encode frames (T, 3, H, W) uint8 as mp4, atomically; `quality` is x264's crf (0 lossless, 51 worst).
 
@@ -43,7 +44,7 @@ def write_video(
                 picture = np.ascontiguousarray(frame.transpose(1, 2, 0))
                 if stream is None:
                     options = {"crf": str(quality), "preset": "veryfast", "threads": "1", "g": str(KEYFRAME_EVERY)}
-                    stream = container.add_stream(CODEC, rate=fps, options=options)
+                    stream = container.add_stream(CODEC, rate=Fraction(fps).limit_denominator(100_000), options=options)
                     stream.height, stream.width = picture.shape[:2]
                     stream.pix_fmt = pixels
                 for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
@@ -57,38 +58,46 @@ def write_video(
     return count
 
 
-def read_frames(path: Path, start: int = 0, stop: int | None = None, *, fps: float, every: int = 1) -> Array:
-    """Return frames start, start + every, ... below stop of a video as (n, 3, H, W) uint8.
+class DepthError(ValueError):
+    """A video holds one channel of more than 8 bits, as depth does."""
 
-    Raises InputError when the file is missing, is no video, or has fewer frames than asked for.
+
+def read_frames(path: Path, times: Array, *, tolerance: float, where: str = "dataset") -> Iterator[Array]:
+    """Yield the frame (3, H, W) uint8 nearest to each of `times`, seconds, ascending.
+
+    Raises InputError when the file is missing, is no video, or has no frame within `tolerance` seconds of a time;
+    DepthError when it is no video of colours.
     """
-    pictures, last = [], start - 1
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "NONE"
-            if start:
+            if len(times) and times[0] > tolerance:
                 assert stream.time_base is not None
-                container.seek(int((start - 0.5) / fps / stream.time_base), stream=stream)
-            for frame in container.decode(stream):
-                assert frame.time is not None
-                index = round(frame.time * fps)
-                if stop is not None and index >= stop:
-                    break
-                last = index
-                if index >= start and (index - start) % every == 0:
-                    pictures.append(frame.to_ndarray(format="rgb24").transpose(2, 0, 1))
+                container.seek(int((times[0] - tolerance) / stream.time_base), stream=stream)
+            frames = container.decode(stream)
+            frame, ahead = next(frames, None), next(frames, None)
+            for time in times:
+                while frame is not None and ahead is not None and abs(ahead.time - time) <= abs(frame.time - time):
+                    frame, ahead = ahead, next(frames, None)
+                if frame is None or abs(frame.time - time) > tolerance:
+                    nearest = "there is none" if frame is None else f"the nearest is at {frame.time:.3f} s"
+                    raise InputError(
+                        f"{where}: {path} has no picture at {time:.3f} s, where a row's time asks for one; {nearest}"
+                    )
+                if len(frame.format.components) == 1 and frame.format.components[0].bits > 8:
+                    raise DepthError(f"a video of {frame.format.name}, such as depth in 16 bits")
+                yield frame.to_ndarray(format="rgb24").transpose(2, 0, 1)
     except FileNotFoundError:
-        raise InputError(f"dataset: the video {path} is missing; record the dataset again") from None
+        raise InputError(f"dataset: the video {path} is missing; copy or record the dataset again") from None
     except (av.FFmpegError, IndexError) as error:
         text = " ".join(str(error).split())
-        raise InputError(f"dataset: {path} is not a readable video ({text}); record the dataset again") from None
-    if not pictures or (stop is not None and (last + 1 != stop or len(pictures) != -(-(stop - start) // every))):
-        raise InputError(f"dataset: {path} has {last + 1} frames, expected {stop}; record the dataset again")
-    return np.stack(pictures)
+        raise InputError(
+            f"dataset: {path} is not a readable video ({text}); copy or record the dataset again"
+        ) from None
 
 
-def video_info(height: int, width: int, fps: int) -> dict[str, Any]:
+def video_info(height: int, width: int, fps: float) -> dict[str, Any]:
     """Return what LeRobot's `meta/info.json` says of a video feature."""
     return {
         "video.height": height,

@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 
 from toddle.core.errors import problem
 from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.pictures import Size, fit
 
-__all__ = ["WindowDataset"]
+__all__ = ["WindowDataset", "views"]
 
 
 class WindowDataset(Dataset[dict[str, Any]]):
@@ -32,7 +33,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
     action           (H, A)        the chunk; past the episode's end its last action is repeated
     action_valid     (H,) bool     False past the episode's end
     instruction      str
-    images           (T, cameras, 3, H, W) uint8, where `images` is True
+    images           (T, cameras, 3, H, W) uint8, where there are `cameras`
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         history: int = 1,
         stride: int | None = None,
         every: int | None = None,
-        images: bool = False,
+        cameras: Sequence[str] = (),
         episodes: Sequence[int] | None = None,
         keep_tail: bool = True,
     ) -> None:
@@ -52,7 +53,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         A stride that is no multiple of `image_stride` would pair actions with held, older pictures: InputError.
         `keep_tail=False` leaves out samples whose chunk runs past the episode's end.
         """
-        self.dataset, self.horizon, self.history, self.images = dataset, horizon, history, images
+        self.dataset, self.horizon, self.history, self.cameras = dataset, horizon, history, tuple(cameras)
         self.stride = stride or dataset.image_stride
         self.every = every or dataset.image_stride
         for label, value in (("stride", self.stride), ("every", self.every)):
@@ -62,8 +63,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
             if value < 1:
                 raise problem(label, "at least 1", value)
         self._state, self._action = (
-            torch.from_numpy(dataset.column(name).astype(np.float32).reshape(dataset.num_frames, -1))
-            for name in ("observation.state", "action")
+            torch.from_numpy(dataset.vector(name).astype(np.float32)) for name in ("observation.state", "action")
         )
         chosen = range(len(dataset.episodes)) if episodes is None else episodes
         spans = [dataset.episodes[number] for number in chosen]
@@ -100,9 +100,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
             "action_valid": ahead < stop,
             "instruction": self.dataset.task_of(row),
         }
-        if self.images:
-            views = [self.dataset.images(camera, rows.numpy()) for camera in self.dataset.cameras]
-            sample["images"] = torch.from_numpy(np.stack(views, axis=1))
+        if self.cameras:
+            sample["images"] = torch.from_numpy(views(self.dataset, self.cameras, rows.numpy()))
         return sample
 
     def _previous(self, wanted: Tensor, start: int) -> Tensor:
@@ -110,3 +109,16 @@ class WindowDataset(Dataset[dict[str, Any]]):
         before = wanted[:, None] + torch.arange(-self.stride, 0)
         actions = self._action[before.clamp(min=start)]
         return torch.where((before >= start)[..., None], actions, torch.zeros(()))
+
+
+def views(
+    dataset: LeRobotDataset, cameras: Sequence[str], rows: NDArray[Any], size: Size | None = None
+) -> NDArray[np.uint8]:
+    """Return the pictures of several cameras at rows: (n, cameras, 3, H, W) uint8.
+
+    All have `size`, by default the largest height and width among the cameras; smaller ones are scaled to fit, with
+    black beside them.
+    """
+    size = size or dataset.picture_size(*cameras)
+    found = [dataset.images(camera, rows) for camera in cameras]
+    return np.stack([each if each.shape[2:] == size else np.stack([fit(p, size) for p in each]) for each in found], 1)

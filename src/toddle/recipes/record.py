@@ -177,11 +177,8 @@ def _actor(config: Config, env: BatchedEnv) -> Demonstrator:
 
 
 def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
-    rate = 1.0 / env.dt
-    if abs(rate - round(rate)) > 1e-3:
-        raise problem(f"{env.name}: control rate", "a whole number of steps a second", rate)
     return DatasetSpec(
-        fps=round(rate),
+        fps=_rate(env),
         features=row_features(env),
         robot_type=env.body,
         images=config.images,
@@ -190,8 +187,13 @@ def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
     )
 
 
+def _rate(env: BatchedEnv) -> float:
+    """Return the control steps of a second, to a thousandth."""
+    return round(1.0 / env.dt, 3)
+
+
 def _check_fits(spec: DatasetSpec, env: BatchedEnv) -> None:
-    if (env.body, row_features(env), round(1.0 / env.dt)) != (spec.robot_type, spec.features, spec.fps):
+    if (env.body, row_features(env), _rate(env)) != (spec.robot_type, spec.features, spec.fps):
         raise problem(
             "env",
             f"environments of the body {spec.robot_type}",

@@ -108,7 +108,7 @@ def plan(config: Config) -> Plan:
     datasets = [LeRobotDataset(path) for path in config.dataset]
     policy = make_policy(config, datasets)
     weights = sum(value.numel() for value in policy.parameters())
-    pictures = sum(-(-e.length // d.image_stride) for d in datasets for e in d.episodes)
+    pictures = sum(dataset.num_pictures for dataset in datasets)
     count = sum(len(_chosen(dataset, config.episodes)) for dataset in datasets)
     return Plan(
         steps=[
@@ -129,7 +129,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         datasets = [LeRobotDataset(path) for path in config.dataset]
         policy = make_policy(config, datasets).to(device)
         data = make_data(config, policy, datasets)
-        body = policy.body_index(datasets[0].info.get("robot_type"))
+        body = policy.body_index(datasets[0].robot_type)
         actions = feature_statistics(data.actions)
         policy.fit_normalization(data.proprio(), actions, config.normalization, body, refit=config.refit_proprio)
         learner = SFT(policy, data, config.sft, seed=config.seed)
@@ -148,8 +148,7 @@ def run(config: Config, *, resume: bool = False) -> None:
             "steps": config.sft.steps,
             "tasks": sorted({task for dataset in datasets for task in dataset.tasks}),
         }
-        picture = datasets[0].info["features"].get(f"observation.images.{policy.cameras[0]}")
-        facts |= {"image_size": picture["shape"][0]} if picture else {}  # evaluation renders at the same size
+        facts["image_size"] = datasets[0].picture_size(*policy.cameras)[0]  # evaluation renders at the same size
         save_policy(config.out / "policy", policy, facts)
         print(f"policy: {config.out / 'policy'}")
 
@@ -186,9 +185,8 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
 
 
 def _body(dataset: LeRobotDataset) -> BodySpec:
-    state, action = (dataset.column(name).shape[1] for name in ("observation.state", "action"))
-    name = dataset.info.get("robot_type") or "robot"
-    return BodySpec(name=name, proprio=state, action=action, dt=1.0 / dataset.fps)
+    state, action = (dataset.vector(name).shape[1] for name in ("observation.state", "action"))
+    return BodySpec(name=dataset.robot_type or "robot", proprio=state, action=action, dt=1.0 / dataset.fps)
 
 
 def make_data(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> Demonstrations:
@@ -200,7 +198,7 @@ def make_data(config: Config, policy: FineTunable, datasets: list[LeRobotDataset
         )
         for dataset in datasets
     ]
-    body = policy.body_index(datasets[0].info.get("robot_type"))
+    body = policy.body_index(datasets[0].robot_type)
     caches = None
     if policy.features is not None:
         caches = [_features(config, policy.features, policy.cameras, dataset) for dataset in datasets]
@@ -208,20 +206,19 @@ def make_data(config: Config, policy: FineTunable, datasets: list[LeRobotDataset
 
 
 def _features(config: Config, source: FeatureSource, cameras: tuple[str, ...], dataset: LeRobotDataset) -> FeatureCache:
-    total = sum(-(-episode.length // dataset.image_stride) for episode in dataset.episodes)
-    with torch.no_grad(), ProgressLine("features", total) as bar:
+    with torch.no_grad(), ProgressLine("features", dataset.num_pictures) as bar:
         return cache_dataset(
             config.cache, source.fingerprint, dataset, cameras, source.shape, source.encode, on_block=bar.advance
         )
 
 
 def _chosen(dataset: LeRobotDataset, per_task: int | None) -> list[int]:
-    """Return the numbers of the first `per_task` episodes of each environment (or sentence)."""
+    """Return the places of the first `per_task` episodes of each environment (or sentence)."""
     seen: dict[str, int] = {}
     chosen = []
-    for episode in dataset.episodes:
-        task = str(episode.facts.get("env", episode.task))
+    for place, episode in enumerate(dataset.episodes):
+        task = str(episode.facts.get("env") or dataset.task_of(episode.start))
         seen[task] = seen.get(task, 0) + 1
         if per_task is None or seen[task] <= per_task:
-            chosen.append(episode.index)
+            chosen.append(place)
     return chosen
