@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,18 @@ def test_features_that_overflow_float16_are_refused(tmp_path: Path) -> None:
 def test_another_dataset_has_another_key(dataset: LeRobotDataset, tmp_path: Path) -> None:
     other = write_toy_dataset(tmp_path / "other", seed=1)
     assert dataset_key(dataset.path) == dataset_key(dataset.path) != dataset_key(other)
+
+
+def test_a_full_disk_is_one_line_before_anything_is_encoded(tmp_path: Path) -> None:
+    """Room is reserved when the cache is made: what is written through a map later cannot fail."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cache: expected room under .* MiB for the features of 9000 pictures"):
+            FeatureCache.open(tmp_path / "cache", count=9000, tokens=2, width=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "cache").iterdir())
+    FeatureCache.open(tmp_path / "cache", count=9000, tokens=2, width=3)
+    file = (tmp_path / "cache" / "context.npy").stat()
+    assert file.st_blocks * 512 >= 9000 * 2 * 3 * 2

@@ -17,6 +17,7 @@ from toddle.data import lerobot_writer, pictures
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
+from toddle.data.parquet import read_pictures, write_columns
 
 LENGTHS = (9, 14, 5)
 STATE, ACTION, STRIDE, SIDE = 6, 3, 4, 32
@@ -265,3 +266,15 @@ def test_a_damaged_description_of_a_dataset(tmp_path: Path, change: dict[str, ob
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match=names):
         LeRobotDataset(tmp_path / "data")
+
+
+def test_cut_pictures_in_a_parquet_are_one_line(tmp_path: Path) -> None:
+    """The footer is whole, what it points to is not."""
+    file = tmp_path / "file.parquet"
+    write_columns(file, {"picture": [bytes([number]) * 3000 for number in range(20)]})
+    assert next(read_pictures(file, "picture", np.array([3])))["bytes"] == bytes([3]) * 3000
+    whole = bytearray(file.read_bytes())
+    whole[4:400] = bytes(396)
+    file.write_bytes(whole)
+    with pytest.raises(InputError, match="column 'picture' cannot be read"):
+        next(read_pictures(file, "picture", np.array([3])))

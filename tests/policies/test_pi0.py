@@ -89,6 +89,9 @@ def test_sampling_follows_the_velocity_from_noise_to_action(folder: Path) -> Non
         for step in range(4):
             x = x + policy._velocity(x, torch.full((3,), step / 4), inputs) / 4
     assert_close(decision.action, x[:, :4, :3].clamp(-1, 1), rtol=0, atol=1e-5)
+    policy.action_scale.fill_(2.0)  # actions with units end nowhere
+    scaled, _ = policy.act(now, None, generator=torch.Generator().manual_seed(3))  # type: ignore[arg-type]
+    assert_close(scaled.action, 2.0 * x[:, :4, :3], rtol=0, atol=2e-5)
 
 
 def test_sft_lowers_the_loss_and_spares_the_vlm(folder: Path) -> None:

@@ -43,7 +43,7 @@ def awake(policy: FlowVLA) -> FlowVLA:
 def test_act_draws_chunks(head: Literal["velocity", "endpoint"]) -> None:
     policy = awake(tiny_vla(head)).eval()
     decision, memory = policy.act(observation(), policy.initial_memory(3), generator=torch.Generator().manual_seed(1))
-    assert decision.action.shape == (3, 2, ACTION) and decision.action.abs().max() <= 1
+    assert decision.action.shape == (3, 2, ACTION)
     assert decision.log_prob.shape == (3, 0) and memory is not None
     other, _ = policy.act(observation(), None, generator=torch.Generator().manual_seed(2))
     assert not torch.equal(decision.action, other.action)
@@ -138,6 +138,31 @@ def test_action_normalisation_has_its_inverse() -> None:
     assert_close(policy.normalise(action, body)[..., 0], (action[..., 0] - 0.5) / 2.0)
     with pytest.raises(InputError, match="positive"):
         policy.set_action_normalization(0, torch.zeros(3), torch.zeros(3))
+
+
+def test_millimetres_act_as_millimetres() -> None:
+    """The same weights: what the flow gives, and what it is told of the past, is scaled and shifted; nothing is cut."""
+    plain, scaled = awake(tiny_vla()).eval(), awake(tiny_vla()).eval()
+    for policy in (plain, scaled):  # fresh weights do not look at the past
+        generator = torch.Generator().manual_seed(4)
+        for value in policy.expert.tokens.past_in.parameters():
+            value.data = torch.randn(value.shape, generator=generator)
+    offset, scale = torch.tensor([100.0, -30.0, 0.0]), torch.tensor([400.0, 0.01, 1.0])
+    scaled.set_action_normalization(0, offset, scale)
+    seen = observation()
+    executed = plain.config.expert.executed
+    past = 3.0 * torch.randn(len(seen["proprio"]), executed, ACTION, generator=torch.Generator().manual_seed(2))
+    first = torch.tensor([True, *[False] * (len(past) - 1)])
+    told = [{**seen, "first": first, "previous_action": each.flatten(1)} for each in (past, past * scale + offset)]
+    told[0]["previous_action"][0] = told[1]["previous_action"][0] = 0.0
+    a = plain.act(told[0], None, generator=torch.Generator().manual_seed(3))[0].action  # type: ignore[arg-type]
+    b = scaled.act(told[1], None, generator=torch.Generator().manual_seed(3))[0].action  # type: ignore[arg-type]
+    cut = ((b - offset) / scale).clamp(-1.0, 1.0)  # float32 keeps less of -30 +- 0.01
+    assert_close(cut, a, rtol=1e-3, atol=1e-3)
+    assert b.abs().max() > 50
+    seen_past = scaled._seen(told[1])["previous_action"]  # type: ignore[arg-type]
+    assert_close(seen_past, told[0]["previous_action"], rtol=1e-4, atol=1e-4)
+    assert a.abs().max() <= 1.0  # what has no units ends at 1
 
 
 def test_the_backbone_is_not_among_the_weights() -> None:

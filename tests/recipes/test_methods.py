@@ -236,6 +236,24 @@ def test_a_dataset_of_another_body_is_refused(tmp_path: Path, demonstrations: Pa
         build(settings("ppo", tmp_path, warm_start=demonstrations, policy="causal"))
 
 
+def test_demonstrations_in_other_units_are_refused_in_the_plan(tmp_path: Path) -> None:
+    spec = DatasetSpec(
+        fps=10,
+        features={"observation.state": Feature(size=4), "action": Feature(size=2)},
+        robot_type="point",
+        cameras={},
+    )
+    for name, unit in (("metres", 1.0), ("millimetres", 1000.0)):
+        with DatasetWriter(tmp_path / name, spec) as writer:
+            action = np.tile(np.array([0.1, -1.0]), (20, 1)) * [1.0, unit]
+            writer.add_episode({"observation.state": np.zeros((20, 4)), "action": action}, {}, "go", {})
+    plan(settings("dppo", tmp_path / "run", warm_start=tmp_path / "metres"))
+    with pytest.raises(
+        InputError, match=r"action: number 1: expected -1 to 1, as the environment takes.*-1000 to -1000"
+    ):
+        plan(settings("dppo", tmp_path / "run", warm_start=tmp_path / "millimetres"))
+
+
 def test_a_gaussian_policy_imitates_then_learns(tmp_path: Path, demonstrations: Path) -> None:
     """S1's Gaussian source: after imitation the mean action is the demonstrations'; RL goes on from there."""
     config = settings("ppo", tmp_path, warm_start=demonstrations, mlp={"hidden": [16], "horizon": 2}, steps=192)

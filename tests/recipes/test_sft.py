@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.policies.tiny_vla import tiny_backbone
-from tests.tiny_dataset import write_toy_dataset
+from tests.tiny_dataset import picture_of, state_of, write_foreign_dataset, write_toy_dataset
 from tests.tiny_vlm import save_pi0
 
 from toddle.algorithms.sft import SFTConfig
 from toddle.cli import main
 from toddle.core.errors import InputError
+from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
 from toddle.models.trunk import TrunkConfig
@@ -116,6 +119,60 @@ def call(*arguments: str) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(list(arguments))
     assert stopped.value.code == 0
+
+
+EYE = {"observation.images.eye": lambda row: picture_of(row, 32, 32)}
+
+
+def foreign(setting: Config, folder: Path, **changes: Any) -> Config:
+    """Fine-tuning on a dataset of another tool: degrees, millimetres, 12.5 rows a second."""
+    made = write_foreign_dataset(folder, pictures=EYE, **changes)
+    return replace(setting, dataset=(made,), cameras=("eye",), normalization="auto", out=folder.parent / "run")
+
+
+def test_degrees_and_millimetres_train_and_act(setting: Config, tmp_path: Path) -> None:
+    config = foreign(setting, tmp_path / "data")
+    assert "actions from -200 to 280, normalised by quantile" in plan(config).steps[2]
+    run(replace(config, sft=SFTConfig(steps=150, batch=17, learning_rate=3e-3)))
+    policy = load_policy(config.out / "policy")
+    assert policy.bodies[0].dt == 0.08
+    chosen = np.array([0, 8, 15])  # actions begin at row * 30 - 200 millimetres
+    seen = {"proprio": torch.from_numpy(state_of(chosen)), "first": torch.ones(3, dtype=torch.bool)}
+    data = LeRobotDataset(config.dataset[0])
+    pictures = torch.from_numpy(data.images("eye", chosen))[:, None]
+    seen |= {"images": pictures, "instruction": ["push", "push", "pull"]}
+    action = policy.act(seen, None, deterministic=True)[0].action[:, 0, 0]
+    assert (action - torch.tensor([-200.0, 40.0, 250.0])).abs().max() < 60, action
+    assert "normalised by identity" in plan(setting_of(config, "identity")).steps[2]  # what is given wins
+
+
+def setting_of(config: Config, normalization: Any) -> Config:
+    return replace(config, normalization=normalization)
+
+
+def test_what_does_not_fit_is_told_by_the_plan(setting: Config, tmp_path: Path) -> None:
+    one = foreign(setting, tmp_path / "one")
+    for name, changes, expected in (
+        ("robot", {"robot": "so101"}, "robot_type: expected other arm, as .*one has it, got 'so101'"),
+        ("rate", {"fps": 10}, r"fps: expected 12.5, as .*one has it, got '10.0'"),
+    ):
+        other = foreign(setting, tmp_path / name, **changes)
+        with pytest.raises(InputError, match=expected):
+            plan(replace(one, dataset=one.dataset + other.dataset))
+    depth = {"observation.images.eye": lambda row: np.full((16, 16), row, np.uint16)}
+    write_foreign_dataset(tmp_path / "depth", pictures=depth)
+    with pytest.raises(InputError, match=r"8-bit colours"):
+        plan(replace(one, dataset=(tmp_path / "depth",)))
+    with pytest.raises(InputError, match=r"dataset camera: expected a camera of .*got 'close'"):
+        plan(replace(one, cameras=("close",)))
+    run(setting_of(replace(setting, out=tmp_path / "toy", sft=SFTConfig(steps=1, batch=2)), "mean_std"))
+    with pytest.raises(InputError, match=r"body: .*other arm"):
+        plan(replace(one, init=str(tmp_path / "toy/policy")))
+    toy = write_foreign_dataset(tmp_path / "toys", pictures=EYE, robot="toy")
+    with pytest.raises(
+        InputError, match=r"observation.state: expected 5 numbers, as body 'toy' of the policy has, got 3"
+    ):
+        plan(replace(one, dataset=(toy,), init=str(tmp_path / "toy/policy")))
 
 
 def test_clear_lines(setting: Config, tmp_path: Path) -> None:

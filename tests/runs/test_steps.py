@@ -117,10 +117,12 @@ def alive(pid: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("background", [False, True])
-def test_interrupted_it_saves_and_goes_on(tmp_path: Path, background: bool) -> None:
+@pytest.mark.parametrize(
+    ("background", "number"), [(False, signal.SIGTERM), (True, signal.SIGTERM), (False, signal.SIGHUP)]
+)
+def test_interrupted_it_saves_and_goes_on(tmp_path: Path, background: bool, number: signal.Signals) -> None:
     runner = start(tmp_path, background)
-    runner.send_signal(signal.SIGTERM)
+    runner.send_signal(number)
     assert runner.wait(20) == 130
     assert (tmp_path / "slow" / "saved").exists() and not (tmp_path / "steps" / "slow.json").exists()
     slow = Step(name="slow", arguments=("{python}", "-c", SLOW, "{out}/mark"), seconds=1)
@@ -179,3 +181,11 @@ def test_a_device_goes_to_the_commands_that_compute_and_leaves_what_is_done_done
     assert [one.fingerprint() for one in moved] == [one.fingerprint() for one in steps]
     other = toddle_step("a", "pretrain", {"steps": 2})
     assert other.fingerprint() != steps[0].fingerprint()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3", "nan", "\x00\xff"])
+def test_a_damaged_record_of_seconds_costs_only_the_record(tmp_path: Path, text: str) -> None:
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "quick.seconds").write_text(text)
+    quick = Step(name="quick", arguments=("{python}", "-c", "pass"), seconds=1)
+    assert 0 < run_steps([quick], tmp_path)["quick"] < 20

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toddle.core.errors import InputError
+from toddle.core.errors import InputError, problem
 from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.reading import read_json
 from toddle.data.lerobot_dataset import LeRobotDataset
@@ -44,7 +44,7 @@ def dataset_key(path: Path) -> str:
 
 
 class FeatureCache:
-    """Context tokens of N pictures; see the module.  Made by `open`, filled by `fill`, read by `get`."""
+    """Context tokens of N pictures, memory-mapped from a folder.  Made by `open`, filled by `fill`, read by `get`."""
 
     def __init__(self, folder: Path, count: int, tokens: int, width: int) -> None:
         self.folder, self.count, self.tokens, self.width = folder, count, tokens, width
@@ -132,8 +132,16 @@ def _allocate(path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
     with open(path, "wb") as file:
         header = np.lib.format.header_data_from_array_1_0(np.empty((0, *shape[1:]), dtype))
         np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
-        file.truncate(file.tell() + int(np.prod(shape)) * np.dtype(dtype).itemsize)
         file.flush()
+        size = file.tell() + int(np.prod(shape)) * np.dtype(dtype).itemsize
+        try:  # a hole would be filled through the map, where a full disk is SIGBUS
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            room = f"{size / 2**20:,.0f} MiB for the features of {shape[0]} pictures"
+            remedy = "free some space or give another folder (--cache)"
+            raise problem(
+                "cache", f"room under {path.parent} for {room}", error.strerror or str(error), remedy
+            ) from None
         os.fsync(file.fileno())
 
 

@@ -61,6 +61,10 @@ def write_columns(path: Path, columns: dict[str, Any], *, index: str | None = No
     write_atomic(path, lambda temporary: pq.write_table(table, temporary, compression="snappy"))
 
 
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
 def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
@@ -87,7 +91,7 @@ def read_columns(path: Path, names: list[str] | None = None) -> dict[str, Any]:
     try:
         table = file.read(columns=names)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"dataset: {path} cannot be read ({' '.join(str(error).split())[:160]})") from None
+        raise InputError(f"dataset: {path} cannot be read ({_brief(error)})") from None
     return {name: _values(table.column(name)) for name in table.column_names}
 
 
@@ -124,5 +128,8 @@ def read_pictures(path: Path, name: str, rows: Array) -> Iterator[Any]:
     for row in rows:
         group = int(np.searchsorted(starts, row, side="right")) - 1
         if group != held:
-            held, column = group, file.read_row_group(group, columns=[name]).column(0)
+            try:
+                held, column = group, file.read_row_group(group, columns=[name]).column(0)
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"dataset: {path}: column '{name}' cannot be read ({_brief(error)})") from None
         yield column[int(row - starts[group])].as_py()  # type: ignore[index]

@@ -28,8 +28,11 @@ Array = NDArray[Any]
 Mode = Literal["mean_std", "min_max", "quantile", "identity"]
 MODES = ("mean_std", "min_max", "quantile", "identity")
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-SMALLEST = 1e-6
-"""A feature that moves less than this is constant: it is shifted, never scaled."""
+SMALLEST, ROUNDING = 1e-5, 1e-5
+"""A feature that moves by no more than this, or by no more than this share of its size, is constant: what moves is
+noise or rounding.  It is shifted, never scaled."""
+NARROWEST = 0.01
+"""Smallest scale as a share of the whole range: a feature that rests but for rare moments keeps these below 100."""
 
 Numbers = TypeVar("Numbers", Tensor, Array)
 
@@ -141,6 +144,7 @@ class Normalization:
 
         mean_std: mean 0, deviation 1.  min_max: the range becomes [-1, 1].  quantile: 1 % to 99 % become [-1, 1]
         (outliers lie outside; nothing is clipped, so that the inverse is exact).  identity: unchanged.
+        A constant feature has scale 1; no scale is below a hundredth of the feature's range.
         """
         if mode not in MODES:
             raise problem("normalisation", f"one of {', '.join(MODES)}", mode, nearest(mode, MODES))
@@ -151,7 +155,9 @@ class Normalization:
         else:
             low, high = (statistics.min, statistics.max) if mode == "min_max" else (statistics.q01, statistics.q99)
             offset, scale = (high + low) / 2.0, (high - low) / 2.0
-        scale = np.where(scale < SMALLEST, 1.0, scale)
+        size = np.maximum(np.abs(statistics.min), np.abs(statistics.max))
+        spread = statistics.max - statistics.min
+        scale = np.where(spread <= np.maximum(SMALLEST, ROUNDING * size), 1.0, np.maximum(scale, NARROWEST * spread))
         return cls(offset.astype(np.float32), scale.astype(np.float32))
 
     def _like(self, value: Numbers) -> tuple[Any, Any]:

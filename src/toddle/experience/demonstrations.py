@@ -48,7 +48,7 @@ class Demonstrator(Protocol):
         """Begin episodes."""
 
     def act(self, env: BatchedEnv) -> tuple[Array, Array]:
-        """Return the actions to record and to execute at this control step, (N, A) each in [-1, 1]."""
+        """Return the actions to record and to execute at this control step, (N, A) each in the environment's bounds."""
 
 
 class ExpertActor:
@@ -71,7 +71,8 @@ class ExpertActor:
             return wanted, wanted
         fresh = np.stack([generator.normal(size=wanted.shape[1:]) for generator in self._generators])
         self._drift = CORRELATION * self._drift + np.sqrt(1.0 - CORRELATION**2) * self.noise * fresh
-        return wanted, np.clip(wanted + self._drift, -1.0, 1.0).astype(np.float32)
+        space = env.single_action_space
+        return wanted, np.clip(wanted + self._drift, space.low, space.high).astype(np.float32)
 
 
 class PolicyActor:

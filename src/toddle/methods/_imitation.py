@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from gymnasium.spaces import Box
 
 from toddle.core.config import config
 from toddle.core.device import device_of
@@ -21,6 +22,9 @@ from toddle.runs.loop import ProgressLine
 
 __all__ = ["ImitationConfig", "imitate", "warm_start"]
 
+ROUNDING = 1e-3
+"""By how much a recorded action may lie beyond the environment's bounds."""
+
 
 @config
 class ImitationConfig:
@@ -34,28 +38,39 @@ class ImitationConfig:
     """Adam's rate, which falls to 0 by a half cosine."""
 
 
-def _samples(policy: Imitating, dataset: LeRobotDataset, horizon: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return proprioception (N, O) and chunks (N, H, A) of a dataset.  Raises InputError where sizes do not fit."""
+def _samples(policy: Imitating, dataset: LeRobotDataset, horizon: int, space: Box) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return proprioception (N, O) and chunks (N, H, A) of a dataset.
+
+    Raises InputError where its sizes are not the body's, or its actions are not those that the environment takes.
+    """
     (body,) = policy.bodies
     windows = WindowDataset(dataset, horizon=horizon)
     samples = [windows[index] for index in range(len(windows))]
     proprio = torch.stack([sample["proprio"][-1] for sample in samples])
-    action = torch.stack([sample["action"] for sample in samples]).clamp(-1.0, 1.0)
+    action = torch.stack([sample["action"] for sample in samples])
     for name, found, wanted in (("observation.state", proprio, body.proprio), ("action", action, body.action)):
         if found.shape[-1] != wanted:
             raise problem(f"dataset: {name}", f"{wanted} numbers, as body {body.name} has", found.shape[-1])
+    low, high = (torch.from_numpy(bound) for bound in (space.low, space.high))
+    beyond = torch.maximum(low - action, action - high).amax((0, 1))
+    if float(beyond.max()) > ROUNDING:
+        number = int(beyond.argmax())
+        got = f"{float(action[..., number].min()):g} to {float(action[..., number].max()):g}"
+        bounds = f"{float(low[number]):g} to {float(high[number]):g}, as the environment takes them"
+        remedy = "a policy of another action space cannot act here: convert the actions"
+        raise problem(f"dataset: action: number {number}", bounds, got, remedy)
     return proprio, action
 
 
 def imitate(
-    policy: Imitating, dataset: LeRobotDataset, settings: ImitationConfig, seed: int, *, horizon: int
+    policy: Imitating, dataset: LeRobotDataset, settings: ImitationConfig, seed: int, *, horizon: int, space: Box
 ) -> list[float]:
     """Fit a fresh policy to the chunks of a dataset; return the losses.  Its normalisation comes from the dataset.
 
-    Raises InputError where the dataset's sizes are not the body's, NaNError where the loss is not finite.
+    Raises InputError where the dataset does not fit body and environment, NaNError where the loss is not finite.
     """
     device = device_of(policy)
-    proprio, action = (part.to(device) for part in _samples(policy, dataset, horizon))
+    proprio, action = (part.to(device) for part in _samples(policy, dataset, horizon, space))
     policy.fit_normaliser({"proprio": proprio})
     generator = torch_generator(seed, "imitation")
     optimiser = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=settings.learning_rate)
@@ -88,14 +103,14 @@ def warm_start(
     """
     if goals:
         raise problem("warm_start", "environments without goal items (datasets hold none)", str(dataset))
-    opened = LeRobotDataset(dataset)
+    opened, space = LeRobotDataset(dataset), start.envs[0].single_action_space
     if start.folder is None:
-        _samples(policy, opened, horizon)
+        _samples(policy, opened, horizon, space)
         return
     folder = start.folder / "warm_start"
     if (folder / "policy.json").exists():
         policy.load_state_dict(read_policy(folder)[3])
         return
-    losses = imitate(policy, opened, settings, start.seed, horizon=horizon)
+    losses = imitate(policy, opened, settings, start.seed, horizon=horizon, space=space)
     tail = losses[-max(1, len(losses) // 20) :]
     save_policy(folder, policy, {"dataset": str(dataset), "imitation_loss": sum(tail) / len(tail)})

@@ -34,7 +34,7 @@ __all__ = ["ActionExpert", "ExpertConfig", "make_adapter"]
 
 
 class ActionExpert(nn.Module):
-    """See the module.  Raw output per head: direct the action, velocity the velocity, endpoint the estimated action."""
+    """Tokens, trunk, decoders.  Raw output per head: the action (direct), its velocity, its estimate (endpoint)."""
 
     body_dt: Tensor
     action_mask: Tensor  # (bodies, A) float32, 1 where the dimension is the body's own

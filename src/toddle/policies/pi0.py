@@ -27,6 +27,7 @@ from toddle.data.statistics import FeatureStatistics, Mode, Normalization, featu
 from toddle.maths import flow
 from toddle.models.backbones.base import check_images
 from toddle.models.backbones.hub import fit_square
+from toddle.policies.bounds import bounded
 
 __all__ = ["Pi0Config", "Pi0Policy", "is_pi0_folder"]
 
@@ -196,7 +197,7 @@ class Pi0Policy(nn.Module):
             noise = randn(noise.shape, generator, noise.device)
         chunk = self.model.sample_actions(noise=noise, num_steps=self.config.steps, **inputs)
         chunk = chunk[:, : self.config.executed, : self.config.body.action]
-        action = (chunk * self.action_scale + self.action_offset).clamp(-1.0, 1.0)
+        action = bounded(chunk * self.action_scale + self.action_offset, self.action_offset, self.action_scale)
         return Decision(action, noise, chunk.new_zeros(batch, 0)), None
 
     # ---- inputs ----------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from toddle.maths.masks import annealed_bias
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
+from toddle.policies.bounds import bounded
 
 __all__ = ["FlowVLA", "FlowVLAConfig"]
 
@@ -157,6 +158,20 @@ class FlowVLA(nn.Module):
         """Undo `normalise`."""
         return action * self.action_scale[body].unsqueeze(-2) + self.action_offset[body].unsqueeze(-2)
 
+    def _seen(self, observation: Observation) -> Observation:
+        """Return the observation with the previous chunk as the flow knows actions: normalised, 0 where `first`."""
+        previous = observation.get("previous_action")
+        if previous is None:
+            return observation
+        chunk = previous.unflatten(-1, (self.config.expert.executed, -1))
+        width, body = chunk.shape[-1], observation.get("body")
+        body = torch.zeros(chunk.shape[:-2], dtype=torch.int64, device=chunk.device) if body is None else body
+        offset, scale = (part[body][..., None, :width] for part in (self.action_offset, self.action_scale))
+        normal = ((chunk - offset) / scale).flatten(-2)
+        if "first" in observation:
+            normal = torch.where(observation["first"][..., None], 0.0, normal)
+        return {**observation, "previous_action": normal}
+
     # ---- context ---------------------------------------------------------------------------------------------------
     def context(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Return adapted context (..., G, d_g) and its mask: cached features where given, else pictures and sentence.
@@ -218,11 +233,12 @@ class FlowVLA(nn.Module):
         noise = context.new_zeros(batch, settings.horizon, settings.action_width)
         if not deterministic:
             noise = randn(noise.shape, generator, noise.device)
-        cache = self.expert.prefix(observation, context, mask, cache)
+        cache = self.expert.prefix(self._seen(observation), context, mask, cache)
         chunk = self.expert.sample(cache, noise, self.config.steps)
         body = observation.get("body")
         body = torch.zeros(batch, dtype=torch.int64, device=chunk.device) if body is None else body
-        action = self.denormalise(chunk, body)[:, : settings.executed].clamp(-1.0, 1.0)
+        action = self.denormalise(chunk, body)[:, : settings.executed]
+        action = bounded(action, self.action_offset[body], self.action_scale[body])
         return Decision(action, noise, chunk.new_zeros(batch, 0)), cache
 
     # ---- supervised fine-tuning ------------------------------------------------------------------------------------
@@ -244,7 +260,7 @@ class FlowVLA(nn.Module):
         tau = flow.sample_time((batch_size,), generator).to(action.device)
         noisy = flow.interpolate(noise, action, tau)
         context, context_mask = self.context(observation)
-        raw = self.expert(observation, context, context_mask, noisy[None], tau[None], last=1)[0]
+        raw = self.expert(self._seen(observation), context, context_mask, noisy[None], tau[None], last=1)[0]
         known = {"endpoint": action, "noise": noise, "velocity": flow.target_velocity(noise, action)}
         target = known[self.config.expert.head]
         weight = mask[..., None] * self.expert.action_mask[body][:, None, :]
@@ -261,7 +277,7 @@ class FlowVLA(nn.Module):
         context, context_mask = self.context(observation)
         noisy = torch.zeros(1, size, self.config.expert.horizon, self.config.expert.action_width, device=context.device)
         tau = torch.full((1, size), 0.5, device=context.device)
-        slots, _, _ = self.expert.forward_tokens(observation, context, context_mask, noisy, tau, last=1)
+        slots, _, _ = self.expert.forward_tokens(self._seen(observation), context, context_mask, noisy, tau, last=1)
         return slots.flatten(0, 2)
 
     def begin_step(self, share: float) -> None:

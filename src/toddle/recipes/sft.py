@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -19,7 +19,7 @@ from toddle.core.types import BodySpec, FeatureSource
 from toddle.data.demonstrations import Demonstrations
 from toddle.data.feature_cache import FeatureCache, cache_dataset
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.statistics import feature_statistics
+from toddle.data.statistics import Mode, feature_statistics
 from toddle.data.windows import WindowDataset
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.expert import ExpertConfig
@@ -30,6 +30,9 @@ from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
+
+ROUNDED_ONE = 1.001
+"""Actions up to this are in [-1, 1]."""
 
 
 @config
@@ -80,8 +83,9 @@ class Config:
     """How it is trained."""
     episodes: Count | None = None
     """Use only the first so many episodes of each task."""
-    normalization: Literal["identity", "mean_std", "quantile", "min_max"] = "identity"
-    """How actions are normalised; identity keeps a converted expert's chunk as it is (actions are in [-1, 1])."""
+    normalization: Literal["auto", "identity", "mean_std", "quantile", "min_max"] = "auto"
+    """How actions are normalised; auto: not at all (identity) where all are in [-1, 1], which keeps a converted
+    expert's chunk as it is, else by quantile (degrees, millimetres)."""
     refit_proprio: bool = False
     """Normalise proprioception by the demonstrations where RL's own statistics came along (gives level C up)."""
     cache: Path = Path(".cache/features")
@@ -105,15 +109,18 @@ class Config:
 def plan(config: Config) -> Plan:
     """Check the datasets and the init folder, and say what will be done."""
     resolve_device(config.device)
-    datasets = [LeRobotDataset(path) for path in config.dataset]
+    datasets = open_datasets(config)
     policy = make_policy(config, datasets)
+    check_fits(config, policy, datasets)
     weights = sum(value.numel() for value in policy.parameters())
     pictures = sum(dataset.num_pictures for dataset in datasets)
+    low, high = action_range(datasets)
     count = sum(len(_chosen(dataset, config.episodes)) for dataset in datasets)
     return Plan(
         steps=[
             f"read {count} episodes of {sum(len(d.tasks) for d in datasets)} sentences",
             f"encode {pictures} pictures where the cache under {config.cache} has not got them",
+            f"actions from {low:g} to {high:g}, normalised by {action_mode(config, datasets)}",
             f"train {weights:,} weights for {config.sft.steps} steps of {config.sft.batch} decisions",
             f"write the policy to {config.out / 'policy'}",
         ],
@@ -126,12 +133,15 @@ def run(config: Config, *, resume: bool = False) -> None:
     """Cache features, train, save the averaged weights."""
     device = resolve_device(config.device)
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        datasets = [LeRobotDataset(path) for path in config.dataset]
+        datasets = open_datasets(config)
         policy = make_policy(config, datasets).to(device)
+        check_fits(config, policy, datasets)
         data = make_data(config, policy, datasets)
         body = policy.body_index(datasets[0].robot_type)
         actions = feature_statistics(data.actions)
-        policy.fit_normalization(data.proprio(), actions, config.normalization, body, refit=config.refit_proprio)
+        policy.fit_normalization(
+            data.proprio(), actions, action_mode(config, datasets), body, refit=config.refit_proprio
+        )
         learner = SFT(policy, data, config.sft, seed=config.seed)
         run_loop(
             learner,
@@ -151,6 +161,53 @@ def run(config: Config, *, resume: bool = False) -> None:
         facts["image_size"] = datasets[0].picture_size(*policy.cameras)[0]  # evaluation renders at the same size
         save_policy(config.out / "policy", policy, facts)
         print(f"policy: {config.out / 'policy'}")
+
+
+def open_datasets(config: Config) -> list[LeRobotDataset]:
+    """Open the datasets.  Raises InputError where they are not of one robot that is driven in one way."""
+    datasets = [LeRobotDataset(path) for path in config.dataset]
+    first = datasets[0]
+    for other in datasets[1:]:
+        facts: list[tuple[str, Any, Any]] = [("robot_type", first.robot_type, other.robot_type)]
+        facts.append(("fps", first.fps, other.fps))
+        for name in ("observation.state", "action"):
+            facts.append((f"{name}: names", first.names(name), other.names(name)))
+            facts.append((f"{name}: size", first.vector(name).shape[1], other.vector(name).shape[1]))
+        for label, a, b in facts:
+            if a != b and not (label.endswith("names") and None in (a, b)):
+                remedy = "train a policy for each"
+                raise problem(f"dataset: {other.path}: {label}", f"{a}, as {first.path} has it", str(b), remedy)
+    return datasets
+
+
+def check_fits(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> None:
+    """Check that the policy can learn from the datasets.
+
+    Raises InputError for another body, other sizes, rows between pictures, or cameras that are missing or give no
+    colours.
+    """
+    first, body = datasets[0], policy.bodies[policy.body_index(datasets[0].robot_type)]
+    for name, wanted in (("observation.state", body.proprio), ("action", body.action)):
+        if (found := first.vector(name).shape[1]) != wanted:
+            where = f"dataset: {first.path}: {name}"
+            raise problem(where, f"{wanted} numbers, as body '{body.name}' of the policy has", found)
+    for dataset in datasets:
+        dataset.picture_size(*policy.cameras)
+    _windows(config, policy, datasets)
+
+
+def action_range(datasets: list[LeRobotDataset]) -> tuple[float, float]:
+    """Return the smallest and the largest number of all actions."""
+    actions = [dataset.vector("action") for dataset in datasets]
+    return float(min(part.min() for part in actions)), float(max(part.max() for part in actions))
+
+
+def action_mode(config: Config, datasets: list[LeRobotDataset]) -> Mode:
+    """Return how actions are normalised."""
+    if config.normalization != "auto":
+        return config.normalization
+    low, high = action_range(datasets)
+    return "identity" if low >= -ROUNDED_ONE and high <= ROUNDED_ONE else "quantile"
 
 
 def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
@@ -191,18 +248,22 @@ def _body(dataset: LeRobotDataset) -> BodySpec:
 
 def make_data(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> Demonstrations:
     """Cut the datasets into windows of the policy's sizes, with cached features where its backbone is frozen."""
-    horizon, window, executed = policy.window_sizes
-    windows = [
-        WindowDataset(
-            dataset, horizon=horizon, history=window, stride=executed, episodes=_chosen(dataset, config.episodes)
-        )
-        for dataset in datasets
-    ]
+    windows = _windows(config, policy, datasets)
     body = policy.body_index(datasets[0].robot_type)
     caches = None
     if policy.features is not None:
         caches = [_features(config, policy.features, policy.cameras, dataset) for dataset in datasets]
     return Demonstrations(windows, body=body, cameras=policy.cameras, caches=caches)
+
+
+def _windows(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> list[WindowDataset]:
+    horizon, window, executed = policy.window_sizes
+    return [
+        WindowDataset(
+            dataset, horizon=horizon, history=window, stride=executed, episodes=_chosen(dataset, config.episodes)
+        )
+        for dataset in datasets
+    ]
 
 
 def _features(config: Config, source: FeatureSource, cameras: tuple[str, ...], dataset: LeRobotDataset) -> FeatureCache:

@@ -12,6 +12,7 @@ import fcntl
 import fnmatch
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from toddle.core.reading import read_json
+from toddle.core.reading import read_json, read_text
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
 from toddle.runs.steps_board import StepBoard, last_line
@@ -125,7 +126,7 @@ def run_steps(
     Returns the seconds each step took (of finished steps, also of earlier calls).  `progress(share, left, text)` is
     called several times a second: share done, seconds left (estimated), what is running.
     Raises InputError naming the steps that failed and their logs; steps that do not depend on them are run first.
-    Raises KeyboardInterrupt after SIGINT or SIGTERM, when the steps under way have saved their state.
+    Raises KeyboardInterrupt after SIGINT, SIGTERM or SIGHUP, when the steps under way have saved their state.
     """
     check_steps(steps)
     folder = folder.resolve()
@@ -133,7 +134,8 @@ def run_steps(
     board = StepBoard(steps, processes)
     running: dict[str, _Process] = {}
     failed: dict[str, int] = {}
-    former, shown = signal.signal(signal.SIGTERM, _interrupt), float("-inf")
+    former = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    shown = float("-inf")
     try:
         while True:
             for step in steps:
@@ -154,13 +156,26 @@ def run_steps(
         _stop_all(running)
         raise KeyboardInterrupt(f"stopped; the same command goes on where it was ({folder})") from None
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
         _stop_all(running)
     if failed:
         logs = {name: folder / "steps" / f"{name}.log" for name in failed}
         lines = (f"{n} failed with status {failed[n]}: {last_line(log)} (all in {log})" for n, log in logs.items())
         raise InputError("\n".join(lines))
     return {step.name: seconds_of(step, folder) for step in steps}
+
+
+def _seconds_before(file: Path) -> float:
+    """Return the seconds that earlier calls spent on a step.  A damaged file costs their record alone: 0."""
+    try:
+        seconds = float(read_text(file)) if file.exists() else 0.0
+    except (InputError, ValueError):
+        seconds = math.nan
+    if not 0.0 <= seconds < math.inf:
+        print(f"{file}: no number of seconds; counted anew", file=sys.stderr)
+        return 0.0
+    return seconds
 
 
 def seconds_of(step: Step, folder: Path) -> float:
@@ -234,7 +249,7 @@ class _Process:
 
     def _record(self, status: int) -> None:
         spent = self.base.with_name(self.base.name + ".seconds")
-        before = float(spent.read_text()) if spent.exists() else 0.0
+        before = _seconds_before(spent)
         total = before + time.monotonic() - self.began
         write_text_atomic(spent, f"{total:.3f}")
         if status == 0:

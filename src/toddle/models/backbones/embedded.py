@@ -102,7 +102,10 @@ class Stem(nn.Module):
 
 
 class EmbeddedBackbone(Backbone):
-    """See the module's docstring.  Built by `load_embedded`, or fresh by the pretraining recipe."""
+    """The vision-language backbone that comes with toddle: pictures and sentences to context tokens.
+
+    Built by `load_embedded`, or fresh by the pretraining recipe.
+    """
 
     def __init__(self, sizes: EmbeddedConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
