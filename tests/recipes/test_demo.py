@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,25 @@ def test_the_main_job_end_to_end(tmp_path: Path) -> None:
     assert len(marks) == 9
     run(config, resume=False)  # nothing is done again but the page
     assert marks == {path: path.stat().st_mtime_ns for path in (config.out / "steps").glob("*.json")}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tasks": ("metaworld/nope-v3",)}, "step demos: environment: expected a known name, got metaworld/nope-v3"),
+        (
+            {"tasks": ("metaworld/reach-v3", "nowhere"), "approaches": 0},
+            "step demos: environment: expected a known name, got nowhere",
+        ),
+        ({"body": "goal/sawer"}, "step pretrain: environment: expected a known name, got goal/sawer"),
+    ],
+)
+def test_what_a_step_would_refuse_is_refused_before_the_first(
+    tmp_path: Path, given: dict[str, object], said: str
+) -> None:
+    wrong = replace(tiny(tmp_path), **given)  # type: ignore[arg-type]
+    for begin in (lambda: plan(wrong), lambda: run(wrong, resume=False)):
+        with pytest.raises(InputError) as caught:
+            begin()
+        assert said in str(caught.value).replace("'", "")
+    assert not (tmp_path / "demo").exists()

@@ -20,6 +20,7 @@ from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.numbers import Count, Seed, Size, Whole
 from toddle.core.plan import Plan
+from toddle.recipes._step_checks import check_toddle_steps
 from toddle.reporting.report import write_report
 from toddle.runs.run import RunFolder
 from toddle.runs.steps import Step, is_done, on_device, run_steps, seconds_of, toddle_step
@@ -201,6 +202,7 @@ def plan(config: Config) -> Plan:
     """Show the stages and which are done."""
     resolve_device(config.device)
     steps = stages(config)
+    check_toddle_steps(steps, config.out)
     todo = [step for step in steps if not is_done(step, config.out)]
     lines = [f"{step.name}: " + (f"about {step.seconds:.0f} s" if step in todo else "done") for step in steps]
     seconds = makespan(steps, {step.name: step.seconds for step in todo}, config.processes)
@@ -211,6 +213,7 @@ def run(config: Config, *, resume: bool) -> None:
     """Run the stages that are not done and write the page; `resume` is always meant."""
     resolve_device(config.device)
     steps, began = stages(config), time.monotonic()
+    check_toddle_steps(steps, config.out)
     with RunFolder.open(config.out, config, resume=True) as folder:
         with StepBar("demo") as bar:
             run_steps(steps, folder.path, processes=config.processes, progress=bar)

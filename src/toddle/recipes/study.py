@@ -17,6 +17,7 @@ from toddle.core.errors import nearest, problem
 from toddle.core.numbers import Size
 from toddle.core.plan import Plan
 from toddle.recipes import studies
+from toddle.recipes._step_checks import check_toddle_steps
 from toddle.reporting.study import Study, write_page, write_rows
 from toddle.runs.run import RunFolder
 from toddle.runs.steps import Step, is_done, on_device, run_steps, seconds_of, with_what_they_need
@@ -83,6 +84,7 @@ def plan(config: Config) -> Plan:
     study = load_study(config.name)
     resolve_device(config.device)
     steps = on_device(study.steps(study.settings(config.scale)), config.device)
+    check_toddle_steps(steps, _folder(config))
     chosen = with_what_they_need(steps, config.only) if config.only else steps
     todo = [step for step in chosen if not is_done(step, _folder(config))]
     hours = sum(step.seconds for step in todo) / 3600
@@ -108,6 +110,7 @@ def run_study(study: Study[Any], config: Config) -> None:
         resolve_device(config.device)
         settings = study.settings(config.scale)
         steps = on_device(study.steps(settings), config.device)
+        check_toddle_steps(steps, _folder(config))
         with RunFolder.open(_folder(config), config, resume=True) as folder:
             chosen = with_what_they_need(steps, config.only) if config.only else steps
             if config.again:
