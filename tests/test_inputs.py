@@ -7,11 +7,12 @@ import importlib
 import math
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from toddle.cli import COMMANDS
+from toddle.cli import COMMANDS, main
 from toddle.core.config import from_dict, to_dict
 from toddle.core.errors import InputError
 from toddle.core.numbers import Range
@@ -123,3 +124,34 @@ def test_a_number_is_accepted_or_named_in_one_line(name: str, kind: Any, plain: 
                     found = getattr(found, part)
                 assert math.isfinite(value), f"{dotted} took {value}"
                 assert found is not None
+
+
+WRITING = [name for name in COMMANDS if name not in ("study", "doctor", "methods", "report")]
+
+
+@pytest.mark.parametrize("command", WRITING)
+@pytest.mark.parametrize("place", ["file", "file/below", "link"])
+def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, place: str
+) -> None:
+    """Before anything else is looked at that takes long: one line, exit code 2, nothing written."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    given = {"transfer": "--source x", "sft": "--dataset x", "evaluate": "--policy x --env goal/sawyer"}
+    for more in (["--dry-run"], []):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, *given.get(command, "").split(), "--out", str(tmp_path / place), *more])
+        said = capsys.readouterr().err
+        assert stopped.value.code == 2 and said.startswith(f"error: out: expected a folder at {tmp_path}"), said
+        assert said.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_no_memory_holds_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """4.4 TB of weights."""
+    wide = ["--policy", "mlp", "--mlp.hidden", "1048576", "1048576", "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stopped:
+        main(["pretrain", "--env", "gymnasium/HalfCheetah-v5", *wide, "--dry-run"])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1 and said.startswith("error: out of memory (") and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()

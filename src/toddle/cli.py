@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ import tyro
 from toddle import __version__
 from toddle.core.config import from_dict, load_config, merged, read_settings, to_dict, unchecked
 from toddle.core.errors import InputError, NaNError, nearest
+from toddle.core.files import check_folder
 from toddle.core.plan import Plan
 
 __all__ = ["COMMANDS", "main", "parse"]
@@ -50,6 +52,9 @@ EXTRAS = {
     "robosuite": "sim",
     "bddl": "sim",
 }
+
+OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory")
+"""How torch says it, on the CPU and on a GPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,12 +87,20 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in EXTRAS:
             raise
         _fail(f"{arguments[0]} needs the package '{name}'; install it with: pip install 'toddle[{EXTRAS[name]}]'", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        _fail(f"out of memory ({_brief(error)}); take smaller sizes, or a machine with more", 1)
     except BrokenPipeError:  # whoever read what is printed has gone away (`toddle ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error} (TODDLE_DEBUG=1 shows where)", 2)
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _fail(text: str, status: int, prefix: str = "error: ") -> None:
@@ -113,6 +126,9 @@ def _dispatch(arguments: list[str]) -> int:
     recipe = importlib.import_module(f"toddle.recipes.{command}")
     choose = getattr(recipe, "configure", None)  # of a command whose settings depend on what is chosen
     options, config = parse(command, recipe.Config, rest, choose=choose, choosing=getattr(recipe, "CHOOSING", ()))
+    out = getattr(config, "out", None)
+    if out is not None:
+        check_folder(out.parent if command == "report" else out, "out")  # a report is a file
     if options.dry_run:
         _print_plan(command, recipe.plan(config))
         return 0

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from toddle.core.errors import InputError
 from toddle.data.statistics import (
     FeatureStatistics,
+    Mode,
     Normalization,
     feature_statistics,
     image_statistics,
@@ -66,20 +67,20 @@ def test_a_constant_feature_is_shifted_not_scaled() -> None:
 
 @pytest.mark.parametrize("mode", ["mean_std", "min_max", "quantile"])
 @pytest.mark.parametrize(("rest", "noise"), [(0.04, 1e-7), (-700.0, 1e-4), (0.0, 1e-6)])
-def test_a_gripper_that_never_moves_is_not_blown_up(mode: str, rest: float, noise: float) -> None:
+def test_a_gripper_that_never_moves_is_not_blown_up(mode: Mode, rest: float, noise: float) -> None:
     """Its noise or rounding is no movement; when it moves after all, by 0.04, it is not thousands of scales away."""
     samples = rest + noise * np.random.default_rng(0).uniform(-1, 1, (500, 1))
-    norm = Normalization.of(feature_statistics(samples), mode)  # type: ignore[arg-type]
+    norm = Normalization.of(feature_statistics(samples), mode)
     assert np.abs(norm.forward(samples)).max() < 1e-3
     assert np.abs(norm.forward(samples + 0.04)).max() < 0.05
 
 
 @pytest.mark.parametrize("mode", ["mean_std", "min_max", "quantile"])
-def test_rare_moments_stay_within_a_hundred(mode: str) -> None:
+def test_rare_moments_stay_within_a_hundred(mode: Mode) -> None:
     """A gripper that shuts once in 2,000 steps, and rests with a sensor's noise: 1 % to 99 % are the noise alone."""
     samples = 1e-3 * np.random.default_rng(0).normal(size=(2000, 1))
     samples[77] = 1.0
-    norm = Normalization.of(feature_statistics(samples), mode)  # type: ignore[arg-type]
+    norm = Normalization.of(feature_statistics(samples), mode)
     assert 0.9 < np.abs(norm.forward(samples)).max() <= 101
     moving = np.random.default_rng(1).normal(size=(2000, 1))  # control: what moves all the time keeps its own scale
     np.testing.assert_allclose(Normalization.of(feature_statistics(moving)).scale, moving.std(0), rtol=1e-6)

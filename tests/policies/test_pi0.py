@@ -80,8 +80,10 @@ def test_our_loss_is_theirs_with_time_turned(folder: Path) -> None:
 def test_sampling_follows_the_velocity_from_noise_to_action(folder: Path) -> None:
     """An Euler loop over our velocity, in our direction, ends where transformers' sampler ends."""
     policy = make(folder, steps=4).eval()
-    now = {key: value[0] if isinstance(value, torch.Tensor) else value for key, value in batch()["observation"].items()}
-    decision, _ = policy.act(now, None, generator=torch.Generator().manual_seed(3))  # type: ignore[arg-type]
+    now: Any = {
+        key: value[0] if isinstance(value, torch.Tensor) else value for key, value in batch()["observation"].items()
+    }
+    decision, _ = policy.act(now, None, generator=torch.Generator().manual_seed(3))
     assert decision.action.shape == (3, 4, 3) and decision.chain.shape == (3, 6, 7)
     inputs = policy._inputs(now["proprio"], now["images"], now["instruction"])
     x = decision.chain
@@ -90,8 +92,22 @@ def test_sampling_follows_the_velocity_from_noise_to_action(folder: Path) -> Non
             x = x + policy._velocity(x, torch.full((3,), step / 4), inputs) / 4
     assert_close(decision.action, x[:, :4, :3].clamp(-1, 1), rtol=0, atol=1e-5)
     policy.action_scale.fill_(2.0)  # actions with units end nowhere
-    scaled, _ = policy.act(now, None, generator=torch.Generator().manual_seed(3))  # type: ignore[arg-type]
+    scaled, _ = policy.act(now, None, generator=torch.Generator().manual_seed(3))
     assert_close(scaled.action, 2.0 * x[:, :4, :3], rtol=0, atol=2e-5)
+
+
+def test_a_state_that_hardly_moved_cannot_be_blown_up(folder: Path) -> None:
+    """A gripper rested at 0 with 2e-5 of noise in all demonstrations; now it is 0.04 away, thousands of deviations."""
+    policy = make(folder).eval()
+    rest = 2e-5 * torch.randn(500, policy.config.body.proprio, generator=torch.Generator().manual_seed(1))
+    actions = feature_statistics(np.random.default_rng(2).uniform(-1, 1, (500, policy.config.body.action)))
+    policy.fit_normalization(rest, actions, "identity", 0)
+    seen = batch()["observation"]
+    pictures, sentences = seen["images"][0], seen["instruction"]
+    far = torch.full((len(pictures), policy.config.body.proprio), 0.04)
+    assert ((far - policy.state_offset) / policy.state_scale).min() > 1000  # what it would be
+    assert policy._inputs(far, pictures, sentences)["state"].abs().max() == 10.0
+    assert policy._inputs(rest[: len(pictures)], pictures, sentences)["state"].abs().max() < 5.0
 
 
 def test_sft_lowers_the_loss_and_spares_the_vlm(folder: Path) -> None:

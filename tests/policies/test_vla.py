@@ -43,7 +43,7 @@ def awake(policy: FlowVLA) -> FlowVLA:
 def test_act_draws_chunks(head: Literal["velocity", "endpoint"]) -> None:
     policy = awake(tiny_vla(head)).eval()
     decision, memory = policy.act(observation(), policy.initial_memory(3), generator=torch.Generator().manual_seed(1))
-    assert decision.action.shape == (3, 2, ACTION)
+    assert decision.action.shape == (3, 2, ACTION) and decision.action.abs().max() <= 1
     assert decision.log_prob.shape == (3, 0) and memory is not None
     other, _ = policy.act(observation(), None, generator=torch.Generator().manual_seed(2))
     assert not torch.equal(decision.action, other.action)
@@ -153,14 +153,16 @@ def test_millimetres_act_as_millimetres() -> None:
     executed = plain.config.expert.executed
     past = 3.0 * torch.randn(len(seen["proprio"]), executed, ACTION, generator=torch.Generator().manual_seed(2))
     first = torch.tensor([True, *[False] * (len(past) - 1)])
-    told = [{**seen, "first": first, "previous_action": each.flatten(1)} for each in (past, past * scale + offset)]
+    told: list[Any] = [
+        {**seen, "first": first, "previous_action": each.flatten(1)} for each in (past, past * scale + offset)
+    ]
     told[0]["previous_action"][0] = told[1]["previous_action"][0] = 0.0
-    a = plain.act(told[0], None, generator=torch.Generator().manual_seed(3))[0].action  # type: ignore[arg-type]
-    b = scaled.act(told[1], None, generator=torch.Generator().manual_seed(3))[0].action  # type: ignore[arg-type]
+    a = plain.act(told[0], None, generator=torch.Generator().manual_seed(3))[0].action
+    b = scaled.act(told[1], None, generator=torch.Generator().manual_seed(3))[0].action
     cut = ((b - offset) / scale).clamp(-1.0, 1.0)  # float32 keeps less of -30 +- 0.01
     assert_close(cut, a, rtol=1e-3, atol=1e-3)
     assert b.abs().max() > 50
-    seen_past = scaled._seen(told[1])["previous_action"]  # type: ignore[arg-type]
+    seen_past = scaled._seen(told[1])["previous_action"]
     assert_close(seen_past, told[0]["previous_action"], rtol=1e-4, atol=1e-4)
     assert a.abs().max() <= 1.0  # what has no units ends at 1
 

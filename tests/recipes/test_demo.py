@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.policies.tiny_vla import tiny_backbone
@@ -106,10 +107,8 @@ def test_the_main_job_end_to_end(tmp_path: Path) -> None:
         ({"body": "goal/sawer"}, "step pretrain: environment: expected a known name, got goal/sawer"),
     ],
 )
-def test_what_a_step_would_refuse_is_refused_before_the_first(
-    tmp_path: Path, given: dict[str, object], said: str
-) -> None:
-    wrong = replace(tiny(tmp_path), **given)  # type: ignore[arg-type]
+def test_what_a_step_would_refuse_is_refused_before_the_first(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    wrong = replace(tiny(tmp_path), **given)
     for begin in (lambda: plan(wrong), lambda: run(wrong, resume=False)):
         with pytest.raises(InputError) as caught:
             begin()

@@ -208,3 +208,13 @@ def test_the_tools_path_is_recorded(tmp_path: Path) -> None:
         np.testing.assert_allclose(path[row], env.tool_pose()["tool_position"][0], atol=1e-6)
         env.step(data.episode(0)["action"][row][None])
     assert 0.01 < float(np.linalg.norm(path[-1] - path[0])) < 1.5  # metres
+
+
+def test_a_wrong_policy_is_told_by_the_plan(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none"):
+        plan(Config(out=tmp_path / "out", policy=str(tmp_path / "none")))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "policy.json").write_text("{")
+    with pytest.raises(InputError, match=r"policy.json"):
+        plan(Config(out=tmp_path / "out", policy=str(tmp_path / "damaged")))
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_atomic", "write_json_atomic", "write_text_atomic"]
+from toddle.core.errors import problem
+
+__all__ = ["check_folder", "write_atomic", "write_json_atomic", "write_text_atomic"]
+
+
+def check_folder(path: Path, name: str) -> None:
+    """Raise InputError where `path` is no folder that can be written to or made; nothing is made.
+
+    name: the setting it came from.
+    """
+    remedy = "choose another folder"
+    for place in (path := Path(path).absolute(), *path.parents):
+        if place.is_dir():
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise problem(
+                    name, f"a folder that can be written to, for {path}", f"{place}, without permission", remedy
+                )
+            return
+        if os.path.lexists(place):
+            raise problem(name, f"a folder at {place}", "a file or a broken link", remedy)
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:

@@ -128,14 +128,24 @@ class FeatureCache:
         return self._map("r")
 
 
+def _reserve(file: int, start: int, end: int) -> None:
+    """Take room on the disk: a hole would be filled through the map, where a full disk is SIGBUS, not an error."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, start, end - start)
+        return
+    zeros = bytes(2**20)  # macOS
+    while start < end:
+        start += os.pwrite(file, zeros[: end - start], start)
+
+
 def _allocate(path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
     with open(path, "wb") as file:
         header = np.lib.format.header_data_from_array_1_0(np.empty((0, *shape[1:]), dtype))
         np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
         file.flush()
         size = file.tell() + int(np.prod(shape)) * np.dtype(dtype).itemsize
-        try:  # a hole would be filled through the map, where a full disk is SIGBUS
-            os.posix_fallocate(file.fileno(), 0, size)
+        try:
+            _reserve(file.fileno(), file.tell(), size)
         except OSError as error:
             room = f"{size / 2**20:,.0f} MiB for the features of {shape[0]} pictures"
             remedy = "free some space or give another folder (--cache)"

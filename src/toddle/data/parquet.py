@@ -71,7 +71,7 @@ def _open(path: Path) -> pq.ParquetFile:
     except FileNotFoundError:
         raise InputError(f"dataset: {path} is missing; copy or record the dataset again") from None
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"dataset: {path} is not a parquet file ({' '.join(str(error).split())})") from None
+        raise InputError(f"dataset: {path} is not a parquet file ({_brief(error)})") from None
 
 
 def column_names(path: Path) -> list[str]:

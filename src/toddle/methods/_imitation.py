@@ -17,13 +17,11 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.windows import WindowDataset
 from toddle.methods._base import Start
 from toddle.optim.schedules import cosine_factor
+from toddle.policies.bounds import ROUNDING
 from toddle.policies.store import read_policy, save_policy
 from toddle.runs.loop import ProgressLine
 
 __all__ = ["ImitationConfig", "imitate", "warm_start"]
-
-ROUNDING = 1e-3
-"""By how much a recorded action may lie beyond the environment's bounds."""
 
 
 @config

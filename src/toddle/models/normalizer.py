@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from toddle.core.errors import problem
 
-__all__ = ["RunningNorm", "TokenMoments"]
+__all__ = ["CLIP", "RunningNorm", "TokenMoments"]
+
+CLIP = 10.0
+"""Deviations at which normalised proprioception is clipped: one that hardly moved in training may move at last."""
 
 
 class RunningNorm(nn.Module):
@@ -25,7 +28,7 @@ class RunningNorm(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, sizes: Sequence[int], *, eps: float = 1e-6, clip: float = 10.0) -> None:
+    def __init__(self, sizes: Sequence[int], *, eps: float = 1e-6, clip: float = CLIP) -> None:
         super().__init__()
         self.sizes, self.eps, self.clip = list(sizes), eps, clip
         widest = max(sizes)

@@ -1,11 +1,14 @@
-"""Where a policy's actions end: at [-1, 1] where they are taught as they are, nowhere where they have units."""
+"""Where actions end: at [-1, 1] where they are taught as they are, nowhere where they have units."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["bounded"]
+__all__ = ["ROUNDING", "bounded"]
+
+ROUNDING = 1e-3
+"""By how much a recorded action may lie beyond its bounds and still count as within them."""
 
 
 def bounded(action: Tensor, offset: Tensor, scale: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ from toddle.core.seeding import randn
 from toddle.core.types import BodySpec, Decision, Observation, sentences_of
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
 from toddle.maths import flow
-from toddle.models.backbones.base import check_images
+from toddle.models.backbones.base import check_images, tell_what_is_lost, unknown_in
 from toddle.models.backbones.hub import fit_square
+from toddle.models.normalizer import CLIP
 from toddle.policies.bounds import bounded
 
 __all__ = ["Pi0Config", "Pi0Policy", "is_pi0_folder"]
@@ -209,6 +210,7 @@ class Pi0Policy(nn.Module):
         prompts = {sentence: self._prompt(sentence, cameras) for sentence in set(instructions)}
         pixels = 2.0 * fit_square(images.flatten(0, 1).to(device), self.size) - 1.0
         state = (proprio.to(device)[..., : self.config.body.proprio] - self.state_offset) / self.state_scale
+        state = state.clamp(-CLIP, CLIP)
         return {
             "state": _pad(state, self.model.config.max_state_dim),
             "pixel_values": pixels.unflatten(0, (batch, cameras)),
@@ -223,6 +225,13 @@ class Pi0Policy(nn.Module):
         start = self.tokenizer.bos_token_id
         words = ([] if start is None else [start]) + list(
             self.tokenizer(sentence.strip() + "\n", add_special_tokens=False)["input_ids"]
+        )
+        tell_what_is_lost(
+            sentence,
+            tokens=len(words),
+            room=self.config.text_tokens,
+            unknown=unknown_in(words, self.tokenizer),
+            remedy="shorten it, or make the policy with more text_tokens",
         )
         words = words[: self.config.text_tokens]
         missing = self.config.text_tokens - len(words)

@@ -151,8 +151,12 @@ class FlowVLA(nn.Module):
         self.set_action_normalization(body, torch.from_numpy(made.offset), torch.from_numpy(made.scale))
 
     def normalise(self, action: Tensor, body: Tensor) -> Tensor:
-        """Map the environment's actions (..., H, A) of bodies (...) to what the flow is trained on."""
-        return (action - self.action_offset[body].unsqueeze(-2)) / self.action_scale[body].unsqueeze(-2)
+        """Map the environment's actions (..., H, A) of bodies (...) to what the flow is trained on.
+
+        A may be less than the widest body's: the first numbers are a body's own.
+        """
+        offset, scale = (part[body][..., None, : action.shape[-1]] for part in (self.action_offset, self.action_scale))
+        return (action - offset) / scale
 
     def denormalise(self, action: Tensor, body: Tensor) -> Tensor:
         """Undo `normalise`."""
@@ -164,10 +168,9 @@ class FlowVLA(nn.Module):
         if previous is None:
             return observation
         chunk = previous.unflatten(-1, (self.config.expert.executed, -1))
-        width, body = chunk.shape[-1], observation.get("body")
+        body = observation.get("body")
         body = torch.zeros(chunk.shape[:-2], dtype=torch.int64, device=chunk.device) if body is None else body
-        offset, scale = (part[body][..., None, :width] for part in (self.action_offset, self.action_scale))
-        normal = ((chunk - offset) / scale).flatten(-2)
+        normal = self.normalise(chunk, body).flatten(-2)
         if "first" in observation:
             normal = torch.where(observation["first"][..., None], 0.0, normal)
         return {**observation, "previous_action": normal}

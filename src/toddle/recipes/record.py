@@ -83,8 +83,12 @@ class Config:
 
 def plan(config: Config) -> Plan:
     """Say what would be recorded; the time is that of one core, for episodes of about 80 control steps."""
+    _check_policy(config)
     for name in config.env:
-        _make(config, name).close()
+        env = _make(config, name)
+        if config.policy != "expert" and name == config.env[0]:
+            _actor(config, env)
+        env.close()
     steps = 80 * config.episodes * len(config.env)
     per_picture = 0.010 * len(config.cameras) * max(1.0, (config.image_size / 128) ** 2)
     pixels = len(config.cameras) * 3 * config.image_size**2
@@ -126,8 +130,7 @@ def run(config: Config, *, resume: bool) -> None:
     for name in config.env:
         if name not in known_envs():
             make_env(name, 1)  # raises, naming the nearest
-    if config.policy != "expert":
-        read_policy(Path(config.policy))  # a wrong folder is told before anything is made
+    _check_policy(config)
     actor: Demonstrator | None = None
     columns = (
         TextColumn("{task.description}"),
@@ -163,6 +166,12 @@ def run(config: Config, *, resume: bool) -> None:
         assert writer is not None
         folder.finish(writer.num_episodes)
         progress.console.print(f"{config.out}: {writer.num_episodes} episodes, {writer.num_frames} rows")
+
+
+def _check_policy(config: Config) -> None:
+    """Tell a wrong folder before anything is made."""
+    if config.policy != "expert":
+        read_policy(Path(config.policy))
 
 
 def _actor(config: Config, env: BatchedEnv) -> Demonstrator:

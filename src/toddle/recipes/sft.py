@@ -24,15 +24,13 @@ from toddle.data.windows import WindowDataset
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.trunk import TrunkConfig
+from toddle.policies.bounds import ROUNDING
 from toddle.policies.store import load_policy, save_policy
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
-
-ROUNDED_ONE = 1.001
-"""Actions up to this are in [-1, 1]."""
 
 
 @config
@@ -111,7 +109,8 @@ def plan(config: Config) -> Plan:
     resolve_device(config.device)
     datasets = open_datasets(config)
     policy = make_policy(config, datasets)
-    check_fits(config, policy, datasets)
+    check_fits(policy, datasets)
+    _windows(config, policy, datasets)  # raises where rows lie between pictures
     weights = sum(value.numel() for value in policy.parameters())
     pictures = sum(dataset.num_pictures for dataset in datasets)
     low, high = action_range(datasets)
@@ -135,7 +134,7 @@ def run(config: Config, *, resume: bool = False) -> None:
     with RunFolder.open(config.out, config, resume=resume) as folder:
         datasets = open_datasets(config)
         policy = make_policy(config, datasets).to(device)
-        check_fits(config, policy, datasets)
+        check_fits(policy, datasets)
         data = make_data(config, policy, datasets)
         body = policy.body_index(datasets[0].robot_type)
         actions = feature_statistics(data.actions)
@@ -180,11 +179,10 @@ def open_datasets(config: Config) -> list[LeRobotDataset]:
     return datasets
 
 
-def check_fits(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> None:
+def check_fits(policy: FineTunable, datasets: list[LeRobotDataset]) -> None:
     """Check that the policy can learn from the datasets.
 
-    Raises InputError for another body, other sizes, rows between pictures, or cameras that are missing or give no
-    colours.
+    Raises InputError for another body, other sizes, or cameras that are missing or give no colours.
     """
     first, body = datasets[0], policy.bodies[policy.body_index(datasets[0].robot_type)]
     for name, wanted in (("observation.state", body.proprio), ("action", body.action)):
@@ -193,7 +191,6 @@ def check_fits(config: Config, policy: FineTunable, datasets: list[LeRobotDatase
             raise problem(where, f"{wanted} numbers, as body '{body.name}' of the policy has", found)
     for dataset in datasets:
         dataset.picture_size(*policy.cameras)
-    _windows(config, policy, datasets)
 
 
 def action_range(datasets: list[LeRobotDataset]) -> tuple[float, float]:
@@ -207,7 +204,7 @@ def action_mode(config: Config, datasets: list[LeRobotDataset]) -> Mode:
     if config.normalization != "auto":
         return config.normalization
     low, high = action_range(datasets)
-    return "identity" if low >= -ROUNDED_ONE and high <= ROUNDED_ONE else "quantile"
+    return "identity" if max(-low, high) <= 1.0 + ROUNDING else "quantile"
 
 
 def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:

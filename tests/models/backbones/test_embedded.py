@@ -108,3 +108,17 @@ def test_the_shipped_weights() -> None:
     changed = [(pictures(1, 1, 96), "close the window"), (255 - pictures(1, 1, 96), "open the green drawer")]
     for images, sentence in changed:
         assert (backbone.encode(images, [sentence])[0] - context).abs().mean() > 0.05  # tokens: 0.7 on average
+
+
+def test_a_sentence_is_not_cut_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    """Once for each sentence: how much of it is read, and what of it the vocabulary does not have."""
+    backbone = tiny_backbone()
+    room = backbone.sizes.text_tokens
+    long = " ".join(["zebra"] * room)
+    images = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8)
+    for _ in range(2):
+        backbone.encode(images, ["open the drawer", long])
+    said = capsys.readouterr().err
+    assert said.count("instruction") == 1 and f"instruction '{long}': only {room} of its" in said
+    backbone.encode(images, ["открой ящик"] * 2)
+    assert "are unknown to the vocabulary" in capsys.readouterr().err

@@ -5,8 +5,10 @@ What travels on is only (context, mask); nothing outside this folder knows which
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +19,15 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import PictureSize, Positive, Size, SizeOrNone
 
-__all__ = ["Backbone", "BackboneConfig", "check_images", "fingerprint_of", "tokenizer_data"]
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "check_images",
+    "fingerprint_of",
+    "tell_what_is_lost",
+    "tokenizer_data",
+    "unknown_in",
+]
 
 
 @config
@@ -35,6 +45,20 @@ class BackboneConfig:
     """Rank of LoRA on the attention projections of the backbone; 0 keeps it frozen."""
     lora_alpha: Positive = 16.0
     """LoRA's scale: the update is multiplied by alpha / rank."""
+
+
+def unknown_in(tokens: Sequence[int], tokenizer: Any) -> int:
+    """Return how many ids stand for what the vocabulary does not have."""
+    return 0 if tokenizer.unk_token_id is None else list(tokens).count(tokenizer.unk_token_id)
+
+
+@functools.cache
+def tell_what_is_lost(sentence: str, *, tokens: int, room: int, unknown: int, remedy: str) -> None:
+    """Say on stderr, once for each sentence, that its end is cut off or that words of it are not known."""
+    lost = [f"only {room} of its {tokens} tokens are read"] if tokens > room else []
+    lost += [f"{unknown} of its {tokens} tokens are unknown to the vocabulary"] if unknown else []
+    if lost:
+        print(f"instruction '{sentence}': {' and '.join(lost)}; {remedy}", file=sys.stderr)
 
 
 class Backbone(nn.Module):

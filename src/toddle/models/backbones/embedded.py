@@ -27,7 +27,7 @@ from toddle.core.errors import InputError
 from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.numbers import PictureSize, Size
 from toddle.core.reading import read_json, read_text
-from toddle.models.backbones.base import Backbone, BackboneConfig, tokenizer_data
+from toddle.models.backbones.base import Backbone, BackboneConfig, tell_what_is_lost, tokenizer_data, unknown_in
 
 __all__ = ["ASSETS", "EmbeddedBackbone", "EmbeddedConfig", "load_embedded", "save_embedded", "train_tokenizer"]
 
@@ -110,6 +110,7 @@ class EmbeddedBackbone(Backbone):
     def __init__(self, sizes: EmbeddedConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.sizes, self.tokenizer, self.width = sizes, tokenizer, sizes.width
+        self._told: set[str] = set()
         self.settings = BackboneConfig()
         common: dict[str, Any] = {
             "hidden_size": sizes.width,
@@ -160,6 +161,12 @@ class EmbeddedBackbone(Backbone):
         """Map B sentences to words (B, L, D) and mask (B, L); each different sentence is read once."""
         different = sorted(set(instructions))
         row = {sentence: index for index, sentence in enumerate(different)}
+        for sentence in set(different) - self._told:  # once: this is asked at every decision
+            self._told.add(sentence)
+            ids = self.tokenizer(sentence)["input_ids"]
+            remedy = "shorten it, put it in English, or train a backbone on your sentences (toddle backbone)"
+            unknown, room = unknown_in(ids, self.tokenizer), self.sizes.text_tokens
+            tell_what_is_lost(sentence, tokens=len(ids), room=room, unknown=unknown, remedy=remedy)
         encoded = self.tokenizer(
             different, padding="max_length", truncation=True, max_length=self.sizes.text_tokens, return_tensors="pt"
         )

@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 
 from toddle.core.errors import InputError, problem
 from toddle.core.reading import read_json
-from toddle.models.backbones.base import Backbone, BackboneConfig, tokenizer_data
+from toddle.models.backbones.base import Backbone, BackboneConfig, tell_what_is_lost, tokenizer_data, unknown_in
 
 __all__ = ["FAMILIES", "HubBackbone", "fit_square", "load_hub_backbone"]
 
@@ -94,6 +94,10 @@ class HubBackbone(Backbone):
         start = self.tokenizer.bos_token_id
         room = self.settings.text_tokens + 1
         words = ([start] if start is not None else []) + list(words)
+        remedy = "keep more (--backbone.text-tokens) or shorten it"
+        tell_what_is_lost(
+            sentence, tokens=len(words), room=room, unknown=unknown_in(words, self.tokenizer), remedy=remedy
+        )
         words = words[:room]
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         missing = room - len(words)
