@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from toddle.cli import COMMANDS, main
+from toddle.cli import COMMANDS, main, parse
 from toddle.core.config import from_dict, to_dict
 from toddle.core.errors import InputError
 from toddle.core.numbers import Range
 from toddle.methods._base import known_methods
 from toddle.recipes.pretrain import config_class, configure
+from toddle.runs.run import RunFolder, check_run
 
 TRIED = (math.nan, math.inf, -math.inf, -1, 0, 1.5, 2**62)
 NEEDED: dict[str, dict[str, Any]] = {
@@ -145,6 +146,44 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
         assert stopped.value.code == 2 and said.startswith(f"error: out: expected a folder at {tmp_path}"), said
         assert said.count("\n") == 1
     assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+
+
+RUNS = {
+    "demo": "--seed 1",
+    "pretrain": "",
+    "transfer": "--source x",
+    "record": "",
+    "sft": "--dataset x",
+    "evaluate": "--policy x --env goal/sawyer",
+    "study": "t0 --scale medium",
+    "backbone": "",
+}
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_a_dry_run_refuses_a_folder_that_holds_a_run_as_the_run_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """It says what opening the run's folder says, and leaves what is there; demo and study look at the settings."""
+    again, studies = command in ("demo", "study"), command == "study"
+    folder = tmp_path / "t0/medium" if studies else tmp_path
+    recipe = importlib.import_module(f"toddle.recipes.{command}")
+    arguments = [*RUNS[command].split(), "--runs" if studies else "--out", str(tmp_path)]
+    _, settings = parse(command, recipe.Config, arguments, choose=getattr(recipe, "configure", None))
+    RunFolder.open(folder, settings).close()
+    (folder / "metrics.jsonl").write_text("{}\n")  # it has done something
+    if again:
+        (folder / "config.yaml").write_text("device: auto\n")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="begun with another config" if again else "already holds a run") as real:
+        RunFolder.open(folder, settings, resume=again)
+    with pytest.raises(SystemExit) as stopped:
+        main([command, *arguments, "--dry-run"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and said.err.endswith(f"error: {real.value}\n") and said.out == ""
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    with RunFolder.open(folder / "live", settings), pytest.raises(InputError, match="in use by a run"):
+        check_run(folder / "live", settings)
 
 
 def test_what_no_memory_holds_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

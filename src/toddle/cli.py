@@ -53,6 +53,9 @@ EXTRAS = {
     "bddl": "sim",
 }
 
+OWN_FOLDERS = ("demo", "study", "report")
+"""Commands whose --out is no folder of one run, or always gone on with: their plan looks at it."""
+
 OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory")
 """How torch says it, on the CPU and on a GPU."""
 
@@ -130,6 +133,8 @@ def _dispatch(arguments: list[str]) -> int:
     if out is not None:
         check_folder(out.parent if command == "report" else out, "out")  # a report is a file
     if options.dry_run:
+        if out is not None and command not in OWN_FOLDERS:
+            importlib.import_module("toddle.runs.run").check_run(out, config, resume=options.resume)
         _print_plan(command, recipe.plan(config))
         return 0
     recipe.run(config, resume=options.resume)

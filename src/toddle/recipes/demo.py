@@ -22,7 +22,7 @@ from toddle.core.numbers import Count, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.recipes._step_checks import check_toddle_steps
 from toddle.reporting.report import write_report
-from toddle.runs.run import RunFolder
+from toddle.runs.run import RunFolder, check_run
 from toddle.runs.steps import Step, is_done, on_device, run_steps, seconds_of, toddle_step
 from toddle.runs.steps_board import StepBar, makespan
 from toddle.transfer.convert import ConvertConfig
@@ -201,6 +201,7 @@ def _tuning(config: Config, name: str) -> Step:
 def plan(config: Config) -> Plan:
     """Show the stages and which are done."""
     resolve_device(config.device)
+    check_run(config.out, config, resume=True)
     steps = stages(config)
     check_toddle_steps(steps, config.out)
     todo = [step for step in steps if not is_done(step, config.out)]

@@ -19,7 +19,7 @@ from toddle.core.plan import Plan
 from toddle.recipes import studies
 from toddle.recipes._step_checks import check_toddle_steps
 from toddle.reporting.study import Study, write_page, write_rows
-from toddle.runs.run import RunFolder
+from toddle.runs.run import RunFolder, check_run
 from toddle.runs.steps import Step, is_done, on_device, run_steps, seconds_of, with_what_they_need
 from toddle.runs.steps_board import StepBar, makespan
 
@@ -85,6 +85,7 @@ def plan(config: Config) -> Plan:
     resolve_device(config.device)
     steps = on_device(study.steps(study.settings(config.scale)), config.device)
     check_toddle_steps(steps, _folder(config))
+    check_run(_folder(config), config, resume=True)
     chosen = with_what_they_need(steps, config.only) if config.only else steps
     todo = [step for step in chosen if not is_done(step, _folder(config))]
     hours = sum(step.seconds for step in todo) / 3600

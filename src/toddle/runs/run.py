@@ -30,7 +30,7 @@ from toddle.core.reading import read_json, read_yaml
 from toddle.runs.checkpoint import load_state, save_state
 from toddle.runs.metrics import Metrics
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "check_run"]
 
 KEPT = 2
 """Checkpoints kept: the newest, and one more in case the newest is damaged later."""
@@ -65,11 +65,7 @@ class RunFolder:
         return run
 
     def _begin(self, config: Any, resume: bool) -> None:
-        command = type(config).__module__.rsplit(".", 1)[-1]
-        if (self.path / "run.json").exists() and not _untouched(self.path):
-            if not resume:
-                raise InputError(f"{self.path} already holds a run; --resume goes on with it, or choose another --out")
-            _check_same_run(self.path, command, config)
+        command = _check_free(self.path, config, resume)
         save_config(self.path / "config.yaml", config)
         write_json_atomic(self.path / "run.json", {"command": command, "version": __version__})
         for leftover in (*self.path.glob("checkpoints/.step_*"), *self.path.glob(".nan.*")):  # of a kill while writing
@@ -137,6 +133,24 @@ class RunFolder:
         write_json_atomic(self.path / "finished.json", {"step": step})
 
 
+def check_run(path: Path, config: Any, *, resume: bool = False) -> None:
+    """Raise InputError where `RunFolder.open` would refuse; nothing is made or written."""
+    path = Path(path)
+    if (path / ".lock").exists():
+        os.close(_lock(path, os.O_RDONLY))
+    _check_free(path, config, resume)
+
+
+def _check_free(path: Path, config: Any, resume: bool) -> str:
+    """Raise InputError unless a run of `config` may be begun, or gone on with, in `path`; return its command."""
+    command = type(config).__module__.rsplit(".", 1)[-1]
+    if (path / "run.json").exists() and not _untouched(path):
+        if not resume:
+            raise InputError(f"{path} already holds a run; --resume goes on with it, or choose another --out")
+        _check_same_run(path, command, config)
+    return command
+
+
 def _step_of(checkpoint: Path) -> int:
     if checkpoint.name == "nan":
         try:
@@ -154,15 +168,20 @@ def _untouched(path: Path) -> bool:
 
 def _take_lock(path: Path) -> int:
     """Lock the folder for this process.  The kernel drops the lock when the process dies, however it dies."""
-    handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    handle = _lock(path, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()}\n".encode(), 0)
+    return handle
+
+
+def _lock(path: Path, flags: int) -> int:
+    handle = os.open(path / ".lock", flags, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         owner = os.read(handle, 64).decode(errors="replace").strip()
         os.close(handle)
         raise InputError(f"{path} is in use by a run that is still going ({owner}); choose another --out") from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()}\n".encode(), 0)
     return handle
 
 
