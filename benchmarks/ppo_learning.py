@@ -41,6 +41,19 @@ SETTING = {
     "max_grad_norm": 0.5,
 }
 """Shared by both: sizes of the network as stable-baselines3 has them by default, cosine rate, KL stop."""
+READ = (
+    "The three returns of a task come from the same runs, so these are four findings rather than twelve; each interval "
+    "holds for itself, and about one in twenty misses by chance. They speak of these settings and of the first steps "
+    "of training, not of where either ends."
+)
+PARITY = (
+    "Three differences are known: toddle limits the gradients of policy and critic apart (stable-baselines3: one limit "
+    "over both), takes a rollout's observations into its running moments after the updates (there at every step, "
+    "before they are used), and takes rewards into the reward scale once a rollout (there at every step). With these "
+    "three swapped it does what stable-baselines3 does: two iterations of 20 updates end at the same weights to 1e-6 "
+    "of the way they went, time limits included (`tests/algorithms/test_sb3_parity.py`, whose expected values "
+    "`scripts/record_sb3_update.py` recorded)."
+)
 
 
 def run_toddle(task: str, seed: int, steps: int, s: dict[str, Any]) -> dict[str, list[float]]:
@@ -193,7 +206,9 @@ def report(results: dict[str, dict[str, list[dict[str, Any]]]], steps: int, seed
     lines += [
         "",
         f"Of {len(found)} comparisons toddle's return is higher in {found.count('higher')}, lower in "
-        f"{found.count('lower')}, and not told apart in {found.count('not told apart')}.",
+        f"{found.count('lower')}, and not told apart in {found.count('not told apart')}. {READ}",
+        "",
+        PARITY,
     ]
     data = {"steps": steps, "seeds": seeds, "setting": SETTING, "machine": machine(), "tasks": rows}
     return data, "\n".join([*lines, ""])

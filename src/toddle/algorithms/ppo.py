@@ -24,7 +24,9 @@ Deviations from the paper:
     the statistics it was drawn with; the first iteration sees raw observations.
  7. Rewards are divided by the running deviation of discounted returns ONCE A ROLLOUT (`experience.collect`), not at
     every step.
-Returns beside stable-baselines3's over 15 seeds: docs/benchmarks/ppo_learning.md.
+From stable-baselines3's PPO it differs by 2 (there one limit over both networks together), 6 (there at every step,
+before it is used) and 7; with these three swapped, two iterations of 20 updates end at its weights to 1e-6 of the way
+they went (tests/algorithms/test_sb3_parity.py).  Returns of both over 15 seeds: docs/benchmarks/ppo_learning.md.
 """
 
 from __future__ import annotations
