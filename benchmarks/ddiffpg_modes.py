@@ -38,7 +38,11 @@ def evaluate(learner: DDiffPG, seed: int) -> dict[str, Any]:
     side, paths = np.zeros(EPISODES, int), [[row[:2].round(3).tolist()] for row in observation]
     blank = torch.zeros(EPISODES, learner.config.embedding)
     while live.any():
-        action = learner._act(torch.from_numpy(np.asarray(observation, np.float32)), blank).numpy().clip(-1, 1)
+        action = (
+            learner.actor.act(torch.from_numpy(np.asarray(observation, np.float32)), blank, learner.generator)
+            .numpy()
+            .clip(-1, 1)
+        )
         observation, _, terminated, truncated, info = env.step(action)
         side = np.where(live & (info["side"] != 0), info["side"], side)
         won |= live & info["success"]

@@ -126,7 +126,7 @@ def test_critics_prefer_the_way_of_their_mode_at_the_fork() -> None:
 def test_target_actions_climb_the_critic() -> None:
     learner = DDiffPG(ForkEnv(2), TINY, seed=0)
     observation, start = torch.zeros(16, 4), torch.zeros(16, 2)
-    better = learner._improve(learner.explorer, observation, start)
+    better = learner.actor.improve(learner.explorer.critic, observation, start)
     gain = learner.explorer.critic.value(observation, better) - learner.explorer.critic.value(observation, start)
     assert (gain > 0).all() and better.abs().max() < 1
 

@@ -5,7 +5,7 @@
     novelty bonus (RND, or NovelD as released)      models.novelty.Novelty
     trajectories grouped by DTW, average linkage   algorithms.modes.assign_modes
     a critic per mode, inherited                   algorithms.modes.inherit
-    target actions by gradient ascent on min Q     DDiffPG._improve
+    target actions by gradient ascent on min Q     ddiffpg_actors.DiffusionActor.improve
     the diffusion actor copies them (eq. 6)        policies.denoising.DenoisingPolicy.imitation_loss
     mode embeddings, half of them blanked          DDiffPG._conditions
 
@@ -28,13 +28,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toddle.algorithms.ddiffpg_actors import DeterministicActor, DiffusionActor, Lesson, ModeActor, TanhActor
 from toddle.algorithms.modes import Mode, assign_modes, inherit
 from toddle.core.config import config
 from toddle.core.device import CPU, to_device
 from toddle.core.errors import NaNError
 from toddle.core.numbers import Count, Discount, NonNegative, Positive, Share, Size, Whole
 from toddle.core.seeding import numpy_generator, rand, randn, torch_generator
-from toddle.core.types import Observation
+from toddle.core.types import BodySpec
 from toddle.data.trajectory_buffer import Batch, TrajectoryBuffer
 from toddle.envs.base import BatchedEnv
 from toddle.models.denoisers import MlpDenoiserConfig
@@ -42,7 +43,6 @@ from toddle.models.mode_critic import ModeCritic
 from toddle.models.novelty import Novelty
 from toddle.optim.adam_state import adam_state, load_adam_state
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
-from toddle.policies.deterministic import TanhActor
 from toddle.policies.links import DiffusionConfig
 
 __all__ = ["DDiffPG", "DDiffPGConfig"]
@@ -124,23 +124,8 @@ class DDiffPG:
         self.seed, self.size = seed, (spec.proprio, spec.action)
         self.buffer = TrajectoryBuffer(config.capacity, env.max_episode_steps, *self.size, config.path)
         self.novelty = Novelty(spec.proprio, seed=seed).to(device)
-        self.policy: DenoisingPolicy | TanhActor
-        if config.actor == "diffusion":
-            process = DiffusionConfig(train_steps=config.denoising_steps, min_sampling_std=0.0, min_log_prob_std=0.1)
-            self.policy = DenoisingPolicy(
-                DenoisingConfig(
-                    body=spec,
-                    horizon=1,
-                    executed=1,
-                    process=process,
-                    condition=config.embedding,
-                    seed=seed,
-                    network=MlpDenoiserConfig(width=config.actor_width),
-                )
-            )
-        else:
-            self.policy = TanhActor(*self.size, seed)
-        self.actor_optimiser = torch.optim.Adam(self.policy.to(device).parameters(), lr=config.actor_learning_rate)
+        self.actor = self._new_actor(spec)
+        self.actor_optimiser = torch.optim.Adam(self.actor.policy.parameters(), lr=config.actor_learning_rate)
         self.novelty_optimiser = torch.optim.Adam(self.novelty.predictor.parameters(), lr=config.critic_learning_rate)
         self.explorer, self.modes = self._new_mode(0), list[Mode]()
         worlds = env.num_envs
@@ -160,6 +145,23 @@ class DDiffPG:
         """Memory of the trajectories it keeps."""
         return sum(array.nbytes for array in self.buffer.steps.values())
 
+    def _new_actor(self, spec: BodySpec) -> ModeActor:
+        c, norm = self.config, self.novelty.norm
+        if c.actor == "deterministic":
+            return DeterministicActor(TanhActor(*self.size, self.seed).to(self.device), norm)
+        policy = DenoisingPolicy(
+            DenoisingConfig(
+                body=spec,
+                horizon=1,
+                executed=1,
+                process=DiffusionConfig(train_steps=c.denoising_steps, min_sampling_std=0.0, min_log_prob_std=0.1),
+                condition=c.embedding,
+                seed=self.seed,
+                network=MlpDenoiserConfig(width=c.actor_width),
+            )
+        )
+        return DiffusionActor(policy.to(self.device), norm, steps=c.ascent_steps, learning_rate=c.ascent_learning_rate)
+
     def _new_mode(self, number: int) -> Mode:
         c, seed = self.config, self.seed + number
         critic = ModeCritic(*self.size, hidden=c.hidden, atoms=c.atoms, top=c.top, seed=seed).to(self.device)
@@ -169,14 +171,6 @@ class DDiffPG:
         )
 
     # ---- acting --------------------------------------------------------------------------------------------------
-    @torch.no_grad()
-    def _act(self, observation: Tensor, condition: Tensor) -> Tensor:
-        """Return actions (B, A) of the actor at raw observations (B, O)."""
-        if isinstance(self.policy, TanhActor):
-            return self.policy.forward(self.novelty.norm(observation))
-        seen: Observation = {"proprio": observation, "condition": condition}
-        return self.policy.act(seen, generator=self.generator)[0].action[:, 0]
-
     def _explore(self) -> dict[str, float]:
         ended, won = 0, 0
         for _ in range(self.config.steps):
@@ -184,7 +178,8 @@ class DDiffPG:
             if self.iteration < self.config.warm_up:
                 action = np.clip(self._drift, -1, 1)
             else:
-                drawn = self._act(torch.from_numpy(observation).to(self.device), self.behaviour).cpu().numpy()
+                seen = torch.from_numpy(observation).to(self.device)
+                drawn = self.actor.act(seen, self.behaviour, self.generator).cpu().numpy()
                 if not np.isfinite(drawn).all():
                     raise NaNError(f"DDiffPG iteration {self.iteration}: the actor's action is not finite")
                 action = np.clip(drawn + self.spread * self._drift, -1, 1)
@@ -219,7 +214,7 @@ class DDiffPG:
     def step(self) -> dict[str, float]:
         """Do one iteration.  Raises NaNError when a loss is not finite."""
         metrics = self._explore()
-        if isinstance(self.policy, DenoisingPolicy) and (self.iteration + 1) % self.config.regroup_every == 0:
+        if self.actor.multimodal and (self.iteration + 1) % self.config.regroup_every == 0:
             self._regroup()
         if len(self.buffer.filled()) > 1:
             for _ in range(self.config.updates):
@@ -244,29 +239,23 @@ class DDiffPG:
         return out
 
     def _update(self) -> dict[str, float]:
-        config, facts = self.config, {}
-        observations, targets, conditions = [], [], []
+        facts, lessons = dict[str, float](), list[Lesson]()
         for index, (mode, slots, name) in enumerate(self._groups()):
-            rich = config.winners if index or isinstance(self.policy, TanhActor) else 0.0
-            drawn, places = self.buffer.sample(slots, config.batch, self.random, winners=rich)
+            exploring = self.actor.multimodal and index == 0
+            rich = 0.0 if exploring else self.config.winners
+            drawn, places = self.buffer.sample(slots, self.config.batch, self.random, winners=rich)
             batch = to_device(drawn, self.device)
             raw = batch["observation"]
             if index == 0:
                 facts["ddiffpg/novelty_loss"] = self._update_novelty(raw)
             condition = mode.embedding.expand(len(raw), -1)
-            facts["ddiffpg/critic_loss"] = self._update_critic(mode, batch, condition, intrinsic_only=index == 0)
-            if isinstance(self.policy, TanhActor):
-                return facts | self._update_baseline(mode, raw)
-            improved = self._improve(mode, self.novelty.norm(raw), batch[name])
+            facts["ddiffpg/critic_loss"] = self._update_critic(mode, batch, condition, intrinsic_only=exploring)
+            improved = self.actor.improve(mode.critic, raw, batch[name])
             self.buffer.write(name, places, improved)
-            observations.append(raw)
-            targets.append(improved)
-            conditions.append(self._conditions(condition, index))
-        assert isinstance(self.policy, DenoisingPolicy)
-        seen: Observation = {"proprio": torch.cat(observations), "condition": torch.cat(conditions)}
-        loss = self.policy.imitation_loss(seen, torch.cat(targets)[:, None], self.generator).mean()
-        facts["ddiffpg/actor_loss"] = self._descend(loss, self.actor_optimiser, "actor")
-        return facts
+            shown = self._conditions(condition, index)
+            lessons.append(Lesson(critic=mode.critic, observation=raw, condition=shown, target=improved))
+        loss = self.actor.loss(lessons, self.generator)
+        return facts | {"ddiffpg/actor_loss": self._descend(loss, self.actor_optimiser, "actor")}
 
     def _conditions(self, condition: Tensor, group: int) -> Tensor:
         """Blank half of a mode's embeddings, so that the actor without one stays multimodal; exploration keeps its."""
@@ -277,17 +266,16 @@ class DDiffPG:
 
     def _update_novelty(self, raw: Tensor) -> float:
         self.novelty.norm.update(raw)
-        if isinstance(self.policy, DenoisingPolicy):
-            self.policy.update_normaliser({"proprio": raw})
+        self.actor.update_normaliser(raw)
         return self._descend(self.novelty.loss(raw), self.novelty_optimiser, "novelty")
 
     def _update_critic(self, mode: Mode, batch: Batch, condition: Tensor, *, intrinsic_only: bool) -> float:
         config = self.config
         bonus = self.novelty.bonus(batch["observation"], batch["next_observation"], config.novelty)
         reward = config.novelty_weight * bonus
-        if not intrinsic_only or isinstance(self.policy, TanhActor):
+        if not intrinsic_only:
             reward = reward + batch["reward"]
-        after = self._act(batch["next_observation"], condition)
+        after = self.actor.act(batch["next_observation"], condition, self.generator)
         noise = config.target_noise * randn(after.shape, self.generator, after.device)
         after = (after + noise.clamp(-0.2, 0.2)).clamp(-1, 1)
         normed = batch | {k: self.novelty.norm(batch[k]) for k in ("observation", "next_observation")}
@@ -295,24 +283,6 @@ class DDiffPG:
         value = self._descend(loss, mode.optimiser, "critic")
         mode.critic.follow(config.slow_share)
         return value
-
-    def _improve(self, mode: Mode, observation: Tensor, target: Tensor) -> Tensor:
-        """Return target actions (B, A) after a few Adam steps up the critic (section 4.3)."""
-        action = target.clone().requires_grad_(True)
-        optimiser = torch.optim.Adam([action], lr=self.config.ascent_learning_rate)
-        for _ in range(self.config.ascent_steps):
-            (gradient,) = torch.autograd.grad(-mode.critic.value(observation, action).sum(), action)
-            action.grad = gradient
-            optimiser.step()
-            with torch.no_grad():
-                action.clamp_(-1 + 1e-5, 1 - 1e-5)
-        return action.detach()
-
-    def _update_baseline(self, mode: Mode, raw: Tensor) -> dict[str, float]:
-        assert isinstance(self.policy, TanhActor)
-        observation = self.novelty.norm(raw)
-        loss = -mode.critic.value(observation, self.policy(observation)).mean()
-        return {"ddiffpg/actor_loss": self._descend(loss, self.actor_optimiser, "actor")}
 
     def _descend(self, loss: Tensor, optimiser: torch.optim.Adam, name: str) -> float:
         value = float(loss.detach())
@@ -327,7 +297,7 @@ class DDiffPG:
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on."""
         return {
-            "policy": dict(self.policy.state_dict()),
+            "policy": dict(self.actor.policy.state_dict()),
             "novelty": dict(self.novelty.state_dict()),
             "optimisers": [adam_state(o) for o in (self.actor_optimiser, self.novelty_optimiser)],
             "modes": [mode.state_dict() for mode in (self.explorer, *self.modes)],
@@ -345,7 +315,7 @@ class DDiffPG:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
-        self.policy.load_state_dict(state["policy"])
+        self.actor.policy.load_state_dict(state["policy"])
         self.novelty.load_state_dict(state["novelty"])
         for optimiser, saved in zip((self.actor_optimiser, self.novelty_optimiser), state["optimisers"], strict=True):
             load_adam_state(optimiser, saved)

@@ -31,7 +31,7 @@ class DDiffPGSettings:
         (env,) = start.envs
         learner = DDiffPG(env, self.ddiffpg, seed=start.seed, device=start.device)
         iterations = max(1, round(start.steps / (self.ddiffpg.steps * env.num_envs)))
-        policy, show = cast(Acting, learner.policy), ("ddiffpg/success",)
+        policy, show = cast(Acting, learner.actor.policy), ("ddiffpg/success",)
         return Run(learner=learner, policy=policy, iterations=iterations, sources=[learner], show=show)
 
 
