@@ -7,7 +7,7 @@ demonstrations of a VLA is `FineTunable`; one that RL may warm-start is `Imitati
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toddle.core.types import BodySpec, Decision, FeatureSource, Observation, Score
 
-__all__ = ["Acting", "Critic", "FineTunable", "Imitating", "Learner", "Memory", "Scorable"]
+__all__ = ["Acting", "Critic", "FineTunable", "Flowing", "Imitating", "Learner", "Memory", "Scorable"]
 
 Memory = Any
 """What a policy remembers between decisions (a KV cache), or None.  Opaque to everybody but the policy."""
@@ -142,6 +142,38 @@ class FineTunable(Acting, Protocol):
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Return the weights by name."""
+
+
+@runtime_checkable
+class Flowing(FineTunable, Protocol):
+    """A VLA whose chunk is the end of a flow from noise: RL explores with it through `policies.flow_explorer`."""
+
+    @property
+    def flow_shape(self) -> tuple[int, int]:
+        """(H, A) of what flows: whole chunks, padded to the widest body."""
+
+    @property
+    def summary_width(self) -> int:
+        """Numbers of `summary`."""
+
+    def set_flow_steps(self, steps: int) -> None:
+        """Integrate the flow in so many steps from now on."""
+
+    def open_flow(self, observation: Observation, memory: Memory) -> tuple[Callable[[Tensor, Tensor], Tensor], Memory]:
+        """Open a decision at (B, ...) observations: the velocity (B, H, A) as a function of x (B, H, A) and tau (B,),
+        without gradients, and the memory."""
+
+    def velocities(self, observation: Observation, x: Tensor, tau: Tensor) -> Tensor:
+        """Return the velocities (T, B, L, H, A), with gradients, of L chunks a decision at times tau (T, B, L)."""
+
+    def executed(self, chunk: Tensor, observation: Observation) -> Tensor:
+        """Return the action (..., H_exec, A) in the environment's units of chunks (..., H, A) at the flow's end."""
+
+    def own_numbers(self, observation: Observation) -> Tensor:
+        """Return (..., A) float, 1 for the numbers of an action that are the row's body's own, 0 for padding."""
+
+    def summary(self, observation: Observation) -> Tensor:
+        """Return what it sees as one vector (..., D), without gradients: for the head of a learned spread."""
 
 
 @runtime_checkable

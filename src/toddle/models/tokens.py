@@ -103,7 +103,8 @@ class Tokens(nn.Module):
                 zero_(layer)
         self.moments = TokenMoments(d)
 
-    def _normed(self, proprio: Tensor, body: int | Tensor) -> Tensor:
+    def normed(self, proprio: Tensor, body: int | Tensor) -> Tensor:
+        """Return normalised proprioception (..., O) of one body or of the bodies (...), 0 beyond a body's own."""
         if isinstance(body, int):
             return self.norm(proprio, body)
         out = torch.zeros_like(proprio)
@@ -117,7 +118,7 @@ class Tokens(nn.Module):
         need = max(self.config.bodies[i].proprio for i, _ in body_rows(body))
         if proprio.shape[-1] < need:
             raise problem("observation.proprio", f"{need} numbers", proprio.shape[-1])
-        o = self.observation_in(self._normed(proprio, body), body)
+        o = self.observation_in(self.normed(proprio, body), body)
         previous = observation.get("previous_action")
         if previous is None:
             past = torch.zeros_like(o)

@@ -10,8 +10,7 @@ Sources: DPPO (arXiv 2409.00588), ReinFlow (arXiv 2505.22094), pi_RL (Flow-SDE, 
 from __future__ import annotations
 
 import copy
-import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,13 +19,12 @@ from toddle.core.config import config
 from toddle.core.numbers import Finite
 from toddle.core.seeding import randn
 from toddle.core.types import Decision, Observation, Score
+from toddle.policies.chain import Reduce, draw_chain, link_density
 from toddle.policies.chunk import ChunkPolicy
 from toddle.policies.denoising_network import ChunkConfig, DenoisingNetwork, rows_of
 from toddle.policies.links import DiffusionConfig, FlowConfig
 
 __all__ = ["DenoisingConfig", "DenoisingPolicy"]
-
-_LOG_2PI = math.log(2 * math.pi)
 
 
 @config
@@ -35,7 +33,7 @@ class DenoisingConfig(ChunkConfig):
 
     process: DiffusionConfig | FlowConfig = DiffusionConfig()
     """How the chunk is drawn."""
-    reduce: Literal["mean", "sum"] = "mean"
+    reduce: Reduce = "mean"
     """How a link's log-density is formed from its dimensions.  DPPO and Flow-GRPO average (their clip ranges are small
     for that reason); with sum expect larger ratios."""
     log_prob_bounds: tuple[Finite, Finite] = (-5.0, 2.0)
@@ -87,13 +85,9 @@ class DenoisingPolicy(ChunkPolicy):
 
     def _density(self, y: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-density (M, L) of chunks y (M, L, H, A) and entropy (M,): executed actions alone, reduced."""
-        std = self.links.log_prob_std(std).expand_as(mean)[..., : self.horizon, :]
-        z = (y - mean)[..., : self.horizon, :] / std
-        log_prob = -0.5 * (z * z + _LOG_2PI) - std.log()
-        entropy = (0.5 * (1 + _LOG_2PI) + std.log()).flatten(1).mean(1)
-        if self.config.reduce == "sum":
-            return log_prob.flatten(2).sum(-1), entropy
-        return log_prob.clamp(*self.config.log_prob_bounds).flatten(2).mean(-1), entropy
+        config = self.config
+        std = self.links.log_prob_std(std)
+        return link_density(y, mean, std, self.horizon, config.reduce, config.log_prob_bounds)
 
     # ---- acting --------------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -116,25 +110,14 @@ class DenoisingPolicy(ChunkPolicy):
         first, dropped = links.steps - len(links.tuned), self._dropped(len(x), deterministic, generator)
         networks = [network for network in (self.tuned, self.base) if network is not None]
         shared = {network: network.encode(observation, features, dropped) for network in networks}
-        states, means, stds = [x], [], []
-        order = torch.arange(links.steps, device=x.device)
-        for i in range(links.steps):
-            network = self.tuned if i >= first or self.base is None else self.base
-            index, level = order[i : i + 1], links.spread_at(i, single)
-            mean, std = self._link(
-                network, features, shared[network], x[:, None], index, spread=level, deterministic=deterministic
-            )
-            drawn = links.draw(mean, std, i == links.steps - 1, generator, deterministic)
-            if i >= first:
-                means.append(mean)
-                stds.append(std.expand_as(mean))
-            x = drawn[:, 0]
-            states.append(x)
-        scored = torch.stack(states[first:], 1)
-        log_prob = x.new_zeros(len(x), links.steps - first)
-        if not deterministic:  # of all links at once
-            log_prob, _ = self._density(scored[:, 1:], torch.cat(means, 1), torch.cat(stds, 1))
-        chain, log_prob = links.pack(scored, log_prob, single)
+
+        def link(step: int, x: Tensor, index: Tensor, level: Tensor | None) -> tuple[Tensor, Tensor]:
+            network = self.tuned if step >= first or self.base is None else self.base
+            return self._link(network, features, shared[network], x, index, spread=level, deterministic=deterministic)
+
+        x, chain, log_prob = draw_chain(
+            links, x, single, link, self._density, generator, first=first, deterministic=deterministic
+        )
         if dropped is not None:
             chain = torch.cat([chain, dropped[:, None].to(chain.dtype)], 1)
         return Decision(x[:, : self.horizon], chain, log_prob), None

@@ -238,11 +238,71 @@ class FlowVLA(nn.Module):
             noise = randn(noise.shape, generator, noise.device)
         cache = self.expert.prefix(self._seen(observation), context, mask, cache)
         chunk = self.expert.sample(cache, noise, self.config.steps)
+        return Decision(self.executed(chunk, observation), noise, chunk.new_zeros(batch, 0)), cache
+
+    # ---- its flow, for RL (core.protocols.Flowing) -------------------------------------------------------------------
+    @property
+    def flow_shape(self) -> tuple[int, int]:
+        """(H, A) of what flows."""
+        return self.config.expert.horizon, self.config.expert.action_width
+
+    @property
+    def summary_width(self) -> int:
+        """Numbers of `summary`: proprioception and a context token."""
+        return self.expert.tokens.norm.mean.shape[-1] + self.config.expert.trunk.context_width
+
+    def set_flow_steps(self, steps: int) -> None:
+        """Integrate the flow in so many Euler steps from now on."""
+        self.config = replace(self.config, steps=steps)
+
+    def _bodies(self, observation: Observation) -> Tensor:
         body = observation.get("body")
-        body = torch.zeros(batch, dtype=torch.int64, device=chunk.device) if body is None else body
-        action = self.denormalise(chunk, body)[:, : settings.executed]
-        action = bounded(action, self.action_offset[body], self.action_scale[body])
-        return Decision(action, noise, chunk.new_zeros(batch, 0)), cache
+        proprio = observation["proprio"]
+        return torch.zeros(proprio.shape[:-1], dtype=torch.int64, device=proprio.device) if body is None else body
+
+    def own_numbers(self, observation: Observation) -> Tensor:
+        """Return (..., A) float, 1 for the numbers of an action that are the row's body's own."""
+        return self.expert.action_mask[self._bodies(observation)]
+
+    def executed(self, chunk: Tensor, observation: Observation) -> Tensor:
+        """Return the action (..., H_exec, A) in the environment's units of chunks (..., H, A) at the flow's end."""
+        body = self._bodies(observation)
+        action = self.denormalise(chunk, body)[..., : self.config.expert.executed, :]
+        return bounded(action, self.action_offset[body], self.action_scale[body])
+
+    @torch.no_grad()
+    def open_flow(self, observation: Observation, memory: Memory) -> tuple[Callable[[Tensor, Tensor], Tensor], Memory]:
+        """Open a decision; its keys of history and context serve every call of the velocity that is returned."""
+        cache = self.initial_memory(len(observation["proprio"])) if memory is None else memory
+        context, mask = self.context(observation)
+        cache = self.expert.prefix(self._seen(observation), context, mask, cache)
+        own = self.own_numbers(observation)[:, None]
+
+        def velocity(x: Tensor, tau: Tensor) -> Tensor:
+            return self.expert.as_velocity(self.expert.slots(cache, x, tau), x, tau, floor=0.0) * own
+
+        return velocity, cache
+
+    def velocities(self, observation: Observation, x: Tensor, tau: Tensor) -> Tensor:
+        """Return the velocities (T, B, L, H, A), with gradients, of L chunks a decision at times tau (T, B, L)."""
+        links = tau.shape[-1]
+        context, mask = self.context(observation)
+        held: Any = self._seen(observation)
+        keys = [key for key in ("proprio", "previous_action", "first", "body") if key in held]
+        seen: Any = {key: held[key].repeat_interleave(links, 1) for key in keys}
+        x, tau = x.flatten(1, 2), tau.flatten(1)
+        raw = self.expert(seen, context.repeat_interleave(links, 1), mask.repeat_interleave(links, 1), x, tau)
+        velocity = self.expert.as_velocity(raw, x, tau, floor=0.0).unflatten(1, (-1, links))
+        return velocity * self.own_numbers(observation)[..., None, None, :]
+
+    @torch.no_grad()
+    def summary(self, observation: Observation) -> Tensor:
+        """Return normalised proprioception and the mean of the adapted context's real tokens, (..., D)."""
+        context, mask = self.context(observation)
+        weight = mask[..., None].to(context.dtype)
+        pooled = (context * weight).sum(-2) / weight.sum(-2).clamp(min=1)
+        proprio = self.expert.tokens.normed(observation["proprio"], self.expert.bodies(observation))
+        return torch.cat([proprio, pooled], -1)
 
     # ---- supervised fine-tuning ------------------------------------------------------------------------------------
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

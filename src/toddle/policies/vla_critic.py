@@ -1,0 +1,71 @@
+"""The critic of a VLA that RL trains: proprioception, and what a frozen backbone says of pictures and sentence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from toddle.core.config import config
+from toddle.core.numbers import Seed, Size, SizeOrNone
+from toddle.core.seeding import torch_generator
+from toddle.core.types import Observation
+from toddle.models.normalizer import RunningNorm
+from toddle.models.tanh_mlp import TanhMLP
+
+__all__ = ["VLACritic", "VLACriticConfig"]
+
+
+@config
+class VLACriticConfig:
+    """A critic of contexts."""
+
+    proprio: Size
+    """O, numbers of proprioception."""
+    context: SizeOrNone = 0
+    """D, width of the backbone's context tokens; 0: it sees proprioception alone."""
+    width: Size = 64
+    """Width of a pooled token."""
+    queries: Size = 4
+    """Learned queries, each of which pools the context tokens by attention."""
+    hidden: tuple[Size, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    seed: Seed = 0
+    """Seed of the weights."""
+
+
+class VLACritic(nn.Module):
+    """V(o) of proprioception and attention-pooled context tokens, by a network that shares nothing with the policy."""
+
+    def __init__(self, config: VLACriticConfig) -> None:
+        """Build the networks; the weights follow from `config.seed`."""
+        super().__init__()
+        self.config = config
+        self.norm = RunningNorm([config.proprio])
+        generator = torch_generator(config.seed, "vla critic")
+        inputs = config.proprio
+        self.reads = config.context > 0
+        if self.reads:
+            self.context_norm = nn.LayerNorm(config.context)
+            self.keys, self.values = (
+                nn.Parameter(torch.randn(config.context, config.width, generator=generator) * config.context**-0.5)
+                for _ in range(2)
+            )
+            self.queries = nn.Parameter(torch.randn(config.queries, config.width, generator=generator))
+            inputs += config.queries * config.width
+        self.mlp = TanhMLP(inputs, config.hidden, 1, last_gain=1.0, generator=generator)
+
+    def value(self, observation: Observation) -> Tensor:
+        """Return values (...) of observations (..., O) with, where it reads them, `context` and `context_mask`."""
+        parts = [self.norm(observation["proprio"])]
+        if self.reads:
+            tokens = self.context_norm(observation["context"].float())
+            logits = (tokens @ self.keys) @ self.queries.T * self.config.width**-0.5  # (..., G, queries)
+            logits = logits.masked_fill(~observation["context_mask"][..., None], float("-inf"))
+            pooled = logits.softmax(-2).transpose(-1, -2) @ (tokens @ self.values)
+            parts.append(pooled.flatten(-2))
+        value: Tensor = self.mlp(torch.cat(parts, -1))
+        return value.squeeze(-1)
+
+    def update_normaliser(self, observation: Observation) -> None:
+        """Take observations (..., O) into the running statistics of proprioception."""
+        self.norm.update(observation["proprio"])
