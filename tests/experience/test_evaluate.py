@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from toddle.core.errors import InputError
-from toddle.core.types import Decision, EpisodeResult, Score
+from toddle.core.types import BodySpec, Decision, EpisodeResult, Score
 from toddle.envs.base import BatchedEnv
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.reporting.episode_log import EpisodeLog, compare, read_episodes, score_of, summarise
@@ -81,6 +81,7 @@ class Walker:
     """Walks down one a step; with `noise` it stays where its draw says so.  Keeps what it was shown."""
 
     sequential = False
+    bodies = (BodySpec(name="point", proprio=2, action=2, dt=0.1),)
 
     def __init__(self, horizon: int = 1, noise: bool = False) -> None:
         self.horizon, self.noise = horizon, noise

@@ -11,23 +11,19 @@ import torch
 from tiny_env import HastyEnv, ReachEnv, StartsEnv
 from toddle.algorithms.estimators import GroupAdvantages
 from toddle.algorithms.lagrangian import CostLimit
+from toddle.core.config import merged
 from toddle.core.errors import InputError
 from toddle.envs.base import BatchedEnv
 from toddle.experience.rollout import Rollout
-from toddle.methods._base import Run, Start, load_method
+from toddle.methods._base import Run, build
 from toddle.policies.store import save_policy
 from toddle.runs.checkpoint import load_state, save_state, states_equal
 
 
 def make(method: str, env: BatchedEnv, steps: int = 10**6, **changes: Any) -> Run:
     """The method with the preset for tasks of a few steps."""
-    from toddle.core.config import from_dict, merged, to_dict
-
-    found = load_method(method)
-    preset = found.preset(["tiny/reach"], started=False)
     small = {"mlp": {"hidden": [32]}, "policy": "mlp"}
-    settings = from_dict(found.settings, merged(to_dict(preset.settings), merged(small, changes)))
-    return found.settings.build(settings, Start(envs=[env], steps=steps))  # type: ignore[no-any-return]
+    return build(method, env, steps=steps, **merged(small, changes))
 
 
 def train(made: Run, iterations: int) -> dict[str, float]:

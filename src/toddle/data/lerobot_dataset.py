@@ -33,7 +33,7 @@ class LeRobotDataset:
     the entries of info.json that are no pictures.  tasks: the sentences, in the order of their numbers.
     """
 
-    def __init__(self, path: Path, *, cache_bytes: int = 2**30) -> None:
+    def __init__(self, path: Path | str, *, cache_bytes: int = 2**30) -> None:
         """Open and check the dataset in the folder `path`; decoded pictures are kept up to `cache_bytes`."""
         self.path = Path(path)
         self.info = read_info(self.path)

@@ -6,6 +6,8 @@
     chunk = actor.executable(decision)  what the environment executes
     actor.note(ended)                   which worlds begin a new episode now
 
+`Agent` holds an actor and its policy together, for scripts.
+
 The collector, whole episodes, evaluation and recording all go through it: memory, first flags, the action executed
 before, device, bodies, padded action dimensions, pictures and sentences are handled here and nowhere else.
 """
@@ -21,10 +23,11 @@ from numpy.typing import NDArray
 from toddle.core.device import CPU, device_of, to_device
 from toddle.core.errors import problem
 from toddle.core.protocols import Acting, Memory
+from toddle.core.seeding import torch_generator
 from toddle.core.types import Decision, Observation
 from toddle.envs.base import Array, BatchedEnv
 
-__all__ = ["Actor", "body_in"]
+__all__ = ["Actor", "Agent", "body_in"]
 
 
 def body_in(policy: Acting, env: BatchedEnv) -> int:
@@ -116,3 +119,40 @@ class Actor:
         """Restore it."""
         self.first = np.asarray(state["first"], bool).copy()
         self.previous = np.asarray(state["previous"], np.float32).copy()
+
+
+class Agent:
+    """A policy that acts in the worlds of an environment: observations in, chunks of actions out.
+
+    agent = Agent(policy, env)
+    observation, _ = env.reset(seed=0)
+    observation, reward, terminated, truncated, info = env.step_chunk(agent.act(observation))
+    agent.ended(terminated | truncated)
+    """
+
+    def __init__(self, policy: Acting, env: BatchedEnv, *, deterministic: bool = True, seed: int = 0) -> None:
+        """Put the policy into evaluation mode; every world is at the start of an episode.
+
+        deterministic: the policy's most likely action in place of a draw; seed: of whatever it draws.
+        Raises InputError where the policy has no bank for the environment's body.
+        """
+        self.policy, self.env, self.deterministic = policy.train(False), env, deterministic
+        self._actor = Actor(env, body=body_in(policy, env))
+        self._generator = torch_generator(seed, "agent")
+        self.begin()
+
+    def begin(self) -> None:
+        """Hear that every world has been reset: what was remembered is forgotten."""
+        self._actor.begin(self.policy)
+
+    @torch.no_grad()
+    def act(self, observation: Any) -> Array:
+        """Return the chunk (B, H, A) to execute at the environment's observation: `env.step_chunk` takes it."""
+        seen = self._actor.observe(observation)
+        decision = self._actor.decide(self.policy, seen, self._generator, deterministic=self.deterministic)
+        self._actor.note(np.zeros(self.env.num_envs, bool))
+        return self._actor.executable(decision)
+
+    def ended(self, worlds: NDArray[Any]) -> None:
+        """Hear in which worlds (B,) bool an episode has ended: the next observation is the first of another."""
+        self._actor.note(worlds)

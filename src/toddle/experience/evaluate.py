@@ -24,7 +24,7 @@ from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import EpisodeResult
 from toddle.data.video import write_video
 from toddle.envs.base import Array, BatchedEnv
-from toddle.experience.actor import Actor
+from toddle.experience.actor import Actor, body_in
 from toddle.maths.smoothness import log_dimensionless_jerk, mean_squared_jerk, no_op_count, spectral_arc_length
 
 __all__ = ["PushConfig", "VideoRequest", "evaluate"]
@@ -78,7 +78,7 @@ def evaluate(
     deterministic: bool = True,
     push: PushConfig | None = None,
     video: VideoRequest | None = None,
-    body: int = 0,
+    body: int | None = None,
     done: Mapping[int, EpisodeResult] | None = None,
     on_episode: Callable[[EpisodeResult], None] | None = None,
     noise_seed: int = 0,
@@ -86,12 +86,14 @@ def evaluate(
     """Run one episode a seed and return the results in the order of `seeds`.
 
     `done` holds episodes of an earlier call, which are not run again; `on_episode` is called as each episode ends.
-    `body` is the environment's body in the policy's banks; `noise_seed` feeds whatever the policy draws.
+    `body` is the environment's body in the policy's banks (None: found by its name); `noise_seed` feeds what the
+    policy draws.
     Success is that of any control step of the episode; `info["success_at_end"]` is that of the last one.  In
     goal-tracking environments (infos goal_done, goal_success, goal_error) goals are counted into the result's `info`.
     """
     if len(set(seeds)) != len(seeds) or not seeds:
         raise problem("seeds", "at least one, all different", list(seeds))
+    body = body_in(policy, env) if body is None else body
     results = dict(done or {})
     filmed = set(seeds[: video.episodes]) if video else set()
     training = policy.training if isinstance(policy, nn.Module) else False

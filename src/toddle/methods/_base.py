@@ -17,12 +17,13 @@ from typing import Any, Protocol
 import torch
 
 from toddle import methods
-from toddle.core.device import CPU
+from toddle.core.config import from_dict, merged, to_dict
+from toddle.core.device import CPU, resolve_device
 from toddle.core.errors import nearest, problem
 from toddle.core.protocols import Acting, Learner
 from toddle.envs.base import BatchedEnv
 
-__all__ = ["Counting", "Method", "Preset", "Run", "Settings", "Start", "known_methods", "load_method"]
+__all__ = ["Counting", "Method", "Preset", "Run", "Settings", "Start", "build", "known_methods", "load_method"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,3 +136,37 @@ def load_method(name: str) -> Method:
         raise problem("method", "a known method", name, nearest(name, known_methods()))
     method: Method = importlib.import_module(f"{methods.__name__}.{name.replace('-', '_')}").METHOD
     return method
+
+
+def build(
+    method: str | Method,
+    envs: BatchedEnv | Sequence[BatchedEnv],
+    *,
+    steps: int,
+    seed: int = 0,
+    device: str = "cpu",
+    init: Acting | None = None,
+    folder: Path | None = None,
+    preset: str | None = None,
+    **settings: Any,
+) -> Run:
+    """Build everything that learns in these environments; `run.learner.step()` makes one of `run.iterations`.
+
+    method: a name of `known_methods`, or one of your own.  steps: control steps to learn from, all worlds together.
+    init: a policy to go on from; it is trained in place.  folder: where a warm start is kept.  preset and settings: as
+    those of `toddle pretrain`; nested ones may be dicts of what differs, or whole.
+    Raises InputError for a setting that is unknown or has a wrong value, and where it does not fit the environments.
+    """
+    found = load_method(method) if isinstance(method, str) else method
+    given = {name: to_dict(value) for name, value in settings.items()}
+    warm = given.get("warm_start") is not None
+    if warm and folder is None:
+        raise problem("folder", "a folder in which the warm start is kept", None)
+    if steps < 1:
+        raise problem("steps", "at least 1", steps)
+    worlds = [envs] if isinstance(envs, BatchedEnv) else list(envs)
+    chosen = found.preset([env.name for env in worlds], started=warm or init is not None, name=preset)
+    made: Settings = from_dict(found.settings, merged(to_dict(chosen.settings), given), where=found.name)
+    return made.build(
+        Start(envs=worlds, steps=steps, seed=seed, device=resolve_device(device), init=init, folder=folder)
+    )

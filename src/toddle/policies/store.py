@@ -83,7 +83,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_policy(folder: Path, policy: Any, meta: dict[str, Any] | None = None) -> None:
+def save_policy(folder: Path | str, policy: Any, meta: dict[str, Any] | None = None) -> None:
     """Write a policy (an nn.Module with `kind`, `config`, `from_config`) and `meta` (JSON values) to `folder`.
 
     A policy with parts that are stored elsewhere (a frozen backbone) leaves them out of its `state_dict`.
@@ -126,7 +126,7 @@ def _read_card(path: Path, keys: Kinds) -> dict[str, Any]:
     return read_json(path, keys)
 
 
-def read_policy(folder: Path) -> tuple[str, Any, dict[str, Any], dict[str, Tensor]]:
+def read_policy(folder: Path | str) -> tuple[str, Any, dict[str, Any], dict[str, Tensor]]:
     """Return (kind, config, meta, state) of a policy folder (or of a run's, in its `policy/`) without building it."""
     path = Path(folder) / CARD
     if not path.exists() and (Path(folder) / "policy" / CARD).exists():
@@ -139,7 +139,7 @@ def read_policy(folder: Path) -> tuple[str, Any, dict[str, Any], dict[str, Tenso
     return card["kind"], config, card.get("meta", {}), _load_tensors(path.parent / WEIGHTS, card["sha256"])
 
 
-def load_policy(folder: Path, device: torch.device = CPU) -> Any:
+def load_policy(folder: Path | str, device: torch.device = CPU) -> Any:
     """Build the policy of a folder on `device`, in evaluation mode, wherever it was trained.
 
     Raises InputError when the folder is incomplete or damaged.

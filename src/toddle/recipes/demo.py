@@ -210,7 +210,7 @@ def plan(config: Config) -> Plan:
     return Plan(steps=[*lines, f"write {config.out}/report.html"], memory_bytes=4 * 2**30, seconds=seconds)
 
 
-def run(config: Config, *, resume: bool) -> None:
+def run(config: Config, *, resume: bool = False) -> None:
     """Run the stages that are not done and write the page; `resume` is always meant."""
     resolve_device(config.device)
     steps, began = stages(config), time.monotonic()

@@ -78,7 +78,7 @@ def plan(config: Config) -> Plan:
     return Plan(steps=["check Python, packages, rendering, video, disk and threads", "print a table"], seconds=10.0)
 
 
-def run(config: Config, *, resume: bool) -> None:
+def run(config: Config, *, resume: bool = False) -> None:
     """Print the table of checks; exit with status 1 when a needed item fails."""
     checks = [check(config) for check in CHECKS]
     table = Table("", "item", "found", "remedy", title="toddle doctor")

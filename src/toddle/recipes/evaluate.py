@@ -153,7 +153,7 @@ def plan(config: Config) -> Plan:
     return Plan(steps=[*steps, f"write {config.out}/episodes.jsonl"], memory_bytes=memory, seconds=seconds)
 
 
-def run(config: Config, *, resume: bool) -> None:
+def run(config: Config, *, resume: bool = False) -> None:
     """Evaluate every cell; episodes that are on disk already are not run again."""
     plan(config)
     cells, scene = _cells(config), _Scene(config)

@@ -125,7 +125,7 @@ def _cameras(config: Config, name: str) -> tuple[str, ...]:
     return ()
 
 
-def run(config: Config, *, resume: bool) -> None:
+def run(config: Config, *, resume: bool = False) -> None:
     """Record until every environment has its episodes."""
     for name in config.env:
         if name not in known_envs():

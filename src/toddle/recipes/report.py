@@ -47,6 +47,6 @@ def plan(config: Config) -> Plan:
     return Plan(steps=steps, memory_bytes=2**28, seconds=10.0)
 
 
-def run(config: Config, *, resume: bool) -> None:
+def run(config: Config, *, resume: bool = False) -> None:
     """Write the page; `resume` means nothing here, it is always made anew."""
     print(write_report(config.runs, _page(config), title=config.title, reference=config.reference))

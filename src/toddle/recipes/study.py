@@ -99,7 +99,7 @@ def plan(config: Config) -> Plan:
     return Plan(steps=lines, memory_bytes=config.processes * 2**30, seconds=seconds)
 
 
-def run(config: Config, *, resume: bool) -> None:
+def run(config: Config, *, resume: bool = False) -> None:
     """Run what is not done yet and write the page; `resume` is always meant."""
     run_study(load_study(config.name), config)
 
