@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.policies.tiny_vla import tiny_vla
 
 from tiny_env import ReachEnv
 from toddle.algorithms.ppo import PPO
 from toddle.cli import parse
 from toddle.core.config import from_dict, merged, to_dict
 from toddle.core.errors import InputError, NaNError
+from toddle.core.types import BodySpec
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_writer import DatasetWriter
+from toddle.envs.fork import ForkEnv
 from toddle.methods._base import Start, known_methods, load_method
+from toddle.models.denoisers import MlpDenoiserConfig
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.chunk import ChunkPolicy
-from toddle.policies.gaussian import GaussianPolicy
-from toddle.policies.store import load_policy
+from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
+from toddle.policies.fpo import FPOConfig, FPOPolicy
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.links import DiffusionConfig, FlowConfig
+from toddle.policies.store import load_policy, save_policy
+from toddle.policies.tokens import TokenConfig, TokenPolicy
 from toddle.recipes import methods as listing
 from toddle.recipes import pretrain
 from toddle.recipes.pretrain import build, config_class, configure, plan, run
@@ -283,6 +294,51 @@ def test_rl_goes_on_from_a_stored_policy(method: str, tmp_path: Path) -> None:
         build(settings(other, tmp_path / "third", init=tmp_path / "first"))
     with pytest.raises(InputError, match="a bank for the body 'hopper'"):
         build(settings(method, tmp_path / "third", init=tmp_path / "first", env=["gymnasium/Hopper-v5"]))
+
+
+ARM = BodySpec(name="point", proprio=4, action=2, dt=0.05)
+CHUNK: dict[str, Any] = {"body": ARM, "network": MlpDenoiserConfig(width=8), "executed": 2}
+STORED: dict[str, Callable[[], Any]] = {
+    "gaussian": lambda: GaussianPolicy(GaussianConfig(bodies=(ARM,), hidden=(8,))),
+    "tokens": lambda: TokenPolicy(TokenConfig(body=ARM, bins=5)),
+    "causal": lambda: CausalPolicy(
+        CausalConfig(
+            expert=ExpertConfig(trunk=TrunkConfig(width=16, depth=2, heads=2), bodies=(ARM,), horizon=1, executed=1)
+        )
+    ),
+    "fpo": lambda: FPOPolicy(FPOConfig(**CHUNK, steps=2)),
+    "diffusion": lambda: DenoisingPolicy(DenoisingConfig(**CHUNK, process=DiffusionConfig(train_steps=3))),
+    **{
+        noise: lambda noise=noise: DenoisingPolicy(DenoisingConfig(**CHUNK, process=FlowConfig(noise=noise)))
+        for noise in ("reinflow", "flow_sde", "flow_noise")
+    },
+    "flow_vla": tiny_vla,
+}
+PLAIN = {"gaussian", "tokens", "causal"}
+TRAINS = {
+    **dict.fromkeys(("ppo", "grpo", "rloo", "rcpo", "rpd"), PLAIN),
+    "clone": set[str](),
+    "ddiffpg": set[str](),
+    "dppo": {"diffusion"},
+    "fpo": {"fpo"},
+    "reinflow": {"reinflow"},
+    "flow-sde": {"flow_sde"},
+    "flow-noise": {"flow_noise"},
+}
+
+
+@pytest.mark.parametrize("method", known_methods())
+def test_a_stored_policy_that_the_method_does_not_train_is_refused_in_one_line(method: str, tmp_path: Path) -> None:
+    teacher = {"teacher": tmp_path} if method in ("clone", "rpd") else {}
+    save_policy(tmp_path, STORED["gaussian"]())
+    asked = configure(method=method, preset=load_method(method).presets[-1].name, **teacher)
+    for name, make in STORED.items():
+        start = Start(envs=[ForkEnv(16)], steps=1000, init=make())
+        if name in TRAINS[method]:
+            asked.build(start)
+        else:
+            with pytest.raises(InputError, match=r"\Ainit: expected [^\n]+\Z"):
+                asked.build(start)
 
 
 # ---- presets, and what the user gives ------------------------------------------------------------------------------

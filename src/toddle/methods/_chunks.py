@@ -16,6 +16,8 @@ from toddle.methods._base import Run, Start
 from toddle.methods._imitation import ImitationConfig, warm_start
 from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.denoising_trunk import TrunkDenoiserConfig
+from toddle.policies.denoising import DenoisingPolicy
+from toddle.policies.fpo import FPOPolicy
 
 __all__ = ["SCRATCH", "STARTED", "ChunkSettings", "Denoiser"]
 
@@ -93,12 +95,19 @@ class ChunkSettings:
             "seed": start.seed,
         }
 
-    def run(self, start: Start, policy: Any, kind: str, horizon: int) -> Run:
-        """Build PPO around a fresh policy, which imitates first where it is asked to, or around the stored one."""
+    def run(self, start: Start, policy: DenoisingPolicy | FPOPolicy, horizon: int) -> Run:
+        """Build PPO around a fresh policy, which imitates first where it is asked to, or around the stored one.
+
+        Raises InputError where the stored one is of another kind, or draws its steps in another way.
+        """
         if start.init is not None:
             if self.warm_start is not None:
                 raise problem("warm_start", "nothing with --init", str(self.warm_start), "it has learned already")
-            policy = started_from(start, (kind,))
+            stored = started_from(start, (policy.kind,))
+            if stored.process != policy.process:
+                remedy = "go on with the method it was trained by"
+                raise problem("init", f"a policy of steps drawn by {policy.process}", stored.process, remedy)
+            policy = stored
         policy.to(start.device)
         if self.warm_start is not None:
             goals = has_goals(start.envs)

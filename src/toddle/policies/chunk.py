@@ -24,7 +24,8 @@ __all__ = ["ChunkPolicy"]
 class ChunkPolicy(nn.Module):
     """An abstract policy that turns noise into a chunk of actions; subclasses say how it is drawn and scored.
 
-    `tuned` is the network that learns; `base`, where there is one, a frozen copy that draws the first steps.
+    `tuned` is the network that learns; `base`, where there is one, a frozen copy that draws the first steps; `process`
+    names how a step is drawn: diffusion, reinflow, flow_sde or flow_noise.
     """
 
     sequential = False
@@ -33,7 +34,7 @@ class ChunkPolicy(nn.Module):
     def __init__(self, config: ChunkConfig, process: DiffusionConfig | FlowConfig) -> None:
         """Build the networks; the weights follow from `config.seed`."""
         super().__init__()
-        self.horizon, self.bodies = config.executed, (config.body,)
+        self.horizon, self.bodies, self.process = config.executed, (config.body,), process.name
         self._settings = config
         generator = torch_generator(config.seed, "denoising policy", config.body.name)
         trunk = isinstance(config.network, TrunkDenoiserConfig)

@@ -52,6 +52,11 @@ class DiffusionConfig:
             raise problem("ddim_steps", f"at most train_steps {self.train_steps}", self.ddim_steps)
 
     @property
+    def name(self) -> str:
+        """Names the kind of links."""
+        return self.kind
+
+    @property
     def steps(self) -> int:
         """Steps of the sampler."""
         return self.ddim_steps or self.train_steps
@@ -85,6 +90,11 @@ class FlowConfig:
             raise problem("one_random_step", "noise 'flow_sde'", self.noise)
         if self.std_range[0] > self.std_range[1]:
             raise problem("std_range", "low <= high", f"{self.std_range}")
+
+    @property
+    def name(self) -> str:
+        """Names the kind of links."""
+        return self.noise
 
     @property
     def learned_std(self) -> bool:
