@@ -129,7 +129,7 @@ def test_only_worlds_that_moved_are_rendered(monkeypatch: pytest.MonkeyPatch) ->
     env = MetaWorldEnv("reach-v3", 3, seed=2, cameras=("close",), image_size=32)
     before = env.current_observation()["images"]
     rendered = []
-    renderer = env._renderer(32, 32)
+    renderer = env._renderers.get(32, 32)
     original = renderer.render
     monkeypatch.setattr(renderer, "render", lambda *args: rendered.append(1) or original(*args))
     active = np.array([False, True, False])

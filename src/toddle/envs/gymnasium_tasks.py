@@ -11,10 +11,11 @@ import numpy as np
 from gymnasium.utils.seeding import np_random
 
 from toddle.core.errors import nearest, problem
+from toddle.core.rendering import RenderSettings
 from toddle.envs.base import Array, BatchedEnv
 from toddle.envs.gymnasium_rules import TASKS
 from toddle.envs.mujoco_pool import MujocoPool
-from toddle.envs.scene_renderer import FreeCamera, SceneRenderer
+from toddle.envs.scene_renderer import FreeCamera, Renderers
 
 __all__ = ["TASKS", "GymnasiumEnv"]
 
@@ -36,6 +37,7 @@ class GymnasiumEnv(BatchedEnv):
         threads: int = 1,
         native_actions: bool = False,
         max_episode_steps: int | None = None,
+        render: RenderSettings | None = None,
     ) -> None:
         """Build the worlds.
 
@@ -59,7 +61,9 @@ class GymnasiumEnv(BatchedEnv):
         width = self._task.observe(self._pool.state).shape[1]
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float64)
         self._generators = [np_random(seed + i)[0] for i in range(num_envs)]
-        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
+        x, y, z = (float(value) for value in model.stat.center)
+        view = FreeCamera(lookat=(x, y, z), distance=1.5 * model.stat.extent, azimuth=90.0, elevation=-30.0)
+        self._renderers = Renderers(lambda: model, render, free_cameras={"free": view})
         self._allocate()
 
     @property
@@ -117,18 +121,12 @@ class GymnasiumEnv(BatchedEnv):
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures, by default from the task's tracking camera."""
         model = self._pool.model
-        if (width, height) not in self._renderers:
-            x, y, z = (float(value) for value in model.stat.center)
-            view = FreeCamera(lookat=(x, y, z), distance=1.5 * model.stat.extent, azimuth=90.0, elevation=-30.0)
-            self._renderers[width, height] = SceneRenderer(model, width, height, free_cameras={"free": view})
-        renderer = self._renderers[width, height]
+        renderer = self._renderers.get(width, height)
         camera = camera or ("track" if "track" in renderer.cameras else "free")
         renderer.check_camera(camera)
         return np.stack([renderer.render(model, self._pool.datas[world], camera) for world in worlds])
 
     def close_extras(self, **kwargs: Any) -> None:
         """Give back threads and the graphics context."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        self._renderers.close()
         self._pool.close()

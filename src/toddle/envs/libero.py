@@ -3,7 +3,7 @@
 Source: hf-libero 0.1.4 over robosuite 1.4.0 (imported in this file only).  Protocol of the papers that report LIBERO:
 20 Hz, 7 actions (change of position and of rotation, gripper; -1 opens), 10 steps without motion after the initial
 state is set, 220 / 280 / 300 / 520 / 400 steps for spatial / object / goal / 10 / 90.
-Pictures are upright (robosuite's own come upside down) and drawn without shadows, for speed.
+Pictures are upright (robosuite's own come upside down) and drawn without shadows, for speed (`render` can say else).
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from gymnasium import spaces
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_text_atomic
 from toddle.core.numpy_file import load_array
+from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.core.seeding import seed_sequence
 from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.libero_expert import pick_and_place
-from toddle.envs.scene_renderer import SceneRenderer
+from toddle.envs.scene_renderer import Renderers
 
 __all__ = ["ASSETS_VARIABLE", "CAMERAS", "STEP_LIMITS", "LiberoEnv"]
 
@@ -107,6 +108,8 @@ class LiberoEnv(BatchedEnv):
         settle_steps: int = 10,
         terminate_on_success: bool = False,
         assets: str | None = None,
+        render: RenderSettings | None = None,
+        variation: RenderVariation | None = None,
     ) -> None:
         """`max_episode_steps` defaults to the suite's limit, `assets` to TODDLE_LIBERO_ASSETS or the package's own."""
         if suite not in STEP_LIMITS:
@@ -133,7 +136,8 @@ class LiberoEnv(BatchedEnv):
         self._episode = np.full(num_envs, -1, dtype=np.int64)
         self._steps = np.zeros(num_envs, np.int64)
         self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
-        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
+        hidden = (COLLISION_GROUP,)
+        self._renderers = Renderers(lambda: self._parts(0)[0], render, variation, hidden_groups=hidden)
         shape = (len(self.cameras), 3, image_size, image_size)
         self._images, self._stale = np.zeros((num_envs, *shape), np.uint8), np.ones(num_envs, bool)
         parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (8,), np.float32)}
@@ -167,6 +171,7 @@ class LiberoEnv(BatchedEnv):
 
     def _begin_episode(self, world: int, settle_steps: int) -> None:
         env, seed, episode = self._envs[world], int(self._seed[world]), int(self._episode[world])
+        self._renderers.begin_episode(world, seed, episode)
         before = np.random.get_state()  # noqa: NPY002  robosuite places fixtures by the global generator
         np.random.seed(int(seed_sequence(seed, self.name, episode).generate_state(1)[0]))  # noqa: NPY002
         try:
@@ -220,10 +225,7 @@ class LiberoEnv(BatchedEnv):
 
     def _picture(self, world: int, camera: str, width: int, height: int) -> Array:
         model, data = self._parts(world)
-        if (width, height) not in self._renderers:
-            first = self._parts(0)[0]
-            self._renderers[width, height] = SceneRenderer(first, width, height, hidden_groups=(COLLISION_GROUP,))
-        return self._renderers[width, height].render(model, data, CAMERAS.get(camera, camera))
+        return self._renderers.render(world, model, data, CAMERAS.get(camera, camera), width, height)
 
     def _parts(self, world: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
         sim = self._envs[world].sim  # robosuite wraps both
@@ -247,9 +249,7 @@ class LiberoEnv(BatchedEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the renderers and the simulators."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        self._renderers.close()
 
     # ---- disturbances and state ----------------------------------------------------------------------------------
     def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:

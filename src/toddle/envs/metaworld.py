@@ -22,12 +22,13 @@ from metaworld.env_dict import ENV_CLS_MAP
 from metaworld.policies import ENV_POLICY_MAP
 
 from toddle.core.errors import nearest, problem
+from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.core.seeding import numpy_generator
 from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.bodies.sawyer import SawyerIndex, sawyer_proprio
 from toddle.envs.metaworld_sentences import sentence
-from toddle.envs.scene_renderer import FreeCamera, SceneRenderer
+from toddle.envs.scene_renderer import FreeCamera, Renderers
 
 __all__ = ["CAMERAS", "TASKS", "MetaWorldEnv"]
 
@@ -76,8 +77,13 @@ class MetaWorldEnv(BatchedEnv):
         push_target: Literal["hand", "object"] = "hand",
         observation: Literal["arm", "state"] = "arm",
         reward: Literal["dense", "success"] = "dense",
+        render: RenderSettings | None = None,
+        variation: RenderVariation | None = None,
     ) -> None:
-        """`paraphrases` draws each episode's sentence among the task's; raises InputError on unknown names."""
+        """`paraphrases` draws each episode's sentence among the task's; raises InputError on unknown names.
+
+        `render` says how pictures are drawn, `variation` how that differs from episode to episode.
+        """
         task = task.removeprefix("metaworld-state/").removeprefix("metaworld/")
         if task not in ENV_CLS_MAP:
             raise problem("task", "one of Meta-World's 50 tasks", task, nearest(task, TASKS))
@@ -106,22 +112,25 @@ class MetaWorldEnv(BatchedEnv):
         self._state = np.zeros((num_envs, 39))  # Meta-World's own observation, which its experts read
         self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
         self.instruction = [sentence(task)] * num_envs
-        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
+        view = {"free_cameras": {"close": CLOSE}, "rotated": UPSIDE_DOWN}
+        self._renderers = Renderers(lambda: self._envs[0].model, render, variation, **view)
         shape = (len(self.cameras), 3, image_size, image_size)
-        if self.cameras:
-            renderer = self._renderer(image_size, image_size)
-            for camera in self.cameras:
-                renderer.check_camera(camera)
+        for camera in self.cameras:
+            self._renderers.get(image_size, image_size).check_camera(camera)
         self._images, self._stale = np.zeros((num_envs, *shape), np.uint8), np.ones(num_envs, bool)
         self._arm = SawyerIndex.of(self._envs[0].model)
-        size = len(self._numbers(0))
-        parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (size,), np.float32)}
+        self._spaces(shape)
+        self._reset_worlds(np.ones(num_envs, bool), None)
+
+    def _spaces(self, pictures: tuple[int, ...]) -> None:
+        parts: dict[str, spaces.Space[Any]] = {
+            "proprio": spaces.Box(-np.inf, np.inf, (len(self._numbers(0)),), np.float32)
+        }
         if self.cameras:
-            parts["images"] = spaces.Box(0, 255, shape, np.uint8)
+            parts["images"] = spaces.Box(0, 255, pictures, np.uint8)
         self.single_observation_space = spaces.Dict(parts)
         self.single_action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         self._allocate()
-        self._reset_worlds(np.ones(num_envs, bool), None)
 
     def _make_world(self) -> Any:
         env = ENV_CLS_MAP[self.task]()
@@ -145,6 +154,7 @@ class MetaWorldEnv(BatchedEnv):
         env = self._envs[world]
         generator = numpy_generator(int(self._seed[world]), f"metaworld/{self.task}", int(self._episode[world]))
         env.np_random, env._freeze_rand_vec, env.curr_path_length = generator, False, 0
+        self._renderers.begin_episode(world, int(self._seed[world]), int(self._episode[world]))
         mujoco.mj_resetData(env.model, env.data)
         env.reset_model()  # draws goal and object positions and writes them into the model
         env._freeze_rand_vec = True
@@ -183,11 +193,10 @@ class MetaWorldEnv(BatchedEnv):
     def _observe(self) -> Obs:
         observation = {"proprio": np.stack([self._numbers(world) for world in range(self.num_envs)])}
         if self.cameras and self.rendering:
-            renderer = self._renderer(self.image_size, self.image_size)
             for world in np.flatnonzero(self._stale):
-                env = self._envs[world]
                 for index, camera in enumerate(self.cameras):
-                    self._images[world, index] = renderer.render(env.model, env.data, camera).transpose(2, 0, 1)
+                    picture = self._picture(int(world), camera, self.image_size, self.image_size)
+                    self._images[world, index] = picture.transpose(2, 0, 1)
             self._stale[:] = False
             observation["images"] = self._images.copy()
         return observation
@@ -199,24 +208,17 @@ class MetaWorldEnv(BatchedEnv):
             return arm
         return np.concatenate([arm, self._state[world, 4:18], self._state[world, 36:39]]).astype(np.float32)
 
-    def _renderer(self, width: int, height: int) -> SceneRenderer:
-        if (width, height) not in self._renderers:
-            self._renderers[width, height] = SceneRenderer(
-                self._envs[0].model, width, height, free_cameras={"close": CLOSE}, rotated=UPSIDE_DOWN
-            )
-        return self._renderers[width, height]
+    def _picture(self, world: int, camera: str, width: int, height: int) -> Array:
+        env = self._envs[world]
+        return self._renderers.render(world, env.model, env.data, camera, width, height)
 
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures of `camera` (one of CAMERAS; default "close")."""
-        renderer = self._renderer(width, height)
-        envs = [self._envs[world] for world in worlds]
-        return np.stack([renderer.render(env.model, env.data, camera or "close") for env in envs])
+        return np.stack([self._picture(world, camera or "close", width, height) for world in worlds])
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the renderers."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        self._renderers.close()
 
     def expert_action(self) -> Array:
         """Return (N, 4) float32 actions of the package's scripted expert for the task, clipped to [-1, 1]."""

@@ -1,8 +1,8 @@
 """Pictures of MuJoCo worlds without a screen, fast enough on a CPU for learning.
 
-MuJoCo's defaults cost ten times as much on a software renderer as what is set here: no multisampling, no shadow map,
-no shadows, no reflections.  One `SceneRenderer` serves every world that shares a model's meshes and materials (worlds
-may differ in body and site positions).  Each of them holds one OpenGL context.
+MuJoCo's defaults cost ten times as much on a software renderer as `core.rendering.FAST`, which is what is drawn unless
+told otherwise.  One `SceneRenderer` serves every world that shares a model's meshes and materials (worlds may differ in
+body and site positions).  Each of them holds one OpenGL context; `Renderers` keeps those of an environment.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import atexit
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,11 @@ import mujoco
 import numpy as np
 
 from toddle.core.errors import InputError, nearest, problem
+from toddle.core.rendering import FAST, RenderSettings, RenderVariation
+from toddle.core.seeding import numpy_generator
 from toddle.envs.base import Array
 
-__all__ = ["FreeCamera", "SceneRenderer"]
+__all__ = ["FreeCamera", "Look", "Renderers", "SceneRenderer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,37 @@ class FreeCamera:
         camera.lookat[:] = self.lookat
         camera.distance, camera.azimuth, camera.elevation = self.distance, self.azimuth, self.elevation
         return camera
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How an episode is drawn: full settings, and what is done to the lights of the scene."""
+
+    settings: RenderSettings = FAST
+    turn: Array | None = None
+    """Rotation (3, 3) of the lights about the centre of the scene."""
+    brightness: float = 1.0
+    """Factor of their diffuse strength."""
+
+    @classmethod
+    def draw(cls, settings: RenderSettings, variation: RenderVariation, generator: np.random.Generator) -> Look:
+        """Draw one; the generator is asked for as many numbers whatever the variation."""
+        axis, share, brightness = generator.normal(size=3), generator.uniform(), generator.uniform(-1.0, 1.0)
+        flips = generator.uniform(size=3) < (variation.shadows, variation.reflections, variation.multisampling)
+        quaternion, turn = np.zeros(4), np.zeros(9)
+        angle = np.radians(variation.light_angle * share)
+        mujoco.mju_axisAngle2Quat(quaternion, axis / np.linalg.norm(axis), angle)
+        mujoco.mju_quat2Mat(turn, quaternion)
+        drawn = RenderSettings(
+            shadows=bool(settings.shadows) != flips[0],
+            reflections=bool(settings.reflections) != flips[1],
+            multisampling=(0 if settings.multisampling else 4) if flips[2] else settings.multisampling,
+        )
+        return cls(
+            settings=drawn.over(settings),
+            turn=turn.reshape(3, 3) if angle else None,
+            brightness=1.0 + variation.light_brightness * brightness,
+        )
 
 
 def _open_context(width: int, height: int) -> Any:
@@ -88,21 +122,24 @@ class SceneRenderer:
         width: int,
         height: int,
         *,
+        settings: RenderSettings = FAST,
         free_cameras: dict[str, FreeCamera] | None = None,
         rotated: tuple[str, ...] = (),
         hidden_groups: tuple[int, ...] = (),
     ) -> None:
         """`rotated` names the cameras that the model mounts upside down; their pictures are turned by 180 degrees.
 
-        `hidden_groups` are groups of geoms that are not drawn (collision shapes, say).
+        `hidden_groups` are groups of geoms that are not drawn (collision shapes, say).  A `look` given to `render`
+        may differ from `settings` in reflections and lights; shadows need a shadow map, which is allocated here.
         """
         if width < 8 or height < 8:
             raise problem("image size", "at least 8 pixels", f"{width}x{height}")
-        model.vis.quality.offsamples = 0
-        model.vis.quality.shadowsize = 0
+        settings = settings.over(FAST)
+        model.vis.quality.offsamples = settings.multisampling
+        model.vis.quality.shadowsize = settings.shadow_map if settings.shadows else 0
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
-        self.width, self.height = width, height
+        self.width, self.height, self._look = width, height, Look(settings=settings)
         self._rotated = frozenset(rotated)
         self._cameras = {name: camera.to_mujoco() for name, camera in (free_cameras or {}).items()}
         for index in range(model.ncam):
@@ -113,8 +150,6 @@ class SceneRenderer:
         for group in hidden_groups:
             self._option.geomgroup[group] = 0
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._scene.flags[flag] = 0
         self._context = _open_context(width, height)
         self._context.make_current()
         self._resources = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
@@ -143,13 +178,78 @@ class SceneRenderer:
         """Point the free camera `name` at (x, y, z) in metres."""
         self._cameras[name].lookat[:] = lookat
 
-    def render(self, model: mujoco.MjModel, data: mujoco.MjData, camera: str) -> Array:
+    def render(self, model: mujoco.MjModel, data: mujoco.MjData, camera: str, look: Look | None = None) -> Array:
         """Return (height, width, 3) uint8, upright; `model` is the world's own (its positions count)."""
         self.check_camera(camera)
+        look = look or self._look
         self._context.make_current()
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(model, data, self._option, None, self._cameras[camera], everything, self._scene)
+        self._light(look, model.stat.center)
         mujoco.mjr_render(self._rect, self._scene, self._resources)
         mujoco.mjr_readPixels(self._buffer, None, self._rect, self._resources)
         # OpenGL counts rows from below: a turned camera's picture then only needs its columns reversed
         return (self._buffer[:, ::-1] if camera in self._rotated else self._buffer[::-1]).copy()
+
+    def _light(self, look: Look, centre: Array) -> None:
+        """Set flags and lights of the scene, which MuJoCo has just made anew: nothing of the model is changed."""
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = look.settings.shadows
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = look.settings.reflections
+        if look.turn is None and look.brightness == 1.0:
+            return
+        for light in self._scene.lights[: self._scene.nlight]:
+            light.diffuse[:] = look.brightness * light.diffuse
+            if look.turn is not None and not light.headlight:
+                light.pos[:] = centre + look.turn @ (light.pos - centre)
+                light.dir[:] = look.turn @ light.dir
+
+
+class Renderers:
+    """The renderers of an environment's worlds, one a size and quality, and how each world's episode looks."""
+
+    def __init__(
+        self,
+        model: Callable[[], mujoco.MjModel],
+        settings: RenderSettings | None = None,
+        variation: RenderVariation | None = None,
+        **view: Any,
+    ) -> None:
+        """`model` gives the model whose meshes and materials all worlds share; `view` goes to `SceneRenderer`.
+
+        Nothing is opened before a picture is asked for.
+        """
+        self.settings = (settings or RenderSettings()).over(FAST)
+        self.variation = variation if variation != RenderVariation() else None
+        self._model, self._view = model, view
+        self._open: dict[tuple[int, ...], SceneRenderer] = {}
+        self._looks: dict[int, Look] = {}
+
+    def begin_episode(self, world: int, seed: int, episode: int) -> None:
+        """Draw how this world's episode looks: it follows from seed and number of the episode alone."""
+        if self.variation is not None:
+            self._looks[world] = Look.draw(self.settings, self.variation, numpy_generator(seed, "look", episode))
+
+    def look(self, world: int) -> Look:
+        """Return how the present episode of a world is drawn."""
+        return self._looks.get(world) or Look(settings=self.settings)
+
+    def get(self, width: int, height: int, settings: RenderSettings | None = None) -> SceneRenderer:
+        """Return the renderer of a size, opening it where it is new."""
+        asked = settings or self.settings
+        key = (width, height, int(asked.multisampling or 0), int(asked.shadow_map or 0) if asked.shadows else 0)
+        if key not in self._open:
+            self._open[key] = SceneRenderer(self._model(), width, height, settings=asked, **self._view)
+        return self._open[key]
+
+    def render(
+        self, world: int, model: mujoco.MjModel, data: mujoco.MjData, camera: str, width: int, height: int
+    ) -> Array:
+        """Return (height, width, 3) uint8 of a world as its episode looks."""
+        look = self.look(world)
+        return self.get(width, height, look.settings).render(model, data, camera, look)
+
+    def close(self) -> None:
+        """Free the graphics contexts."""
+        for renderer in self._open.values():
+            renderer.close()
+        self._open.clear()

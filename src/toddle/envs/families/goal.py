@@ -35,6 +35,7 @@ FAMILY = Family(
         "distractors",
         "goals_per_episode",
         "episode_seconds",
+        "render",
     ),
     evaluation={"held_out": True, "pushes": None, "recovery_fraction": 0.0},
 )

@@ -21,5 +21,5 @@ FAMILY = Family(
     what="gymnasium's MuJoCo tasks, from state",
     members=lambda: list(TASKS),
     build=_build,
-    options=("native_actions", "max_episode_steps"),
+    options=("native_actions", "max_episode_steps", "render"),
 )

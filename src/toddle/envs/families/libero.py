@@ -25,7 +25,16 @@ FAMILY = Family(
     what="LIBERO's 130 tasks, with pictures and a sentence",
     members=lambda: [f"{suite}/{index}" for suite, count in SUITES.items() for index in range(count)],
     build=_build,
-    options=("cameras", "image_size", "max_episode_steps", "settle_steps", "terminate_on_success", "assets"),
+    options=(
+        "cameras",
+        "image_size",
+        "max_episode_steps",
+        "settle_steps",
+        "terminate_on_success",
+        "assets",
+        "render",
+        "variation",
+    ),
     evaluation={"terminate_on_success": True},
     remedies=dict.fromkeys(("metaworld", "libero", "robosuite", "bddl", "cv2", "easydict", "future"), REMEDY),
 )

@@ -9,7 +9,16 @@ from toddle.envs.metaworld_sentences import SENTENCES
 
 __all__ = ["FAMILY", "OPTIONS", "REMEDIES"]
 
-OPTIONS = ("cameras", "image_size", "max_episode_steps", "terminate_on_success", "paraphrases", "push_target")
+OPTIONS = (
+    "cameras",
+    "image_size",
+    "max_episode_steps",
+    "terminate_on_success",
+    "paraphrases",
+    "push_target",
+    "render",
+    "variation",
+)
 """What all families over Meta-World take."""
 REMEDIES = {"metaworld": "pip install 'toddle[sim]'"}
 

@@ -20,6 +20,7 @@ from gymnasium import spaces
 
 from toddle.core.errors import problem
 from toddle.core.goal import GOAL_FEATURES
+from toddle.core.rendering import RenderSettings
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.bodies import Body, get_body, part_offset
 from toddle.envs.bodies.body import MocapAction
@@ -32,7 +33,7 @@ from toddle.envs.goal.starts import Starts
 from toddle.envs.goal.table import feasible_table, setpoint_home
 from toddle.envs.goal.tokens import TokenWriter
 from toddle.envs.mujoco_pool import MujocoPool
-from toddle.envs.scene_renderer import FreeCamera, SceneRenderer
+from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.envs.streams import WorldStreams
 from toddle.maths.goal_reward import goal_success, item_error, joint_limit_excess, reward_parts, total_reward
 
@@ -69,6 +70,7 @@ class GoalTrackingEnv(BatchedEnv):
         distractors: int = 0,
         goals_per_episode: int | None = None,
         episode_seconds: float | None = None,
+        render: RenderSettings | None = None,
     ) -> None:
         """Build the worlds.  Times in seconds; raises InputError on a wrong option.
 
@@ -108,10 +110,9 @@ class GoalTrackingEnv(BatchedEnv):
             self.reader, self.goals, part_offset(body.name), step_time, token_latency, distractors, others
         )
         self._arrays(model.nu, 4 if isinstance(body.action, MocapAction) else model.nu)
-        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
+        self._renderers = self._cameras(render)
         self._reset_worlds(np.ones(num_envs, bool), None)
         self._spaces()
-        self._allocate()
 
     def _in_steps(self, seconds: tuple[float, float]) -> tuple[int, int]:
         return max(1, round(seconds[0] / self.dt)), max(1, round(seconds[1] / self.dt))
@@ -169,6 +170,7 @@ class GoalTrackingEnv(BatchedEnv):
         parts["goal_mask"] = spaces.Box(0, 1, shapes["goal_mask"], np.bool_)
         self.single_observation_space = spaces.Dict(parts)
         self.single_action_space = spaces.Box(-1.0, 1.0, (self._action.shape[1],), np.float32)
+        self._allocate()
 
     # ---- episodes ------------------------------------------------------------------------------------------------
     def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
@@ -314,15 +316,14 @@ class GoalTrackingEnv(BatchedEnv):
             "critic": self.tokens.privileged(state, *facts, self.curriculum.tolerance),
         }
 
+    def _cameras(self, render: RenderSettings | None) -> Renderers:
+        body = self.description
+        view = FreeCamera(lookat=body.centre, distance=4.0 * body.length, azimuth=140.0, elevation=-25.0)
+        return Renderers(lambda: self.pool.model, render, free_cameras={"follow": view})
+
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures from a camera that follows the body."""
-        body, pictures = self.description, []
-        if (width, height) not in self._renderers:
-            view = FreeCamera(lookat=body.centre, distance=4.0 * body.length, azimuth=140.0, elevation=-25.0)
-            self._renderers[width, height] = SceneRenderer(
-                self.pool.model, width, height, free_cameras={"follow": view}
-            )
-        renderer = self._renderers[width, height]
+        pictures, renderer = [], self._renderers.get(width, height)
         for world in worlds:
             model, data = self.pool.models[world], self.pool.datas[world]
             mujoco.mj_kinematics(model, data)
@@ -334,9 +335,7 @@ class GoalTrackingEnv(BatchedEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Let threads and renderers go."""
         self.pool.close()
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        self._renderers.close()
 
     _saved = ("_origin", "_action", "_waiting", "_recovering", "_contact", "_steps", "_goals_ended")
 
