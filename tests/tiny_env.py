@@ -110,3 +110,20 @@ class HastyEnv(ReachEnv):
 
     def _infos(self) -> dict[str, Array]:
         return super()._infos() | {"cost": self.haste.copy()}
+
+
+class SeenEnv(ReachEnv):
+    """Reach with a picture (noise) and a sentence; success is reported at one control step of each episode only."""
+
+    cameras = ("close",)
+
+    def __init__(self, num_envs: int = 3, *, success_at: int = 3, **options: Any) -> None:
+        self.success_at, self.instruction = success_at, ["open the drawer"] * num_envs
+        super().__init__(num_envs, **options)
+
+    def _infos(self) -> dict[str, Array]:
+        return {"success": self._length == self.success_at}
+
+    def _observe(self) -> Any:
+        shape = (self.num_envs, 1, 3, 32, 32)
+        return {"proprio": super()._observe(), "images": self.generator.integers(0, 256, shape, dtype=np.uint8)}

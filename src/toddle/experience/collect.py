@@ -104,6 +104,7 @@ class Collector:
         self._ended: dict[str, list[float]] = {}  # by metric, one number an episode or a goal that ended
         self._sums: dict[str, NDArray[Any]] = {}  # by metric, a sum over decisions for each world
         self._cost: NDArray[Any] | None = None  # (T, B), once the environment has reported one
+        self._succeeded: NDArray[np.bool_] | None = None  # (T + 1, B), before each decision, once it is reported
         self._episode_cost: NDArray[Any] = np.zeros(env.num_envs)
 
     @property
@@ -131,6 +132,8 @@ class Collector:
             self._begun = True
         finals: list[tuple[int, NDArray[Any], Observation]] = []
         steps = 0
+        if self._succeeded is not None:
+            self._succeeded[0] = self._succeeded[-1]
         for t in range(length):
             observation = self._observation(policy)
             decision = actor.decide(policy, observation, self.generator)
@@ -146,6 +149,8 @@ class Collector:
             getattr(rollout, name).copy_(torch.from_numpy(values))
         if self._cost is not None:
             rollout.columns["cost"] = torch.from_numpy(self._cost.copy()).to(rollout.reward.device)
+        if self._succeeded is not None:
+            rollout.columns["succeeded"] = torch.from_numpy(self._succeeded[:-1].copy()).to(rollout.reward.device)
         _keep_finals(rollout, finals)
         if critic is not None:
             self._value(critic, rollout)
@@ -170,6 +175,10 @@ class Collector:
         ended = terminated | truncated
         self.actor.note(ended)
         self._note_step(t, info)
+        if "success" in info:
+            if self._succeeded is None:
+                self._succeeded = np.zeros((self.config.length + 1, self.env.num_envs), bool)
+            self._succeeded[t + 1] = (self._succeeded[t] | np.asarray(info["success"], bool)) & ~ended
         if ended.any():
             self._note_ends(t, truncated, info, policy, finals)
         return int(info["steps"].sum())
@@ -224,7 +233,7 @@ class Collector:
     def _scale(self, rollout: Rollout) -> None:
         ended = rollout.terminated | rollout.truncated
         deviation = self.reward_scale.update(rollout.reward, ended, rollout.discount)
-        limit = self.config.reward_clip
+        limit, rollout.reward_scale = self.config.reward_clip, deviation
         rollout.reward.div_(deviation).clamp_(-limit, limit)
 
     def _metrics(self, rollout: Rollout, steps: int) -> dict[str, float]:
@@ -248,6 +257,7 @@ class Collector:
             "generator": self.generator.get_state(),
             "reward_scale": self.reward_scale.state_dict(),
             "episode_cost": None if self._cost is None else self._episode_cost.copy(),
+            "succeeded": None if self._succeeded is None else self._succeeded[-1].copy(),
             "total_steps": self.total_steps,
         }
 
@@ -263,6 +273,9 @@ class Collector:
         if state["episode_cost"] is not None:
             self._cost = np.zeros((self.config.length, self.env.num_envs), np.float32)
             self._episode_cost = np.asarray(state["episode_cost"]).copy()
+        if state.get("succeeded") is not None:  # a checkpoint of before has none: its episodes count from here
+            self._succeeded = np.zeros((self.config.length + 1, self.env.num_envs), bool)
+            self._succeeded[-1] = np.asarray(state["succeeded"], bool)
         self.total_steps = int(state["total_steps"])
 
 

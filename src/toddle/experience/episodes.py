@@ -83,7 +83,10 @@ class GroupCollector:
         rewards: NDArray[Any] = np.zeros((length, worlds), np.float32)
         ends = [np.zeros((length, worlds), bool), np.zeros((length, worlds), bool)]
         success: NDArray[Any] | None = None
+        succeeded = np.zeros((length, worlds), bool)  # before each decision
         for t in range(length):
+            if success is not None:
+                succeeded[t] = success
             seen = policy.encode(actor.observe(raw))
             decision = actor.decide(policy, seen, self.generator)
             if self.rollout is None:
@@ -104,6 +107,8 @@ class GroupCollector:
             if not running.any():
                 break
         assert self.rollout is not None
+        if success is not None:
+            self.rollout.columns["succeeded"] = torch.from_numpy(succeeded).to(self.rollout.reward.device)
         self._finish(self.rollout, policy.encode(actor.observe(raw)), rewards, ends, mask, seeds, success)
         return self.rollout, self._metrics(self.rollout, mask)
 

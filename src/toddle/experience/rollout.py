@@ -44,6 +44,8 @@ class Rollout:
     named tensors) and, once they are computed, `value`, `next_value`, `advantage`, `target`.
     `mask` (T, B) bool is True where a decision is real, None where all are; `group` (B,) int64 numbers the starts that
     worlds share, `episode_return`, `success` (B,) what became of their one episode, where whole episodes were gathered.
+    `reward_scale` is what the environment's rewards were divided by.  Where the environment reports success,
+    `columns["succeeded"]` (T, B) bool is True once an episode had succeeded before the decision.
     `finals` holds the observations (N, ...) in which episodes were cut, `final_at` their (t, b) (N, 2).
     """
 
@@ -70,6 +72,7 @@ class Rollout:
         self.advantage, self.target = rows(0, number), rows(0, number)
         self.terminated, self.truncated = rows(0, number.bool()), rows(0, number.bool())
         self.columns: dict[str, Tensor] = {}
+        self.reward_scale = 1.0
         self.mask: Tensor | None = None
         self.group: Tensor | None = None
         self.episode_return: Tensor | None = None

@@ -24,7 +24,17 @@ from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.reading import Kinds, read_json
 from toddle.models.expert import ExpertConfig
 
-__all__ = ["StoredExpert", "load_expert", "load_policy", "read_policy", "save_expert", "save_policy"]
+__all__ = [
+    "StoredExpert",
+    "load_expert",
+    "load_policy",
+    "load_tensors",
+    "read_card",
+    "read_policy",
+    "save_expert",
+    "save_policy",
+    "save_tensors",
+]
 
 KINDS: dict[str, tuple[str, str, str]] = {
     "gaussian": ("toddle.policies.gaussian", "GaussianPolicy", "GaussianConfig"),
@@ -51,14 +61,14 @@ class StoredExpert(NamedTuple):
     meta: dict[str, Any]
 
 
-def _save_tensors(path: Path, state: dict[str, Tensor]) -> str:
+def save_tensors(path: Path, state: dict[str, Tensor]) -> str:
     """Write tensors atomically and return the file's SHA-256."""
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     write_atomic(path, lambda temporary: safetensors.torch.save_file(plain, temporary))
     return _digest(path)
 
 
-def _load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+def load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     """Read tensors.  Raises InputError when the file is missing or is not what was written."""
     try:
         if _digest(path) != sha256:
@@ -91,7 +101,7 @@ def save_policy(folder: Path | str, policy: Any, meta: dict[str, Any] | None = N
     if policy.kind not in KINDS:
         raise problem("policy kind", "a kind of policies.store", policy.kind, nearest(policy.kind, KINDS))
     folder = Path(folder)
-    digest = _save_tensors(folder / WEIGHTS, policy.state_dict())
+    digest = save_tensors(folder / WEIGHTS, policy.state_dict())
     card = {"kind": policy.kind, "config": to_dict(policy.config), "meta": meta or {}, "sha256": digest}
     write_json_atomic(folder / CARD, card)
 
@@ -101,7 +111,7 @@ def save_expert(folder: Path, stored: StoredExpert) -> None:
     folder = Path(folder)
     state = {f"expert.{key}": value for key, value in stored.expert.items()}
     state |= {f"adapter.{key}": value for key, value in stored.adapter.items()}
-    digest = _save_tensors(folder / EXPERT_WEIGHTS, state)
+    digest = save_tensors(folder / EXPERT_WEIGHTS, state)
     card = {"config": to_dict(stored.config), "vlm_width": stored.vlm_width, "meta": stored.meta, "sha256": digest}
     write_json_atomic(folder / EXPERT_CARD, card)
 
@@ -109,8 +119,8 @@ def save_expert(folder: Path, stored: StoredExpert) -> None:
 def load_expert(folder: Path) -> StoredExpert:
     """Read what `save_expert` wrote.  Raises InputError when the folder is incomplete or damaged."""
     path = Path(folder) / EXPERT_CARD
-    card = _read_card(path, {"config": dict, "vlm_width": int, "sha256": str})
-    state = _load_tensors(Path(folder) / EXPERT_WEIGHTS, card["sha256"])
+    card = read_card(path, {"config": dict, "vlm_width": int, "sha256": str})
+    state = load_tensors(Path(folder) / EXPERT_WEIGHTS, card["sha256"])
     parts = {
         prefix: {key[len(prefix) + 1 :]: value for key, value in state.items() if key.startswith(f"{prefix}.")}
         for prefix in ("expert", "adapter")
@@ -119,7 +129,7 @@ def load_expert(folder: Path) -> StoredExpert:
     return StoredExpert(config, parts["expert"], parts["adapter"], int(card["vlm_width"]), card.get("meta", {}))
 
 
-def _read_card(path: Path, keys: Kinds) -> dict[str, Any]:
+def read_card(path: Path, keys: Kinds) -> dict[str, Any]:
     """Read a folder's JSON.  Raises InputError when it is missing, damaged, or lacks one of `keys`."""
     if not path.exists():
         raise problem("folder", f"one with {path.name}", str(path.parent))
@@ -131,12 +141,12 @@ def read_policy(folder: Path | str) -> tuple[str, Any, dict[str, Any], dict[str,
     path = Path(folder) / CARD
     if not path.exists() and (Path(folder) / "policy" / CARD).exists():
         path = Path(folder) / "policy" / CARD
-    card = _read_card(path, {"kind": str, "config": dict, "sha256": str})
+    card = read_card(path, {"kind": str, "config": dict, "sha256": str})
     if card["kind"] not in KINDS:
         raise problem(f"{path}: kind", "a known kind of policy", card["kind"], nearest(str(card["kind"]), KINDS))
     module, _, config_class = KINDS[card["kind"]]
     config = from_dict(getattr(importlib.import_module(module), config_class), card["config"], where=str(path))
-    return card["kind"], config, card.get("meta", {}), _load_tensors(path.parent / WEIGHTS, card["sha256"])
+    return card["kind"], config, card.get("meta", {}), load_tensors(path.parent / WEIGHTS, card["sha256"])
 
 
 def load_policy(folder: Path | str, device: torch.device = CPU) -> Any:

@@ -1,0 +1,123 @@
+"""Rewards on the way to success, said by a process reward model: VLA-RL (Lu et al. 2025, arXiv 2505.18719).
+
+    r = r_sparse + min(weight * answer, cap),    nothing from the decision on before which the episode had succeeded
+
+The answer is the model's about the observation at which the policy decides, as its labels are about the step itself.
+It is a proxy, and PPO will find what raises it without raising success: docs/process_reward.md says what to watch.
+Deviations: the paper's reward has no cap.  `budget` limits what one episode may earn within a rollout: without it,
+waiting where the model says yes can pay more than success does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from toddle.algorithms.parts import RewardTerm
+from toddle.core.config import config
+from toddle.core.device import CPU
+from toddle.core.errors import problem
+from toddle.core.numbers import Positive
+from toddle.core.types import FeatureSource, Observation
+from toddle.experience.rollout import Rollout
+from toddle.policies.process_reward import RewardModel, load_reward_model
+
+__all__ = ["ProcessReward", "ProcessRewardConfig", "load_process_reward"]
+
+
+@config
+class ProcessRewardConfig:
+    """What a process reward model adds to the rewards."""
+
+    weight: Positive = 1.0
+    """The answer is multiplied by this."""
+    cap: Positive = 0.1
+    """Most that one decision earns, in the environment's own units (success is mostly worth 1)."""
+    answer: Literal["word", "probability"] = "word"
+    """What is paid for: the word the model says (1 for yes, 0 for no), or the probability of yes."""
+    budget: Positive | None = None
+    """Most that an episode earns within one rollout; None: no limit."""
+
+
+class ProcessReward(RewardTerm):
+    """What the model's answers are worth.  It reads the rollout's features, or its pictures where it keeps those."""
+
+    def __init__(self, model: RewardModel, config: ProcessRewardConfig, *, same_features: bool) -> None:
+        """same_features: whether a rollout's features are of the model's own backbone and cameras."""
+        self.model, self.config, self.same_features = model, config, same_features
+        self._facts: dict[str, float] = {}
+
+    def reward(self, rollout: Rollout) -> Tensor:
+        """Return (T, B) in the units of the rollout's rewards.
+
+        Raises InputError where the environment does not report success, or the rollout has neither pictures nor the
+        features the model reads.
+        """
+        if "succeeded" not in rollout.columns:
+            raise problem("process reward", "an environment that reports `success`", "none")
+        answer = self.model.yes(self._seen(rollout.observation)).to(rollout.reward.device)
+        if self.config.answer == "word":
+            answer = (answer > 0.5).float()
+        wanted = self.config.weight * answer
+        paid = wanted.clamp(max=self.config.cap)
+        withheld = rollout.columns["succeeded"]
+        open_ = ~withheld if rollout.mask is None else ~withheld & rollout.mask
+        paid = torch.where(open_, paid, 0.0)
+        if self.config.budget is not None:
+            paid = _within(paid, rollout.terminated | rollout.truncated, self.config.budget)
+        real = max(1, rollout.decisions)
+        self._facts = {
+            "reward/process": float(paid.sum()) / real,
+            "reward/process_capped": float(((wanted > self.config.cap) & open_).sum()) / real,
+            "reward/process_withheld": 1.0 - float(open_.sum()) / real,
+        }
+        return paid / rollout.reward_scale
+
+    def _seen(self, observation: Observation) -> Observation:
+        if "context" in observation and not self.same_features:
+            if "images" not in observation:
+                remedy = "keep pictures in rollouts (collect.keep pictures), or train one on the policy's backbone"
+                raise problem("process reward", "the features of its own backbone and cameras", "others", remedy)
+            return {key: value for key, value in observation.items() if key != "context"}  # type: ignore[return-value]
+        return observation
+
+    def metrics(self) -> dict[str, float]:
+        """Return what was paid a decision (before scaling), the share that was capped, the share after success."""
+        return self._facts
+
+
+def _within(paid: Tensor, ended: Tensor, budget: float) -> Tensor:
+    """Return rewards (T, B) cut where an episode has earned its budget; `ended` (T, B) marks its last decision."""
+    left = torch.full_like(paid[0], budget)
+    rows = []
+    for reward, last in zip(paid, ended, strict=True):
+        rows.append(torch.minimum(reward, left))
+        left = torch.where(last, budget, left - rows[-1])
+    return torch.stack(rows)
+
+
+def load_process_reward(
+    folder: Path,
+    config: ProcessRewardConfig | None = None,
+    *,
+    features: FeatureSource | None = None,
+    cameras: tuple[str, ...] | None = None,
+    device: torch.device = CPU,
+) -> ProcessReward:
+    """Return the reward term of a stored model (a folder of `toddle reward train`).
+
+    features: what makes the features that rollouts keep (`FineTunable.features` of the policy), None where they keep
+    pictures.  cameras: the policy's, whose pictures the rollouts hold.  Raises InputError where the folder is damaged
+    or the cameras are not the model's.
+    """
+    model, _ = load_reward_model(folder, device)
+    if cameras is not None and cameras != model.config.cameras:
+        raise problem("process reward", f"a policy that sees {' '.join(model.config.cameras)}", " ".join(cameras))
+    same = features is not None and features.fingerprint == model.config.fingerprint
+    if features is not None and not same:
+        expected = f"the policy's backbone, of fingerprint {features.fingerprint}"
+        raise problem("process reward", expected, model.config.fingerprint, "train one on it: toddle reward train")
+    return ProcessReward(model, config or ProcessRewardConfig(), same_features=same)

@@ -1,0 +1,49 @@
+"""Ranks against scipy and against counts made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from toddle.core.errors import InputError
+from toddle.maths.ranks import area_under_roc, ranks, spearman
+
+
+def test_equal_numbers_share_their_ranks() -> None:
+    assert ranks([30.0, 10.0, 20.0, 10.0]).tolist() == [4.0, 1.5, 3.0, 1.5]
+
+
+def test_spearman_is_scipys_with_and_without_ties() -> None:
+    rng = np.random.default_rng(0)
+    for ties in (False, True):
+        a, b = rng.normal(size=50), rng.normal(size=50)
+        b = b + a
+        if ties:
+            a, b = a.round(), b.round()
+        assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+    assert spearman([1, 2, 3], [9, 4, 1]) == pytest.approx(-1.0)
+    assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
+
+
+def test_area_counts_pairs() -> None:
+    """Positives 3 and 2, negatives 1 and 2: of four pairs three are in order and one is equal."""
+    assert area_under_roc([3, 2, 1, 2], [True, True, False, False]) == pytest.approx(3.5 / 4)
+    assert area_under_roc([0, 1], [True, False]) == 0.0
+    assert math.isnan(area_under_roc([0, 1], [True, True]))
+
+
+def test_area_is_scipys_mann_whitney() -> None:
+    rng = np.random.default_rng(1)
+    scores, labels = rng.normal(size=60).round(1), rng.random(60) < 0.3
+    u = stats.mannwhitneyu(scores[labels], scores[~labels]).statistic
+    assert area_under_roc(scores, labels) == pytest.approx(u / (labels.sum() * (~labels).sum()))
+
+
+def test_bad_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="no NaN"):
+        ranks([1.0, math.nan])
+    with pytest.raises(InputError, match="for both"):
+        spearman([1, 2], [1, 2, 3])
