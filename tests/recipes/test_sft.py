@@ -16,9 +16,10 @@ from tests.tiny_vlm import save_pi0
 from toddle.algorithms.sft import SFTConfig
 from toddle.cli import main
 from toddle.core.errors import InputError
+from toddle.data.layout import Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.models.backbones.base import BackboneConfig
-from toddle.models.backbones.embedded import save_embedded
+from toddle.models.backbones.embedded import load_embedded, save_embedded
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.store import load_policy
 from toddle.recipes.sft import Config, FreshExpert, plan, run
@@ -182,3 +183,73 @@ def test_clear_lines(setting: Config, tmp_path: Path) -> None:
         plan(replace(setting, init=str(tmp_path / "none")))
     with pytest.raises(InputError, match="dataset"):
         replace(setting, dataset=())
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("press " * 300, r"sentence 'press .*at most 256 tokens, got 30\d; .*--lossy-sentences"),
+        (
+            "нажми кнопку",
+            r"sentence 'нажми кнопку': expected words that the backbone's vocabulary has, got '22 unknown",
+        ),
+        ("\U0001f534", "got '4 unknown tokens of 6'"),
+        ("press the café's button!", ""),
+        ("open the red drawer, then the window, and close the new button", ""),
+        ("", ""),
+    ],
+)
+def test_sentences_of_every_kind(sentence: str, expected: str, setting: Config, tmp_path: Path) -> None:
+    """Read whole, or refused by the plan and by the run alike unless losing is allowed."""
+    data = write_toy_dataset(tmp_path / "data", tasks=(sentence, "press the red button", sentence))
+    config = replace(setting, dataset=(data,), out=tmp_path / "run", sft=SFTConfig(steps=1, batch=2))
+    if expected:
+        for command in (plan, run):
+            with pytest.raises(InputError, match=expected) as told:
+                command(config)
+            assert "\n" not in str(told.value)
+        config = replace(config, lossy_sentences=True)
+    tokens = max(load_embedded(Path(setting.backbone.name)).reading(text).tokens for text in LeRobotDataset(data).tasks)
+    assert f"2 sentences of at most {tokens} tokens" in plan(config).steps[0]
+    run(config)
+    assert load_policy(config.out / "policy").reading(sentence).tokens <= tokens
+
+
+def test_a_pi0_makes_room_for_the_longest_sentence(setting: Config, tmp_path: Path) -> None:
+    long = "press the button " * 30
+    data = write_toy_dataset(tmp_path / "data", tasks=(long,) * 3)
+    config = replace(setting, dataset=(data,), init=str(save_pi0(tmp_path / "pi0")))
+    with pytest.raises(InputError, match=r"at most 48 tokens, got (\d+); .*--backbone.text-tokens \1") as told:
+        plan(config)
+    tokens = int(str(told.value).split("--backbone.text-tokens ")[1].split(",")[0])
+    shown = plan(replace(config, backbone=replace(config.backbone, text_tokens=tokens)))
+    assert f"at most {tokens} tokens" in shown.steps[0]
+
+
+def test_names_are_compared_where_both_datasets_have_them(setting: Config, tmp_path: Path) -> None:
+    """A data set that does not name its joints goes with any; two that name them differently do not go together."""
+    names = (("a", "b", "c"), None, ("a", "c", "b"))
+    features = [{"observation.state": Feature(size=5), "action": Feature(size=3, names=each)} for each in names]
+    one, unnamed, other = (
+        write_toy_dataset(tmp_path / str(number), features=each) for number, each in enumerate(features)
+    )
+    assert "read 6 episodes" in plan(replace(setting, dataset=(one, unnamed))).steps[0]
+    with pytest.raises(
+        InputError, match=r"action: names: expected \('a', 'b', 'c'\), as .*0 has it, got .*'a', 'c', 'b'"
+    ):
+        plan(replace(setting, dataset=(one, other)))
+
+
+def test_29_97_rows_a_second_from_videos_to_an_evaluation(setting: Config, tmp_path: Path) -> None:
+    """Through the commands on Meta-World's arm: written, read by its times, learned and acted on."""
+    pytest.importorskip("metaworld", reason="metaworld is not installed")
+    features = {"observation.state": Feature(size=17), "action": Feature(size=4)}
+    changes: dict[str, Any] = {"robot_type": "sawyer", "images": "video", "features": features}
+    data = write_toy_dataset(tmp_path / "data", fps=29.97, **changes)
+    assert LeRobotDataset(data).fps == 29.97
+    run(replace(setting, dataset=(data,), out=tmp_path / "sft", sft=SFTConfig(steps=2, batch=2)))
+    assert load_policy(tmp_path / "sft/policy").bodies[0].dt == pytest.approx(1 / 29.97, abs=1e-12)
+    few = ("--episodes", "1", "--num-envs", "1", "--max-episode-steps", "6", "--videos", "0")
+    folder, out = str(tmp_path / "sft"), tmp_path / "evaluate"
+    call("evaluate", "--policy", folder, "--env", "metaworld/handle-press-v3", *few, "--out", str(out))
+    assert [row["length"] for row in read_episodes(out / "episodes.jsonl")] == [6]

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from toddle.core.types import BodySpec, Decision, FeatureSource, Observation, Score
+from toddle.core.types import BodySpec, Decision, FeatureSource, Observation, Reading, Score
 
 __all__ = ["Acting", "Critic", "FineTunable", "Flowing", "Imitating", "Learner", "Memory", "Scorable"]
 
@@ -124,6 +124,9 @@ class FineTunable(Acting, Protocol):
 
     def body_index(self, name: str | None) -> int:
         """Return the id of a body; the only one there is where `name` is None.  Raises InputError when unknown."""
+
+    def reading(self, sentence: str) -> Reading:
+        """Return how much of a sentence it reads."""
 
     def fit_normalization(self, proprio: Tensor, actions: Any, mode: Any, body: int, *, refit: bool = False) -> None:
         """Fit to demonstrations: proprioception (N, O), `data.statistics.FeatureStatistics` of the actions, a mode."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from toddle.core.config import config
 from toddle.core.numbers import Positive, Size
 
-__all__ = ["BodySpec", "Decision", "EpisodeResult", "FeatureSource", "Observation", "Score", "sentences_of"]
+__all__ = ["BodySpec", "Decision", "EpisodeResult", "FeatureSource", "Observation", "Reading", "Score", "sentences_of"]
 
 
 @config
@@ -77,6 +77,14 @@ class FeatureSource(NamedTuple):
     shape: tuple[int, int]  # (G, D) of one decision's features
     encode: Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
     """(B, cameras, 3, H, W) uint8 and B sentences -> features (B, G, D) and their mask (B, G)."""
+
+
+class Reading(NamedTuple):
+    """How much of a sentence a policy reads."""
+
+    tokens: int  # of the whole sentence, what begins and ends it included
+    read: int  # of these, what is not cut off
+    unknown: int  # tokens that stand for what the vocabulary does not have
 
 
 def sentences_of(observation: Observation) -> list[str]:

@@ -35,7 +35,7 @@ Array = NDArray[Any]
 
 def dataset_key(path: Path) -> str:
     """Return 16 hex digits that change when a file of the dataset does (name, size and time of change)."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"sentences are read whole")  # features of a time when they were cut are not these
     for file in sorted(Path(path).rglob("*")):
         if file.is_file():
             facts = file.stat()

@@ -22,10 +22,10 @@ from toddle.core.numbers import Size
 from toddle.core.protocols import Memory
 from toddle.core.reading import read_json
 from toddle.core.seeding import randn
-from toddle.core.types import BodySpec, Decision, Observation, sentences_of
+from toddle.core.types import BodySpec, Decision, Observation, Reading, sentences_of
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
 from toddle.maths import flow
-from toddle.models.backbones.base import check_images, tell_what_is_lost, unknown_in
+from toddle.models.backbones.base import check_images, reading_of, tell_what_is_lost
 from toddle.models.backbones.hub import fit_square
 from toddle.models.normalizer import CLIP
 from toddle.policies.bounds import bounded
@@ -118,6 +118,10 @@ class Pi0Policy(nn.Module):
         if name not in (None, self.config.body.name):
             raise problem("body", self.config.body.name, str(name))
         return 0
+
+    def reading(self, sentence: str) -> Reading:
+        """Return how much of a sentence it reads."""
+        return reading_of(self._ids(sentence), self.config.text_tokens, self.tokenizer)
 
     def begin_step(self, share: float) -> None:
         """Nothing changes with the steps."""
@@ -219,21 +223,17 @@ class Pi0Policy(nn.Module):
             "attention_mask": torch.tensor([prompts[sentence][1] for sentence in instructions], device=device),
         }
 
-    def _prompt(self, sentence: str, cameras: int) -> tuple[list[int], list[int]]:
-        """Ids and mask of one prompt: pictures, start token, sentence and line end, padding."""
-        pictures = [self.model.config.vlm_config.image_token_id] * (self.picture_tokens * cameras)
+    def _ids(self, sentence: str) -> list[int]:
+        """Return start token, sentence and line end."""
+        words: list[int] = self.tokenizer(sentence.strip() + "\n", add_special_tokens=False)["input_ids"]
         start = self.tokenizer.bos_token_id
-        words = ([] if start is None else [start]) + list(
-            self.tokenizer(sentence.strip() + "\n", add_special_tokens=False)["input_ids"]
-        )
-        tell_what_is_lost(
-            sentence,
-            tokens=len(words),
-            room=self.config.text_tokens,
-            unknown=unknown_in(words, self.tokenizer),
-            remedy="shorten it, or make the policy with more text_tokens",
-        )
-        words = words[: self.config.text_tokens]
+        return words if start is None else [start, *words]
+
+    def _prompt(self, sentence: str, cameras: int) -> tuple[list[int], list[int]]:
+        """Ids and mask of one prompt: pictures, words, padding."""
+        pictures = [self.model.config.vlm_config.image_token_id] * (self.picture_tokens * cameras)
+        tell_what_is_lost(sentence, self.reading(sentence), "shorten it, or make the policy with more text_tokens")
+        words = self._ids(sentence)[: self.config.text_tokens]
         missing = self.config.text_tokens - len(words)
         pad = self.tokenizer.pad_token_id or 0
         return pictures + words + [pad] * missing, [1] * (len(pictures) + len(words)) + [0] * missing

@@ -20,7 +20,7 @@ from toddle.core.errors import problem
 from toddle.core.numbers import Seed, Size
 from toddle.core.protocols import Memory
 from toddle.core.seeding import randn, seed_sequence
-from toddle.core.types import Decision, FeatureSource, Observation, sentences_of
+from toddle.core.types import Decision, FeatureSource, Observation, Reading, sentences_of
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization
 from toddle.maths import flow
 from toddle.maths.masks import annealed_bias
@@ -119,6 +119,10 @@ class FlowVLA(nn.Module):
         """Return the id of a body; the only one there is where `name` is None.  Raises InputError when unknown."""
         bodies = self.config.expert.bodies
         return self.config.expert.body_index(bodies[0].name if name is None and len(bodies) == 1 else str(name))
+
+    def reading(self, sentence: str) -> Reading:
+        """Return how much of a sentence its backbone reads."""
+        return self.backbone.reading(sentence)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FlowVLA:
         """Move the backbone along when the policy moves to another device."""

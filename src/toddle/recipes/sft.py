@@ -72,7 +72,7 @@ class Config:
     out: Path = Path("runs/sft")
     """Folder of the run."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """The vision-language model (with --init random)."""
+    """The vision-language model (with --init random; of a pi0 its text_tokens alone, which are at least 48)."""
     expert: FreshExpert = field(default_factory=FreshExpert)
     """The action expert (with --init random)."""
     cameras: tuple[str, ...] = ("close",)
@@ -84,6 +84,8 @@ class Config:
     normalization: Literal["auto", "identity", "mean_std", "quantile", "min_max"] = "auto"
     """How actions are normalised; auto: not at all (identity) where all are in [-1, 1], which keeps a converted
     expert's chunk as it is, else by quantile (degrees, millimetres)."""
+    lossy_sentences: bool = False
+    """Train although the backbone cuts a sentence, or does not know half of its tokens; else that is refused."""
     refit_proprio: bool = False
     """Normalise proprioception by the demonstrations where RL's own statistics came along (gives level C up)."""
     cache: Path = Path(".cache/features")
@@ -110,6 +112,7 @@ def plan(config: Config) -> Plan:
     datasets = open_datasets(config)
     policy = make_policy(config, datasets)
     check_fits(policy, datasets)
+    tokens = check_sentences(policy, datasets, lossy=config.lossy_sentences)
     _windows(config, policy, datasets)  # raises where rows lie between pictures
     weights = sum(value.numel() for value in policy.parameters())
     pictures = sum(dataset.num_pictures for dataset in datasets)
@@ -117,7 +120,7 @@ def plan(config: Config) -> Plan:
     count = sum(len(_chosen(dataset, config.episodes)) for dataset in datasets)
     return Plan(
         steps=[
-            f"read {count} episodes of {sum(len(d.tasks) for d in datasets)} sentences",
+            f"read {count} episodes of {sum(len(d.tasks) for d in datasets)} sentences of at most {tokens} tokens",
             f"encode {pictures} pictures where the cache under {config.cache} has not got them",
             f"actions from {low:g} to {high:g}, normalised by {action_mode(config, datasets)}",
             f"train {weights:,} weights for {config.sft.steps} steps of {config.sft.batch} decisions",
@@ -135,6 +138,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         datasets = open_datasets(config)
         policy = make_policy(config, datasets).to(device)
         check_fits(policy, datasets)
+        check_sentences(policy, datasets, lossy=config.lossy_sentences)
         data = make_data(config, policy, datasets)
         body = policy.body_index(datasets[0].robot_type)
         actions = feature_statistics(data.actions)
@@ -193,6 +197,27 @@ def check_fits(policy: FineTunable, datasets: list[LeRobotDataset]) -> None:
         dataset.picture_size(*policy.cameras)
 
 
+def check_sentences(policy: FineTunable, datasets: list[LeRobotDataset], *, lossy: bool) -> int:
+    """Return the tokens of the longest sentence.
+
+    Raises InputError, unless `lossy`, for one that the policy would cut or of which it does not know half.
+    """
+    longest = 0
+    for dataset in datasets:
+        for sentence in dataset.tasks:
+            tokens, read, unknown = policy.reading(sentence)
+            longest = max(longest, tokens)
+            where, lossless = f"dataset: {dataset.path}: sentence '{sentence[:60]}'", not lossy
+            if lossless and read < tokens:
+                remedy = f"shorten it, make room (--backbone.text-tokens {tokens}, with --init random or a pi0)"
+                raise problem(where, f"at most {read} tokens", tokens, f"{remedy}, or cut it (--lossy-sentences)")
+            if lossless and 2 * unknown >= tokens:
+                remedy = "translate it, take another backbone, or train all the same (--lossy-sentences)"
+                want = "words that the backbone's vocabulary has"
+                raise problem(where, want, f"{unknown} unknown tokens of {tokens}", remedy)
+    return longest
+
+
 def action_range(datasets: list[LeRobotDataset]) -> tuple[float, float]:
     """Return the smallest and the largest number of all actions."""
     actions = [dataset.vector("action") for dataset in datasets]
@@ -215,7 +240,8 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
         if not is_pi0_folder(Path(config.init)):
             return load_policy(Path(config.init))
         executed = config.expert.executed
-        pi0 = Pi0Config(source=config.init, body=_body(datasets[0]), executed=executed, cameras=config.cameras)
+        body, room = _body(datasets[0]), max(Pi0Config.text_tokens, config.backbone.text_tokens)
+        pi0 = Pi0Config(source=config.init, body=body, executed=executed, cameras=config.cameras, text_tokens=room)
         return Pi0Policy.from_pretrained(pi0)
     if config.like is not None:
         like = load_policy(config.like)

@@ -13,6 +13,7 @@ from toddle.core.errors import InputError
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import (
     ASSETS,
+    LONGEST,
     EmbeddedBackbone,
     EmbeddedConfig,
     load_embedded,
@@ -110,15 +111,66 @@ def test_the_shipped_weights() -> None:
         assert (backbone.encode(images, [sentence])[0] - context).abs().mean() > 0.05  # tokens: 0.7 on average
 
 
-def test_a_sentence_is_not_cut_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
-    """Once for each sentence: how much of it is read, and what of it the vocabulary does not have."""
+LONG = "open the red drawer, then the window, and close the new button"  # 3 pieces of at most 7 tokens
+
+
+def test_a_long_sentence_is_read_whole_to_its_last_word(capsys: pytest.CaptureFixture[str]) -> None:
     backbone = tiny_backbone()
-    room = backbone.sizes.text_tokens
-    long = " ".join(["zebra"] * room)
-    images = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8)
+    images, room = pictures(2, 2), backbone.sizes.text_tokens
+    context, mask = backbone.encode(images, [LONG, LONG.replace("button", "drawer")])
+    assert context.shape == (2, backbone.tokens(2), backbone.width) and mask.all()
+    same, _ = backbone.encode(images, [LONG, LONG])
+    assert torch.equal(context[0], same[0])
+    assert (context[1, -room:] - same[1, -room:]).abs().max() > 1e-3  # the last of its words
+    assert capsys.readouterr().err == ""
+
+
+def test_a_long_sentence_is_read_in_pieces_of_whole_words() -> None:
+    backbone = tiny_backbone()
+    tokenizer, room = backbone.tokenizer, backbone.sizes.text_tokens
+    pieces = backbone._in_pieces(LONG)
+    assert len(pieces) > 2 and all(0 < len(piece) <= room for piece in pieces)
+    assert [number for piece in pieces for number in piece] == tokenizer(LONG)["input_ids"]
+    words = [word for piece in pieces for word in tokenizer.decode(piece, skip_special_tokens=True).split()]
+    assert words == LONG.split()  # none is broken
+    assert [len(piece) for piece in backbone._in_pieces("q" * 20)] == [
+        7,
+        7,
+        7,
+        1,
+    ]  # but one that is longer than a piece
+    words, mask = backbone.read([LONG, "close the window"])
+    assert mask.sum(1).tolist() == [len(tokenizer(text)["input_ids"]) for text in (LONG, "close the window")]
+
+
+def test_a_sentence_does_not_depend_on_the_others_length() -> None:
+    """Beside a long one a short one has the features it has alone, to the bit."""
+    backbone = tiny_backbone()
+    images = pictures(3)
+    whole, mask = backbone.encode(images, ["close the window", LONG, "close the window"])
+    for rows, sentence in ((slice(0, 3, 2), "close the window"), (slice(1, 2), LONG)):
+        apart = images[rows]
+        alone, real = backbone.encode(apart, [sentence] * len(apart))
+        assert torch.equal(whole[rows], alone) and torch.equal(mask[rows], real)
+
+
+def test_what_is_lost_of_a_sentence_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    backbone, images = tiny_backbone(), pictures(2)
+    endless = "open the drawer, " * 300
     for _ in range(2):
-        backbone.encode(images, ["open the drawer", long])
+        backbone.encode(images, ["open the drawer", endless])
     said = capsys.readouterr().err
-    assert said.count("instruction") == 1 and f"instruction '{long}': only {room} of its" in said
-    backbone.encode(images, ["открой ящик"] * 2)
-    assert "are unknown to the vocabulary" in capsys.readouterr().err
+    assert said.count("instruction") == 1 and f"only {LONGEST} of its" in said and len(said) < 500
+    backbone.encode(images, ["открой ящик", "press the \U0001f534 button"])
+    said = capsys.readouterr().err
+    assert said.count("are unknown to the vocabulary") == 2
+
+
+@pytest.mark.parametrize(
+    ("sentence", "tokens", "read", "unknown"),
+    [("", 1, 1, 0), ("open the drawer", 4, 4, 0), ("拿", 5, 5, 3), ("\U0001f534", 6, 6, 4), ("q" * 999, 1001, 256, 0)],
+)
+def test_how_much_is_read(sentence: str, tokens: int, read: int, unknown: int) -> None:
+    """A letter of another script is as many unknown tokens as it has bytes, beside the space and the end."""
+    found = tiny_backbone().reading(sentence)
+    assert (found.read, found.unknown) == (read, unknown) and abs(found.tokens - tokens) <= 1

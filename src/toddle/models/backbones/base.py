@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import PictureSize, Positive, Size, SizeOrNone
+from toddle.core.types import Reading
 
 __all__ = [
     "Backbone",
     "BackboneConfig",
     "check_images",
     "fingerprint_of",
+    "reading_of",
     "tell_what_is_lost",
     "tokenizer_data",
-    "unknown_in",
 ]
 
 
@@ -40,25 +41,27 @@ class BackboneConfig:
     image_size: PictureSize | None = None
     """Side in pixels to which pictures are resized; None takes what the model was trained with."""
     text_tokens: Size = 32
-    """Tokens of the sentence that are kept (padded to this number; the embedded backbone has its own)."""
+    """Tokens of a sentence that are kept, padded to this number (the embedded backbone reads sentences whole)."""
     lora_rank: SizeOrNone = 0
     """Rank of LoRA on the attention projections of the backbone; 0 keeps it frozen."""
     lora_alpha: Positive = 16.0
     """LoRA's scale: the update is multiplied by alpha / rank."""
 
 
-def unknown_in(tokens: Sequence[int], tokenizer: Any) -> int:
-    """Return how many ids stand for what the vocabulary does not have."""
-    return 0 if tokenizer.unk_token_id is None else list(tokens).count(tokenizer.unk_token_id)
+def reading_of(ids: Sequence[int], room: int, tokenizer: Any) -> Reading:
+    """Return how much is read of a sentence with these ids where there is room for `room` of them."""
+    unknown = tokenizer.unk_token_id
+    return Reading(len(ids), min(len(ids), room), 0 if unknown is None else list(ids).count(unknown))
 
 
 @functools.cache
-def tell_what_is_lost(sentence: str, *, tokens: int, room: int, unknown: int, remedy: str) -> None:
+def tell_what_is_lost(sentence: str, reading: Reading, remedy: str) -> None:
     """Say on stderr, once for each sentence, that its end is cut off or that words of it are not known."""
-    lost = [f"only {room} of its {tokens} tokens are read"] if tokens > room else []
-    lost += [f"{unknown} of its {tokens} tokens are unknown to the vocabulary"] if unknown else []
+    lost = [f"only {reading.read} of its {reading.tokens} tokens are read"] if reading.read < reading.tokens else []
+    if reading.unknown:
+        lost.append(f"{reading.unknown} of its {reading.tokens} tokens are unknown to the vocabulary")
     if lost:
-        print(f"instruction '{sentence}': {' and '.join(lost)}; {remedy}", file=sys.stderr)
+        print(f"instruction '{sentence[:200]}': {' and '.join(lost)}; {remedy}", file=sys.stderr)
 
 
 class Backbone(nn.Module):
@@ -69,12 +72,27 @@ class Backbone(nn.Module):
 
     width: int
     settings: BackboneConfig
+    tokenizer: Any
+    remedy: str  # what a user can do about a sentence of which something is lost
     trainable: bool = False  # True with LoRA: gradients flow and features must not be cached
     base_fingerprint: str = ""  # with LoRA: the fingerprint of what it was put on
 
     def tokens(self, cameras: int) -> int:
         """Return G, the context tokens of one decision with `cameras` pictures."""
         raise NotImplementedError
+
+    @property
+    def room(self) -> int:
+        """Tokens of a sentence that are read, at most."""
+        raise NotImplementedError
+
+    def _ids(self, sentence: str) -> list[int]:
+        """Return the ids of a sentence's tokens, all of them."""
+        raise NotImplementedError
+
+    def reading(self, sentence: str) -> Reading:
+        """Return how much of a sentence is read."""
+        return reading_of(self._ids(sentence), self.room, self.tokenizer)
 
     def _features(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return context (B, G, D_vlm) and mask (B, G) bool for images (B, n, 3, H, W) uint8."""
@@ -92,6 +110,8 @@ class Backbone(nn.Module):
         Raises InputError when the pictures' shape or type is wrong or the number of sentences is not B.
         """
         check_images(images, instructions)
+        for sentence in set(instructions):
+            tell_what_is_lost(sentence, self.reading(sentence), self.remedy)
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             context, mask = self._features(images, instructions)
         return context.float(), mask

@@ -6,6 +6,8 @@ spatial softmax on the stem (Finn et al. 2016, "Deep spatial autoencoders"), bec
 manipulation policy asks of its eyes.  `toddle backbone` trains it; the weights are shipped as fp16 safetensors.
 
 Context of one picture: R registers, (grid/2)^2 pooled patches; then the words, shared by all pictures.
+A sentence that is longer than the text tower is read in pieces, which break between words; the fusion encoder sees all
+of its tokens, and what it makes of them is averaged over neighbours into the context's fixed number of words.
 """
 
 from __future__ import annotations
@@ -27,12 +29,24 @@ from toddle.core.errors import InputError
 from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.numbers import PictureSize, Size
 from toddle.core.reading import read_json, read_text
-from toddle.models.backbones.base import Backbone, BackboneConfig, tell_what_is_lost, tokenizer_data, unknown_in
+from toddle.models.backbones.base import Backbone, BackboneConfig, tokenizer_data
 
-__all__ = ["ASSETS", "EmbeddedBackbone", "EmbeddedConfig", "load_embedded", "save_embedded", "train_tokenizer"]
+__all__ = [
+    "ASSETS",
+    "LONGEST",
+    "EmbeddedBackbone",
+    "EmbeddedConfig",
+    "load_embedded",
+    "save_embedded",
+    "train_tokenizer",
+]
 
 ASSETS = Path(__file__).parents[1] / "assets" / "embedded"
 PAD, UNKNOWN, END = "[PAD]", "[UNK]", "[END]"
+SPACE = "\u0120"
+"""How byte-level BPE writes the space before a word."""
+LONGEST = 256
+"""Tokens of the longest sentence that is read whole: attention takes their square."""
 
 
 @config
@@ -58,7 +72,7 @@ class EmbeddedConfig:
     heads: Size = 6
     """Attention heads of every layer."""
     text_tokens: Size = 16
-    """Tokens a sentence is padded or cut to."""
+    """Tokens the text tower reads at once; shorter sentences are padded, longer ones are read in pieces."""
     vocabulary: Size = 448
     """Size of the tokenizer's vocabulary."""
 
@@ -107,10 +121,13 @@ class EmbeddedBackbone(Backbone):
     Built by `load_embedded`, or fresh by the pretraining recipe.
     """
 
+    remedy = "shorten it, put it in English, or train a backbone on your sentences (toddle backbone)"
+    room = LONGEST
+
     def __init__(self, sizes: EmbeddedConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.sizes, self.tokenizer, self.width = sizes, tokenizer, sizes.width
-        self._told: set[str] = set()
+        self._pieces: dict[str, list[list[int]]] = {}  # of the sentences met so far
         self.settings = BackboneConfig()
         common: dict[str, Any] = {
             "hidden_size": sizes.width,
@@ -158,23 +175,43 @@ class EmbeddedBackbone(Backbone):
         return registers + self.register_tokens, patches
 
     def read(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Map B sentences to words (B, L, D) and mask (B, L); each different sentence is read once."""
+        """Map B sentences to words (B, L, D) and mask (B, L); each different sentence is read once.
+
+        L is the text tower's room, or the tokens of the longest sentence where that is more.
+        """
         different = sorted(set(instructions))
         row = {sentence: index for index, sentence in enumerate(different)}
-        for sentence in set(different) - self._told:  # once: this is asked at every decision
-            self._told.add(sentence)
-            ids = self.tokenizer(sentence)["input_ids"]
-            remedy = "shorten it, put it in English, or train a backbone on your sentences (toddle backbone)"
-            unknown, room = unknown_in(ids, self.tokenizer), self.sizes.text_tokens
-            tell_what_is_lost(sentence, tokens=len(ids), room=room, unknown=unknown, remedy=remedy)
-        encoded = self.tokenizer(
-            different, padding="max_length", truncation=True, max_length=self.sizes.text_tokens, return_tensors="pt"
-        )
-        device = self.register_tokens.device
-        mask = encoded["attention_mask"].to(device)
-        words = self.text(input_ids=encoded["input_ids"].to(device), attention_mask=mask).last_hidden_state
+        pieces = [self._in_pieces(sentence) for sentence in different]
+        room, device = self.sizes.text_tokens, self.register_tokens.device
+        flat = [piece for each in pieces for piece in each]
+        ids = [piece + [self.tokenizer.pad_token_id] * (room - len(piece)) for piece in flat]
+        mask = torch.tensor([[1] * len(piece) + [0] * (room - len(piece)) for piece in flat], device=device)
+        words = self.text(input_ids=torch.tensor(ids, device=device), attention_mask=mask).last_hidden_state
+        if len(flat) > len(different):
+            counts = [len(each) for each in pieces]
+            whole = [w[m.bool()] for w, m in zip(words.split(counts), mask.split(counts), strict=True)]
+            words = nn.utils.rnn.pad_sequence(whole, batch_first=True)
+            length = torch.tensor([len(each) for each in whole], device=device)
+            mask = torch.arange(words.shape[1], device=device) < length[:, None]
         rows = torch.tensor([row[sentence] for sentence in instructions], device=device)
         return words[rows], mask.bool()[rows]
+
+    def _ids(self, sentence: str) -> list[int]:
+        ids: list[int] = self.tokenizer(sentence)["input_ids"]
+        return ids
+
+    def _in_pieces(self, sentence: str) -> list[list[int]]:
+        """Return the ids of a sentence's tokens in pieces that the text tower can read, each of whole words."""
+        if sentence not in self._pieces:
+            ids, room, pieces = self._ids(sentence)[:LONGEST], self.sizes.text_tokens, []
+            while len(ids) > room:
+                tokens = self.tokenizer.convert_ids_to_tokens(ids[: room + 1])
+                begins = [place for place in range(1, room + 1) if tokens[place].startswith(SPACE)]
+                cut = max(begins, default=room)
+                pieces.append(ids[:cut])
+                ids = ids[cut:]
+            self._pieces[sentence] = [*pieces, ids]
+        return self._pieces[sentence]
 
     def fuse(self, registers: Tensor, patches: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mix [registers | patches | words] and return the three parts, normalised."""
@@ -193,6 +230,19 @@ class EmbeddedBackbone(Backbone):
         return {"kind": "embedded", "sizes": to_dict(self.sizes), "tokenizer": tokenizer_data(self.tokenizer)}
 
     def _features(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        long = torch.tensor([len(self._in_pieces(sentence)) > 1 for sentence in instructions])
+        if long.all() or not long.any():
+            return self._encode(images, instructions)
+        context = torch.empty(len(images), self.tokens(images.shape[1]), self.width, device=self.register_tokens.device)
+        mask = torch.empty(context.shape[:2], dtype=torch.bool, device=context.device)
+        for rows in (long.nonzero()[:, 0], (~long).nonzero()[:, 0]):  # apart: a sentence is not read by its neighbours
+            found = self._encode(images[rows.to(images.device)], [instructions[row] for row in rows.tolist()])
+            for whole, part in zip((context, mask), found, strict=True):
+                whole[rows.to(whole.device)] = part
+        return context, mask
+
+    def _encode(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Encode pictures with sentences that are all within the text tower's room, or all beyond it."""
         batch, cameras = images.shape[:2]
         words, mask = self.read(instructions)
         images = images.to(self.register_tokens.device)
@@ -203,6 +253,9 @@ class EmbeddedBackbone(Backbone):
         square = patches.unflatten(1, (side // 2, 2, side // 2, 2)).mean((2, 4)).flatten(1, 2)
         seen = torch.cat([registers, square], 1).unflatten(0, (batch, cameras)).flatten(1, 2)
         words = words.unflatten(0, (batch, cameras)).mean(1)
+        if words.shape[1] > self.sizes.text_tokens:
+            whole = [F.adaptive_avg_pool1d(w[m].t(), self.sizes.text_tokens).t() for w, m in zip(words, mask)]
+            words, mask = torch.stack(whole), mask.new_ones(batch, self.sizes.text_tokens)
         return torch.cat([seen, words], 1), torch.cat([mask.new_ones(seen.shape[:2]), mask], 1)
 
 
@@ -214,7 +267,7 @@ def train_tokenizer(sentences: Sequence[str], sizes: EmbeddedConfig) -> PreTrain
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789-.,'") + ["\u0120"]
+    alphabet = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789-.,'") + [SPACE]
     trainer = trainers.BpeTrainer(
         vocab_size=sizes.vocabulary, special_tokens=[PAD, UNKNOWN, END], initial_alphabet=alphabet, show_progress=False
     )

@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 
 from toddle.core.errors import InputError, problem
 from toddle.core.reading import read_json
-from toddle.models.backbones.base import Backbone, BackboneConfig, tell_what_is_lost, tokenizer_data, unknown_in
+from toddle.models.backbones.base import Backbone, BackboneConfig, tokenizer_data
 
 __all__ = ["FAMILIES", "HubBackbone", "fit_square", "load_hub_backbone"]
 
@@ -41,6 +41,8 @@ def fit_square(images: Tensor, size: int) -> Tensor:
 
 class HubBackbone(Backbone):
     """A pretrained vision-language model; built by `load_hub_backbone`."""
+
+    remedy = "keep more (--backbone.text-tokens) or shorten it"
 
     def __init__(self, model: Any, tokenizer: Any, settings: BackboneConfig, moments: tuple[list[float], list[float]]):
         super().__init__()
@@ -74,7 +76,7 @@ class HubBackbone(Backbone):
         return before, before[:1]
 
     def tokens(self, cameras: int) -> int:
-        return cameras * (self.picture_tokens + sum(map(len, self.frame))) + self.settings.text_tokens + 1
+        return cameras * (self.picture_tokens + sum(map(len, self.frame))) + self.room
 
     def preprocessing(self) -> dict[str, Any]:
         return {
@@ -86,21 +88,23 @@ class HubBackbone(Backbone):
             "tokenizer": tokenizer_data(self.tokenizer),
         }
 
+    @property
+    def room(self) -> int:
+        return self.settings.text_tokens + 1
+
+    def _ids(self, sentence: str) -> list[int]:
+        """Return start token, sentence and line end."""
+        words: list[int] = self.tokenizer(sentence.strip() + "\n", add_special_tokens=False)["input_ids"]
+        start = self.tokenizer.bos_token_id
+        return words if start is None else [start, *words]
+
     def _prompt(self, sentence: str, cameras: int) -> tuple[list[int], list[int]]:
-        """Token ids and mask of one prompt: pictures, start token, sentence and line end, padding."""
+        """Token ids and mask of one prompt: pictures, words, padding."""
         before, after = self.frame
         pictures = (before + [self.model.config.image_token_id] * self.picture_tokens + after) * cameras
-        words = self.tokenizer(sentence.strip() + "\n", add_special_tokens=False)["input_ids"]
-        start = self.tokenizer.bos_token_id
-        room = self.settings.text_tokens + 1
-        words = ([start] if start is not None else []) + list(words)
-        remedy = "keep more (--backbone.text-tokens) or shorten it"
-        tell_what_is_lost(
-            sentence, tokens=len(words), room=room, unknown=unknown_in(words, self.tokenizer), remedy=remedy
-        )
-        words = words[:room]
+        words = self._ids(sentence)[: self.room]
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-        missing = room - len(words)
+        missing = self.room - len(words)
         return pictures + words + [pad] * missing, [1] * (len(pictures) + len(words)) + [0] * missing
 
     def _features(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
