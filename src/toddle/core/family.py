@@ -28,8 +28,8 @@ class Family:
     """Options that evaluation sets: held-out goals, the end at success."""
     remedies: Mapping[str, str] = field(default_factory=dict)
     """Optional package -> what installs it."""
-    open_ended: bool = False
-    """Whether names beyond `members` may exist; `build` refuses those that do not."""
+    open_ended: Callable[[str], bool] | None = None
+    """Whether a name beyond `members` exists, where there may be such."""
 
     def takes(self, option: str) -> bool:
         """Whether it has an option of this name."""

@@ -97,11 +97,11 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
 
     def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
         """Disturb the worlds of `mask` (N,) with a push of `strength` (1 = 0.5 m/s scaled to the body)."""
-        raise NotImplementedError(f"{self.name} cannot be pushed")
+        raise problem("push", "an environment that can be pushed", self.name)
 
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures."""
-        raise NotImplementedError(f"{self.name} has no picture")
+        raise problem("videos", "an environment that can be pictured", self.name)
 
     @property
     def body_spec(self) -> BodySpec:

@@ -47,7 +47,7 @@ def family_of(name: str) -> Family:
         return Family(name=name, what="added", members=lambda: [name], build=ADDED[name], options=options)
     prefix, _, member = name.partition("/")
     family = families_by_name().get(prefix)
-    if family is None or not (member in family.members() or (family.open_ended and member)):
+    if family is None or not (member in family.members() or (family.open_ended and family.open_ended(member))):
         remedy = nearest(name, known_envs())
         if remedy.startswith("known"):  # nothing is near: a list of all would be long
             remedy = "names begin with " + ", ".join(f"{key}/" for key in families_by_name())

@@ -33,9 +33,13 @@ __all__ = ["Actor", "Agent", "body_in"]
 def body_in(policy: Acting, env: BatchedEnv) -> int:
     """Return the id of the environment's body in the policy's banks.  Raises InputError where it has none."""
     names, spec = [body.name for body in policy.bodies], env.body_spec
+    sizes = f"{spec.proprio} numbers of proprioception, {spec.action} of action"
     if env.body not in names:
-        sizes = f"{spec.proprio} numbers of proprioception, {spec.action} of action"
         raise problem("policy", f"a bank for the body '{env.body}' of {env.name} ({sizes})", ", ".join(names))
+    body = policy.bodies[names.index(env.body)]
+    if (body.proprio, body.action) != (spec.proprio, spec.action):
+        got = f"{body.proprio} of proprioception, {body.action} of action"
+        raise problem("policy", f"the sizes of the body '{env.body}' in {env.name} ({sizes})", got)
     return names.index(env.body)
 
 

@@ -130,6 +130,9 @@ class Collector:
         else:
             actor.begin(policy)
             self._begun = True
+        if self.env.cameras and self.env.rendering != bool(policy.cameras):  # no picture that nobody looks at
+            self.env.rendering = bool(policy.cameras)
+            self._raw = self.env.current_observation()
         finals: list[tuple[int, NDArray[Any], Observation]] = []
         steps = 0
         if self._succeeded is not None:

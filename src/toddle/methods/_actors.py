@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ __all__ = [
     "bodies_of",
     "has_goals",
     "iterations_of",
+    "label_of",
     "make_collectors",
     "make_critic",
     "make_policy",
@@ -221,6 +223,11 @@ def make_critic(start: Start, hidden: tuple[int, ...], goal_width: int) -> Value
     return critic.to(start.device)
 
 
+def label_of(env: BatchedEnv) -> str:
+    """Return the environment's name as metrics and files can bear it."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", env.name)
+
+
 def make_collectors(start: Start, collect: CollectConfig) -> list[Collector]:
     """Build a collector for each environment; `body` is its body's place among the bodies."""
     order = [body.name for body in bodies_of(start.envs)]
@@ -230,7 +237,7 @@ def make_collectors(start: Start, collect: CollectConfig) -> list[Collector]:
             collect,
             seed=start.seed + 1000 * index,
             body=order.index(env.body),
-            label=env.name.replace("/", "-"),
+            label=label_of(env),
         )
         for index, env in enumerate(start.envs)
     ]

@@ -13,6 +13,7 @@ from toddle.methods._actors import (
     PolicyKind,
     TokenSettings,
     bodies_of,
+    label_of,
     make_policy,
     started_from,
 )
@@ -61,7 +62,7 @@ class GroupSettings:
                 self.episodes,
                 seed=start.seed + 1000 * index,
                 body=order.index(env.body),
-                label=env.name.replace("/", "-"),
+                label=label_of(env),
             )
             for index, env in enumerate(start.envs)
         ]

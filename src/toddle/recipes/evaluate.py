@@ -9,16 +9,18 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
+
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
-from toddle.core.errors import nearest, problem
+from toddle.core.errors import InputError, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
-from toddle.envs.make import family_of, known_envs, make_env
+from toddle.envs.make import family_of, make_env
 from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.policies.store import load_policy, read_policy
@@ -111,7 +113,8 @@ def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) ->
     """What the environment must be made with so that this policy sees what it was trained on."""
     family = family_of(name)
     options = dict(family.evaluation)
-    if cameras := config.cameras or policy.cameras:
+    cameras = config.cameras or policy.cameras
+    if cameras and (config.cameras or family.takes("cameras")):  # else it has pictures of its own, or none
         family.check("cameras", name, " ".join(cameras))
         options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
     if config.max_episode_steps is not None:
@@ -135,22 +138,37 @@ def plan(config: Config) -> Plan:
     """Check policies and environments; the time is that of camera worlds, 5 ms a control step each."""
     resolve_device(config.device)
     for name in config.env:
-        if name not in known_envs():
-            raise problem("env", "a known environment", name, nearest(name, known_envs()))
+        family_of(name)
     weights = 0
     for candidate in _candidates(config):
         policy, meta = load_policy(candidate.folder), read_policy(candidate.folder)[2]
         weights = max(weights, sum(value.numel() * value.element_size() for value in policy.state_dict().values()))
         for name in config.env:
-            _options(config, name, policy, meta)
-            env = make_env(name, 1)
-            body_in(policy, env)
+            worlds = 1 if config.control == "own" else min(2, config.num_envs, config.episodes)
+            env = make_env(name, worlds, seed=config.seed, **_options(config, name, policy, meta))
+            _check_fit(config, policy, env)
             env.close()
     cells = _cells(config)
     steps = [f"{config.episodes} episodes of {c.name} in {env}, {condition}" for env, c, condition in cells]
     seconds = len(cells) * config.episodes * (0.005 * (config.max_episode_steps or 150) + 0.1)
     memory = 600 * 2**20 + 3 * weights + config.num_envs * 3 * 2**20
     return Plan(steps=[*steps, f"write {config.out}/episodes.jsonl"], memory_bytes=memory, seconds=seconds)
+
+
+def _check_fit(config: Config, policy: Acting, env: BatchedEnv) -> None:
+    """Raise InputError where the policy cannot act there, or where it cannot be pushed or filmed as asked."""
+    body_in(policy, env)
+    if policy.cameras and len(env.cameras) != len(policy.cameras):
+        shown = " ".join(env.cameras) or "no pictures"
+        raise problem("cameras", f"as many as the policy reads ({' '.join(policy.cameras)})", f"{shown} of {env.name}")
+    if config.push:
+        env.push(np.zeros(env.num_envs, bool), np.random.default_rng(0))
+    if config.videos:
+        env.reset(seed=config.seed)
+        try:
+            env.render_worlds([0], config.video_size, config.video_size)
+        except InputError as error:
+            raise InputError(f"{error}; --videos 0 films nothing") from error
 
 
 def run(config: Config, *, resume: bool = False) -> None:

@@ -61,6 +61,8 @@ class Config:
     """Goal tokens are refreshed every 1 to so many control steps, like a slow vision model's."""
     distractors: Whole = 0
     """Tokens of other worlds' goals shown beside a world's own, at most, so that attention learns to choose."""
+    max_episode_steps: Count | None = None
+    """Control steps after which an episode is cut; by default the environment's own limit."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     checkpoint_every: Count = 20
@@ -104,7 +106,7 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
 
 
 def _environments(config: Config) -> list[BatchedEnv]:
-    asked = {name: getattr(config, name) for name in ("control", "token_latency", "distractors")}
+    asked = {name: getattr(config, name) for name in ("control", "token_latency", "distractors", "max_episode_steps")}
     asked = {name: value for name, value in asked.items() if value != getattr(Config, name)}
     envs = []
     for index, name in enumerate(config.env):

@@ -16,7 +16,7 @@ from toddle.data.layout import DatasetSpec
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.envs.base import BatchedEnv
-from toddle.envs.make import family_of, known_envs, make_env
+from toddle.envs.make import family_of, make_env
 from toddle.experience.actor import body_in
 from toddle.experience.demonstrations import (
     Demonstration,
@@ -128,8 +128,7 @@ def _cameras(config: Config, name: str) -> tuple[str, ...]:
 def run(config: Config, *, resume: bool = False) -> None:
     """Record until every environment has its episodes."""
     for name in config.env:
-        if name not in known_envs():
-            make_env(name, 1)  # raises, naming the nearest
+        family_of(name)
     _check_policy(config)
     actor: Demonstrator | None = None
     columns = (
@@ -191,9 +190,15 @@ def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
         features=row_features(env),
         robot_type=env.body,
         images=config.images,
-        cameras=dict.fromkeys(env.cameras, (config.image_size, config.image_size)),
+        cameras=dict.fromkeys(env.cameras, _picture_size(env)),
         image_stride=config.image_stride,
     )
+
+
+def _picture_size(env: BatchedEnv) -> tuple[int, int]:
+    """Return height and width of the pictures in its observations."""
+    height, width = env.single_observation_space["images"].shape[-2:] if env.cameras else (0, 0)  # type: ignore[index]
+    return int(height), int(width)
 
 
 def _rate(env: BatchedEnv) -> float:
