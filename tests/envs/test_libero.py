@@ -15,22 +15,20 @@ from toddle.core.errors import InputError
 pytest.importorskip("libero", reason="LIBERO is not installed (extra `libero`)")
 
 from toddle.envs.check_env import check_env
-from toddle.envs.libero import ASSETS_VARIABLE, STEP_LIMITS, LiberoEnv
+from toddle.envs.libero import STEP_LIMITS, LiberoEnv
+from toddle.envs.libero_assets import ASSETS_VARIABLE, REMEDY, installed_assets
 from toddle.envs.make import make_env
 
-HERE = Path(__file__).parents[2]
-ASSETS = next(
-    (p for p in (os.environ.get(ASSETS_VARIABLE), HERE.parent / "shared" / "libero_assets") if p and Path(p).is_dir()),
-    None,
-)
-needs_assets = pytest.mark.skipif(ASSETS is None, reason=f"LIBERO's assets are not here: set {ASSETS_VARIABLE}")
+PLACES = (os.environ.get(ASSETS_VARIABLE), installed_assets(), Path(__file__).parents[3] / "shared" / "libero_assets")
+ASSETS = next((place for place in PLACES if place and Path(place).is_dir()), None)
+needs_assets = pytest.mark.skipif(ASSETS is None, reason=f"LIBERO's assets are not here: {REMEDY}")
 DOWN = np.array([0.0, 0.0, -0.5, 0.0, 0.0, 0.0, -1.0])
 
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[LiberoEnv]:
     if ASSETS is None:
-        pytest.skip(f"LIBERO's assets are not here: set {ASSETS_VARIABLE}")
+        pytest.skip(f"LIBERO's assets are not here: {REMEDY}")
     env = LiberoEnv("libero_object", 0, 1, assets=str(ASSETS), cameras=("agentview", "wrist"), image_size=64)
     yield env
     env.close()

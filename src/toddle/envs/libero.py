@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,22 +20,21 @@ import numpy as np
 import yaml
 from gymnasium import spaces
 
-from toddle.core.errors import InputError, nearest, problem
+from toddle.core.errors import nearest, problem
 from toddle.core.files import write_text_atomic
 from toddle.core.numpy_file import load_array
 from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.core.seeding import seed_sequence
 from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
+from toddle.envs.libero_assets import find_assets, package_folder
 from toddle.envs.libero_expert import pick_and_place
 from toddle.envs.scene_renderer import Renderers
 
-__all__ = ["ASSETS_VARIABLE", "CAMERAS", "STEP_LIMITS", "LiberoEnv"]
+__all__ = ["CAMERAS", "STEP_LIMITS", "LiberoEnv"]
 
 STEP_LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand", "frontview": "frontview"}
-ASSETS_VARIABLE = "TODDLE_LIBERO_ASSETS"
-"""Environment variable: the folder of LIBERO's assets.  Without it the package fetches them from its hub."""
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 COLLISION_GROUP = 0  # robosuite's collision shapes; group 1 is what is seen
 
@@ -47,13 +45,7 @@ def _cache() -> Path:
 
 def _load_package(assets: str | None) -> ModuleType:
     """Import libero, which reads a config file while it is imported, and asks on stdin where there is none."""
-    spec = find_spec("libero")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("No module named 'libero'", name="libero")
-    root = Path(next(iter(spec.submodule_search_locations))) / "libero"
-    assets = assets or os.environ.get(ASSETS_VARIABLE)
-    if assets and not (Path(assets) / "scenes").is_dir():
-        raise problem(ASSETS_VARIABLE, "the folder of LIBERO's assets, with a folder 'scenes'", assets)
+    root, folder = package_folder(), find_assets(assets)
     if "libero.libero" not in sys.modules and "LIBERO_CONFIG_PATH" not in os.environ:
         os.environ["LIBERO_CONFIG_PATH"] = str(_cache())
         paths = {
@@ -69,13 +61,7 @@ def _load_package(assets: str | None) -> ModuleType:
     try:
         import libero.libero as package
 
-        if assets:
-            package._assets_path_cache = str(Path(assets).resolve())  # read while `envs` is imported
-        found = package.get_assets_path()
-        if not Path(found).is_dir():
-            raise InputError(
-                f"LIBERO: its assets could not be fetched; put them into a folder and set {ASSETS_VARIABLE} to it"
-            )
+        package._assets_path_cache = str(folder)  # LIBERO looks here first, and else asks its hub
         import libero.libero.benchmark
         import libero.libero.envs.env_wrapper
     finally:
@@ -111,7 +97,7 @@ class LiberoEnv(BatchedEnv):
         render: RenderSettings | None = None,
         variation: RenderVariation | None = None,
     ) -> None:
-        """`max_episode_steps` defaults to the suite's limit, `assets` to TODDLE_LIBERO_ASSETS or the package's own."""
+        """`max_episode_steps` defaults to the suite's limit, `assets` to what `libero_assets.find_assets` finds."""
         if suite not in STEP_LIMITS:
             raise problem("suite", "a LIBERO suite", suite, nearest(suite, STEP_LIMITS))
         package = _load_package(assets)

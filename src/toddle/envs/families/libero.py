@@ -10,7 +10,7 @@ __all__ = ["FAMILY"]
 
 SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 """Tasks of each suite."""
-REMEDY = "pip install 'toddle[libero]' && pip install --no-deps hf-libero robosuite bddl"
+REMEDY = "pip install 'toddle[libero,libero-assets]' && pip install --no-deps hf-libero robosuite bddl"
 
 
 def _build(member: str, num_envs: int, *, threads: int = 1, **options: Any) -> Any:
