@@ -14,6 +14,7 @@ from toddle.models.backbones.embedded import save_embedded
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy
+from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_expert, load_policy, save_policy
 from toddle.recipes.transfer import Config, SideCarSettings, plan, run
@@ -110,6 +111,8 @@ def test_growth_and_side_car_together(source: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_converted_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"policy\.json"):
         plan(Config(source=tmp_path / "nothing", vlm_width=10))
-    save_policy(tmp_path / "mlp", GaussianPolicy(GaussianConfig(bodies=(BODY,))))
-    with pytest.raises(InputError, match="causal"):
-        run(Config(source=tmp_path / "mlp", out=tmp_path / "out", vlm_width=10))
+    for policy in (GaussianPolicy(GaussianConfig(bodies=(BODY,))), FPOPolicy(FPOConfig(body=BODY))):
+        save_policy(tmp_path / policy.kind, policy)
+        for command in (plan, run):
+            with pytest.raises(InputError, match=rf"\Asource: expected [^\n]*'causal'[^\n]* got '{policy.kind}'"):
+                command(Config(source=tmp_path / policy.kind, out=tmp_path / "out", vlm_width=10))

@@ -10,7 +10,6 @@ import safetensors.torch
 import torch
 
 from toddle.core.config import config
-from toddle.core.errors import problem
 from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.numbers import Positive, Size, SizeOrNone, Whole
 from toddle.core.plan import Plan
@@ -19,19 +18,18 @@ from toddle.envs.make import make_env
 from toddle.experience.actor import Actor
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
-from toddle.policies.causal import CausalConfig, CausalPolicy
-from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
-from toddle.policies.store import StoredExpert, load_policy, read_policy, save_expert, save_policy
+from toddle.policies.causal import CausalPolicy
+from toddle.policies.store import StoredExpert, save_expert, save_policy
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 from toddle.runs.loop import ProgressLine
 from toddle.runs.run import RunFolder
 from toddle.transfer.convert import Conversion, ConvertConfig, convert
-from toddle.transfer.denoising_levels import check_source, measure_denoising_levels
 from toddle.transfer.distill import distill
 from toddle.transfer.graft import graft
 from toddle.transfer.grow import enlarge
 from toddle.transfer.lesion import draw_observation, lesion_scores, rank_blocks
-from toddle.transfer.levels import Level, measure_levels
+from toddle.transfer.levels import Level
+from toddle.transfer.sources import Source, load_source
 from toddle.transfer.table import conversion_record, print_record
 
 __all__ = ["Config", "plan", "run"]
@@ -88,9 +86,7 @@ class Config:
 
 def plan(config: Config) -> Plan:
     """Check the source and say what would be done."""
-    source = _source_config(config)
-    fresh = CausalPolicy(source) if isinstance(source, CausalConfig) else DenoisingPolicy(source)
-    made = convert(fresh, config.convert, 1)
+    made = convert(load_source(config.source, config.convert).policy, config.convert, 1)
     numbers = sum(value.numel() for value in made.expert.parameters())
     numbers *= config.grow_depth * config.grow_width**2
     steps = [
@@ -108,15 +104,14 @@ def plan(config: Config) -> Plan:
 
 def run(config: Config, *, resume: bool = False) -> None:
     """Convert, measure, write and print.  A run that was interrupted is simply done again with `--resume`."""
-    _source_config(config)
+    source = load_source(config.source, config.convert)
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        policy: CausalPolicy | DenoisingPolicy = load_policy(config.source)
         backbone = None if config.vlm_width else load_backbone(config.backbone)
-        made, levels = _convert(config, policy, config.vlm_width or (backbone.width if backbone else 0))
-        record = conversion_record(policy, made, levels)
+        made, levels = _convert(config, source, config.vlm_width or (backbone.width if backbone else 0))
+        record = conversion_record(source.policy, made, levels)
         meta = {"source": str(config.source), "levels": record["levels"], "numbers": record["numbers"]}
         if backbone is not None:
-            save_policy(config.out / "policy", _vla(config, made, backbone, _steps(config, policy)), meta)
+            save_policy(config.out / "policy", _vla(config, made, backbone, config.steps or source.steps), meta)
         save_expert(
             config.out / "expert",
             StoredExpert(made.config, made.expert.state_dict(), made.adapter.state_dict(), made.vlm_width, meta),
@@ -128,10 +123,6 @@ def run(config: Config, *, resume: bool = False) -> None:
         print_record(record)
         folder.finish(1)
         print(f"policy: {config.out / 'policy'}" if backbone is not None else f"expert: {config.out / 'expert'}")
-
-
-def _steps(config: Config, policy: CausalPolicy | DenoisingPolicy) -> int:
-    return config.steps or (policy.links.steps if isinstance(policy, DenoisingPolicy) else 8)
 
 
 def _vla(config: Config, made: Conversion, backbone: Backbone, steps: int) -> FlowVLA:
@@ -151,37 +142,13 @@ def _vla(config: Config, made: Conversion, backbone: Backbone, steps: int) -> Fl
     return vla
 
 
-def _source_config(config: Config) -> CausalConfig | DenoisingConfig:
-    kind, source, _, _ = read_policy(config.source)
-    if kind not in ("causal", "denoising"):
-        raise problem(
-            "source",
-            "a policy of kind 'causal' or 'denoising'",
-            kind,
-            "pretrain one with toddle pretrain --policy causal or --method dppo",
-        )
-    assert isinstance(source, CausalConfig | DenoisingConfig)
-    if isinstance(source, DenoisingConfig):
-        check_source(DenoisingPolicy(source))
-        if config.convert.context_mode == "replace":
-            raise problem("convert.context_mode", "pretrained or insert with a denoising policy", "replace")
-    return source
-
-
-def _convert(config: Config, policy: CausalPolicy | DenoisingPolicy, vlm_width: int) -> tuple[Conversion, list[Level]]:
-    """Convert and enlarge; measure before self-distillation, which by design leaves the source."""
-    ranking, rollouts = None, None
-    if config.convert.context_mode == "replace" and isinstance(policy, CausalPolicy):
-        rollouts = _rollouts(config, policy)
-        scores = lesion_scores(policy, rollouts)
-        ranking = rank_blocks(scores)
-        print("lesion scores: " + ", ".join(f"block {index}: {score:.4f}" for index, score in scores.items()))
-    made = convert(policy, config.convert, vlm_width, ranking=ranking)
-    if rollouts is not None and config.distill_steps and isinstance(policy, CausalPolicy):
-        with ProgressLine("distil", config.distill_steps) as bar:
-            count = config.distill_steps
-            losses = distill(policy, made, rollouts, steps=count, on_step=lambda i, _: bar.advance(i + 1))
-        print(f"self-distillation: error {losses[0]:.4f} -> {losses[-1]:.4f}")
+def _convert(config: Config, source: Source, vlm_width: int) -> tuple[Conversion, list[Level]]:
+    """Convert, enlarge and measure."""
+    if config.convert.context_mode == "replace":
+        assert source.replaceable is not None  # load_source has seen to it
+        made = _replace(config, source.replaceable, vlm_width)
+    else:
+        made = convert(source.policy, config.convert, vlm_width)
     made = enlarge(
         made, depth=config.grow_depth, width=config.grow_width, mlp_ratio=config.grow_mlp, seed=config.convert.seed
     )
@@ -190,10 +157,20 @@ def _convert(config: Config, policy: CausalPolicy | DenoisingPolicy, vlm_width: 
         made.expert, new = graft(made.expert, car.width, car.depth, car.heads, config.convert.seed)
         made.status |= {name: "new: 0" if ".merge." in name else "new: behind a projection of 0" for name in new}
         made.expert.eval()
-    steps = _steps(config, policy)
-    if isinstance(policy, DenoisingPolicy):
-        return made, measure_denoising_levels(policy, made, steps=steps)
-    return made, measure_levels(policy, made, steps=steps)
+    return made, source.levels(made, steps=config.steps or source.steps)
+
+
+def _replace(config: Config, policy: CausalPolicy, vlm_width: int) -> Conversion:
+    """Convert by mode replace: the blocks that matter least give way, and the trunk learns back what they did."""
+    rollouts, count = _rollouts(config, policy), config.distill_steps
+    scores = lesion_scores(policy, rollouts)
+    print("lesion scores: " + ", ".join(f"block {index}: {score:.4f}" for index, score in scores.items()))
+    made = convert(policy, config.convert, vlm_width, ranking=rank_blocks(scores))
+    if count:
+        with ProgressLine("distil", count) as bar:
+            losses = distill(policy, made, rollouts, steps=count, on_step=lambda i, _: bar.advance(i + 1))
+        print(f"self-distillation: error {losses[0]:.4f} -> {losses[-1]:.4f}")
+    return made
 
 
 @torch.no_grad()

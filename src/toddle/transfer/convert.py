@@ -27,11 +27,11 @@ from toddle.models.goal_encoder import GoalEncoder
 from toddle.models.mlp import zero_
 from toddle.models.trunk import TrunkConfig
 
-__all__ = ["Conversion", "ConvertConfig", "Source", "convert", "match_moments"]
+__all__ = ["Conversion", "ConvertConfig", "Convertible", "convert", "match_moments"]
 
 
-class Source(Protocol):
-    """An RL policy that has an action expert: `CausalPolicy`, or `DenoisingPolicy` over a trunk."""
+class Convertible(Protocol):
+    """An RL policy that has an action expert: a causal one, or a denoising one over a trunk."""
 
     @property
     def expert(self) -> ActionExpert:
@@ -104,7 +104,9 @@ class Conversion:
         return self.expert.config
 
 
-def convert(policy: Source, settings: ConvertConfig, vlm_width: int, *, ranking: list[int] | None = None) -> Conversion:
+def convert(
+    policy: Convertible, settings: ConvertConfig, vlm_width: int, *, ranking: list[int] | None = None
+) -> Conversion:
     """Convert a policy into an action expert that reads VLM tokens of width `vlm_width`.
 
     ranking: self-attention blocks in the order of their lesion score (`lesion.rank_blocks`), for mode replace.

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from toddle.transfer.convert import Conversion, Source
+from toddle.transfer.convert import Conversion, Convertible
 from toddle.transfer.levels import Level
 
 __all__ = ["components", "conversion_record", "print_record"]
@@ -39,7 +39,7 @@ def _distance(new: Tensor, old: Tensor | None) -> float | None:
     return ((new - old).norm() / old.norm().clamp(min=1e-12)).item()
 
 
-def components(policy: Source, made: Conversion) -> list[dict[str, Any]]:
+def components(policy: Convertible, made: Conversion) -> list[dict[str, Any]]:
     """Return one row a part: name, numbers in it, what it is, and its greatest relative distance from the source."""
     source = policy.expert.state_dict()
     tensors = dict(made.expert.state_dict())
@@ -68,7 +68,7 @@ def components(policy: Source, made: Conversion) -> list[dict[str, Any]]:
     return table
 
 
-def conversion_record(policy: Source, made: Conversion, levels: list[Level]) -> dict[str, Any]:
+def conversion_record(policy: Convertible, made: Conversion, levels: list[Level]) -> dict[str, Any]:
     """Return the whole record as JSON values: parts, levels, totals."""
     parts = components(policy, made)
     state = made.expert.state_dict()
