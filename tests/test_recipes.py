@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from doc_commands import README, commands
 from toddle.cli import main
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.policies.store import load_policy
@@ -104,6 +105,30 @@ def test_the_report_is_one_page(root: Path) -> None:
     page = (root / "report.html").read_text()
     assert "tiny" in page and TASK in page and "<svg" in page and "<video" in page
     assert not re.search(r'(src|href)="https?://', page), "it opens without a network"
+
+
+IN_README = {"pretrain": "pretrain", "transfer": "transfer", "record": "demos", "sft": "sft", "evaluate": "evaluation"}
+"""Command -> what README calls the folder that it makes."""
+
+
+def told(slow: bool) -> list[list[str]]:
+    """README's commands whose inputs are at hand; `slow`: those whose dry run tries goal tracking."""
+    apart = ("libero", "folder_of_pi0", "--teacher")  # what needs assets, foreign weights, a teacher of the same chunks
+    found = [command for command in commands(README) if not any(word in " ".join(command) for word in apart)]
+    return [command for command in found if (command[0] == "pretrain" and "goal/sawyer" in command) is slow]
+
+
+@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_readme_can_be_followed(slow: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command there, as it stands, passes its dry run where its inputs are."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    for command, name in IN_README.items():
+        Path("runs", name).symlink_to(root / command)
+    assert len(told(slow)) >= (5 if slow else 12)
+    for command in told(slow):
+        fresh = ["new/" + text if before == "--out" else text for before, text in zip(["", *command], command)]
+        toddle(*fresh, "--dry-run")
 
 
 def test_every_metric_is_documented(root: Path) -> None:

@@ -26,7 +26,7 @@ from toddle.core.errors import InputError, NaNError, nearest
 from toddle.core.files import check_folder
 from toddle.core.plan import Plan
 
-__all__ = ["COMMANDS", "main", "parse"]
+__all__ = ["COMMANDS", "main", "parse", "read"]
 
 COMMANDS = {
     "demo": "the main job end to end: pretrain, transfer, record, sft, evaluate, report",
@@ -126,9 +126,7 @@ def _dispatch(arguments: list[str]) -> int:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise InputError(f"toddle: unknown command '{command}'; {nearest(command, COMMANDS)}")
-    recipe = importlib.import_module(f"toddle.recipes.{command}")
-    choose = getattr(recipe, "configure", None)  # of a command whose settings depend on what is chosen
-    options, config = parse(command, recipe.Config, rest, choose=choose, choosing=getattr(recipe, "CHOOSING", ()))
+    recipe, options, config = read(command, rest)
     out = getattr(config, "out", None)
     if out is not None:
         check_folder(out.parent if command == "report" else out, "out")  # a report is a file
@@ -139,6 +137,14 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     recipe.run(config, resume=options.resume)
     return 0
+
+
+def read(command: str, arguments: list[str]) -> tuple[Any, _Options, Any]:
+    """Return the command's recipe, and what the arguments say: options and settings.  Raises InputError."""
+    recipe = importlib.import_module(f"toddle.recipes.{command}")
+    choose = getattr(recipe, "configure", None)  # of a command whose settings depend on what is chosen
+    options, config = parse(command, recipe.Config, arguments, choose=choose, choosing=getattr(recipe, "CHOOSING", ()))
+    return recipe, options, config
 
 
 def _print_overview() -> None:

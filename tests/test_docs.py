@@ -1,0 +1,58 @@
+"""What README and docs/ say can be done: every command is one that the command line takes, and links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import toddle
+from doc_commands import README, ROOT, commands
+from toddle.cli import COMMANDS, read
+from toddle.envs.make import family_of
+
+PAGES = [README, *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "LOG.md")]
+"""The log says what was."""
+INPUTS = ("source", "dataset", "init", "like", "teacher", "policy", "runs", "warm_start")
+"""Settings that name folders which must be there."""
+
+
+def paths(value: Any) -> list[str]:
+    parts = value if isinstance(value, tuple) else (value,)
+    return [str(part).rpartition("=")[2] for part in parts if part is not None]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_every_command_is_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # where a page's --config is
+    for command, *arguments in commands(page):
+        config = read(command, arguments)[2]
+        for name in config.tasks if command == "demo" else getattr(config, "env", ()):
+            family_of(name)
+
+
+def test_readme_makes_what_it_uses() -> None:
+    """Whoever follows README from the top finds each folder that a command asks for."""
+    made, told = set[str](), commands(README)
+    assert {command for command, *_ in told} == set(COMMANDS)
+    for command, *arguments in told:
+        config = read(command, arguments)[2]
+        names = [name for name in INPUTS if (command, name) != ("study", "runs")]  # where a study writes
+        for path in (path for name in names for path in paths(getattr(config, name, None))):
+            assert not path.startswith("runs/") or path.removesuffix("/policy") in made, f"{command}: {path}"
+        made.add(str(getattr(config, "out", "")))
+    assert {"runs/pretrain", "runs/transfer", "runs/demos", "runs/sft", "runs/evaluation"} <= made
+
+
+def test_readme_python_names_what_there_is() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    compile(block, "README.md", "exec")
+    assert {"build"} < set(re.findall(r"toddle\.(\w+)", block)) <= set(toddle.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert re.match("https?:", target) or (page.parent / target).exists(), target
