@@ -52,6 +52,14 @@ def test_readme_python_names_what_there_is() -> None:
     assert {"build"} < set(re.findall(r"toddle\.(\w+)", block)) <= set(toddle.__all__)
 
 
+def test_every_metric_that_code_names_is_explained() -> None:
+    table = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/metrics.md").read_text(), re.M)
+    rooms = ("algorithms", "experience", "runs")
+    texts = [path.read_text() for room in rooms for path in (ROOT / "src/toddle" / room).glob("*.py")]
+    named = {name for text in texts for name in re.findall(r'"([a-z]+/[a-z_]+)"', text)}
+    assert {"group/dropped", "cost/episode", "sft/cka"} < named <= set(table)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
