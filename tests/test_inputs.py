@@ -17,6 +17,7 @@ from toddle.core.config import from_dict, to_dict
 from toddle.core.errors import InputError
 from toddle.core.numbers import Range
 from toddle.methods._base import known_methods
+from toddle.recipes import finetune
 from toddle.recipes.pretrain import config_class, configure
 from toddle.runs.run import RunFolder, check_run
 
@@ -37,6 +38,10 @@ def commands() -> Iterator[tuple[str, type[Any], dict[str, Any]]]:
         if command == "pretrain":
             for method in known_methods():
                 yield f"pretrain {method}", config_class(method), to_dict(configure(method=method))
+        elif command == "finetune":
+            for method in known_methods(command):
+                settings = finetune.configure(method=method)
+                yield f"finetune {method}", finetune.config_class(method), to_dict(settings)
         else:
             kind = importlib.import_module(f"toddle.recipes.{command}").Config
             yield command, kind, to_dict(from_dict(kind, NEEDED.get(command, {})))

@@ -35,6 +35,7 @@ COMMANDS = {
     "transfer": "convert a pretrained policy into the action expert of a vision-language-action model",
     "record": "record demonstrations of scripted experts or of a policy as a LeRobot dataset",
     "sft": "fine-tune a vision-language-action model on demonstrations",
+    "finetune": "improve a vision-language-action model by RL in simulation, from pictures and sentences",
     "evaluate": "evaluate policies on the same seeds: success, return, robustness, speed, videos",
     "report": "write a page of results: curves, success with intervals, videos",
     "study": "run a study of several seeds and arms with a fixed outcome",

@@ -20,6 +20,12 @@ def test_gymnasium_tasks(task: str) -> None:
     check_env(make_env(f"gymnasium/{task}", 3, seed=4, threads=2, max_episode_steps=12))
 
 
+@pytest.mark.parametrize("member", ["reach", "one"])
+def test_dots(member: str) -> None:
+    options: Any = {"cameras": ("top",), "image_size": 32, "max_episode_steps": 8}
+    check_env(make_env(f"dots/{member}", 3, seed=4, **options))
+
+
 def test_fork() -> None:
     check_env(make_env("fork/point", 3, seed=4, max_episode_steps=8))
 

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toddle.maths.advantages import discounted_returns, gae, group_advantages, standardise
+from toddle.maths.advantages import (
+    discounted_returns,
+    gae,
+    group_advantages,
+    standardise,
+    step_and_trajectory_advantages,
+)
 
 T, B = 6, 2
 # Made with stable-baselines3 2.9.2: RolloutBuffer(gamma=0.8, gae_lambda=0.9), time limits handled as its
@@ -175,3 +181,28 @@ def test_group_advantages_sum_to_zero(values: list[float], leave_one_out: bool) 
     returns = torch.tensor(values, dtype=torch.float64)
     advantage, _ = group_advantages(returns, torch.zeros(len(values), dtype=torch.int64), leave_one_out=leave_one_out)
     assert float(advantage.sum()) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_steps_and_trajectories_of_a_group() -> None:
+    """By hand: two episodes of one start and one of another; the second ends a step early."""
+    reward = torch.tensor([[1.0, 0.0, 5.0], [2.0, 0.0, 5.0], [0.0, 9.0, 5.0]])
+    mask = torch.tensor([[True, True, True], [True, True, True], [True, False, True]])
+    returns, group = torch.tensor([3.0, 0.0, 15.0]), torch.tensor([4, 4, 7])
+    found, uneven = step_and_trajectory_advantages(reward, mask, returns, group, step=0.5, trajectory=0.25)
+    half = 0.5**0.5  # (x - mean) / std of two numbers is +- 1 / sqrt 2
+    expected = torch.tensor(
+        [[0.75 * half, -0.75 * half, 0.0], [0.75 * half, -0.75 * half, 0.0], [0.25 * half, 0.0, 0.0]]
+    )
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert uneven.tolist() == [True, True, False]
+
+
+def test_steps_alone_sum_to_zero_and_constant_rewards_teach_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reward, group = torch.rand(7, 8, generator=generator), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    mask = torch.ones(7, 8, dtype=torch.bool)
+    found, _ = step_and_trajectory_advantages(reward, mask, reward.sum(0), group, step=1.0, trajectory=0.0)
+    torch.testing.assert_close(found.view(7, 2, 4).sum(-1), torch.zeros(7, 2), atol=1e-5, rtol=0)
+    same = torch.ones(7, 8)
+    found, uneven = step_and_trajectory_advantages(same, mask, reward.sum(0), group, step=1.0, trajectory=0.0)
+    assert not found.any() and not uneven.any()

@@ -7,9 +7,9 @@ import torch
 from toddle.algorithms.parts import Estimator
 from toddle.core.errors import problem
 from toddle.experience.rollout import Rollout
-from toddle.maths.advantages import gae, group_advantages
+from toddle.maths.advantages import gae, group_advantages, step_and_trajectory_advantages
 
-__all__ = ["GAE", "GroupAdvantages"]
+__all__ = ["GAE", "BatchAdvantages", "GroupAdvantages", "StepAndTrajectoryAdvantages"]
 
 
 class GAE(Estimator):
@@ -59,4 +59,47 @@ class GroupAdvantages(Estimator):
             "group/dropped": float((~uneven).float().mean()),
             "group/decisions": float(rollout.mask.sum()),
             "group/spread": float(torch.std(score.float())) if len(score) > 1 else 0.0,
+        }
+
+
+class BatchAdvantages(Estimator):
+    """Each episode against the mean of all others of its rollout, whatever their starts: REINFORCE's baseline."""
+
+    def fill(self, rollout: Rollout) -> dict[str, float]:
+        """Write advantages.  Raises InputError where episodes are not whole."""
+        score = rollout.episode_return
+        if rollout.mask is None or score is None:
+            raise problem("source", "whole episodes", "a rollout of parts of them")
+        advantage, _ = group_advantages(score, torch.zeros_like(score, dtype=torch.int64), leave_one_out=True)
+        rollout.advantage.copy_(advantage.expand_as(rollout.advantage))
+        return {"group/spread": float(torch.std(score)) if len(score) > 1 else 0.0}
+
+
+class StepAndTrajectoryAdvantages(Estimator):
+    """Episodes of a start compared step by step and as wholes (TGRPO, Chen et al. 2025, arXiv 2506.08440)."""
+
+    def __init__(self, *, step: float, trajectory: float) -> None:
+        """step, trajectory: weights of the two comparisons, alpha_1 and alpha_2."""
+        self.step, self.trajectory = step, trajectory
+
+    def fill(self, rollout: Rollout) -> dict[str, float]:
+        """Write advantages and take groups that teach nothing out of the mask.
+
+        Raises InputError where there are no groups.
+        """
+        if rollout.group is None or rollout.mask is None or rollout.episode_return is None:
+            raise problem("source", "whole episodes in groups", "a rollout without them")
+        advantage, uneven = step_and_trajectory_advantages(
+            rollout.reward,
+            rollout.mask,
+            rollout.episode_return,
+            rollout.group,
+            step=self.step,
+            trajectory=self.trajectory,
+        )
+        rollout.advantage.copy_(advantage)
+        rollout.mask = rollout.mask & uneven
+        return {
+            "group/dropped": float((~uneven).float().mean()),
+            "group/decisions": float(rollout.mask.sum()),
         }

@@ -26,6 +26,8 @@ class Family:
     """Options that `build` takes besides; others are refused by name."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Options that evaluation sets: held-out goals, the end at success."""
+    finetuning: Mapping[str, Any] = field(default_factory=dict)
+    """Options with which RL improves a VLA here: success as the reward, the end at success."""
     remedies: Mapping[str, str] = field(default_factory=dict)
     """Optional package -> what installs it."""
     open_ended: Callable[[str], bool] | None = None

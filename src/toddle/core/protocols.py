@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toddle.core.types import BodySpec, Decision, FeatureSource, Observation, Reading, Score
 
-__all__ = ["Acting", "Critic", "FineTunable", "Flowing", "Imitating", "Learner", "Memory", "Scorable"]
+__all__ = ["Acting", "Critic", "Explorable", "FineTunable", "Flowing", "Imitating", "Learner", "Memory", "Scorable"]
 
 Memory = Any
 """What a policy remembers between decisions (a KV cache), or None.  Opaque to everybody but the policy."""
@@ -145,6 +145,15 @@ class FineTunable(Acting, Protocol):
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Return the weights by name."""
+
+
+@runtime_checkable
+class Explorable(FineTunable, Protocol):
+    """A VLA that RL can improve (`toddle finetune`)."""
+
+    def explorer(self, sampler: Any) -> Scorable:
+        """Return what RL trains: this policy, exploring as `policies.flow_explorer.SamplerConfig` says.  Its weights
+        are this policy's own (and perhaps those of a spread), so this policy is what is kept afterwards."""
 
 
 @runtime_checkable

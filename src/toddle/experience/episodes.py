@@ -27,16 +27,14 @@ class EpisodesConfig:
 
     group: Size = 8
     """Episodes that begin at the same start; the worlds are divided into so many groups."""
+    stop_together: bool = False
+    """End every episode of a group as soon as one of them succeeds, so that all have the same length."""
     starts: Whole = 0
     """Starts that are drawn from, of seeds counting up from `first_start`; 0: a new one every time."""
     first_start: Seed = 0
     """Seed of the first start.  Evaluation takes seeds from 0, demonstrations from 1,000,000."""
     success_return: bool = False
     """Compare episodes by success (1 or 0) in place of their sums of rewards."""
-
-    def __post_init__(self) -> None:
-        if self.group < 2:
-            raise problem("group", "at least 2, for an episode is compared with the others", self.group)
 
 
 class GroupCollector:
@@ -74,9 +72,9 @@ class GroupCollector:
 
         The rollout is the collector's own and is overwritten next time.  A critic is not asked.
         """
-        env, actor, worlds = self.env, self.actor, self.env.num_envs
-        groups, length = worlds // self.config.group, -(-env.max_episode_steps // policy.horizon)
-        seeds = np.repeat(self._draw(groups), self.config.group)
+        config, env, actor, worlds = self.config, self.env, self.actor, self.env.num_envs
+        groups, length = worlds // config.group, -(-env.max_episode_steps // policy.horizon)
+        seeds = np.repeat(self._draw(groups), config.group)
         raw, _ = env.reset(seed=[int(seed) for seed in seeds])
         actor.begin(policy)
         running, mask = np.ones(worlds, bool), np.zeros((length, worlds), bool)
@@ -104,6 +102,8 @@ class GroupCollector:
             actor.note(np.zeros(worlds, bool))
             self.total_steps += int(info["steps"][running].sum())
             running = running & ~(terminated | truncated)
+            if config.stop_together and success is not None:
+                running &= ~np.repeat(success.reshape(-1, config.group).any(1), config.group)
             if not running.any():
                 break
         assert self.rollout is not None

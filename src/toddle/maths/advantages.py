@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["discounted_returns", "gae", "group_advantages", "standardise"]
+__all__ = ["discounted_returns", "gae", "group_advantages", "standardise", "step_and_trajectory_advantages"]
 
 
 def gae(
@@ -92,3 +92,32 @@ def group_advantages(
     if leave_one_out:
         return centred * count / (count - 1).clamp(min=1), uneven
     return (centred / (variance.sqrt() + epsilon) if scale else centred), uneven
+
+
+def step_and_trajectory_advantages(
+    reward: Tensor,
+    mask: Tensor,
+    returns: Tensor,
+    group: Tensor,
+    *,
+    step: float,
+    trajectory: float,
+    epsilon: float = 1e-6,
+) -> tuple[Tensor, Tensor]:
+    """TGRPO's advantages (T, B) (Chen et al. 2025, arXiv 2506.08440): step * S + trajectory * T.
+
+    S compares the rewards (T, B) of a group's episodes that still run (mask) at the same step, T their returns (B,);
+    each is (x - mean) / std within the group (B,).  Nothing is added where all are alike.
+    Returns them with (B,) bool, False in groups that differ at no step and in no return.
+    """
+    whole, uneven = group_advantages(returns, group, epsilon=epsilon)
+    _, index = group.unique(return_inverse=True)
+    member = torch.nn.functional.one_hot(index).to(reward.dtype)  # (B, groups)
+    real = mask.to(reward.dtype)
+    count = (real @ member)[:, index]
+    centred = (reward - ((reward * real) @ member)[:, index] / count.clamp(min=1)) * real
+    deviation = ((centred**2 @ member)[:, index] / (count - 1).clamp(min=1)).sqrt()
+    steps = torch.where(deviation > epsilon, centred / (deviation + epsilon), 0.0)
+    differs = ((steps != 0).any(0).to(reward.dtype) @ member)[index] > 0
+    weighted = step * steps + trajectory * torch.where(uneven, whole, 0.0)
+    return weighted * real, (uneven & (trajectory > 0)) | (differs & (step > 0))

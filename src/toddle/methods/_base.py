@@ -23,7 +23,18 @@ from toddle.core.errors import nearest, problem
 from toddle.core.protocols import Acting, Learner
 from toddle.envs.base import BatchedEnv
 
-__all__ = ["Counting", "Method", "Preset", "Run", "Settings", "Start", "build", "known_methods", "load_method"]
+__all__ = [
+    "PREFIX",
+    "Counting",
+    "Method",
+    "Preset",
+    "Run",
+    "Settings",
+    "Start",
+    "build",
+    "known_methods",
+    "load_method",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,18 +134,26 @@ class Method:
         raise problem("method", f"one with a preset for {given}", self.name, "name one with --preset")
 
 
+PREFIX = {"pretrain": "", "finetune": "vla-"}
+"""How the files begin of the methods of each command; the command's `--method` leaves it out."""
+
+
 @functools.cache
-def known_methods() -> tuple[str, ...]:
-    """Return the names of the methods: the files of this folder but those that begin with _."""
+def known_methods(command: str = "pretrain") -> tuple[str, ...]:
+    """Return the names of a command's methods: the files of this folder but those that begin with _."""
     files = [module.name for module in pkgutil.iter_modules(methods.__path__) if not module.name.startswith("_")]
-    return tuple(name.replace("_", "-") for name in files)
+    own, others = PREFIX[command], [prefix for prefix in PREFIX.values() if prefix and prefix != PREFIX[command]]
+    names = [name.replace("_", "-") for name in files]
+    names = [name for name in names if name.startswith(own) and not name.startswith(tuple(others))]
+    return tuple(name.removeprefix(own) for name in names)
 
 
-def load_method(name: str) -> Method:
-    """Return a method by name.  Raises InputError for an unknown one, with the nearest."""
-    if name not in known_methods():
-        raise problem("method", "a known method", name, nearest(name, known_methods()))
-    method: Method = importlib.import_module(f"{methods.__name__}.{name.replace('-', '_')}").METHOD
+def load_method(name: str, command: str = "pretrain") -> Method:
+    """Return a command's method by name.  Raises InputError for an unknown one, with the nearest."""
+    if name not in known_methods(command):
+        raise problem("method", "a known method", name, nearest(name, known_methods(command)))
+    file = PREFIX[command] + name
+    method: Method = importlib.import_module(f"{methods.__name__}.{file.replace('-', '_')}").METHOD
     return method
 
 
@@ -152,12 +171,15 @@ def build(
 ) -> Run:
     """Build everything that learns in these environments; `run.learner.step()` makes one of `run.iterations`.
 
-    method: a name of `known_methods`, or one of your own.  steps: control steps to learn from, all worlds together.
+    method: a name that `toddle methods` lists (vla-ppo, say), or one of your own.  steps: control steps to learn from, all worlds together.
     init: a policy to go on from; it is trained in place.  folder: where a warm start is kept.  preset and settings: as
     those of `toddle pretrain`; nested ones may be dicts of what differs, or whole.
     Raises InputError for a setting that is unknown or has a wrong value, and where it does not fit the environments.
     """
-    found = load_method(method) if isinstance(method, str) else method
+    found = method
+    if isinstance(found, str):
+        command = "finetune" if found.startswith(PREFIX["finetune"]) else "pretrain"
+        found = load_method(found.removeprefix(PREFIX[command]), command)
     given = {name: to_dict(value) for name, value in settings.items()}
     warm = given.get("warm_start") is not None
     if warm and folder is None:

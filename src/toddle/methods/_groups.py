@@ -5,6 +5,7 @@ from __future__ import annotations
 from toddle.algorithms.estimators import GroupAdvantages
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import config
+from toddle.core.errors import problem
 from toddle.core.numbers import Size
 from toddle.experience.episodes import EpisodesConfig, GroupCollector
 from toddle.methods._actors import (
@@ -43,6 +44,8 @@ class GroupSettings:
 
     def run(self, start: Start, estimator: GroupAdvantages) -> Run:
         """Build PPO without a critic around the policy."""
+        if self.episodes.group < 2:
+            raise problem("episodes.group", "at least 2: an episode is compared with others", self.episodes.group)
         if start.init is not None:
             policy = started_from(start, ("gaussian", "causal", "tokens"))
         else:

@@ -28,6 +28,7 @@ from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
 from toddle.policies.bounds import bounded
+from toddle.policies.flow_explorer import FlowExplorer, SamplerConfig, make_explorer
 
 __all__ = ["FlowVLA", "FlowVLAConfig"]
 
@@ -243,6 +244,10 @@ class FlowVLA(nn.Module):
         cache = self.expert.prefix(self._seen(observation), context, mask, cache)
         chunk = self.expert.sample(cache, noise, self.config.steps)
         return Decision(self.executed(chunk, observation), noise, chunk.new_zeros(batch, 0)), cache
+
+    def explorer(self, sampler: SamplerConfig) -> FlowExplorer:
+        """Return what RL trains: this policy, drawn with the sampler's noise."""
+        return make_explorer(self, sampler)
 
     # ---- its flow, for RL (core.protocols.Flowing) -------------------------------------------------------------------
     @property

@@ -29,7 +29,7 @@ from toddle.reporting.report import percent
 from toddle.runs.loop import ProgressLine
 from toddle.runs.run import RunFolder
 
-__all__ = ["Config", "plan", "run"]
+__all__ = ["Config", "plan", "run", "write_summary"]
 
 
 @config
@@ -183,7 +183,7 @@ def run(config: Config, *, resume: bool = False) -> None:
             for env_name, candidate, condition in cells:
                 results = _evaluate_cell(scene, env_name, candidate, condition, log, bar)
                 table[candidate.name, env_name, condition] = results
-        _write_summary(folder.path, table)
+        write_summary(folder.path, table)
         folder.finish(total)
 
 
@@ -261,7 +261,8 @@ def _evaluate_cell(
     )
 
 
-def _write_summary(folder: Path, table: dict[tuple[str, str, str], list[EpisodeResult]]) -> None:
+def write_summary(folder: Path, table: dict[tuple[str, str, str], list[EpisodeResult]]) -> None:
+    """Write `summary.json` of cells (candidate, env, condition), and print a line for each."""
     rows = []
     for (candidate, env, condition), results in table.items():
         report = summarise(results)

@@ -7,8 +7,9 @@ from typing import Annotated
 import tyro
 
 from toddle.core.config import changes, config, to_dict
+from toddle.core.errors import nearest, problem
 from toddle.core.plan import Plan
-from toddle.methods._base import Method, known_methods, load_method
+from toddle.methods._base import PREFIX, Method, known_methods, load_method
 
 __all__ = ["Config", "plan", "run"]
 
@@ -23,22 +24,37 @@ class Config:
 
 def plan(config: Config) -> Plan:
     """Say what would be listed."""
-    names = [config.name] if config.name else list(known_methods())
-    return Plan(steps=[f"explain {load_method(name).name}" for name in names], seconds=0.0)
+    chosen = [_named(config.name)] if config.name else [method for _, method in _all()]
+    return Plan(steps=[f"explain {method.name}" for method in chosen], seconds=0.0)
 
 
 def run(config: Config, *, resume: bool = False) -> None:
     """Print the list, or one method."""
     if config.name:
-        _explain(load_method(config.name))
+        _explain(_named(config.name))
         return
-    methods = [load_method(name) for name in known_methods()]
-    width = max(len(method.name) for method in methods)
-    for method in methods:
-        presets = ", ".join(preset.name for preset in method.presets)
-        print(f"{method.name:<{width}}  {method.what}")
-        print(f"{'':<{width}}  {method.paper}; trains {method.policies}; presets: {presets}")
-    print("\ntoddle methods NAME explains one; toddle pretrain --method NAME --help shows its settings.")
+    width = max(len(method.name) for _, method in _all())
+    for command in PREFIX:
+        print(f"toddle {command} --method ...")
+        for method in (method for own, method in _all() if own == command):
+            presets = ", ".join(preset.name for preset in method.presets)
+            name = method.name.removeprefix(PREFIX[command])
+            print(f"  {name:<{width}}  {method.what}")
+            print(f"  {'':<{width}}  {method.paper}; trains {method.policies}; presets: {presets}")
+    print("\ntoddle methods NAME explains one (vla-NAME: that of finetune); toddle COMMAND --method NAME --help")
+    print("shows its settings.")
+
+
+def _all() -> list[tuple[str, Method]]:
+    return [(command, load_method(name, command)) for command in PREFIX for name in known_methods(command)]
+
+
+def _named(name: str) -> Method:
+    """Return a method by its full name.  Raises InputError for an unknown one, with the nearest."""
+    found = {method.name: method for _, method in _all()}
+    if name not in found:
+        raise problem("method", "a known method", name, nearest(name, found))
+    return found[name]
 
 
 def _explain(method: Method) -> None:

@@ -36,5 +36,6 @@ FAMILY = Family(
         "variation",
     ),
     evaluation={"terminate_on_success": True},
+    finetuning={"terminate_on_success": True},
     remedies=dict.fromkeys(("metaworld", "libero", "robosuite", "bddl", "cv2", "easydict", "future"), REMEDY),
 )

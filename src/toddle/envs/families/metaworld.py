@@ -36,5 +36,6 @@ FAMILY = Family(
     build=_build,
     options=(*OPTIONS, "observation", "reward"),
     evaluation={"terminate_on_success": True},
+    finetuning={"reward": "success", "terminate_on_success": True, "max_episode_steps": 200},
     remedies=REMEDIES,
 )

@@ -1,0 +1,127 @@
+"""What the methods of `toddle finetune` share: how a VLA explores, its critic, its collectors."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from toddle.algorithms.estimators import GroupAdvantages
+from toddle.algorithms.parts import Estimator
+from toddle.algorithms.ppo import PPO, PPOConfig
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.numbers import Size
+from toddle.experience.actor import body_in
+from toddle.experience.collect import CollectConfig, Collector
+from toddle.experience.episodes import EpisodesConfig, GroupCollector
+from toddle.methods._base import Run, Start
+from toddle.policies.flow_explorer import SamplerConfig
+from toddle.policies.vla_critic import VLACritic, VLACriticConfig
+
+__all__ = ["GROUP_PPO", "SHOWN", "VLAGroupSettings", "VLAPPOSettings"]
+
+SHOWN = ("episode/success", "ppo/kl")
+GROUP_PPO: dict[str, Any] = {
+    "epochs": 2,
+    "minibatches": 4,
+    "learning_rate": 1e-4,
+    "schedule": "constant",
+    "target_kl": None,
+    "normalise_advantages": False,
+}
+"""Fields of PPO for groups of whole episodes."""
+
+
+def _label(env: Any) -> str:
+    return str(env.name).replace("/", "-")
+
+
+@config
+class VLAPPOSettings:
+    """PPO on a VLA, with a critic."""
+
+    sampler: SamplerConfig = SamplerConfig()
+    """How the VLA explores."""
+    critic: Literal["auto", "context", "state"] = "auto"
+    """What the critic sees: the frozen backbone's context and proprioception, or proprioception alone; auto: the
+    context where the backbone is frozen."""
+    critic_hidden: tuple[Size, ...] = (256, 256)
+    """Widths of the critic's hidden layers."""
+    collect: CollectConfig = CollectConfig()
+    """How experience is gathered."""
+    ppo: PPOConfig = PPOConfig()
+    """The algorithm."""
+
+    def build(self, start: Start) -> Run:
+        """Build PPO around the VLA of `start.init`."""
+        vla = start.init.to(start.device)
+        explorer = vla.explorer(self.sampler).to(start.device)
+        collectors = [
+            Collector(env, self.collect, seed=start.seed + 1000 * index, body=body_in(explorer, env), label=_label(env))
+            for index, env in enumerate(start.envs)
+        ]
+        worlds = min(env.num_envs for env in start.envs)
+        if explorer.sequential and self.ppo.minibatches > worlds:
+            raise problem("ppo.minibatches", f"at most {worlds} (worlds): the VLA has a history", self.ppo.minibatches)
+        frozen = vla.features
+        if self.critic == "context" and (frozen is None or self.collect.keep == "pictures"):
+            raise problem("critic", "state, or a frozen backbone whose features are kept", "context")
+        reads = self.critic != "state" and frozen is not None and self.collect.keep == "features"
+        proprio = {body.proprio for body in explorer.bodies}
+        if len(proprio) > 1:
+            raise problem("policy", "a VLA of one body, for the critic", ", ".join(b.name for b in explorer.bodies))
+        sizes = VLACriticConfig(
+            proprio=proprio.pop(),
+            context=frozen.shape[1] if reads and frozen is not None else 0,
+            hidden=self.critic_hidden,
+            seed=start.seed,
+        )
+        critic = VLACritic(sizes).to(start.device)
+        steps = explorer.horizon * sum(collector.decisions for collector in collectors)
+        iterations = max(1, round(start.steps / steps))
+        learner = PPO(explorer, critic, collectors, self.ppo, iterations=iterations, seed=start.seed, **start.parts)
+        return Run(learner=learner, policy=vla, iterations=iterations, sources=collectors, show=SHOWN)
+
+
+@config
+class VLAGroupSettings:
+    """Whole episodes on a VLA, without a critic."""
+
+    sampler: SamplerConfig = SamplerConfig()
+    """How the VLA explores."""
+    episodes: EpisodesConfig = EpisodesConfig()
+    """How episodes are gathered."""
+    ppo: PPOConfig = PPOConfig()
+    """The algorithm; what it says of a critic has no effect."""
+
+    def run(self, start: Start, estimator: Estimator) -> Run:
+        """Build PPO without a critic around the VLA of `start.init`."""
+        vla = start.init.to(start.device)
+        explorer = vla.explorer(self.sampler).to(start.device)
+        collectors = [
+            GroupCollector(
+                env, self.episodes, seed=start.seed + 1000 * index, body=body_in(explorer, env), label=_label(env)
+            )
+            for index, env in enumerate(start.envs)
+        ]
+        iterations = max(1, round(start.steps / sum(collector.decisions for collector in collectors)))
+        learner = PPO(
+            explorer,
+            None,
+            collectors,
+            self.ppo,
+            iterations=iterations,
+            seed=start.seed,
+            estimator=estimator,
+            **start.parts,
+        )
+        return Run(learner=learner, policy=vla, iterations=iterations, sources=collectors, show=SHOWN)
+
+    def compared(self) -> None:
+        """Raise InputError where episodes have no others of the same start to be compared with."""
+        if self.episodes.group < 2:
+            raise problem("episodes.group", "at least 2: an episode is compared with others", self.episodes.group)
+
+    def against_groups(self, start: Start, **estimator: Any) -> Run:
+        """As `run`, with `algorithms.estimators.GroupAdvantages` of these settings."""
+        self.compared()
+        return self.run(start, GroupAdvantages(**estimator))

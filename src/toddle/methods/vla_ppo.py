@@ -1,0 +1,42 @@
+"""PPO on a VLA: the critic sees what its frozen backbone says (pi_RL, Chen et al. 2025, arXiv 2510.25889)."""
+
+from __future__ import annotations
+
+from toddle.algorithms.ppo import PPOConfig
+from toddle.experience.collect import CollectConfig
+from toddle.methods._base import Method, Preset
+from toddle.methods._vla import VLAPPOSettings
+
+__all__ = ["METHOD"]
+
+METHOD = Method(
+    name="vla-ppo",
+    what="PPO on a VLA, with a critic of its own that sees the frozen backbone's context",
+    paper="pi_RL, arXiv 2510.25889; flows scored as its Flow-SDE",
+    policies="flow_vla, pi0",
+    deviations=(
+        "the critic pools the frozen backbone's context itself and shares no layer with the expert",
+        "densities of a link are averaged over its dimensions, and the clip range is small for that reason",
+    ),
+    presets=(
+        Preset(
+            name="any",
+            source="pi_RL: K 4, level 0.5, one random step, gamma 0.99, lambda 0.95, critic first; ours: clip, rates",
+            settings=VLAPPOSettings(
+                collect=CollectConfig(length=25, discount=0.995, scale_rewards=False),
+                ppo=PPOConfig(
+                    epochs=5,
+                    minibatches=8,
+                    learning_rate=2e-4,
+                    critic_learning_rate=1e-3,
+                    critic_warm_up=2,
+                    clip_low=0.05,
+                    clip_high=0.05,
+                    ratio="sum",
+                    target_kl=None,
+                    schedule="constant",
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,314 @@
+"""`toddle finetune`: a VLA that was fine-tuned on demonstrations is improved by RL, from pictures and sentences.
+
+The run's folder holds, besides what every run has: `episodes.jsonl` and `videos/` of before and after on the same
+seeds, `summary.json`, and `policy/`, the improved VLA of the same kind.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from toddle.core.config import changes, config, from_dict, merged, to_dict
+from toddle.core.device import check_device_name, resolve_device
+from toddle.core.errors import problem
+from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
+from toddle.core.plan import Plan
+from toddle.core.protocols import Acting
+from toddle.core.types import EpisodeResult
+from toddle.envs.base import BatchedEnv
+from toddle.envs.make import family_of, make_env
+from toddle.experience.actor import body_in
+from toddle.experience.evaluate import VideoRequest, evaluate
+from toddle.maths.intervals import difference_of_shares
+from toddle.methods._base import Method, Preset, Run, Start, load_method
+from toddle.policies.store import load_policy, read_policy, save_policy
+from toddle.recipes.evaluate import write_summary
+from toddle.reporting.episode_log import EpisodeLog, read_episodes, result_of, score_of
+from toddle.runs.loop import ProgressLine, run_loop
+from toddle.runs.run import RunFolder
+
+__all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "run"]
+
+CHOOSING = ("method", "preset", "env")
+"""What decides which settings there are and where they begin."""
+
+
+@config
+class BeforeAndAfter:
+    """Evaluation before and after RL, on the same seeds."""
+
+    episodes: Count = 20
+    """Evaluation episodes of each environment before and after, on seeds from 0."""
+    videos: Whole = 1
+    """Episodes filmed of each environment, before and after."""
+    recorded: Path | None = None
+    """Folder of an evaluation of this policy (`toddle evaluate`): where what it does here lies outside, nothing is
+    trained, for something differs (pictures, sizes, normalisation, steps of the flow)."""
+
+
+@config
+class Config:
+    """Improve a vision-language-action model by RL in simulation, from pictures and sentences, and keep it.
+
+    Example: toddle finetune --policy runs/sft --env metaworld/push-v3 --method ppo --out runs/rl
+    `--method` is ppo, grpo, rloo, tgrpo or reinforce; its settings follow.  Before and after, the policy is evaluated
+    on the same seeds.
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ("device",)
+
+    policy: Path = Path("runs/sft")
+    """Folder of the VLA to improve (of `toddle sft`, or of an earlier `toddle finetune`)."""
+    out: Path = Path("runs/finetune")
+    """The run's folder; the improved VLA is in its `policy/`."""
+    env: tuple[str, ...] = ("metaworld/push-v3",)
+    """Environments; several count with equal weight."""
+    method: str = "ppo"
+    """The method: ppo, grpo, rloo, tgrpo, reinforce."""
+    preset: str | None = None
+    """Name of the settings to begin from; None takes the method's own."""
+    worlds: Size = 16
+    """Worlds of each environment."""
+    threads: Size = 1
+    """Threads that step the physics, where the environment has any."""
+    steps: Count = 100_000
+    """Control steps to learn from at most, all environments together."""
+    reward: Literal["success", "dense"] = "success"
+    """1 at success, which ends the episode; or the environment's dense reward, where it has one."""
+    max_episode_steps: Count | None = None
+    """Control steps after which an episode has failed; None: as the environment's family says for fine-tuning."""
+    cameras: tuple[str, ...] = ()
+    """Cameras in place of the policy's own, in their order."""
+    image_size: PictureSize = 96
+    """Side of the pictures, where the policy's folder does not say what it was trained with."""
+    evaluation: BeforeAndAfter = BeforeAndAfter()
+    """How the policy is evaluated before and after."""
+    device: str = "cpu"
+    """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
+    checkpoint_every: Count = 10
+    """Iterations between two checkpoints."""
+    seed: Seed = 0
+    """Seed of everything but the evaluation, whose seeds are fixed."""
+
+    def __post_init__(self) -> None:
+        check_device_name(self.device)
+        if not self.env:
+            raise problem("env", "at least one environment", "none")
+        if len(set(self.env)) != len(self.env):
+            raise problem("env", "different environments", ", ".join(self.env))
+
+
+@functools.cache
+def config_class(method: str) -> type[Config]:
+    """Return the settings of `toddle finetune --method <method>`: the common ones and the method's own."""
+    settings = load_method(method, "finetune").settings
+    fields: dict[str, Any] = {"__module__": __name__, "__doc__": Config.__doc__, "__annotations__": {}}
+    made: type[Config] = config(type("Config", (settings, Config), fields))
+    return made
+
+
+def _chosen(given: dict[str, Any]) -> tuple[str, Method, Preset]:
+    name, env = str(given.get("method", Config.method)), given.get("env", Config.env)
+    method = load_method(name, "finetune")
+    return name, method, method.preset([env] if isinstance(env, str) else env, started=True, name=given.get("preset"))
+
+
+def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
+    """Return full settings: the preset's of the method that `given` names, and in its fields what is given.
+
+    Raises InputError for what is unknown or has a wrong value.
+    """
+    given = {name: to_dict(value) for name, value in {**(given or {}), **more}.items()}
+    name, _, preset = _chosen(given)
+    plain = to_dict(preset.settings) | {"method": name, "preset": preset.name}
+    return from_dict(config_class(name), merged(plain, given), where="toddle finetune")
+
+
+# ---- what learns and where -------------------------------------------------------------------------------------------
+def _make_env(config: Config, name: str, worlds: int, seed: int, policy: Acting, meta: dict[str, Any]) -> BatchedEnv:
+    """Build an environment as the policy was taught to see it, with the reward that RL learns from."""
+    family = family_of(name)
+    options = dict(family.finetuning)
+    if config.reward != Config.reward:
+        family.check("reward", name, config.reward)
+        options["reward"] = config.reward
+    if cameras := config.cameras or policy.cameras:
+        family.check("cameras", name, " ".join(cameras))
+        options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
+    if config.max_episode_steps is not None:
+        family.check("max_episode_steps", name, config.max_episode_steps)
+        options["max_episode_steps"] = config.max_episode_steps
+    return make_env(name, worlds, seed=seed, threads=config.threads, **options)
+
+
+def build(config: Any, *, folder: Path | None = None) -> tuple[Run, dict[str, Any]]:
+    """Return everything that learns, and what the policy's folder says of it.
+
+    Raises InputError where policy, environments and settings do not fit.
+    """
+    vla, meta = load_policy(config.policy), read_policy(config.policy)[2]
+    if not vla.cameras:
+        raise problem("policy", "a VLA, which sees pictures", f"kind '{vla.kind}'", "toddle pretrain --init goes on")
+    envs = [
+        _make_env(config, name, config.worlds, config.seed + 1000 * index, vla, meta)
+        for index, name in enumerate(config.env)
+    ]
+    for env in envs:
+        body, spec = vla.bodies[body_in(vla, env)], env.body_spec
+        if (body.proprio, body.action) != (spec.proprio, spec.action):
+            want = f"a VLA for {spec.proprio} numbers of state and {spec.action} of action, as {env.name} has"
+            raise problem("policy", want, f"{body.proprio} and {body.action}")
+    start = Start(
+        envs=envs,
+        steps=config.steps,
+        seed=config.seed,
+        device=resolve_device(config.device),
+        init=vla.train(),
+        folder=folder,
+    )
+    return config.build(start), meta
+
+
+# ---- before and after ------------------------------------------------------------------------------------------------
+def _measure(
+    config: Config, label: str, policy: Acting, meta: dict[str, Any], folder: Path
+) -> dict[tuple[str, str, str], list[EpisodeResult]]:
+    """Evaluate through RL's own way of acting, without its noise; episodes that are on disk are not run again."""
+    log, seeds = EpisodeLog(folder / "episodes.jsonl"), list(range(config.evaluation.episodes))
+    table: dict[tuple[str, str, str], list[EpisodeResult]] = {}
+    with ProgressLine(label, len(seeds) * len(config.env)) as bar:
+        for name in config.env:
+            labels = {"candidate": label, "env": name, "condition": "plain"}
+            known = log.done(labels)
+
+            def finished(result: EpisodeResult, labels: dict[str, str] = labels) -> None:
+                log.append(labels, result)
+                bar.advance(len(log))
+
+            results = [known[seed] for seed in seeds if seed in known]
+            if len(results) < len(seeds):
+                env = _make_env(config, name, min(10, config.evaluation.episodes), 0, policy, meta)
+                results = evaluate(
+                    policy,
+                    env,
+                    seeds=seeds,
+                    body=body_in(policy, env),
+                    done=known,
+                    on_episode=finished,
+                    video=_films(config, folder / "videos", f"{label}-{_short(name)}"),
+                )
+                env.close()
+            table[label, name, "plain"] = results
+    return table
+
+
+def _films(config: Config, folder: Path, stem: str) -> VideoRequest | None:
+    if not config.evaluation.videos:
+        return None
+    return VideoRequest(path=lambda seed: folder / f"{stem}-{seed}.mp4", episodes=config.evaluation.videos)
+
+
+def _check_start(config: Config, table: dict[tuple[str, str, str], list[EpisodeResult]]) -> None:
+    """Raise InputError where success before RL differs from what was recorded of this policy."""
+    if config.evaluation.recorded is None:
+        return
+    known = recorded_success(config.evaluation.recorded, config.policy, config.env)
+    here = {env: [score_of(result) or 0.0 for result in results] for (_, env, _), results in table.items()}
+    shared = [env for env in config.env if env in known]
+    before, now = ([score for env in shared for score in found[env]] for found in (known, here))
+    gap = difference_of_shares(round(sum(now)), len(now), round(sum(before)), len(before))
+    if not gap.low <= 0.0 <= gap.high:
+        raise problem(
+            "policy",
+            f"{100 * sum(before) / len(before):.0f} % of {len(before)}, as recorded in {config.evaluation.recorded}",
+            f"{100 * sum(now) / len(now):.0f} % of {len(now)} episodes here",
+            "cameras, picture size, max_episode_steps or the sampler's steps differ from how it was evaluated",
+        )
+
+
+def recorded_success(folder: Path, policy: Path, envs: Sequence[str]) -> dict[str, list[float]]:
+    """Return the scores of the policy's undisturbed episodes in an evaluation's folder, by environment.
+
+    Raises InputError where there are none, or several candidates of which none is this policy.
+    """
+    rows = [row for row in read_episodes(folder / "episodes.jsonl") if row.get("condition") == "plain"]
+    rows = [row for row in rows if row.get("env") in envs]
+    if not rows:
+        raise problem("evaluation.recorded", f"an evaluation with episodes of {', '.join(envs)}", str(folder))
+    names = {str(row.get("candidate")) for row in rows}
+    if len(names) > 1:
+        own = {policy.name, policy.parent.name} & names
+        if len(own) != 1:
+            raise problem(
+                "evaluation.recorded", f"an evaluation of {policy} alone", f"candidates {', '.join(sorted(names))}"
+            )
+        names = own
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get("candidate") in names:
+            found.setdefault(str(row["env"]), []).append(score_of(result_of(row)) or 0.0)
+    return found
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+def plan(config: Any) -> Plan:
+    """Build everything, time one iteration, and return what the run will do."""
+    if config.evaluation.recorded is not None:
+        recorded_success(config.evaluation.recorded, config.policy, config.env)
+    made, _ = build(config)
+    made.learner.step()  # the first also compiles and allocates
+    began = time.perf_counter()
+    made.learner.step()
+    seconds = (time.perf_counter() - began) * made.iterations
+    weights = sum(p.numel() for p in made.policy.parameters() if p.requires_grad)
+    kept = sum(source.bytes for source in made.sources)
+    _, method, preset = _chosen(to_dict(config))
+    settings = to_dict(preset.settings)
+    changed = changes(settings, {name: to_dict(config)[name] for name in settings})
+    given = ", ".join(f"{name} {now!r} (preset: {was!r})" for name, was, now in changed)
+    return Plan(
+        steps=[
+            f"take preset '{preset.name}' of {config.method} ({preset.source})",
+            *([f"change {given}"] if given else []),
+            f"evaluate {config.policy} as it is: {config.evaluation.episodes} episodes each of {', '.join(config.env)}",
+            f"step {config.worlds} worlds of each; train {weights:,} weights: {method.what}",
+            f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
+            f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
+        ],
+        memory_bytes=2 * kept + 16 * weights + 700 * 2**20,
+        seconds=seconds + 2 * len(config.env) * config.evaluation.episodes * 0.7,
+    )
+
+
+def run(config: Any, *, resume: bool = False) -> None:
+    """Evaluate, train, evaluate again, and keep the policy.  Raises InputError, NaNError and KeyboardInterrupt."""
+    if config.evaluation.recorded is not None:
+        recorded_success(config.evaluation.recorded, config.policy, config.env)
+    with RunFolder.open(config.out, config, resume=resume) as folder:
+        made, meta = build(config, folder=folder.path)
+        acting: Any = made.learner.policy  # type: ignore[attr-defined]
+        table = _measure(config, "before", acting, meta, folder.path)
+        _check_start(config, table)
+        run_loop(
+            made.learner,
+            folder,
+            made.iterations,
+            checkpoint_every=config.checkpoint_every,
+            label="finetune",
+            show=made.show if len(config.env) == 1 else tuple(f"episode/success/{_short(env)}" for env in config.env),
+        )
+        facts = {"envs": list(config.env), "algorithm": config.method, "from": str(config.policy)}
+        facts["steps"] = sum(source.total_steps for source in made.sources)
+        save_policy(config.out / "policy", made.policy, meta | facts)
+        table |= _measure(config, "after", acting, meta, folder.path)
+        write_summary(folder.path, table)
+    print(f"policy: {config.out / 'policy'}", file=sys.stderr)
+
+
+def _short(env: str) -> str:
+    return env.replace("/", "-")

@@ -1,0 +1,132 @@
+"""`toddle finetune` end to end on dots: before, RL from pictures by every method, after; and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.policies.tiny_vla import tiny_backbone
+
+from toddle.algorithms.sft import SFTConfig
+from toddle.cli import main
+from toddle.core.errors import InputError
+from toddle.models.backbones.base import BackboneConfig
+from toddle.models.backbones.embedded import save_embedded
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.store import load_policy, read_policy
+from toddle.recipes import finetune, record, sft
+from toddle.reporting.episode_log import read_episodes
+from toddle.runs.metrics import read_metrics
+
+
+@pytest.fixture(scope="module")
+def vla(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VLA on an untrained tiny backbone, taught a few steps on demonstrations of dots/one."""
+    root = tmp_path_factory.mktemp("vla")
+    save_embedded(root / "eyes", tiny_backbone())
+    shown: Any = {"cameras": ("top",), "image_size": 32, "images": "image"}
+    record.run(record.Config(out=root / "data", env=("dots/one",), episodes=3, **shown), resume=False)
+    trunk = TrunkConfig(width=32, depth=2, heads=2, context_width=16, modulation="residual")
+    settings = sft.Config(
+        dataset=(root / "data",),
+        out=root / "sft",
+        cache=root / "cache",
+        backbone=BackboneConfig(name=str(root / "eyes")),
+        expert=sft.FreshExpert(trunk=trunk, horizon=4, executed=4, steps=3),
+        cameras=("top",),
+        sft=SFTConfig(steps=5, batch=8),
+    )
+    sft.run(settings)
+    return root / "sft"
+
+
+SMALL: dict[str, Any] = {"env": ("dots/one",), "worlds": 4, "steps": 320, "evaluation": {"episodes": 3, "videos": 0}}
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("ppo", {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 1}}),
+        ("ppo", {"collect": {"length": 5, "keep": "pictures"}, "sampler": {"noise": "fpo"}, "ppo": {"minibatches": 2}}),
+        ("grpo", {"episodes": {"group": 2}, "sampler": {"noise": "reinflow"}, "reward": "dense"}),
+        ("rloo", {"episodes": {"group": 4}, "reward": "dense"}),
+        ("tgrpo", {"episodes": {"group": 4}, "reward": "dense"}),
+        ("reinforce", {"sampler": {"noise": "flow-noise"}, "reward": "dense"}),
+    ],
+)
+def test_every_method_runs(vla: Path, tmp_path: Path, method: str, more: dict[str, Any]) -> None:
+    finetune.run(finetune.configure(SMALL | more | {"policy": vla, "out": tmp_path / "run", "method": method}))
+    rows = read_episodes(tmp_path / "run" / "episodes.jsonl")
+    assert sorted({row["candidate"] for row in rows}) == ["after", "before"] and len(rows) == 6
+    kind, config, meta, state = read_policy(tmp_path / "run")
+    assert kind == "flow_vla" and config.steps == 4 and meta["algorithm"] == method and meta["image_size"] == 32
+    before = load_policy(vla).state_dict()
+    assert any(not torch.equal(state[name], before[name]) for name in state)
+    assert all(torch.equal(state[n], before[n]) for n in state if n.startswith("expert.tokens.norm"))
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) >= 2
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(vla: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = SMALL | {"policy": vla, "collect": {"length": 5}, "ppo": {"minibatches": 2}}
+    given |= {"checkpoint_every": 1, "reward": "dense"}
+    finetune.run(finetune.configure(given | {"out": tmp_path / "whole"}))
+    from toddle.algorithms.ppo import PPO
+
+    step, left = PPO.step, [3]
+
+    def killed(self: PPO) -> dict[str, float]:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(PPO, "step", killed)
+    broken = finetune.configure(given | {"out": tmp_path / "broken"})
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(broken)
+    monkeypatch.setattr(PPO, "step", step)
+    finetune.run(broken, resume=True)
+    states = [read_policy(tmp_path / name)[3] for name in ("whole", "broken")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None:
+    """The record says 30 of 30; the VLA that has hardly learned does not succeed here."""
+    row = '{"candidate": "sft", "env": "dots/one", "condition": "plain", "seed": %d, "success": true, '
+    row += '"episode_return": 1.0, "length": 9, "seconds": 1.0, "seconds_per_decision": 0.1, "info": {}}\n'
+    (tmp_path / "record").mkdir()
+    (tmp_path / "record" / "episodes.jsonl").write_text("".join(row % seed for seed in range(30)))
+    given: dict[str, Any] = SMALL | {"policy": vla, "out": tmp_path / "run", "collect": {"length": 5}}
+    given |= {"evaluation": {"episodes": 8, "videos": 0, "recorded": tmp_path / "record"}}
+    with pytest.raises(InputError, match=r"100 % of 30, as recorded in .*got '0 % of 8 episodes here'"):
+        finetune.run(finetune.configure(given))
+    given["evaluation"] = {"recorded": tmp_path}
+    with pytest.raises(InputError, match="recorded"):
+        finetune.plan(finetune.configure(given))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--method gropo", "method: expected a known method, got 'gropo'; did you mean 'grpo'"),
+        ("--env gymnasium/HalfCheetah-v5", "cameras: expected nothing with gymnasium/HalfCheetah-v5"),
+        ("--env dots/one dots/one", "env: expected different environments"),
+        ("--worlds 6 --method grpo", "worlds: expected a multiple of the group's 8, got 6"),
+        ("--method grpo --episodes.group 1", "episodes.group: expected at least 2"),
+        ("--collect.keep pictures --critic context", "critic: expected state"),
+        ("--sampler.level nan", "sampler.level: expected a number above 0"),
+        ("--env metaworld/push-v3 --cameras close", "a bank for the body 'sawyer'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    vla: Path, tmp_path: Path, arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ["finetune", "--policy", str(vla), "--out", str(tmp_path / "run"), "--dry-run"]
+    given = arguments.split() if "--env" in arguments else ["--env", "dots/one", *arguments.split()]
+    with pytest.raises(SystemExit) as end:
+        main([*first, *given])
+    error = capsys.readouterr().err.strip()
+    assert end.value.code == 2 and said in error and len(error.splitlines()) == 1, error
+    assert not (tmp_path / "run").exists()
