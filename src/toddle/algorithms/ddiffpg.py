@@ -32,7 +32,7 @@ from toddle.algorithms.ddiffpg_actors import DeterministicActor, DiffusionActor,
 from toddle.algorithms.modes import Mode, assign_modes, inherit
 from toddle.core.config import config
 from toddle.core.device import CPU, to_device
-from toddle.core.errors import NaNError
+from toddle.core.errors import NaNError, problem
 from toddle.core.numbers import Count, Discount, NonNegative, Positive, Share, Size, Whole
 from toddle.core.seeding import numpy_generator, rand, randn, torch_generator
 from toddle.core.types import BodySpec
@@ -192,6 +192,8 @@ class DDiffPG:
             self._episode["reward"][worlds, self._age] = reward
             self._age += 1
             done = terminated | truncated
+            if "success" not in info:
+                raise problem("env", "one that reports success, which ddiffpg learns from", self.env.name)
             if done.any():
                 final = np.asarray(info["final_obs"], np.float32)
                 for world in np.flatnonzero(done):

@@ -40,7 +40,7 @@ class Family:
     def check(self, option: str, environment: str, value: Any, *, field: str | None = None) -> None:
         """Raise InputError, one line, where it has no such option; `field` is how the user knows it, if otherwise."""
         if not self.takes(option):
-            takes = f"{self.name}/ takes {', '.join(self.options) or 'no options'}"
+            takes = f"it takes {', '.join(self.options) or 'no options'}"
             raise problem(field or option, f"nothing with {environment}", value, takes)
 
     def make(self, member: str, num_envs: int, **options: Any) -> Any:
@@ -48,7 +48,8 @@ class Family:
         for option in options:
             if option not in ("seed", "threads") and not self.takes(option):
                 takes = nearest(option, self.options) if self.options else "it takes none"
-                raise problem("environment option", f"an option of {self.name}/", option, takes)
+                which = self.name if member == self.name else f"{self.name}/"
+                raise problem("environment option", f"an option of {which}", option, takes)
         try:
             return self.build(member, num_envs, **options)
         except ModuleNotFoundError as error:

@@ -79,7 +79,7 @@ class AnyGymnasiumEnv(BatchedEnv):
             self._seen = ObservationMap(name, first.observation_space)
             self._act = ActionMap(name, first.action_space)
             self.dt = _seconds(first)
-            limit = max_episode_steps or (first.spec.max_episode_steps if first.spec is not None else None)
+            limit = max_episode_steps or _limit(first)
         if limit is None:
             raise problem(
                 "max_episode_steps", f"a limit for {name}, which has none of its own", "none", "give it one with this"
@@ -194,6 +194,17 @@ class AnyGymnasiumEnv(BatchedEnv):
         """Close the worlds."""
         for world in self._worlds:
             world.close()
+
+
+def _limit(world: gymnasium.Env[Any, Any]) -> int | None:
+    """Control steps of an episode, as its id or a wrapper says."""
+    if world.spec is not None and world.spec.max_episode_steps is not None:
+        return world.spec.max_episode_steps
+    while isinstance(world, gymnasium.Wrapper):
+        if isinstance(world, gymnasium.wrappers.TimeLimit):
+            return world._max_episode_steps
+        world = world.env
+    return None
 
 
 def _seconds(world: gymnasium.Env[Any, Any]) -> float:

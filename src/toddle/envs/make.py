@@ -1,4 +1,4 @@
-"""Environments by name, `<family>/<member>`.  Families are the files of `envs/families`, which say what each takes."""
+"""Environments by name: `<family>/<member>`, of the families in `envs/families`, or `module:name`, the user's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from toddle.core.errors import nearest, problem
 from toddle.core.family import Family
 from toddle.envs import families
 from toddle.envs.base import BatchedEnv
+from toddle.envs.own import is_own, own_family
 
 __all__ = ["add_env", "families_by_name", "family_of", "known_envs", "make_env"]
 
@@ -45,12 +46,15 @@ def family_of(name: str) -> Family:
     if name in ADDED:
         options = tuple(inspect.signature(ADDED[name]).parameters)
         return Family(name=name, what="added", members=lambda: [name], build=ADDED[name], options=options)
+    if is_own(name):
+        return own_family(name)
     prefix, _, member = name.partition("/")
     family = families_by_name().get(prefix)
     if family is None or not (member in family.members() or (family.open_ended and family.open_ended(member))):
         remedy = nearest(name, known_envs())
         if remedy.startswith("known"):  # nothing is near: a list of all would be long
-            remedy = "names begin with " + ", ".join(f"{key}/" for key in families_by_name())
+            begin = ", ".join(f"{key}/" for key in families_by_name())
+            remedy = f"names begin with {begin}; your own are module:name"
         raise problem("environment", "a known name", name, remedy)
     return family
 
@@ -66,5 +70,6 @@ def make_env(name: str, num_envs: int, *, seed: int = 0, threads: int = 1, **opt
         raise problem("num_envs", "at least 1", num_envs)
     if name in ADDED:
         return ADDED[name](num_envs, seed=seed, **options)
-    env: BatchedEnv = family_of(name).make(name.partition("/")[2], num_envs, seed=seed, threads=threads, **options)
+    member = name if is_own(name) else name.partition("/")[2]
+    env: BatchedEnv = family_of(name).make(member, num_envs, seed=seed, threads=threads, **options)
     return env

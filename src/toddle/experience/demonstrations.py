@@ -136,6 +136,7 @@ class _Recording:
     def finish(self, env: BatchedEnv, seed: int, task: str) -> Demonstration:
         kinds = {name: feature.dtype for name, feature in row_features(env).items()}
         columns = {name: np.asarray(values, dtype=kinds[name]) for name, values in self.rows.items()}
+        columns = {name: column[:, 0] if column.shape[1:] == (1,) else column for name, column in columns.items()}
         columns["next.done"][-1] = True
         pictures = np.stack(self.pictures) if self.pictures else np.zeros((0, 0))
         images = {camera: pictures[:, index] for index, camera in enumerate(env.cameras)}

@@ -30,6 +30,7 @@ __all__ = [
     "PolicyKind",
     "TokenSettings",
     "bodies_of",
+    "check_continuous",
     "has_goals",
     "iterations_of",
     "label_of",
@@ -105,6 +106,14 @@ def bodies_of(envs: Sequence[BatchedEnv]) -> tuple[BodySpec, ...]:
 def _keys(env: BatchedEnv) -> set[str]:
     space = env.single_observation_space
     return {*space} if isinstance(space, spaces.Dict) else {"proprio"}
+
+
+def check_continuous(envs: Sequence[BatchedEnv], method: str) -> None:
+    """Raise InputError where an environment has discrete actions, which only policies of tokens choose among."""
+    for env in envs:
+        if env.discrete is not None:
+            remedy = "take --method ppo, grpo or rloo, whose policies of tokens choose among actions"
+            raise problem("env", f"continuous actions with {method}", f"{env.discrete} discrete ones", remedy)
 
 
 def has_goals(envs: Sequence[BatchedEnv]) -> bool:
@@ -195,13 +204,14 @@ def _token_policy(
 def started_from(start: Start, kinds: Sequence[str]) -> Any:
     """Return the stored policy to go on from.  Raises InputError where it is of another kind or has not the bodies."""
     policy = start.init
+    discrete = policy.config.bins if policy.kind == "tokens" and policy.config.discrete else None
     if policy.kind not in kinds:
         raise problem("init", f"a policy of kind {' or '.join(kinds)}, which this method trains", policy.kind)
     for env in start.envs:
-        body, spec = policy.bodies[body_in(policy, env)], env.body_spec
-        if (body.proprio, body.action) != (spec.proprio, spec.action):
-            want = f"a policy for {spec.proprio} numbers of state and {spec.action} of action, as {env.name} has"
-            raise problem("init", want, f"{body.proprio} and {body.action}")
+        body_in(policy, env)
+        if discrete != env.discrete:
+            want = f"a policy of {env.discrete or 'continuous'} actions, as {env.name} has"
+            raise problem("init", want, discrete or "continuous")
     return policy.train()
 
 

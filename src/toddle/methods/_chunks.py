@@ -11,7 +11,7 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Size
 from toddle.experience.collect import CollectConfig
-from toddle.methods._actors import bodies_of, has_goals, ppo_run, started_from
+from toddle.methods._actors import bodies_of, check_continuous, has_goals, ppo_run, started_from
 from toddle.methods._base import Run, Start
 from toddle.methods._imitation import ImitationConfig, warm_start
 from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
@@ -72,6 +72,7 @@ class ChunkSettings:
 
     def shared(self, denoiser: Denoiser, start: Start) -> dict[str, Any]:
         """Return the fields of `policies.denoising_network.ChunkConfig`."""
+        check_continuous(start.envs, "policies that denoise their actions")
         bodies, goals = bodies_of(start.envs), has_goals(start.envs)
         if len(bodies) > 1:
             raise problem("env", "one body with this method", ", ".join(body.name for body in bodies))

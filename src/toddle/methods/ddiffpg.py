@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import cast
 
+from gymnasium import spaces
+
 from toddle.algorithms.ddiffpg import DDiffPG, DDiffPGConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.protocols import Acting
+from toddle.methods._actors import check_continuous
 from toddle.methods._base import Method, Preset, Run, Start
 
 __all__ = ["METHOD", "DDiffPGSettings"]
@@ -29,6 +32,11 @@ class DDiffPGSettings:
         if self.ddiffpg.actor != "diffusion":
             raise problem("ddiffpg.actor", "'diffusion' (the baseline is for benchmarks)", self.ddiffpg.actor)
         (env,) = start.envs
+        check_continuous(start.envs, "method ddiffpg")
+        if isinstance(env.single_observation_space, spaces.Dict):
+            raise problem(
+                "env", "one array of numbers to see, with method ddiffpg", ", ".join(env.single_observation_space)
+            )
         learner = DDiffPG(env, self.ddiffpg, seed=start.seed, device=start.device)
         iterations = max(1, round(start.steps / (self.ddiffpg.steps * env.num_envs)))
         policy, show = cast(Acting, learner.actor.policy), ("ddiffpg/success",)
