@@ -178,7 +178,7 @@ def test_a_batch_of_ones_own(here: Path) -> None:
         ("my_tasks/hold.py:make", "did you mean 'my_tasks.hold:make'?"),
         ("my_tasks.hold:", "expected module:name, such as my_package.my_env:make, got 'my_tasks.hold:'"),
         (":make", "expected module:name, such as my_package.my_env:make, got ':make'"),
-        ("my_tasks.hold", "names begin with fork/, "),
+        ("my_tasks.hold", "/; your own are module:name"),
     ],
 )
 @pytest.mark.parametrize("dry", [("--dry-run",), ()])

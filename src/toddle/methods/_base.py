@@ -171,7 +171,8 @@ def build(
 ) -> Run:
     """Build everything that learns in these environments; `run.learner.step()` makes one of `run.iterations`.
 
-    method: a name that `toddle methods` lists (vla-ppo, say), or one of your own.  steps: control steps to learn from, all worlds together.
+    method: a name that `toddle methods` lists (vla-ppo, say), or one of your own.  steps: control steps to learn from,
+    all worlds together.
     init: a policy to go on from; it is trained in place.  folder: where a warm start is kept.  preset and settings: as
     those of `toddle pretrain`; nested ones may be dicts of what differs, or whole.
     Raises InputError for a setting that is unknown or has a wrong value, and where it does not fit the environments.
