@@ -61,6 +61,8 @@ def test_every_metric_that_code_names_is_explained() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_and_files_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert re.match("https?:", target) or (page.parent / target).exists(), target
+    for file in re.findall(r"`([a-z_]\w*/[\w/]+\.(?:py|sh))`", page.read_text()):
+        assert (ROOT / file).exists() or (ROOT / "src/toddle" / file).exists(), file
