@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from tests.policies.tiny_vla import SENTENCES, tiny_backbone, tiny_config
 from tests.tiny_vlm import save_pi0
 
+from toddle.core.protocols import FineTunable, Imitating, Scorable
 from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
@@ -88,29 +89,40 @@ def pi0(folder: Path) -> tuple[Any, Observation]:
     return Pi0Policy.from_pretrained(Pi0Config(source=str(source), body=ARM, executed=4, text_tokens=9)), seen(24)
 
 
-MADE: tuple[Callable[[Path], tuple[Any, Observation]], ...] = (
-    gaussian,
-    causal,
-    diffusion,
-    flow,
-    fpo,
-    tokens,
-    flow_vla,
-    pi0,
-)
+Make = Callable[[Path], tuple[Any, Observation]]
+MADE: dict[str, tuple[Make, ...]] = {
+    "gaussian": (gaussian,),
+    "causal": (causal,),
+    "denoising": (diffusion, flow),
+    "fpo": (fpo,),
+    "tokens": (tokens,),
+    "flow_vla": (flow_vla,),
+    "pi0": (pi0,),
+}
+LEARN: dict[str, tuple[type[Any], ...]] = {
+    **dict.fromkeys(("gaussian", "denoising", "fpo"), (Scorable, Imitating)),
+    **dict.fromkeys(("causal", "tokens"), (Scorable,)),
+    **dict.fromkeys(("flow_vla", "pi0"), (FineTunable,)),
+}
+"""What a kind can learn by: what `check_policy` looks at is what is meant to be there."""
 
 
-@pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)
-def test_every_policy_keeps_the_contract(make: Callable[[Path], tuple[Any, Observation]], tmp_path: Path) -> None:
+def cases(kinds: Iterable[str]) -> list[tuple[str, Make]]:
+    """Every stored kind with each of its makers; a kind that nobody makes is a KeyError."""
+    return [(kind, make) for kind in kinds for make in MADE[kind]]
+
+
+@pytest.mark.parametrize(("kind", "make"), cases(KINDS), ids=lambda value: getattr(value, "__name__", value))
+def test_every_stored_kind_keeps_the_contract(kind: str, make: Make, tmp_path: Path) -> None:
     policy, observation = make(tmp_path)
+    assert policy.kind == kind
+    assert tuple(p for p in (Scorable, Imitating, FineTunable) if isinstance(policy, p)) == LEARN[kind]
     check_policy(policy, observation)
 
 
-def test_every_stored_kind_is_checked(tmp_path: Path) -> None:
-    assert {make(tmp_path / make.__name__)[0].kind for make in MADE if make not in (flow_vla, pi0)} | {
-        "flow_vla",
-        "pi0",
-    } == set(KINDS)
+def test_a_kind_that_is_not_checked_is_an_error() -> None:
+    with pytest.raises(KeyError, match="diffusion_forest"):
+        cases({**KINDS, "diffusion_forest": ("", "", "")})
 
 
 class _Lies(GaussianPolicy):
@@ -149,6 +161,12 @@ class _Lies(GaussianPolicy):
             return Score(*(None if value is None else value.detach().requires_grad_() for value in score))
         return score._replace(entropy=score.entropy[0]) if self.lie == "entropy" else score
 
+    def imitation_loss(self, observation: Observation, action: torch.Tensor, generator: torch.Generator) -> Any:
+        loss = super().imitation_loss(observation, action, generator)
+        if self.lie == "dice":
+            return loss + torch.rand(())
+        return {"mean": loss.mean(), "stiff": loss.detach()}.get(self.lie, loss)
+
 
 @pytest.mark.parametrize(
     ("lie", "complaint"),
@@ -163,6 +181,9 @@ class _Lies(GaussianPolicy):
         ("density", "log_prob differs from act's by 0.1"),
         ("detached", "no gradient reaches"),
         ("entropy", "expected entropy"),
+        ("mean", r"imitation_loss: expected \(4,\)"),
+        ("dice", "imitation_loss: the same generator"),
+        ("stiff", "imitation_loss: no gradient"),
     ],
 )
 def test_a_lie_is_caught(lie: str, complaint: str) -> None:
@@ -174,3 +195,22 @@ def test_a_lie_is_caught(lie: str, complaint: str) -> None:
     policy.lie = lie
     with pytest.raises(AssertionError, match=complaint):
         check_policy(policy, state())
+
+
+@pytest.mark.parametrize(
+    ("name", "lie", "complaint"),
+    [
+        ("body_index", lambda self, name: 0, "body_index: an unknown body"),
+        ("trunk_parameters", lambda self: {"elsewhere": torch.nn.Parameter(torch.ones(1))}, "no parameters of its own"),
+        ("window_sizes", property(lambda self: (4, 1, 3)), "window_sizes: do not fit"),
+        ("loss", lambda self, batch, generator: (torch.zeros(()), {}), "loss: no gradient"),
+        ("trunk_tokens", lambda self, batch: torch.rand(3, 2), "trunk_tokens"),
+    ],
+)
+def test_a_lie_of_a_vla_is_caught(
+    name: str, lie: Any, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, observation = flow_vla(tmp_path)
+    monkeypatch.setattr(FlowVLA, name, lie)
+    with pytest.raises(AssertionError, match=complaint):
+        check_policy(policy, observation)

@@ -21,7 +21,8 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import load_embedded, save_embedded
 from toddle.models.trunk import TrunkConfig
-from toddle.policies.store import load_policy
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.store import load_policy, save_policy
 from toddle.recipes.sft import Config, FreshExpert, plan, run
 from toddle.reporting.episode_log import read_episodes
 
@@ -86,6 +87,10 @@ def test_going_on_from_a_policy_and_like_it(setting: Config, tmp_path: Path) -> 
     assert like.config.expert == old.config.expert and like.config.seed == 3
     with pytest.raises(InputError, match="architecture"):
         replace(setting, init=str(folder), like=folder)
+    gaussian = GaussianPolicy(GaussianConfig(bodies=old.bodies))
+    save_policy(tmp_path / "gaussian", gaussian)
+    with pytest.raises(InputError, match="like: expected a policy of kind 'flow_vla', got 'gaussian'"):
+        plan(replace(setting, like=tmp_path / "gaussian"))
 
 
 def test_pi0_through_the_same_command(setting: Config, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toddle.algorithms.parts import Source
 from toddle.core.config import config
@@ -41,16 +41,6 @@ class CloningConfig:
     """Limit of the gradient's norm."""
 
 
-class _NoValues:
-    """Values that nobody asks for: the collector's critic where nothing learns from rewards."""
-
-    def value(self, observation: Observation) -> Tensor:
-        return torch.zeros_like(observation["proprio"][..., 0])
-
-    def update_normaliser(self, observation: Observation) -> None:
-        """Nothing is normalised."""
-
-
 class Cloning:
     """A learner: `step` gathers a rollout of the teacher and makes `epochs` x `minibatches` updates of the student."""
 
@@ -60,15 +50,12 @@ class Cloning:
         """Raises InputError where the two do not execute the same number of actions."""
         if student.horizon != teacher.horizon:
             raise problem("teacher", f"a policy that executes chunks of {student.horizon}", teacher.horizon)
-        if not isinstance(student, nn.Module) or not isinstance(teacher, nn.Module):
-            raise problem("teacher", "a torch module", type(teacher).__name__)
-        self.student: Scorable = student
+        self.student = student
         self.teacher: Scorable = teacher.requires_grad_(False).train()  # it hides goals as it did when it learned
         self.source, self.config, self.iterations = source, config, iterations
         self.optimiser = FlatAdam(
             {"policy": (student, config.learning_rate)}, max_norm=config.max_grad_norm, epsilon=1e-5
         )
-        self.module: nn.Module = student
         self.generator = torch_generator(seed, "cloning minibatches")
         self.iteration = 0
 
@@ -80,7 +67,7 @@ class Cloning:
     def step(self) -> dict[str, float]:
         """Do one iteration.  Raises NaNError where the loss or a gradient is not finite."""
         self.optimiser.set_rates(cosine_factor(self.iteration, self.iterations, final=0.05))
-        rollout, metrics = self.source.collect(self.teacher, _NoValues())
+        rollout, metrics = self.source.collect(self.teacher, None)
         if self.iteration == 0:
             self._normalise(rollout.observation)  # the teacher's experience is what it is: no need to start blind
         losses: list[Tensor] = []
@@ -105,7 +92,7 @@ class Cloning:
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on (the teacher is read from its folder again)."""
         return {
-            "policy": dict(self.module.state_dict()),
+            "policy": dict(self.student.state_dict()),
             "optimiser": self.optimiser.state_dict(),
             "sources": [self.source.state_dict()],
             "generator": self.generator.get_state(),
@@ -114,7 +101,7 @@ class Cloning:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
-        self.module.load_state_dict(state["policy"])
+        self.student.load_state_dict(state["policy"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.source.load_state_dict(state["sources"][0])
         self.generator.set_state(state["generator"])

@@ -36,7 +36,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toddle.algorithms.estimators import GAE
 from toddle.algorithms.parts import Auxiliary, Estimator, Optimiser, RewardTerm, Source
@@ -44,7 +44,7 @@ from toddle.core.config import config
 from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
 from toddle.core.numbers import Count, NonNegative, Positive, Share, Whole
-from toddle.core.protocols import Critic, Scorable
+from toddle.core.protocols import Critic, Module, Scorable
 from toddle.core.seeding import torch_generator
 from toddle.experience.rollout import Minibatch, Rollout
 from toddle.maths.advantages import standardise
@@ -137,25 +137,23 @@ class PPO:
         estimator: Estimator | None = None,
         rewards: Sequence[RewardTerm] = (),
         auxiliaries: Sequence[Auxiliary] = (),
-        optimiser: Callable[[dict[str, tuple[nn.Module, float]]], Optimiser] | None = None,
+        optimiser: Callable[[dict[str, tuple[Module, float]]], Optimiser] | None = None,
     ) -> None:
-        """Raises InputError when there is no source, no critic where one is needed, or a module is none."""
+        """Raises InputError when there is no source, no critic where one is needed, or they are on several devices."""
         if not sources:
             raise problem("sources", "at least one environment", "none")
         if critic is None and (estimator is None or config.critic_warm_up):
             raise problem("critic", "a critic, which GAE and critic_warm_up need", None)
         self.policy, self.critic = policy, critic
-        self.modules = {"policy": policy} if critic is None else {"policy": policy, "critic": critic}
+        self.modules: dict[str, Module] = {"policy": policy} if critic is None else {"policy": policy, "critic": critic}
         for name, module in self.modules.items():
-            if not isinstance(module, nn.Module):
-                raise problem(name, "a torch module", type(module).__name__)
             if device_of(module) != device_of(policy):
                 raise problem(name, f"the policy's device {device_of(policy)}", str(device_of(module)))
         self.sources, self.config, self.iterations = list(sources), config, iterations
         self.estimator = estimator or GAE(config.lam)
         self.rewards, self.auxiliaries = list(rewards), list(auxiliaries)
         rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
-        learning: Any = {name: (module, rates[name]) for name, module in self.modules.items()}
+        learning = {name: (module, rates[name]) for name, module in self.modules.items()}
         self.optimiser: Optimiser = (
             FlatAdam(learning, max_norm=config.max_grad_norm, epsilon=config.adam_epsilon)
             if optimiser is None
@@ -334,7 +332,7 @@ class PPO:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on."""
-        state: dict[str, Any] = {name: dict(module.state_dict()) for name, module in self.modules.items()}  # type: ignore[attr-defined]
+        state: dict[str, Any] = {name: dict(module.state_dict()) for name, module in self.modules.items()}
         state |= {name: part.state_dict() for name, part in self._parts().items()}
         state["generator"] = self.generator.get_state()
         return state | {"iteration": self.iteration, "adaptive_factor": self.adaptive_factor}

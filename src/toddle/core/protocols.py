@@ -15,16 +15,49 @@ from torch import Tensor, nn
 
 from toddle.core.types import BodySpec, Decision, FeatureSource, Observation, Reading, Score
 
-__all__ = ["Acting", "Critic", "Explorable", "FineTunable", "Flowing", "Imitating", "Learner", "Memory", "Scorable"]
+__all__ = [
+    "Acting",
+    "Critic",
+    "Explorable",
+    "FineTunable",
+    "Flowing",
+    "Imitating",
+    "Learner",
+    "Memory",
+    "Module",
+    "Scorable",
+]
 
 Memory = Any
 """What a policy remembers between decisions (a KV cache), or None.  Opaque to everybody but the policy."""
 
 
-class Acting(Protocol):
-    """Draws decisions.  A torch module; actions are in the environment's units, mostly [-1, 1]."""
+class Module(Protocol):
+    """A torch module, as far as anybody asks."""
 
     training: bool
+
+    def train(self, mode: bool = True) -> Any:
+        """Go to training mode, or with False to evaluation mode."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move to a device."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Learn, or with False stay as it is."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Return the weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights and buffers by name."""
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Restore them."""
+
+
+class Acting(Module, Protocol):
+    """Draws decisions.  Actions are in the environment's units, mostly [-1, 1]."""
 
     @property
     def kind(self) -> str:
@@ -68,22 +101,6 @@ class Acting(Protocol):
     ) -> tuple[Decision, Memory]:
         """Decide for (B, ...) observations.  Where `observation["first"]`, what the memory held is forgotten."""
 
-    # of nn.Module
-    def train(self, mode: bool = True) -> Any:
-        """Go to training mode, or with False to evaluation mode."""
-
-    def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Move to a device."""
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Return the weights."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and buffers by name."""
-
-    def load_state_dict(self, state_dict: Any) -> Any:
-        """Restore them."""
-
 
 @runtime_checkable
 class Scorable(Acting, Protocol):
@@ -99,6 +116,10 @@ class Scorable(Acting, Protocol):
 @runtime_checkable
 class Imitating(Acting, Protocol):
     """A policy that RL may warm-start from demonstrations."""
+
+    @property
+    def chunk_size(self) -> int:
+        """H, actions of the demonstrated chunks that it learns from; at least `horizon`."""
 
     def fit_normaliser(self, observation: Observation) -> None:
         """Take the demonstrations' observations (M, ...) into the running statistics."""
@@ -189,8 +210,8 @@ class Flowing(FineTunable, Protocol):
 
 
 @runtime_checkable
-class Critic(Protocol):
-    """Values of observations; never sees the chain.  A torch module."""
+class Critic(Module, Protocol):
+    """Values of observations; never sees the chain."""
 
     def value(self, observation: Observation) -> Tensor:
         """Return (T, B) values for (T, B, ...) observations (any leading dimensions)."""

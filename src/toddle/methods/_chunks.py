@@ -96,7 +96,7 @@ class ChunkSettings:
             "seed": start.seed,
         }
 
-    def run(self, start: Start, policy: DenoisingPolicy | FPOPolicy, horizon: int) -> Run:
+    def run(self, start: Start, policy: DenoisingPolicy | FPOPolicy) -> Run:
         """Build PPO around a fresh policy, which imitates first where it is asked to, or around the stored one.
 
         Raises InputError where the stored one is of another kind, or draws its steps in another way.
@@ -112,7 +112,7 @@ class ChunkSettings:
         policy.to(start.device)
         if self.warm_start is not None:
             goals = has_goals(start.envs)
-            warm_start(policy, self.warm_start, self.imitation, start, horizon=horizon, goals=goals)
+            warm_start(policy, self.warm_start, self.imitation, start, goals=goals)
         return ppo_run(
             start, policy, self.ppo, self.collect, critic_hidden=self.critic_hidden, goal_width=self.goal_width
         )

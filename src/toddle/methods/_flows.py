@@ -28,7 +28,7 @@ class FlowSettings(ChunkSettings):
     def flow_run(self, start: Start, denoiser: Denoiser, process: FlowConfig) -> Run:
         """Build the policy of this process, and PPO."""
         policy = DenoisingPolicy(DenoisingConfig(**self.shared(denoiser, start), process=process, reduce=self.reduce))
-        return self.run(start, policy, denoiser.horizon)
+        return self.run(start, policy)
 
 
 def presets(

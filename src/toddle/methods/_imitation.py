@@ -36,13 +36,13 @@ class ImitationConfig:
     """Adam's rate, which falls to 0 by a half cosine."""
 
 
-def _samples(policy: Imitating, dataset: LeRobotDataset, horizon: int, space: Box) -> tuple[torch.Tensor, torch.Tensor]:
+def _samples(policy: Imitating, dataset: LeRobotDataset, space: Box) -> tuple[torch.Tensor, torch.Tensor]:
     """Return proprioception (N, O) and chunks (N, H, A) of a dataset.
 
     Raises InputError where its sizes are not the body's, or its actions are not those that the environment takes.
     """
     (body,) = policy.bodies
-    windows = WindowDataset(dataset, horizon=horizon)
+    windows = WindowDataset(dataset, horizon=policy.chunk_size)
     samples = [windows[index] for index in range(len(windows))]
     proprio = torch.stack([sample["proprio"][-1] for sample in samples])
     action = torch.stack([sample["action"] for sample in samples])
@@ -61,14 +61,14 @@ def _samples(policy: Imitating, dataset: LeRobotDataset, horizon: int, space: Bo
 
 
 def imitate(
-    policy: Imitating, dataset: LeRobotDataset, settings: ImitationConfig, seed: int, *, horizon: int, space: Box
+    policy: Imitating, dataset: LeRobotDataset, settings: ImitationConfig, seed: int, *, space: Box
 ) -> list[float]:
     """Fit a fresh policy to the chunks of a dataset; return the losses.  Its normalisation comes from the dataset.
 
     Raises InputError where the dataset does not fit body and environment, NaNError where the loss is not finite.
     """
     device = device_of(policy)
-    proprio, action = (part.to(device) for part in _samples(policy, dataset, horizon, space))
+    proprio, action = (part.to(device) for part in _samples(policy, dataset, space))
     policy.fit_normaliser({"proprio": proprio})
     generator = torch_generator(seed, "imitation")
     optimiser = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=settings.learning_rate)
@@ -92,9 +92,7 @@ def imitate(
     return losses
 
 
-def warm_start(
-    policy: Imitating, dataset: Path, settings: ImitationConfig, start: Start, *, horizon: int, goals: bool
-) -> None:
+def warm_start(policy: Imitating, dataset: Path, settings: ImitationConfig, start: Start, *, goals: bool) -> None:
     """Imitate `dataset`, or take what an interrupted run imitated already; the result is kept in the run's folder.
 
     In a plan (no folder) the dataset is checked and nothing is trained.
@@ -103,12 +101,12 @@ def warm_start(
         raise problem("warm_start", "environments without goal items (datasets hold none)", str(dataset))
     opened, space = LeRobotDataset(dataset), start.envs[0].single_action_space
     if start.folder is None:
-        _samples(policy, opened, horizon, space)
+        _samples(policy, opened, space)
         return
     folder = start.folder / "warm_start"
     if (folder / "policy.json").exists():
         policy.load_state_dict(read_policy(folder)[3])
         return
-    losses = imitate(policy, opened, settings, start.seed, horizon=horizon, space=space)
+    losses = imitate(policy, opened, settings, start.seed, space=space)
     tail = losses[-max(1, len(losses) // 20) :]
     save_policy(folder, policy, {"dataset": str(dataset), "imitation_loss": sum(tail) / len(tail)})

@@ -46,7 +46,7 @@ class DPPOSettings(ChunkSettings):
             min_log_prob_std=chosen.std,
         )
         policy = DenoisingPolicy(DenoisingConfig(**self.shared(chosen, start), process=process))
-        return self.run(start, policy, chosen.horizon)
+        return self.run(start, policy)
 
 
 PER_LINK = PPOConfig(**SCRATCH, ratio="per_link", clip_low=0.1, clip_high=0.1)

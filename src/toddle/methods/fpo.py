@@ -34,7 +34,7 @@ class FPOSettings(ChunkSettings):
         """Build the policy and PPO."""
         chosen = self.denoising
         policy = FPOPolicy(FPOConfig(**self.shared(chosen, start), steps=chosen.steps, samples=chosen.samples))
-        return self.run(start, policy, chosen.horizon)
+        return self.run(start, policy)
 
 
 _GAMMA = CollectConfig(length=16, discount=0.995)

@@ -75,8 +75,8 @@ class PPOSettings:
             )
             policy.to(start.device)
             if self.warm_start is not None:
-                goals, horizon = has_goals(start.envs), self.mlp.horizon
-                warm_start(policy, self.warm_start, self.imitation, start, horizon=horizon, goals=goals)  # type: ignore[arg-type]
+                goals = has_goals(start.envs)
+                warm_start(policy, self.warm_start, self.imitation, start, goals=goals)  # type: ignore[arg-type]
         return ppo_run(
             start, policy, self.ppo, self.collect, critic_hidden=self.critic_hidden, goal_width=self.goal_width
         )

@@ -8,6 +8,7 @@ times the kernel's time in Python.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from toddle.core.errors import problem
+from toddle.core.protocols import Module
 
 __all__ = ["FlatAdam"]
 
@@ -61,7 +63,7 @@ class FlatAdam:
 
     def __init__(
         self,
-        modules: dict[str, tuple[nn.Module, float]],
+        modules: Mapping[str, tuple[Module, float]],
         *,
         max_norm: float,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -176,7 +178,7 @@ def _take_over(parameters: list[nn.Parameter], span: _Buffer) -> _Buffer:
     return span
 
 
-def _learned(name: str, module: nn.Module) -> list[nn.Parameter]:
+def _learned(name: str, module: Module) -> list[nn.Parameter]:
     """Return the parameters of `module` that learn."""
     found = [p for p in module.parameters() if p.requires_grad]
     if not found:

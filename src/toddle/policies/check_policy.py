@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from toddle.core.protocols import Acting, Scorable
-from toddle.core.types import Decision, Observation
+from toddle.core.errors import InputError
+from toddle.core.protocols import Acting, FineTunable, Imitating, Scorable
+from toddle.core.types import Decision, Observation, sentences_of
+from toddle.data.statistics import feature_statistics
 from toddle.policies.store import load_policy, save_policy
 
 __all__ = ["check_policy"]
@@ -19,8 +22,10 @@ __all__ = ["check_policy"]
 def check_policy(policy: Acting, observation: Observation, *, tolerance: float = 1e-4) -> None:
     """Raise AssertionError, saying which rule is broken, unless `policy` keeps the contract at `observation` (B, ...).
 
+    Every protocol that the policy has the names of is checked: `Acting`, `Scorable`, `Imitating`, `FineTunable`.
     The observation is of one body, B >= 2, with all the keys that the policy reads; `first`, `previous_action` and
-    `body` are added.  The policy is left in evaluation mode.  tolerance: of log-densities and actions that must agree.
+    `body` are added.  The policy is left in evaluation mode; what trains it is tried on a copy.
+    tolerance: of log-densities and actions that must agree.
     """
     policy.train(False)
     _check_facts(policy)
@@ -30,6 +35,10 @@ def check_policy(policy: Acting, observation: Observation, *, tolerance: float =
     _check_storage(policy, seen)
     if isinstance(policy, Scorable):
         _check_scoring(policy, seen, tolerance)
+    if isinstance(policy, Imitating):
+        _check_imitating(copy.deepcopy(policy), seen)
+    if isinstance(policy, FineTunable):
+        _check_fine_tuning(copy.deepcopy(policy), seen)
 
 
 def _completed(policy: Acting, observation: Observation) -> Observation:
@@ -42,6 +51,7 @@ def _completed(policy: Acting, observation: Observation) -> Observation:
 
 
 def _check_facts(policy: Acting) -> None:
+    assert isinstance(policy, nn.Module), f"expected a torch module, got {type(policy).__name__}"
     assert isinstance(policy.kind, str) and policy.kind, "kind: expected a name"
     assert isinstance(policy.sequential, bool), f"sequential: expected True or False, got {policy.sequential!r}"
     assert isinstance(policy.horizon, int) and policy.horizon >= 1, f"horizon: at least 1, got {policy.horizon!r}"
@@ -123,11 +133,73 @@ def _check_scoring(policy: Scorable, seen: Observation, tolerance: float) -> Non
     assert score.entropy.shape == lead, f"score: expected entropy {tuple(lead)}, got {tuple(score.entropy.shape)}"
     if score.mean is not None:
         assert score.mean.shape[:3] == (*lead, policy.horizon), f"score: mean has shape {tuple(score.mean.shape)}"
-    parameters = [p for p in policy.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(score.log_prob.sum(), parameters, allow_unused=True)
-    assert any(g is not None and bool(g.abs().sum() > 0) for g in gradients), "score: no gradient reaches a parameter"
+    _check_gradient(policy, score.log_prob.sum(), "score")
     policy.update_normaliser(stacked)
     assert torch.isfinite(policy.score(stacked, chain).log_prob).all(), "update_normaliser: densities not finite after"
+
+
+def _check_gradient(policy: Acting, loss: Tensor, name: str) -> None:
+    assert loss.requires_grad, f"{name}: no gradient reaches a parameter"
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    assert any(g is not None and bool(g.abs().sum() > 0) for g in gradients), f"{name}: no gradient reaches a parameter"
+
+
+def _check_imitating(policy: Imitating, seen: Observation) -> None:
+    batch, size, width = len(seen["proprio"]), policy.chunk_size, policy.bodies[0].action
+    assert size >= policy.horizon, f"chunk_size: at least the horizon {policy.horizon}, got {size}"
+    chunk = torch.rand(batch, size, width, generator=torch.Generator().manual_seed(6)) * 2 - 1
+    policy.fit_normaliser(seen)
+    losses = [policy.imitation_loss(seen, chunk, torch.Generator().manual_seed(7)) for _ in range(2)]
+    assert losses[0].shape == (batch,), f"imitation_loss: expected ({batch},), got {tuple(losses[0].shape)}"
+    assert torch.isfinite(losses[0]).all(), "imitation_loss: not finite"
+    assert torch.equal(*losses), "imitation_loss: the same generator gave another loss"
+    _check_gradient(policy, losses[0].mean(), "imitation_loss")
+    policy.finish_imitation()
+    assert torch.isfinite(_act(policy, seen)[0].action).all(), "finish_imitation: actions not finite after"
+
+
+def _check_fine_tuning(policy: FineTunable, seen: Observation) -> None:
+    size, history, executed = policy.window_sizes
+    assert executed == policy.horizon <= size and history >= 1, f"window_sizes: do not fit, {policy.window_sizes}"
+    body, batch = policy.bodies[0], len(seen["proprio"])
+    assert policy.body_index(body.name) == 0, f"body_index: expected 0 for the first body, {body.name}"
+    try:
+        policy.body_index("a body of no policy")
+        raise AssertionError("body_index: an unknown body is accepted")
+    except InputError:
+        pass
+    actions = torch.rand(batch, size, body.action, generator=torch.Generator().manual_seed(8)) * 3 - 1
+    statistics = feature_statistics(actions.flatten(0, 1).numpy())
+    policy.fit_normalization(seen["proprio"], statistics, "min_max", 0, refit=True)
+    tensors = {key: value for key, value in seen.items() if isinstance(value, Tensor) and key != "task"}
+    steps: dict[str, Any] = {key: torch.stack([value] * history) for key, value in tensors.items()}
+    steps["first"] = torch.arange(history)[:, None].expand(-1, batch) == 0
+    if "instruction" in seen:
+        steps["instruction"] = sentences_of(seen)
+    given = {"observation": steps, "action": actions, "mask": torch.ones(batch, size, dtype=torch.bool)}
+    policy.train()
+    policy.begin_step(0.0)
+    loss, metrics = policy.loss(given, torch.Generator().manual_seed(9))
+    again, _ = policy.loss(given, torch.Generator().manual_seed(9))
+    assert loss.ndim == 0 and bool(torch.isfinite(loss)), f"loss: expected a finite number, got {loss}"
+    assert torch.equal(loss, again), "loss: the same generator gave another loss"
+    assert all(isinstance(value, float) for value in metrics.values()), f"loss: expected numbers, got {metrics}"
+    _check_gradient(policy, loss, "loss")
+    strange = policy.trunk_parameters().keys() - dict(policy.named_parameters()).keys()
+    assert not strange, f"trunk_parameters: no parameters of its own: {sorted(strange)}"
+    with torch.no_grad():
+        tokens, others = (policy.trunk_tokens(given) for _ in range(2))
+    if tokens is not None and others is not None:
+        assert tokens.ndim == 2 and torch.equal(tokens, others), "trunk_tokens: expected (N, d), the same twice"
+    if policy.features is not None and "images" in seen:
+        features, mask = policy.features.encode(seen["images"], steps["instruction"])
+        assert tuple(features.shape[1:]) == policy.features.shape and mask.shape == features.shape[:2], (
+            f"features: expected {policy.features.shape}, got {tuple(features.shape[1:])}"
+        )
+    policy.begin_step(1.0)
+    policy.train(False)
+    assert torch.isfinite(_act(policy, seen)[0].action).all(), "begin_step: actions not finite after the last step"
 
 
 def _rows(seen: Observation, rows: slice) -> Observation:

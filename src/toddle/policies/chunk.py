@@ -47,6 +47,11 @@ class ChunkPolicy(nn.Module):
         self.base: DenoisingNetwork | None = None
 
     @property
+    def chunk_size(self) -> int:
+        """H, actions of a chunk."""
+        return self._settings.horizon
+
+    @property
     def trunk(self) -> TrunkDenoiser | None:
         """The network where it is the action expert of a VLA to be, else None."""
         return self.tuned.denoiser if isinstance(self.tuned.denoiser, TrunkDenoiser) else None

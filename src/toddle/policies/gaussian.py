@@ -74,6 +74,7 @@ class GaussianPolicy(nn.Module):
         """Build the networks; the weights follow from `config.seed`."""
         super().__init__()
         self.config, self.horizon, self.bodies = config, config.horizon, config.bodies
+        self.chunk_size = config.horizon
         self.nets = nn.ModuleList(
             _Body(spec, config, torch_generator(config.seed, "gaussian policy", spec.name)) for spec in config.bodies
         )

@@ -25,7 +25,7 @@ from toddle.models.backbones.base import BackboneConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.bounds import ROUNDING
-from toddle.policies.store import load_policy, save_policy
+from toddle.policies.store import load_policy, read_policy, save_policy
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder
@@ -244,10 +244,10 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
         pi0 = Pi0Config(source=config.init, body=body, executed=executed, cameras=config.cameras, text_tokens=room)
         return Pi0Policy.from_pretrained(pi0)
     if config.like is not None:
-        like = load_policy(config.like)
-        if not isinstance(like, FlowVLA):
-            raise problem("like", "a policy of kind 'flow_vla'", like.kind)
-        return FlowVLA(replace(like.config, seed=config.seed), like.backbone)
+        kind, architecture, _, _ = read_policy(config.like)
+        if kind != FlowVLA.kind:
+            raise problem("like", f"a policy of kind '{FlowVLA.kind}'", kind)
+        return FlowVLA.from_config(replace(architecture, seed=config.seed))
     fresh = config.expert
     expert = ExpertConfig(
         trunk=fresh.trunk,
