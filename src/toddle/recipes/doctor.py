@@ -166,10 +166,10 @@ def _disk(config: Config) -> Check:
 
 
 def _threads(config: Config) -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     found = f"{cores} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}"
     remedy = "with one core runs take longer" if cores < 2 else ""
-    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > cores / 2
+    busy = sys.platform != "win32" and os.getloadavg()[0] > cores / 2
     if busy and not remedy and "OMP_NUM_THREADS" not in os.environ:
         remedy = "other jobs run here: set OMP_NUM_THREADS=1, or torch's threads wait for each other"
     return Check(item="threads", fine=not remedy, found=found, remedy=remedy, needed=False)

@@ -80,8 +80,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
-        for label in ("policy", "env"):
-            if not getattr(self, label):
+        for label, given in (("policy", self.policy), ("env", self.env)):
+            if not given:
                 raise problem(label, "at least one", "none")
         if self.video_size % 2:
             raise problem("video_size", "an even number", self.video_size)

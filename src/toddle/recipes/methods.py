@@ -61,7 +61,7 @@ def _explain(method: Method) -> None:
     print(f"{method.name}: {method.what}\n{method.paper}\ntrains: {method.policies}")
     for deviation in method.deviations:
         print(f"deviation: {deviation}")
-    plain = to_dict(type(method.presets[0].settings)())
+    plain = to_dict(method.settings())
     for preset in method.presets:
         where = " and ".join(f"{family}/" for family in preset.families) or "any environment"
         when = {None: "", True: ", a policy that has learned already", False: ", from scratch"}[preset.started]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -126,8 +126,7 @@ def convert(
     if settings.slot_mask == "bidirectional" and source.config.slot_mask == "causal":
         expert.set_future_bias(-40.0)
     if "cross" in source.config.trunk.kinds and not settings.fresh_adapter:
-        linear = adapter[1]
-        assert isinstance(linear, nn.Linear)
+        linear = cast(nn.Linear, adapter[1])
         zero_(linear)
         with torch.no_grad():
             linear.bias.copy_(policy.goals.null)
