@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from toddle.maths.flow_sde import flow_ode_mean, flow_sde_link, gaussian_kl_equal_std, squashed_std
+from toddle.maths.flow_sde import flow_ode_mean, flow_sde_link, squashed_std
 
 MEAN, STD = 1.5, 0.4
 F64 = torch.float64
@@ -66,10 +66,3 @@ def test_squashed_std_stays_in_its_band() -> None:
     assert abs(std[0] - 0.08) < 1e-9 and abs(std[-1] - 0.16) < 1e-9
     assert bool((std.diff() >= 0).all())
     assert abs(std[4] - (0.08 * 0.16) ** 0.5) < 1e-12
-
-
-def test_kl_is_torchs() -> None:
-    mean, reference, std = torch.tensor([0.3, -1.0]), torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.7])
-    normal = torch.distributions.Normal
-    expected = torch.distributions.kl_divergence(normal(mean, std), normal(reference, std))
-    torch.testing.assert_close(gaussian_kl_equal_std(mean, reference, std), expected)

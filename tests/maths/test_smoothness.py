@@ -7,7 +7,6 @@ import pytest
 
 from toddle.core.errors import InputError
 from toddle.maths.smoothness import (
-    action_variance,
     dimensionless_jerk,
     log_dimensionless_jerk,
     mean_squared_jerk,
@@ -75,12 +74,6 @@ def test_tremor_lowers_every_measure() -> None:
 def test_resample_keeps_ends_and_lines() -> None:
     line = np.outer(np.arange(5.0), [1.0, 2.0])
     assert np.allclose(resample(line, 9), np.outer(np.linspace(0, 4, 9), [1.0, 2.0]))
-
-
-def test_action_variance_ignores_speed_but_not_mode() -> None:
-    slow, fast = np.linspace(0, 1, 80)[:, None], np.linspace(0, 1, 20)[:, None]
-    assert action_variance([slow, fast]) == pytest.approx(0.0, abs=1e-12)
-    assert action_variance([np.ones((10, 2)), -np.ones((30, 2))]) == pytest.approx(1.0)
 
 
 def test_no_ops_by_hand() -> None:

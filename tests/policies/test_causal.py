@@ -12,7 +12,7 @@ from toddle.core.goal import GOAL_FEATURES
 from toddle.core.types import BodySpec, Observation
 from toddle.models.expert import ExpertConfig
 from toddle.models.trunk import TrunkConfig
-from toddle.policies.causal import CausalConfig, CausalPolicy, ht2
+from toddle.policies.causal import CausalConfig, CausalPolicy
 from toddle.policies.store import load_policy, save_policy
 
 ARM = BodySpec(name="arm", proprio=5, action=3, dt=0.02)
@@ -127,10 +127,12 @@ def test_the_future_and_the_pad_are_unseen() -> None:
 
 
 def test_ht2_has_the_papers_size() -> None:
-    policy = CausalPolicy(ht2([BodySpec(name="digit", proprio=102, action=36, dt=0.02)]))
+    trunk = TrunkConfig(width=192, depth=4, heads=4, mlp_ratio=2.0, context_width=192)
+    digit = BodySpec(name="digit", proprio=102, action=36, dt=0.02)
+    expert = ExpertConfig(trunk=trunk, bodies=(digit,), horizon=1, executed=1, window=16, bank_hidden=192)
+    policy = CausalPolicy(CausalConfig(expert=expert))
     assert sum(p.numel() for p in policy.expert.trunk.blocks.parameters()) == 1_188_096
     assert sum(p.numel() for p in policy.parameters()) == pytest.approx(1.4e6, rel=0.05)
-    assert policy.config.expert.window == 16
 
 
 def test_bfloat16_acts_and_scores_close_to_float32() -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 __all__ = [
-    "Correlation",
     "Count",
     "Discount",
     "Finite",
@@ -77,6 +76,5 @@ Positive = Annotated[float, Range(0, HUGE, "a number above 0", open_low=True)]
 Share = Annotated[float, Range(0, 1, "a number from 0 to 1")]
 Discount = Annotated[float, Range(0, 1, "a number from 0 to below 1", open_high=True)]
 """gamma; a share that must leave something."""
-Correlation = Discount
 LogStd = Annotated[float, Range(-20, 5, "a number from -20 to 5 (a logarithm)")]
 """Logarithm of a standard deviation; actions are in [-1, 1]."""

@@ -19,7 +19,6 @@ __all__ = [
     "ddpm_link",
     "eps_to_x0",
     "flow_time",
-    "flow_velocity",
     "x0_to_eps",
 ]
 
@@ -80,8 +79,3 @@ def flow_time(alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
     """Return flow time tau_k and scale c_k with x_k = c_k x_tau: the exact bridge to flow (docs/denoising.md)."""
     signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     return signal / (signal + noise), signal + noise
-
-
-def flow_velocity(x_tau: Tensor, eps: Tensor, tau: Tensor) -> Tensor:
-    """Return v = a - eps at x_tau = (1 - tau) eps + tau a, from a noise prediction; needs tau > 0."""
-    return (x_tau - eps) / tau

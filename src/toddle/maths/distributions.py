@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["chunk_modes", "gaussian_entropy", "gaussian_kl", "gaussian_log_prob", "noise_log_prob"]
+__all__ = ["chunk_modes", "gaussian_entropy", "gaussian_log_prob", "noise_log_prob"]
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -30,13 +30,6 @@ def noise_log_prob(z: Tensor, log_std: Tensor) -> Tensor:
 def gaussian_entropy(log_std: Tensor) -> Tensor:
     """Differential entropy in nats of a diagonal Gaussian with `log_std` (..., D): (...)."""
     return log_std.sum(-1) + (0.5 + HALF_LOG_TWO_PI) * log_std.shape[-1]
-
-
-def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
-    """KL(N(mean, std) || N(other_mean, other_std)) in nats, summed over D: (...)."""
-    variance_ratio = torch.exp(2.0 * (log_std - other_log_std))
-    shift = ((mean - other_mean) * torch.exp(-other_log_std)) ** 2
-    return (0.5 * (variance_ratio + shift - 1.0) + other_log_std - log_std).sum(-1)
 
 
 def chunk_modes(steps: int, correlation: float) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["flow_ode_mean", "flow_sde_link", "gaussian_kl_equal_std", "squashed_std"]
+__all__ = ["flow_ode_mean", "flow_sde_link", "squashed_std"]
 
 
 def flow_ode_mean(x: Tensor, velocity: Tensor, step: Tensor | float) -> Tensor:
@@ -42,8 +42,3 @@ def squashed_std(raw: Tensor, low: float, high: float) -> Tensor:
     low_log, high_log = 2 * math.log(low), 2 * math.log(high)
     log_variance = low_log + (high_log - low_log) * (torch.tanh(raw) + 1) / 2
     return (0.5 * log_variance).exp()
-
-
-def gaussian_kl_equal_std(mean: Tensor, reference: Tensor, std: Tensor) -> Tensor:
-    """Return KL(N(mean, std) || N(reference, std)) per dimension: (mean - reference)^2 / (2 std^2)."""
-    return (mean - reference) ** 2 / (2 * std**2)

@@ -1,4 +1,4 @@
-"""How smooth a motion is: jerk, dimensionless jerk, spectral arc length, action variance, no-ops.
+"""How smooth a motion is: jerk, dimensionless jerk, spectral arc length, no-ops.
 
 Sources: Hogan & Sternad 2009 (dimensionless jerk); Balasubramanian et al. 2015 (log dimensionless jerk, SPARC); Kim
 et al. 2024, OpenVLA (no-op filter).  Jerk scales as dt^-6: bring all sources to one dt with `resample` first.
@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from toddle.core.errors import problem
 
 __all__ = [
-    "action_variance",
     "dimensionless_jerk",
     "log_dimensionless_jerk",
     "mean_squared_jerk",
@@ -86,13 +85,6 @@ def spectral_arc_length(
     spectrum, frequency = spectrum[band], frequency[band]
     width = np.diff(frequency) / (frequency[-1] - frequency[0])
     return float(-np.sqrt(width**2 + np.diff(spectrum) ** 2).sum())
-
-
-def action_variance(trajectories: list[Array], phases: int = 100) -> float:
-    """Return the variance over trajectories (T_i, A) at equal phase, averaged over phases and action dimensions."""
-    if len(trajectories) < 2:
-        raise problem("trajectories", "at least two", len(trajectories))
-    return float(np.stack([resample(one, phases) for one in trajectories]).var(axis=0).mean())
 
 
 def no_op_count(actions: ArrayLike, threshold: float = 1e-4) -> int:

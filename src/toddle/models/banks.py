@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toddle.core.errors import problem
 from toddle.models.mlp import make_mlp
 
-__all__ = ["Bank", "bodies_of", "body_rows", "pad_last"]
+__all__ = ["Bank", "bodies_of", "body_rows"]
 
 
 def bodies_of(body: Tensor | None, count: int) -> int | Tensor:
@@ -70,8 +70,3 @@ class Bank(nn.Module):
             out[..., : self.outputs[index]][rows] = y
         assert out is not None
         return out
-
-
-def pad_last(x: Tensor, size: int) -> Tensor:
-    """Pad the last dimension with zeros up to `size`."""
-    return nn.functional.pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x

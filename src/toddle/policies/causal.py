@@ -10,7 +10,6 @@ a ~ N(mean, exp(log_std)^2) over the first H_exec slots; the spread does not dep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,14 +20,13 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Discount, LogStd, Seed, Size
 from toddle.core.seeding import rand, randn
-from toddle.core.types import BodySpec, Decision, Observation, Score
+from toddle.core.types import Decision, Observation, Score
 from toddle.maths.distributions import chunk_modes, gaussian_entropy, gaussian_log_prob
 from toddle.models.attention import KVRing
 from toddle.models.expert import ActionExpert, ExpertConfig
 from toddle.models.goal_encoder import GoalEncoder
-from toddle.models.trunk import TrunkConfig
 
-__all__ = ["CausalConfig", "CausalMemory", "CausalPolicy", "ht2"]
+__all__ = ["CausalConfig", "CausalMemory", "CausalPolicy"]
 
 
 @config
@@ -61,16 +59,6 @@ class CausalConfig:
             raise problem("expert.head", "'direct' in a causal policy", self.expert.head)
         if self.noise_correlation and self.std_per == "step":
             raise problem("std_per", "'action' with noise_correlation", self.std_per)
-
-
-def ht2(bodies: Sequence[BodySpec], **fields: int) -> CausalConfig:
-    """Return HT-2's sizes: 4 blocks, width 192, 4 heads, MLP ratio 2, context 16 (a trunk of 1,188,096 parameters).
-
-    fields: of ExpertConfig, such as horizon and executed (HT-2 itself: 1 and 1).
-    """
-    trunk = TrunkConfig(width=192, depth=4, heads=4, mlp_ratio=2.0, context_width=192)
-    sizes = {"horizon": 1, "executed": 1, "window": 16, "bank_hidden": 192} | fields
-    return CausalConfig(expert=ExpertConfig(trunk=trunk, bodies=tuple(bodies), **sizes))  # type: ignore[arg-type]
 
 
 @dataclass
