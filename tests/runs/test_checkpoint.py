@@ -23,12 +23,12 @@ def tree() -> dict[str, Any]:
     generator.normal(size=5)
     shared = torch.arange(6, dtype=torch.float32)
     model = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.Adam(model.parameters())
+    optimiser = torch.optim.Adam(model.parameters())
     model(torch.ones(4, 3)).sum().backward()
-    optimizer.step()
+    optimiser.step()
     return {
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),  # integer keys
+        "optimiser": optimiser.state_dict(),  # integer keys
         "numpy": generator.bit_generator.state,  # integers of 128 bits
         "torch": torch.Generator().manual_seed(2**62).get_state(),
         "views": [shared[:3], shared.reshape(2, 3).T],  # shared memory, not contiguous

@@ -42,7 +42,7 @@ class Regression:
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.normal_(generator=self.torch_generator)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.rate)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.rate)
         self.steps, self.nan_at, self.kill_at, self.pause = 0, nan_at, kill_at, pause
 
     def step(self) -> dict[str, float]:
@@ -55,20 +55,20 @@ class Regression:
         loss = (self.model(inputs) - inputs.sum(1, keepdim=True) + noise).square().mean()
         if self.steps == self.nan_at:
             loss = loss * float("nan")
-        self.optimizer.zero_grad()
+        self.optimiser.zero_grad()
         loss.backward()
-        self.optimizer.step()
+        self.optimiser.step()
         return {"train/loss": loss.item()}
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "steps": self.steps,
+            "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "steps": self.steps,
             "torch": self.torch_generator.get_state(), "numpy": self.numpy_generator.bit_generator.state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimiser.load_state_dict(state["optimiser"])
         self.torch_generator.set_state(state["torch"])
         self.numpy_generator.bit_generator.state = state["numpy"]
         self.steps = state["steps"]
