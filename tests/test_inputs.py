@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import resource
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from toddle.cli import COMMANDS, main, parse
+from toddle.core import memory
 from toddle.core.config import from_dict, to_dict
 from toddle.core.errors import InputError
 from toddle.core.numbers import Range
@@ -162,7 +164,12 @@ RUNS = {
     "evaluate": "--policy x --env goal/sawyer",
     "study": "t0 --scale medium",
     "backbone": "",
+    "finetune": "",
 }
+
+
+def test_no_command_that_writes_a_run_is_left_out() -> None:
+    assert set(RUNS) == set(COMMANDS) - {"methods", "report", "doctor"}
 
 
 @pytest.mark.parametrize("command", RUNS)
@@ -191,11 +198,36 @@ def test_a_dry_run_refuses_a_folder_that_holds_a_run_as_the_run_does(
         check_run(folder / "live", settings)
 
 
-def test_what_no_memory_holds_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """4.4 TB of weights."""
-    wide = ["--policy", "mlp", "--mlp.hidden", "1048576", "1048576", "--out", str(tmp_path / "run")]
+CHEETAH = "pretrain --env gymnasium/HalfCheetah-v5 --steps 1000"
+TOO_LARGE = {
+    "weights no machine has": f"{CHEETAH} --policy mlp --mlp.hidden 1048576 1048576",
+    "a layer that would fit alone": f"{CHEETAH} --policy mlp --mlp.hidden 65536 32768",
+    "a critic": f"{CHEETAH} --policy mlp --critic-hidden 1048576 1048576",
+    "a deep transformer": "pretrain --causal.trunk.width 2048 --causal.trunk.depth 1048576",
+    "a denoiser": f"{CHEETAH} --method dppo --denoising.network mlp --denoising.mlp.width 1048576",
+    "a U-Net": f"{CHEETAH} --method dppo --denoising.network unet --denoising.unet.channels 65536 65536",
+    "a rollout": "pretrain --env goal/sawyer --collect.length 1048576",
+    "worlds": "pretrain --env goal/sawyer --worlds 1048576",
+    "worlds with pictures": "record --env metaworld/reach-v3 --batch 1048576",
+    "groups of worlds": f"{CHEETAH} --method grpo --worlds 1048576",
+    "a memory of trajectories": f"{CHEETAH} --method ddiffpg --ddiffpg.capacity 1048576",
+    "pictures of an episode": "record --env metaworld/reach-v3 --image-size 4096 --batch 16 --image-stride 1",
+    "frames": "backbone --render.size 4096 --render.episodes 1000",
+    "an encoder": "backbone --sizes.width 65536 --sizes.heads 1",
+}
+
+
+@pytest.mark.parametrize("dry", [True, False], ids=["dry", "real"])
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_what_no_memory_holds_is_one_line_before_it_is_allocated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str, dry: bool
+) -> None:
+    """On a machine with 1 GiB left, whatever this one has."""
+    monkeypatch.setattr(memory, "free_memory", lambda device=None: 2**30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(SystemExit) as stopped:
-        main(["pretrain", "--env", "gymnasium/HalfCheetah-v5", *wide, "--dry-run"])
+        main([*TOO_LARGE[what].split(), "--out", str(tmp_path / "run"), *(["--dry-run"] if dry else [])])
     said = capsys.readouterr().err
-    assert stopped.value.code == 1 and said.startswith("error: out of memory (") and said.count("\n") == 1
-    assert not (tmp_path / "run").exists()
+    assert stopped.value.code == 2 and said.startswith("error: memory: ") and said.count("\n") == 1, said
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "KiB"
+    assert not list((tmp_path / "run").glob("checkpoints/*")) and not (dry and (tmp_path / "run").exists())

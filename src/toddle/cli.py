@@ -12,7 +12,6 @@ import dataclasses
 import importlib
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ import tyro
 
 from toddle import __version__
 from toddle.core.config import from_dict, load_config, merged, read_settings, to_dict, unchecked
-from toddle.core.errors import InputError, NaNError, nearest
+from toddle.core.errors import InputError, NaNError, is_out_of_memory, nearest
 from toddle.core.files import check_folder
 from toddle.core.plan import Plan
 
@@ -57,9 +56,6 @@ EXTRAS = {
 OWN_FOLDERS = ("demo", "study", "report")
 """Commands whose --out is no folder of one run, or always gone on with: their plan looks at it."""
 
-OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory")
-"""How torch says it, on the CPU and on a GPU."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Options:
@@ -91,16 +87,22 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in EXTRAS:
             raise
         _fail(f"{arguments[0]} needs the package '{name}'; install it with: pip install 'toddle[{EXTRAS[name]}]'", 2)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
-            raise
-        _fail(f"out of memory ({_brief(error)}); take smaller sizes, or a machine with more", 1)
     except BrokenPipeError:  # whoever read what is printed has gone away (`toddle ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
+    except Exception as error:
+        _fail_otherwise(error)
+
+
+def _fail_otherwise(error: Exception) -> None:
+    """Tell what the machine has no more of, or refuses; anything else is a mistake of toddle's: a traceback."""
+    if is_out_of_memory(error):
+        _fail(f"out of memory ({_brief(error)}); take smaller sizes, or a machine with more", 1)
+    elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error} (TODDLE_DEBUG=1 shows where)", 2)
+    else:
+        raise error
 
 
 def _brief(error: BaseException) -> str:

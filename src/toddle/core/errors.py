@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
-__all__ = ["InputError", "NaNError", "nearest", "problem"]
+__all__ = ["InputError", "NaNError", "is_out_of_memory", "nearest", "problem"]
+
+
+OUT_OF_MEMORY = re.compile(
+    r"can(no|')t allocate memory|out of memory|could not allocate|failed to map segment|unable to mmap", re.IGNORECASE
+)
+"""How torch says it, on the CPU and on a GPU, and MuJoCo, the loader of libraries, and the reader of safetensors."""
 
 
 class InputError(ValueError):
@@ -14,6 +21,11 @@ class InputError(ValueError):
 
 class NaNError(RuntimeError):
     """A number that must be finite is not.  The run stops; the state it carries replays the step."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def problem(field: str, expected: str, got: object, remedy: str = "") -> InputError:

@@ -30,6 +30,8 @@ class Family:
     """Options with which RL improves a VLA here: success as the reward, the end at success."""
     remedies: Mapping[str, str] = field(default_factory=dict)
     """Optional package -> what installs it."""
+    world_bytes: int = 2**19
+    """Memory of one world without pictures, measured."""
     open_ended: Callable[[str], bool] | None = None
     """Whether a name beyond `members` exists, where there may be such."""
 

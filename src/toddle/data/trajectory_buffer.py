@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toddle.core.errors import problem
+from toddle.core.memory import check_memory
 from toddle.maths.trajectories import dtw, resample
 
 __all__ = ["FAILED", "Batch", "TrajectoryBuffer"]
@@ -32,6 +33,8 @@ class TrajectoryBuffer:
         """Allocate; `path` names the observation's columns that make up the path (a position)."""
         if capacity < 2 or longest < 1:
             raise problem("capacity, longest", "at least 2 trajectories of at least 1 step", f"{capacity}, {longest}")
+        size = 4 * capacity * longest * (2 * observation + 3 * action + 2) + 8 * capacity**2
+        check_memory(size, f"a memory of {capacity:,} trajectories", "take a smaller capacity")
         self.capacity, self.longest, self.columns = capacity, longest, list(path)
         self.steps: dict[str, Array] = {
             "observation": np.zeros((capacity, longest, observation), np.float32),

@@ -11,6 +11,7 @@ from typing import Any
 
 from toddle.core.errors import nearest, problem
 from toddle.core.family import Family
+from toddle.core.memory import check_memory
 from toddle.envs import families
 from toddle.envs.base import BatchedEnv
 from toddle.envs.own import is_own, own_family
@@ -64,12 +65,14 @@ def make_env(name: str, num_envs: int, *, seed: int = 0, threads: int = 1, **opt
 
     `threads` is for environments over the pool; Meta-World and LIBERO step their worlds one after the other.
     Raises InputError for an unknown name (with the nearest known one), for an option that the environment does not
-    have, and when an optional package is missing (with the extra to install).
+    have, for more worlds than fit into memory, and when an optional package is missing (with the extra to install).
     """
     if num_envs < 1:
         raise problem("num_envs", "at least 1", num_envs)
     if name in ADDED:
         return ADDED[name](num_envs, seed=seed, **options)
-    member = name if is_own(name) else name.partition("/")[2]
-    env: BatchedEnv = family_of(name).make(member, num_envs, seed=seed, threads=threads, **options)
+    family, member = family_of(name), name if is_own(name) else name.partition("/")[2]
+    needed = num_envs * (family.world_bytes + 3 * options.get("image_size", 0) ** 2 * len(options.get("cameras", ())))
+    check_memory(needed, f"{num_envs:,} worlds of {name}", "take fewer worlds at once (worlds, num_envs, batch)")
+    env: BatchedEnv = family.make(member, num_envs, seed=seed, threads=threads, **options)
     return env

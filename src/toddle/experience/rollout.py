@@ -14,12 +14,23 @@ import torch
 from torch import Tensor
 
 from toddle.core.errors import problem
+from toddle.core.memory import check_memory
 from toddle.core.types import Decision, Observation
 
-__all__ = ["Minibatch", "Rollout"]
+__all__ = ["PPO_BYTES", "Minibatch", "Rollout", "check_rollout"]
 
 LARGE = 2**24
 """Bytes from which a column is gathered for each minibatch; smaller ones are shuffled once a pass, which is faster."""
+
+
+PPO_BYTES = 26
+"""Bytes of a decision's reward, discount, values, advantage and target (float32) and of its two ends."""
+
+
+def check_rollout(size: float, length: int, worlds: int, device: torch.device) -> None:
+    """Raise InputError where a rollout of so many bytes does not fit into the memory that is free on `device`."""
+    what = f"a rollout of {length:,} decisions in {worlds:,} worlds"
+    check_memory(size, what, "take a smaller collect.length or fewer worlds", device=device)
 
 
 @dataclass(slots=True)
@@ -53,6 +64,12 @@ class Rollout:
         """Allocate for observations and decisions shaped like these, (B, ...)."""
         if length < 1:
             raise problem("length", "at least 1 decision", length)
+
+        count = length * worlds
+        kept = [(value, length + 1) for value in observation.values() if isinstance(value, Tensor)]
+        kept += [(decision.chain, length), (decision.log_prob, length)]
+        held = sum(value.numel() * value.element_size() * rows for value, rows in kept) + PPO_BYTES * count
+        check_rollout(held, length, worlds, decision.log_prob.device)
 
         def rows(extra: int, like: Tensor) -> Tensor:
             return torch.zeros((length + extra, *like.shape), dtype=like.dtype, device=like.device)

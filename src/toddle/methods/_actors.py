@@ -17,6 +17,7 @@ from toddle.core.types import BodySpec
 from toddle.envs.base import BatchedEnv
 from toddle.experience.actor import body_in
 from toddle.experience.collect import CollectConfig, Collector
+from toddle.experience.rollout import PPO_BYTES, check_rollout
 from toddle.methods._base import Run, Start
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
@@ -241,6 +242,10 @@ def label_of(env: BatchedEnv) -> str:
 def make_collectors(start: Start, collect: CollectConfig) -> list[Collector]:
     """Build a collector for each environment; `body` is its body's place among the bodies."""
     order = [body.name for body in bodies_of(start.envs)]
+    for env in start.envs:  # what is certain before a policy has decided
+        count, spec = collect.length * env.num_envs, env.body_spec
+        size = count * (PPO_BYTES + 4 * (spec.proprio + spec.action))
+        check_rollout(size, collect.length, env.num_envs, start.device)
     return [
         Collector(
             env,

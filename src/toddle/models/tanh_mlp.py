@@ -75,9 +75,9 @@ class TanhMLP(nn.Module):
         for index, (size, width) in enumerate(pairwise(sizes)):
             weight, bias = nn.Parameter(torch.empty(width, size)), nn.Parameter(torch.zeros(width))
             gain = last_gain if index == len(hidden) else 2.0**0.5
-            nn.init.orthogonal_(weight, gain, generator=generator)
-            self.register_parameter(f"weight_{index}", weight)
+            self.register_parameter(f"weight_{index}", weight)  # before it is filled: `core.memory` counts it
             self.register_parameter(f"bias_{index}", bias)
+            nn.init.orthogonal_(weight, gain, generator=generator)
             self._order += [weight, bias]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TanhMLP:

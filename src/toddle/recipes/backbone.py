@@ -20,6 +20,7 @@ from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import nearest, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
+from toddle.core.memory import check_memory, weights_that_fit
 from toddle.core.numbers import Count, PictureSize, Seed, Share
 from toddle.core.plan import Plan
 from toddle.core.seeding import numpy_generator
@@ -125,7 +126,8 @@ def plan(config: Config) -> Plan:
     """Say what will be done; times are those of one core of a shared machine."""
     resolve_device(config.device)
     missing = [task for task in config.render.tasks if not scenes_file(config.out / "scenes", task).exists()]
-    frames = len(config.render.tasks) * config.render.episodes * config.render.frames
+    frames, size = _check_frames(config)
+    weights = sum(value.numel() for value in _backbone(config).parameters())
     pixels = config.sizes.image_size**2
     return Plan(
         steps=[
@@ -133,16 +135,29 @@ def plan(config: Config) -> Plan:
             f"train {config.training.steps} steps of {config.training.batch} frames",
             f"write weights and card to {config.weights or config.out / 'embedded'}",
         ],
-        memory_bytes=2 * 3 * frames * config.render.size**2 + 10**9,  # all frames, and a copy without the held-out
+        memory_bytes=size + 16 * weights + 10**9,
         seconds=0.17 * len(missing) * config.render.episodes
         + 1.9e-6 * pixels * config.training.steps * config.training.batch,  # at the default sizes
     )
 
 
+def _check_frames(config: Config) -> tuple[int, int]:
+    """Return how many frames there will be, and their bytes: all, and a copy without the held-out.
+
+    Raises InputError where they do not fit.
+    """
+    frames = len(config.render.tasks) * config.render.episodes * config.render.frames
+    size = 2 * 3 * frames * config.render.size**2
+    check_memory(size, f"{frames:,} frames", "take fewer render.episodes or render.frames, or a smaller render.size")
+    return frames, size
+
+
 def run(config: Config, *, resume: bool = False) -> None:
     """Render, train, measure, write."""
     device = resolve_device(config.device)
+    _check_frames(config)
     with RunFolder.open(config.out, config, resume=resume) as folder:
+        backbone = _backbone(config).to(device)
         chosen = {task: SENTENCES[task] for task in config.render.tasks}
         missing = [task for task in chosen if not scenes_file(config.out / "scenes", task).exists()]
         with ProgressLine("render", len(missing)) as bar:
@@ -151,10 +166,6 @@ def run(config: Config, *, resume: bool = False) -> None:
                 bar.advance(done)
         scenes = load_scenes(config.out / "scenes", chosen)
         held = scenes.episode >= config.render.episodes * (1 - config.held_out)
-        sentences = [sentence for texts in SENTENCES.values() for sentence in texts]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)  # transformers initialises from the global generator
-            backbone = EmbeddedBackbone(config.sizes, train_tokenizer(sentences, config.sizes)).to(device)
         learner = BackbonePretraining(backbone, scenes.where(~held), config.training, seed=config.seed)
         began = time.process_time()
         run_loop(
@@ -172,6 +183,14 @@ def run(config: Config, *, resume: bool = False) -> None:
         write_json_atomic(config.out / "measured.json", card)
         write_text_atomic(target / "CARD.md", card_text(config, len(scenes), int(held.sum()), card))
         print(f"weights and card: {target}; median error {card['median_cm']} cm, retrieval {card['retrieval']:.3f}")
+
+
+def _backbone(config: Config) -> EmbeddedBackbone:
+    """Build it with fresh weights.  Raises InputError where they do not fit into memory."""
+    sentences = [sentence for texts in SENTENCES.values() for sentence in texts]
+    with torch.random.fork_rng(devices=[]), weights_that_fit():
+        torch.manual_seed(config.seed)  # transformers initialises from the global generator
+        return EmbeddedBackbone(config.sizes, train_tokenizer(sentences, config.sizes))
 
 
 def measure(learner: BackbonePretraining, held: Scenes, tasks: list[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_json_atomic
+from toddle.core.memory import check_memory
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
@@ -30,6 +31,9 @@ from toddle.runs.loop import ProgressLine
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run", "write_summary"]
+
+FILMED = 4
+"""Control steps for a frame of a film, at most."""
 
 
 @config
@@ -139,7 +143,7 @@ def plan(config: Config) -> Plan:
     resolve_device(config.device)
     for name in config.env:
         family_of(name)
-    weights = 0
+    weights, films = 0, _check_films(config)
     for candidate in _candidates(config):
         policy, meta = load_policy(candidate.folder), read_policy(candidate.folder)[2]
         weights = max(weights, sum(value.numel() * value.element_size() for value in policy.state_dict().values()))
@@ -151,7 +155,7 @@ def plan(config: Config) -> Plan:
     cells = _cells(config)
     steps = [f"{config.episodes} episodes of {c.name} in {env}, {condition}" for env, c, condition in cells]
     seconds = len(cells) * config.episodes * (0.005 * (config.max_episode_steps or 150) + 0.1)
-    memory = 600 * 2**20 + 3 * weights + config.num_envs * 3 * 2**20
+    memory = 600 * 2**20 + 3 * weights + films + config.num_envs * max(family_of(n).world_bytes for n in config.env)
     return Plan(steps=[*steps, f"write {config.out}/episodes.jsonl"], memory_bytes=memory, seconds=seconds)
 
 
@@ -169,6 +173,14 @@ def _check_fit(config: Config, policy: Acting, env: BatchedEnv) -> None:
             env.render_worlds([0], config.video_size, config.video_size)
         except InputError as error:
             raise InputError(f"{error}; --videos 0 films nothing") from error
+
+
+def _check_films(config: Config) -> int:
+    """Return the bytes of the films under way at once.  Raises InputError where they do not fit."""
+    films = min(config.videos, config.num_envs, config.episodes)
+    size = 3 * config.video_size**2 * films * ((config.max_episode_steps or 150) // FILMED + 1)
+    check_memory(size, f"{films} films at once", "take fewer videos, or a smaller video_size or max_episode_steps")
+    return size
 
 
 def run(config: Config, *, resume: bool = False) -> None:

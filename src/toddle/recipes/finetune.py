@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from toddle.core.config import changes, config, from_dict, merged, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
+from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
@@ -171,7 +172,8 @@ def build(config: Any, *, folder: Path | None = None) -> tuple[Run, dict[str, An
         init=vla.train(),
         folder=folder,
     )
-    return config.build(start), meta
+    with weights_that_fit(4.0 if start.device.type == "cpu" else 1.0):
+        return config.build(start), meta
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------

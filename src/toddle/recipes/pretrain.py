@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from toddle.core.config import changes, config, from_dict, merged, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
+from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.envs.base import BatchedEnv
@@ -127,7 +128,10 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
     start = Start(
         envs=_environments(config), steps=config.steps, seed=config.seed, device=device, init=init, folder=folder
     )
-    built: Run = config.build(start)
+    with weights_that_fit(
+        4.0 if device.type == "cpu" else 1.0
+    ):  # they are filled on the CPU, and trained on the device
+        built: Run = config.build(start)
     return built
 
 
@@ -154,8 +158,9 @@ def plan(config: Any) -> Plan:
         f"write the policy to {config.out / 'policy'}",
     ]
     kept = sum(source.bytes for source in made.sources)
+    worlds = config.worlds * sum(family_of(name).world_bytes for name in config.env)
     # Rollout and its shuffled copy, weights with gradients and two moments, and Python with torch and the physics.
-    return Plan(steps=steps, memory_bytes=2 * kept + 16 * parameters + 500 * 2**20, seconds=seconds)
+    return Plan(steps=steps, memory_bytes=2 * kept + 16 * parameters + worlds + 500 * 2**20, seconds=seconds)
 
 
 def run(config: Any, *, resume: bool = False) -> None:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from toddle.core.config import config
 from toddle.core.errors import InputError, problem
+from toddle.core.memory import check_memory
 from toddle.core.numbers import Count, NonNegative, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.data.layout import DatasetSpec
@@ -84,6 +85,7 @@ class Config:
 def plan(config: Config) -> Plan:
     """Say what would be recorded; the time is that of one core, for episodes of about 80 control steps."""
     _check_policy(config)
+    pictures = _check_pictures(config)
     for name in config.env:
         env = _make(config, name)
         if config.policy != "expert" and name == config.env[0]:
@@ -91,16 +93,26 @@ def plan(config: Config) -> Plan:
         env.close()
     steps = 80 * config.episodes * len(config.env)
     per_picture = 0.010 * len(config.cameras) * max(1.0, (config.image_size / 128) ** 2)
-    pixels = len(config.cameras) * 3 * config.image_size**2
     rows = f"about {steps:,} rows, a picture of {len(config.cameras)} camera(s) every {config.image_stride}"
     return Plan(
         steps=[
             *(f"record {config.episodes} episodes of {name} by {config.policy}" for name in config.env),
             f"write {rows} to {config.out}",
         ],
-        memory_bytes=600 * 2**20 + config.batch * (config.max_episode_steps or 300) * pixels // config.image_stride,
+        memory_bytes=600 * 2**20 + pictures + config.batch * max(family_of(name).world_bytes for name in config.env),
         seconds=5.0 * len(config.env) + steps * (0.002 + per_picture / config.image_stride),
     )
+
+
+def _check_pictures(config: Config) -> int:
+    """Return the bytes of the pictures of one wave of episodes, twice while they are put together.
+
+    Raises InputError where they do not fit.
+    """
+    pixels = 3 * config.image_size**2 * max(len(_cameras(config, name)) for name in config.env)
+    size = 2 * config.batch * -(-(config.max_episode_steps or 300) // config.image_stride) * pixels
+    check_memory(size, "pictures of one wave of episodes", "take a smaller batch, image_size, or max_episode_steps")
+    return size
 
 
 def _make(config: Config, name: str) -> BatchedEnv:
@@ -130,6 +142,7 @@ def run(config: Config, *, resume: bool = False) -> None:
     for name in config.env:
         family_of(name)
     _check_policy(config)
+    _check_pictures(config)
     actor: Demonstrator | None = None
     columns = (
         TextColumn("{task.description}"),

@@ -12,6 +12,7 @@ from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
+from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, Seed, Size
 from toddle.core.plan import Plan
 from toddle.core.protocols import FineTunable
@@ -31,6 +32,9 @@ from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
+
+KEPT = 24
+"""Bytes kept of each weight: itself, its gradient, Adam's two moments, its average and where it began."""
 
 
 @config
@@ -126,7 +130,7 @@ def plan(config: Config) -> Plan:
             f"train {weights:,} weights for {config.sft.steps} steps of {config.sft.batch} decisions",
             f"write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=24 * weights + 10**9,
+        memory_bytes=KEPT * weights + 10**9,
         seconds=0.01 * pictures + config.sft.steps * (0.01 + 1.4e-9 * weights * config.sft.batch),
     )
 
@@ -233,7 +237,15 @@ def action_mode(config: Config, datasets: list[LeRobotDataset]) -> Mode:
 
 
 def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
-    """Load the policy of `init`, or build one with a fresh expert for the datasets' body."""
+    """Load the policy of `init`, or build one with a fresh expert for the datasets' body.
+
+    Raises InputError where its weights do not fit into memory with gradients, moments, average and start.
+    """
+    with weights_that_fit(KEPT / 4):
+        return _policy(config, datasets)
+
+
+def _policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
     if config.init != "random":
         from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder  # with it comes transformers
 

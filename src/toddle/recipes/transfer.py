@@ -11,6 +11,7 @@ import torch
 
 from toddle.core.config import config
 from toddle.core.files import write_atomic, write_json_atomic
+from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Positive, Size, SizeOrNone, Whole
 from toddle.core.plan import Plan
 from toddle.core.types import Observation
@@ -33,6 +34,9 @@ from toddle.transfer.sources import Source, load_source
 from toddle.transfer.table import conversion_record, print_record
 
 __all__ = ["Config", "plan", "run"]
+
+KEPT = 3.0
+"""Copies of the weights while converting: the source, what is made, and what is grown from it."""
 
 
 @config
@@ -85,10 +89,11 @@ class Config:
 
 
 def plan(config: Config) -> Plan:
-    """Check the source and say what would be done."""
-    made = convert(load_source(config.source, config.convert).policy, config.convert, 1)
+    """Check the source, convert and enlarge it, and say what would be done."""
+    with weights_that_fit(KEPT):
+        made = convert(load_source(config.source, config.convert).policy, config.convert, config.vlm_width or 1)
+        made = _enlarged(config, made)
     numbers = sum(value.numel() for value in made.expert.parameters())
-    numbers *= config.grow_depth * config.grow_width**2
     steps = [
         f"convert {config.source} ({config.convert.context_mode}, {made.config.trunk.modulation}, "
         f"head {made.config.head}) into about {numbers:,} weights"
@@ -99,7 +104,7 @@ def plan(config: Config) -> Plan:
     written = config.out / ("policy" if config.vlm_width is None else "expert")
     steps += ["measure levels A, B, C", f"write {written} and the table"]
     seconds = 10 + 4e-9 * numbers + (0.1 * config.distill_steps if distilled else 0)
-    return Plan(steps=steps, memory_bytes=12 * numbers + 5 * 10**8, seconds=seconds)
+    return Plan(steps=steps, memory_bytes=round(4 * KEPT * numbers) + 5 * 10**8, seconds=seconds)
 
 
 def run(config: Config, *, resume: bool = False) -> None:
@@ -107,7 +112,8 @@ def run(config: Config, *, resume: bool = False) -> None:
     source = load_source(config.source, config.convert)
     with RunFolder.open(config.out, config, resume=resume) as folder:
         backbone = None if config.vlm_width else load_backbone(config.backbone)
-        made, levels = _convert(config, source, config.vlm_width or (backbone.width if backbone else 0))
+        with weights_that_fit(KEPT):
+            made, levels = _convert(config, source, config.vlm_width or (backbone.width if backbone else 0))
         record = conversion_record(source.policy, made, levels)
         meta = {"source": str(config.source), "levels": record["levels"], "numbers": record["numbers"]}
         if backbone is not None:
@@ -149,6 +155,12 @@ def _convert(config: Config, source: Source, vlm_width: int) -> tuple[Conversion
         made = _replace(config, source.replaceable, vlm_width)
     else:
         made = convert(source.policy, config.convert, vlm_width)
+    made = _enlarged(config, made)
+    return made, source.levels(made, steps=config.steps or source.steps)
+
+
+def _enlarged(config: Config, made: Conversion) -> Conversion:
+    """Grow, and put the side-car beside it."""
     made = enlarge(
         made, depth=config.grow_depth, width=config.grow_width, mlp_ratio=config.grow_mlp, seed=config.convert.seed
     )
@@ -157,7 +169,7 @@ def _convert(config: Config, source: Source, vlm_width: int) -> tuple[Conversion
         made.expert, new = graft(made.expert, car.width, car.depth, car.heads, config.convert.seed)
         made.status |= {name: "new: 0" if ".merge." in name else "new: behind a projection of 0" for name in new}
         made.expert.eval()
-    return made, source.levels(made, steps=config.steps or source.steps)
+    return made
 
 
 def _replace(config: Config, policy: CausalPolicy, vlm_width: int) -> Conversion:

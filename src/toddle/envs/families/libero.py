@@ -38,4 +38,5 @@ FAMILY = Family(
     evaluation={"terminate_on_success": True},
     finetuning={"terminate_on_success": True},
     remedies=dict.fromkeys(("metaworld", "libero", "robosuite", "bddl", "cv2", "easydict", "future"), REMEDY),
+    world_bytes=3 * 2**29,
 )

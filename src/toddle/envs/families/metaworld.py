@@ -7,7 +7,7 @@ from typing import Any
 from toddle.core.family import Family
 from toddle.envs.metaworld_sentences import SENTENCES
 
-__all__ = ["FAMILY", "OPTIONS", "REMEDIES"]
+__all__ = ["FAMILY", "OPTIONS", "REMEDIES", "WORLD_BYTES"]
 
 OPTIONS = (
     "cameras",
@@ -21,6 +21,7 @@ OPTIONS = (
 )
 """What all families over Meta-World take."""
 REMEDIES = {"metaworld": "pip install 'toddle[sim]'"}
+WORLD_BYTES = 34 * 2**20  # every world has a model of its own
 
 
 def _build(member: str, num_envs: int, *, threads: int = 1, **options: Any) -> Any:
@@ -38,4 +39,5 @@ FAMILY = Family(
     evaluation={"terminate_on_success": True},
     finetuning={"reward": "success", "terminate_on_success": True, "max_episode_steps": 200},
     remedies=REMEDIES,
+    world_bytes=WORLD_BYTES,
 )

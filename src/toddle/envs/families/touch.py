@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from toddle.core.family import Family
-from toddle.envs.families.metaworld import OPTIONS, REMEDIES
+from toddle.envs.families.metaworld import OPTIONS, REMEDIES, WORLD_BYTES
 from toddle.envs.metaworld_sentences import SENTENCES
 
 __all__ = ["FAMILY"]
@@ -25,4 +25,5 @@ FAMILY = Family(
     options=OPTIONS,
     evaluation={"terminate_on_success": True},
     remedies=REMEDIES,
+    world_bytes=WORLD_BYTES,
 )
