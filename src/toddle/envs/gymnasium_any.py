@@ -34,7 +34,7 @@ FACTS = {"success": ("success", "is_success"), "cost": ("cost",)}
 
 
 @contextlib.contextmanager
-def speaking_for(name: str, moment: str) -> Iterator[None]:
+def speaking_for(name: str, moment: str, *, what: str = "environment") -> Iterator[None]:
     """Turn whatever an environment of others raises into one line: which environment, when, and what it said."""
     try:
         yield
@@ -42,7 +42,7 @@ def speaking_for(name: str, moment: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         said = " ".join(str(error).split())[:300]
-        text = f"environment: '{name}' raised {type(error).__name__} {moment}" + (f": {said}" if said else "")
+        text = f"{what}: '{name}' raised {type(error).__name__} {moment}" + (f": {said}" if said else "")
         raise InputError(f"{text} (TODDLE_DEBUG=1 shows where)") from error
 
 

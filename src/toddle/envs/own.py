@@ -8,10 +8,12 @@ is called without arguments and returns one gymnasium environment, of which as m
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -22,7 +24,7 @@ from toddle.envs.base import BatchedEnv
 from toddle.envs.bodies.body import Body
 from toddle.envs.gymnasium_any import AnyGymnasiumEnv, speaking_for
 
-__all__ = ["is_own", "own_family"]
+__all__ = ["bodies_in", "is_own", "own_family"]
 
 EXPECTED = "module:name, such as my_package.my_env:make"
 
@@ -133,3 +135,19 @@ def _named(env: Any, name: str, num_envs: int) -> BatchedEnv:
         raise problem("environment", f"{num_envs} worlds", env.num_envs, f"from {name}")
     env.name = name
     return env
+
+
+def bodies_in(file: Path) -> list[Body]:
+    """Return the bodies that a Python file defines, in their order; the file is run.  Raises InputError for none."""
+    if file.suffix != ".py" or not file.is_file():
+        raise problem("body", "a Python file that defines a Body", str(file), "docs/add_a_body.md shows one")
+    sys.path.insert(0, str(file.parent.resolve()))  # for what lies beside it
+    spec = importlib.util.spec_from_file_location(f"toddle_body_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with speaking_for(str(file), "while being run", what="body"):
+        spec.loader.exec_module(module)
+    found = {id(value): value for value in vars(module).values() if isinstance(value, Body)}
+    if not found:
+        raise problem("body", "a Body in the file", f"none in {file}", "docs/add_a_body.md shows one")
+    return list(found.values())

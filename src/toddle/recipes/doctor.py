@@ -11,36 +11,26 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from toddle.core.config import config
 from toddle.core.plan import Plan
+from toddle.recipes._checks import Check, show
 
 __all__ = ["CHECKS", "Check", "Config", "plan", "run"]
 
 
 @config
 class Config:
-    """Check this machine: packages, rendering, video, disk.  Ends with status 1 when a needed item fails."""
+    """Check this machine: packages, rendering, video, disk; or a body.  Ends with status 1 when a needed item fails.
+
+    Example: toddle doctor --body my_robot.py
+    """
 
     out: Path = Path("runs")
     """The folder whose disk is checked."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """What one check found.  `needed` items must be fine; for the others a failure is only a note."""
-
-    item: str
-    fine: bool
-    found: str
-    remedy: str = ""
-    needed: bool = True
+    body: Path | None = None
+    """Python file with a body's description (docs/add_a_body.md): check what is promised of it, not the machine."""
 
 
 RENDER = """
@@ -75,20 +65,27 @@ print("PyAV", av.__version__, "encodes and decodes")
 
 def plan(config: Config) -> Plan:
     """Say what is checked."""
+    if config.body is not None:
+        from toddle.envs.own import bodies_in
+
+        names = ", ".join(body.name for body in bodies_in(config.body))
+        return Plan(steps=[f"check what is promised of {names}", "print a table"], seconds=10.0)
     return Plan(steps=["check Python, packages, rendering, video, disk and threads", "print a table"], seconds=10.0)
 
 
 def run(config: Config, *, resume: bool = False) -> None:
     """Print the table of checks; exit with status 1 when a needed item fails."""
-    checks = [check(config) for check in CHECKS]
-    table = Table("", "item", "found", "remedy", title="toddle doctor")
-    for check in checks:
-        mark = "[green]ok[/]" if check.fine else "[red]FAIL[/]" if check.needed else "[yellow]note[/]"
-        table.add_row(mark, check.item, escape(check.found), "" if check.fine else escape(check.remedy))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    failed = [check.item for check in checks if check.needed and not check.fine]
-    print(f"to mend: {', '.join(failed)}" if failed else "this machine is fit")
-    if failed:
+    if config.body is None:
+        fine = [show([check(config) for check in CHECKS], "toddle doctor", "this machine is fit")]
+    else:  # imported here: what is checked of a machine may be what cannot be imported
+        from toddle.envs.own import bodies_in
+        from toddle.recipes._body_checks import check_body
+
+        fine = [
+            show(check_body(body), f"toddle doctor: the body {body.name}", f"{body.name} keeps what a body promises")
+            for body in bodies_in(config.body)
+        ]
+    if not all(fine):
         raise SystemExit(1)
 
 

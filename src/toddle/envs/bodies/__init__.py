@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toddle.core.errors import nearest, problem
 from toddle.envs.bodies.body import Body
+from toddle.envs.bodies.promises import PARTS_PER_BODY
 from toddle.envs.bodies.robots import ANT, GO1, HUMANOID, PANDA
 from toddle.envs.bodies.sawyer import SAWYER
 
@@ -11,8 +12,6 @@ __all__ = ["BODIES", "get_body", "part_offset"]
 
 BODIES: dict[str, Body] = {body.name: body for body in (SAWYER, PANDA, ANT, HUMANOID, GO1)}
 """Every known body.  Add your own before an environment or a policy asks for it; the order gives its part ids."""
-
-PARTS_PER_BODY = 32
 
 
 def get_body(name: str) -> Body:

@@ -8,6 +8,7 @@ torques by their limits (dynamic similarity, Froude).
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,18 @@ import mujoco
 import numpy as np
 
 from toddle.core.errors import InputError, problem
+from toddle.core.goal import FAMILIES
 
-__all__ = ["GRAVITY", "Body", "KeyPoint", "MocapAction", "PositionAction", "motors_to_servos", "package_file"]
+__all__ = [
+    "GRAVITY",
+    "Body",
+    "KeyPoint",
+    "MocapAction",
+    "PositionAction",
+    "joint_range",
+    "motors_to_servos",
+    "package_file",
+]
 
 GRAVITY = 9.81
 
@@ -93,6 +104,23 @@ class Body:
     """Share of goals reached above which training asks for more (less for a body that a family of goals is beyond)."""
     episode_seconds: float = 8.0
 
+    def __post_init__(self) -> None:
+        """Raise InputError for numbers that no body has."""
+        field = f"body {self.name}"
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise problem("body.name", "letters, digits, _ and - (files and networks bear it)", self.name)
+        if self.root not in ("fixed", "floating"):
+            raise problem(f"{field}: root", "'fixed' or 'floating'", self.root)
+        for label in ("length", "episode_seconds", "spread", "frame_skip"):
+            value = getattr(self, label)
+            if not (np.isfinite(value) and value > 0):
+                raise problem(f"{field}: {label}", "a number above 0", value)
+        if int(self.frame_skip) != self.frame_skip:
+            raise problem(f"{field}: frame_skip", "a whole number of physics steps", self.frame_skip)
+        mix = np.asarray(self.mix, dtype=np.float64)
+        if mix.shape != (len(FAMILIES),) or not np.isfinite(mix).all() or (mix < 0).any() or mix.sum() <= 0:
+            raise problem(f"{field}: mix", f"{len(FAMILIES)} shares, of {', '.join(FAMILIES)}", str(self.mix))
+
     def key_point_index(self) -> int:
         """Return the index of the tool among the key points."""
         names = [point.name for point in self.key_points]
@@ -125,19 +153,46 @@ def package_file(package: str, path: str, extra: str) -> Path:
     return file
 
 
+def joint_range(model: mujoco.MjModel, joint: int) -> tuple[float, float] | None:
+    """Return the range of a hinge or slide joint: its own, else +-pi for a hinge; None for any other without one."""
+    low, high = model.jnt_range[joint]
+    kind = model.jnt_type[joint]
+    if low < high and kind >= int(mujoco.mjtJoint.mjJNT_SLIDE):
+        return float(low), float(high)
+    return (-np.pi, np.pi) if kind == int(mujoco.mjtJoint.mjJNT_HINGE) else None
+
+
+def _motor_limit(model: mujoco.MjModel, actuator: int, joint: int) -> float:
+    """Return a motor's largest torque on its joint: by its control range, else its force range, else the joint's."""
+    gear = float(abs(model.actuator_gear[actuator, 0]))
+    for most in (model.actuator_ctrlrange[actuator], model.actuator_forcerange[actuator]):
+        if (limit := gear * float(np.abs(most).max())) > 0:
+            return limit
+    return float(np.abs(model.jnt_actfrcrange[joint]).max())
+
+
 def motors_to_servos(model: mujoco.MjModel, stiffness: float = 2.0, damping_ratio: float = 1.0) -> mujoco.MjModel:
     """Turn every torque motor of `model` into a position servo of the same strength, in place.
 
     The motor's largest torque F = gear * ctrlrange stays the servo's limit.  kp = stiffness * F / half-range: the full
     torque comes at an error of half-range / stiffness.  kd = 2 * damping_ratio * sqrt(kp * M) with M the inertia of the
     joint in the model's initial posture (`dof_M0`), less the damping that the joint has already.  The servo runs in
-    MuJoCo, at the rate of the physics.
+    MuJoCo, at the rate of the physics.  A motor without a control range takes its force range or that of its joint, a
+    hinge without a range +-pi; InputError names what has neither, and motors that move no joint.
     """
     for a in range(model.nu):
+        field = f"motor {model.actuator(a).name or a}"
+        if model.actuator_trntype[a] != int(mujoco.mjtTrn.mjTRN_JOINT):
+            raise problem(field, "a motor on a joint", "a motor on something else", "make it a servo in the model")
         joint = int(model.actuator_trnid[a, 0])
         dof = int(model.jnt_dofadr[joint])
-        low, high = model.jnt_range[joint]
-        limit = float(abs(model.actuator_gear[a, 0]) * np.abs(model.actuator_ctrlrange[a]).max())
+        ends, limit = joint_range(model, joint), _motor_limit(model, a, joint)
+        if ends is None:
+            what = f"a hinge, or a slide with a range (joint {model.joint(joint).name})"
+            raise problem(field, what, "none", 'give the joint range="low high"')
+        if limit <= 0:
+            raise problem(field, "a largest torque", "none", 'give it ctrlrange="low high" or forcerange')
+        low, high = ends
         kp = stiffness * limit / (0.5 * (high - low))
         kd = max(0.0, 2.0 * damping_ratio * np.sqrt(kp * model.dof_M0[dof]) - model.dof_damping[dof])
         model.actuator_gear[a] = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from toddle.core.errors import problem
 from toddle.core.goal import FAMILIES, VALUES
 from toddle.envs.base import Array
-from toddle.envs.bodies.body import Body, KeyPoint, MocapAction
+from toddle.envs.bodies.body import Body, MocapAction, joint_range
+from toddle.envs.bodies.promises import key_point_rows
 from toddle.envs.bodies.sawyer import SawyerIndex, sawyer_proprio_batch
 from toddle.envs.mujoco_pool import MujocoPool
 
@@ -43,42 +43,25 @@ class BodyState:
     height: Array | None = None  # (N,) of the root, in L
 
 
-def _rows(model: mujoco.MjModel, point: KeyPoint) -> tuple[str, Array]:
-    """Field of MjData and rows of it whose mean is the key point."""
-    types = {"site": mujoco.mjtObj.mjOBJ_SITE, "body": mujoco.mjtObj.mjOBJ_BODY, "geom": mujoco.mjtObj.mjOBJ_GEOM}
-    fields = {"site": "site_xpos", "body": "xpos", "geom": "geom_xpos"}
-    ids = [mujoco.mj_name2id(model, types[point.kind], name) for name in point.objects]
-    if min(ids) < 0:
-        raise problem(f"key point {point.name}", f"{point.kind}s of the model", str(point.objects))
-    return fields[point.kind], np.array(ids)
-
-
 class BodyReader:
-    """Index of one body's model, and the reading of a pool through it."""
+    """Index of one body's model (as `bodies.promises.prepare` makes it), and the reading of a pool through it."""
 
     def __init__(self, body: Body, model: mujoco.MjModel) -> None:
         self.body, self.model = body, model
         ranged = [j for j in range(model.njnt) if model.jnt_type[j] >= int(mujoco.mjtJoint.mjJNT_SLIDE)]
-        ranges = np.array([model.jnt_range[j] if model.jnt_limited[j] else (-np.pi, np.pi) for j in ranged])
+        ranges = np.array([joint_range(model, j) for j in ranged])
         self.middle, self.half = ranges.mean(axis=1), 0.5 * (ranges[:, 1] - ranges[:, 0])
         self.qpos, self.qvel = model.jnt_qposadr[ranged].copy(), model.jnt_dofadr[ranged].copy()
         slides = model.jnt_type[ranged] == int(mujoco.mjtJoint.mjJNT_SLIDE)
         self.velocity_scale = body.time / np.where(slides, self.half, 1.0)
         names = [model.joint(j).name for j in ranged]
-        missing = [name for name in body.joints if name not in names]
-        if missing:
-            raise problem(f"body {body.name}: joints", "hinge or slide joints of the model", str(missing))
         self.posture = np.array([names.index(name) for name in body.joints], dtype=np.int64)
-        self.points = [_rows(model, point) for point in body.key_points]
+        self.points = [key_point_rows(body, model, point) for point in body.key_points]
         self.undesired = np.array([model.body(name).id for name in body.undesired], dtype=np.int64)
         self.floating = body.root == "floating"
-        if self.floating and (not model.njnt or model.jnt_type[0] != int(mujoco.mjtJoint.mjJNT_FREE)):
-            raise problem(f"body {body.name}: root", "a model whose first joint is free", "another", "set root='fixed'")
         limits = body.torque_limits if body.torque_limits is not None else np.abs(model.actuator_forcerange).max(axis=1)
         self.torque_limit = np.asarray(limits, dtype=np.float64)
-        if self.torque_limit.shape != (model.nu,) or (self.torque_limit <= 0).any():
-            raise problem(f"body {body.name}: torque_limits", f"{model.nu} positive forces", str(limits))
-        self.tool = body.key_point_index() if body.key_points else 0
+        self.tool = body.key_point_index()
         self._name_parts()
         self.sawyer = SawyerIndex.of(model) if isinstance(body.action, MocapAction) else None
 

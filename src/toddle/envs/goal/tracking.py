@@ -24,6 +24,7 @@ from toddle.core.rendering import RenderSettings
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.bodies import Body, get_body, part_offset
 from toddle.envs.bodies.body import MocapAction
+from toddle.envs.bodies.promises import prepare
 from toddle.envs.goal.curriculum import Curriculum, CurriculumConfig, Failures
 from toddle.envs.goal.parts import AFTER_STEP, BodyReader
 from toddle.envs.goal.pushes import Pushes
@@ -85,7 +86,7 @@ class GoalTrackingEnv(BatchedEnv):
         self._check(num_envs, control, duration, token_latency, distractors)
         self.description, self.body, self.name = body, body.name, f"goal/{body.name}"
         self.num_envs, self.control, self.goals_per_episode = num_envs, control, goals_per_episode
-        model = body.build()
+        model = prepare(body)
         self.dt = float(model.opt.timestep * body.frame_skip)
         self.max_episode_steps = round((episode_seconds or body.episode_seconds) / self.dt)
         self.reader = BodyReader(body, model)
