@@ -12,7 +12,7 @@ from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Discount, LogStd, Positive, Size
-from toddle.core.protocols import Acting
+from toddle.core.protocols import Acting, Scorable
 from toddle.core.types import BodySpec
 from toddle.envs.base import BatchedEnv
 from toddle.experience.actor import body_in
@@ -265,7 +265,7 @@ def iterations_of(start: Start, policy: Acting, collectors: Sequence[Collector])
 
 def ppo_run(
     start: Start,
-    policy: Any,
+    policy: Scorable,
     ppo: PPOConfig,
     collect: CollectConfig,
     *,

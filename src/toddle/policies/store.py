@@ -21,6 +21,7 @@ from toddle.core.config import from_dict, to_dict
 from toddle.core.device import CPU
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_atomic, write_json_atomic
+from toddle.core.protocols import Acting
 from toddle.core.reading import Kinds, read_json
 from toddle.models.expert import ExpertConfig
 
@@ -93,8 +94,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_policy(folder: Path | str, policy: Any, meta: dict[str, Any] | None = None) -> None:
-    """Write a policy (an nn.Module with `kind`, `config`, `from_config`) and `meta` (JSON values) to `folder`.
+def save_policy(folder: Path | str, policy: Acting, meta: dict[str, Any] | None = None) -> None:
+    """Write a policy (its `kind` a row of `KINDS`, whose class has `from_config`) and `meta` (JSON values) to `folder`.
 
     A policy with parts that are stored elsewhere (a frozen backbone) leaves them out of its `state_dict`.
     """

@@ -208,18 +208,16 @@ class _Scene:
 
     def __init__(self, config: Config) -> None:
         self.config, self.device = config, resolve_device(config.device)
-        self._candidate: Candidate | None = None
-        self._policy: Any = None
-        self._meta: dict[str, Any] = {}
+        self._held: tuple[Candidate, Acting, dict[str, Any]] | None = None
         self._env: BatchedEnv | None = None
 
-    def get(self, candidate: Candidate, env_name: str) -> tuple[Any, BatchedEnv, int]:
+    def get(self, candidate: Candidate, env_name: str) -> tuple[Acting, BatchedEnv, int]:
         """Return policy, environment, and the policy's bank for its body."""
-        if candidate != self._candidate:
+        if self._held is None or self._held[0] != candidate:
             self.close()
-            self._policy = load_policy(candidate.folder, self.device)
-            self._candidate, self._meta = candidate, read_policy(candidate.folder)[2]
-        config = self.config
+            policy = load_policy(candidate.folder, self.device)
+            self._held = candidate, policy, read_policy(candidate.folder)[2]
+        config, (_, policy, meta) = self.config, self._held
         if self._env is None or self._env.name != env_name:
             self.close()
             self._env = make_env(
@@ -227,9 +225,9 @@ class _Scene:
                 min(config.num_envs, config.episodes),
                 seed=config.seed,
                 threads=config.threads,
-                **_options(config, env_name, self._policy, self._meta),
+                **_options(config, env_name, policy, meta),
             )
-        return self._policy, self._env, body_in(self._policy, self._env)
+        return policy, self._env, body_in(policy, self._env)
 
     def close(self) -> None:
         """Free the environment."""
