@@ -28,15 +28,28 @@ NEEDED: dict[str, dict[str, Any]] = {
     "transfer": {"source": "somewhere"},
     "record": {"env": ["goal/sawyer"], "out": "somewhere"},
     "sft": {"dataset": ["somewhere"]},
+    "reward label": {"dataset": ["somewhere"]},
+    "reward train": {"dataset": ["somewhere"]},
+    "reward evaluate": {"model": "somewhere"},
     "evaluate": {"policy": ["somewhere"], "env": ["goal/sawyer"]},
     "report": {"runs": ["somewhere"]},
     "study": {"name": "t0"},
 }
 
 
+def recipe_of(command: str) -> Any:
+    """The module of a command, or of a command and the word that says what it does."""
+    return importlib.import_module(f"toddle.recipes.{command.replace(' ', '_')}")
+
+
+ACTIONS = {command: getattr(recipe_of(command), "ACTIONS", ()) for command in COMMANDS}
+WORDS = [name for command, words in ACTIONS.items() for name in [f"{command} {word}" for word in words] or [command]]
+"""Every command, `reward` once for each of its words."""
+
+
 def commands() -> Iterator[tuple[str, type[Any], dict[str, Any]]]:
     """Every command with its settings and enough to build them; pretrain once for each method."""
-    for command in COMMANDS:
+    for command in WORDS:
         if command == "pretrain":
             for method in known_methods():
                 yield f"pretrain {method}", config_class(method), to_dict(configure(method=method))
@@ -45,7 +58,7 @@ def commands() -> Iterator[tuple[str, type[Any], dict[str, Any]]]:
                 settings = finetune.configure(method=method)
                 yield f"finetune {method}", finetune.config_class(method), to_dict(settings)
         else:
-            kind = importlib.import_module(f"toddle.recipes.{command}").Config
+            kind = recipe_of(command).Config
             yield command, kind, to_dict(from_dict(kind, NEEDED.get(command, {})))
 
 
@@ -134,7 +147,7 @@ def test_a_number_is_accepted_or_named_in_one_line(name: str, kind: Any, plain: 
                 assert found is not None
 
 
-WRITING = [name for name in COMMANDS if name not in ("study", "doctor", "methods", "report")]
+WRITING = [name for name in WORDS if name not in ("study", "doctor", "methods", "report")]
 
 
 @pytest.mark.parametrize("command", WRITING)
@@ -146,9 +159,10 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     given = {"transfer": "--source x", "sft": "--dataset x", "evaluate": "--policy x --env goal/sawyer"}
+    given |= {"reward label": "--dataset x", "reward train": "--dataset x", "reward evaluate": "--model x"}
     for more in (["--dry-run"], []):
         with pytest.raises(SystemExit) as stopped:
-            main([command, *given.get(command, "").split(), "--out", str(tmp_path / place), *more])
+            main([*command.split(), *given.get(command, "").split(), "--out", str(tmp_path / place), *more])
         said = capsys.readouterr().err
         assert stopped.value.code == 2 and said.startswith(f"error: out: expected a folder at {tmp_path}"), said
         assert said.count("\n") == 1

@@ -35,6 +35,7 @@ COMMANDS = {
     "record": "record demonstrations of scripted experts or of a policy as a LeRobot dataset",
     "sft": "fine-tune a vision-language-action model on demonstrations",
     "finetune": "improve a vision-language-action model by RL in simulation, from pictures and sentences",
+    "reward": "label|train|evaluate: a process reward model, which pays for progress before there is success",
     "evaluate": "evaluate policies on the same seeds: success, return, robustness, speed, videos",
     "report": "write a page of results: curves, success with intervals, videos",
     "study": "run a study of several seeds and arms with a fixed outcome",
@@ -129,6 +130,9 @@ def _dispatch(arguments: list[str]) -> int:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise InputError(f"toddle: unknown command '{command}'; {nearest(command, COMMANDS)}")
+    if (not rest or rest[0] in ("-h", "--help")) and (actions := _actions(command)):
+        _print_actions(command, actions)
+        return 0 if rest else 2
     recipe, options, config = read(command, rest)
     out = getattr(config, "out", None)
     if out is not None:
@@ -144,10 +148,21 @@ def _dispatch(arguments: list[str]) -> int:
 
 def read(command: str, arguments: list[str]) -> tuple[Any, _Options, Any]:
     """Return the command's recipe, and what the arguments say: options and settings.  Raises InputError."""
+    if actions := _actions(command):  # a word says what to do: a recipe each
+        word, arguments = arguments[0] if arguments else "nothing", arguments[1:]
+        if word not in actions:
+            raise InputError(f"toddle {command}: unknown word '{word}'; {nearest(word, actions)}")
+        recipe = importlib.import_module(f"toddle.recipes.{command}_{word}")
+        return recipe, *parse(f"{command} {word}", recipe.Config, arguments)
     recipe = importlib.import_module(f"toddle.recipes.{command}")
     choose = getattr(recipe, "configure", None)  # of a command whose settings depend on what is chosen
     options, config = parse(command, recipe.Config, arguments, choose=choose, choosing=getattr(recipe, "CHOOSING", ()))
     return recipe, options, config
+
+
+def _actions(command: str) -> dict[str, str]:
+    """Return the words, with what each does, of a command that does several things."""
+    return getattr(importlib.import_module(f"toddle.recipes.{command}"), "ACTIONS", {})
 
 
 def _print_overview() -> None:
@@ -157,6 +172,15 @@ def _print_overview() -> None:
     for name, summary in COMMANDS.items():
         print(f"  {name:<{width}}  {summary}")
     print("\ntoddle COMMAND --help explains every setting; toddle --version prints the version.")
+
+
+def _print_actions(command: str, actions: dict[str, str]) -> None:
+    words = "|".join(actions)
+    print(f"usage: toddle {command} {words} [--config FILE] [--resume] [--dry-run] [--any.setting VALUE ...]\n")
+    width = max(map(len, actions))
+    for word, summary in actions.items():
+        print(f"  {word:<{width}}  {summary}")
+    print(f"\ntoddle {command} WORD --help explains every setting.")
 
 
 def _print_plan(command: str, plan: Plan) -> None:

@@ -25,7 +25,7 @@ from toddle.core.config import config, from_dict, to_dict
 from toddle.core.device import CPU, device_of
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_json_atomic
-from toddle.core.numbers import Discount, Seed, Size, SizeOrNone
+from toddle.core.numbers import Seed, Size, SizeOrNone
 from toddle.core.seeding import seed_sequence
 from toddle.core.types import FeatureSource, Observation, sentences_of
 from toddle.models.attention import CrossAttention
@@ -57,8 +57,6 @@ class RewardModelConfig:
     """Attention heads."""
     layers: Size = 2
     """How often the question attends to the context."""
-    dropout: Discount = 0.1
-    """Share of the context's numbers that are dropped in training."""
     proprio: SizeOrNone = 0
     """Numbers of proprioception it reads beside pictures and sentence; 0: none."""
     fingerprint: str = ""
@@ -109,7 +107,6 @@ class RewardModel(nn.Module):
             self.words = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(WORDS)))
             if config.proprio:
                 self.norm, self.body = RunningNorm((config.proprio,)), nn.Linear(config.proprio, width)
-        self.dropout = nn.Dropout(config.dropout)
 
     @property
     def backbone(self) -> Backbone:
@@ -130,7 +127,7 @@ class RewardModel(nn.Module):
 
     def forward(self, context: Tensor, mask: Tensor, proprio: Tensor | None = None) -> Tensor:
         """Return the logits (B, 2) of the words for context (B, G, D_vlm), mask (B, G) and proprioception (B, O)."""
-        seen = self.adapter(self.dropout(context.float()))
+        seen = self.adapter(context.float())
         if self.config.proprio:
             if proprio is None or proprio.shape[-1] != self.config.proprio:
                 got = "none" if proprio is None else proprio.shape[-1]

@@ -1,0 +1,105 @@
+"""What a process reward model is worth on episodes it has not seen: every number with an interval over episodes.
+
+An episode is the unit, for its steps are anything but independent.  Chance is what models reach that learned from
+shuffled labels: area 0.5 on average.  One of them may lie far from it, in all episodes alike, as these resemble each
+other: the controls' interval is over several of them.  Precision's chance is the share of steps that are labelled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toddle.algorithms.reward_training import ProgressSamples
+from toddle.maths.intervals import Interval, ratio_interval, t_interval
+from toddle.maths.ranks import area_under_roc, spearman
+
+__all__ = ["judge", "pooled", "verdicts"]
+
+Array = NDArray[Any]
+
+
+def judge(yes: Array, samples: ProgressSamples, episodes: Sequence[int] | None = None) -> dict[str, Any]:
+    """Return what answers `yes` (N,) are worth in `episodes` (numbers of samples.episodes; all by default).
+
+    The values are JSON's; an interval is {"value", "low", "high"}, None where there is nothing to count.
+
+    precision     of the steps called "yes", the share that lead to a key frame
+    recall        of the steps that lead to a key frame, the share called "yes"
+    specificity   of the others, the share called "no"
+    area          how often, within an episode, a step that leads to a key frame has the higher probability
+    order         Spearman's correlation, within an episode, of the probability with the steps left until success;
+                  order_of_labels: the same of the labels, which is what a model without a mistake has
+    yes_share     share of all steps called "yes"
+    """
+    counts, areas, orders, own_orders = [], [], [], []
+    for number in range(len(samples.episodes)) if episodes is None else episodes:
+        own = samples.episode == number
+        label, probability = samples.labels[own], yes[own]
+        said = probability > 0.5
+        counts.append([(said & label).sum(), said.sum(), label.sum(), (~said & ~label).sum(), len(label)])
+        areas.append(area_under_roc(probability, label))
+        orders.append(spearman(probability, samples.to_success[own]))
+        own_orders.append(spearman(label, samples.to_success[own]))
+    hit, said, wanted, refused, steps = np.array(counts, float).T
+    return {
+        "episodes": len(counts),
+        "steps": int(steps.sum()),
+        "labelled_share": float(wanted.sum() / steps.sum()),
+        "precision": _share(hit, said),
+        "recall": _share(hit, wanted),
+        "specificity": _share(refused, steps - wanted),
+        "area": _mean(areas),
+        "order": _mean(orders),
+        "order_of_labels": _mean(own_orders),
+        "yes_share": _share(said, steps),
+    }
+
+
+def _share(top: Array, bottom: Array) -> dict[str, float | None] | None:
+    """Return top / bottom over episodes, held to [0, 1]; None where there is nothing to count."""
+    return None if bottom.sum() == 0 else _plain(ratio_interval(top, bottom), 0.0, 1.0)
+
+
+def _mean(values: list[float]) -> dict[str, float | None] | None:
+    known = [value for value in values if not math.isnan(value)]
+    return _plain(t_interval(known), -1.0, 1.0) if known else None
+
+
+def _plain(found: Interval, low: float, high: float) -> dict[str, float | None]:
+    if not math.isfinite(found.low + found.high):  # one episode says nothing of the spread
+        return {"value": found.value, "low": None, "high": None}
+    return {"value": found.value, "low": max(low, found.low), "high": min(high, found.high)}
+
+
+def pooled(controls: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means of the controls' numbers with intervals over the controls."""
+    keys = [key for key, value in controls[0].items() if isinstance(value, dict)]
+    known = {key: [one[key]["value"] for one in controls if one[key] is not None] for key in keys}
+    return {"number": len(controls)} | {key: _mean(values) for key, values in known.items()}
+
+
+def verdicts(model: dict[str, Any], controls: dict[str, Any] | None) -> list[str]:
+    """Return in words whether the model tells steps apart, and whether the controls fail as they must.
+
+    The controls fail where they reach, for sure, less than half of what the model gains over chance (area 0.5); a few
+    of them that lie a hundredth above it, and close together, are no leak.
+    """
+    area = model["area"]
+    if area is None or area["low"] is None:
+        return ["the model: not resolved, too few episodes"]
+    if area["low"] <= 0.5:
+        return ["the model: not resolved whether it tells steps apart better than chance"]
+    lines = ["the model: it tells steps apart better than chance"]
+    if controls is not None:
+        found, half = controls["area"], (0.5 + area["low"]) / 2.0
+        if found is None or found["low"] is None or found["low"] <= half <= found["high"]:
+            said = "not resolved; train more of them (--controls)"
+        else:
+            said = "they fail, as they must" if found["high"] < half else "they do NOT fail: do not trust these numbers"
+        lines.append(f"the controls (shuffled labels): {said}")
+    return lines

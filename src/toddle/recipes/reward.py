@@ -1,0 +1,66 @@
+"""`toddle reward label|train|evaluate`: the process reward model, which pays for progress before there is success.
+
+Each word is a command of its own, in `reward_<word>.py`; what they share is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from toddle.core.errors import problem
+from toddle.core.types import FeatureSource
+from toddle.data.feature_cache import FeatureCache, cache_dataset
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.progress import LabelConfig, LabelledEpisode, label_episodes, read_labels
+from toddle.runs.loop import ProgressLine
+
+__all__ = ["ACTIONS", "cached", "check_datasets", "labelled", "summary"]
+
+ACTIONS = {
+    "label": "label the steps of demonstrations that lead to a key frame, and draw them",
+    "train": "train the process reward model on such labels",
+    "evaluate": "measure it on episodes that were held out, beside controls that must fail",
+}
+"""The words after `toddle reward`."""
+
+
+def labelled(
+    folders: Sequence[Path], config: LabelConfig, labels: Path | None = None
+) -> list[tuple[LeRobotDataset, list[LabelledEpisode]]]:
+    """Open datasets and label their episodes, or take the labels of a file."""
+    found = []
+    for folder in folders:
+        dataset = LeRobotDataset(folder)
+        episodes = label_episodes(dataset, config)
+        found.append((dataset, episodes if labels is None else read_labels(labels, dataset, episodes)))
+    return found
+
+
+def summary(dataset: LeRobotDataset, episodes: Sequence[LabelledEpisode]) -> str:
+    """Return in a line how many key frames and labels there are."""
+    good = [one for one in episodes if one.success]
+    steps, labels = sum(len(one.rows) for one in good), sum(int(one.labels.sum()) for one in good)
+    keys, without = sum(len(one.keys) for one in good), sum(not len(one.keys) for one in good)
+    return (
+        f"{dataset.path}: {len(good)} successes of {len(episodes)} episodes, {steps} steps, {keys} key frames "
+        f"({without} episodes without), {labels / max(1, steps):.0%} of the steps labelled"
+    )
+
+
+def cached(root: Path, source: FeatureSource, cameras: tuple[str, ...], dataset: LeRobotDataset) -> FeatureCache:
+    """Return the features of a dataset's pictures, made where they are missing."""
+    with torch.no_grad(), ProgressLine("features", dataset.num_pictures) as bar:
+        return cache_dataset(
+            root, source.fingerprint, dataset, cameras, source.shape, source.encode, on_block=bar.advance
+        )
+
+
+def check_datasets(folders: Sequence[Path]) -> None:
+    """Raise InputError where no dataset is named, or one twice."""
+    if not folders:
+        raise problem("dataset", "at least one folder", "none")
+    if len(set(folders)) < len(folders):
+        raise problem("dataset", "different folders", " ".join(map(str, folders)))
