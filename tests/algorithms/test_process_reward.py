@@ -112,11 +112,27 @@ def test_it_is_in_the_units_of_scaled_rewards() -> None:
 def test_weight_probability_and_budget() -> None:
     rollout = rollout_of(SeenEnv(1, limit=8, success_at=99), scale_rewards=False)
     assert term(weight=0.04).reward(rollout)[:, 0].tolist() == pytest.approx([0.04] * 8)
+    half = term().reward(rollout)[:, 0]  # of what success is worth
+    assert half.tolist() == pytest.approx([0.1] * 5 + [0.0] * 3, abs=1e-6)
+    assert term(budget=None).reward(rollout)[:, 0].tolist() == pytest.approx([0.1] * 8)
     assert term(cap=0.3, budget=0.7).reward(rollout)[:, 0].tolist() == pytest.approx([0.3, 0.3, 0.1] + [0.0] * 5)
-    short = rollout_of(SeenEnv(1, limit=4, success_at=99), scale_rewards=False)  # two episodes: each has its budget
-    assert term(cap=0.3, budget=0.3).reward(short)[:, 0].tolist() == pytest.approx([0.3, 0, 0, 0] * 2)
-    free = ProcessReward(tiny_model(), ProcessRewardConfig(answer="probability", cap=1.0), same_features=False)
+    loose = ProcessRewardConfig(answer="probability", cap=1.0, budget=None)
+    free = ProcessReward(tiny_model(), loose, same_features=False)
     torch.testing.assert_close(free.reward(rollout), free.model.yes(rollout.observation))
+
+
+def test_a_budget_goes_on_from_one_rollout_into_the_next() -> None:
+    """Episodes of six decisions, rollouts of four: 0.3 + 0.1 are paid, wherever the rollout ends, a kill between."""
+    episode = [0.3, 0.1, 0.0, 0.0, 0.0, 0.0]
+    whole, found = term(cap=0.3, budget=0.4), []
+    collector = Collector(SeenEnv(1, limit=6, success_at=99), CollectConfig(length=4, keep="pictures"), seed=0)
+    for _ in range(3):
+        rollout, _ = collector.collect(policy(), None)
+        found += (whole.reward(rollout)[:, 0] * rollout.reward_scale).tolist()
+        again = term(cap=0.3, budget=0.4)
+        again.load_state_dict(whole.state_dict())
+        whole = again
+    assert found == pytest.approx(2 * episode, abs=1e-6)
 
 
 def test_ppo_adds_it() -> None:
@@ -137,7 +153,7 @@ def test_features_are_read_where_they_are_the_models_own(tmp_path: Path) -> None
     model = tiny_model(tmp_path / "eyes")
     save_reward_model(tmp_path / "model", model)
     rollout = rollout_of(SeenEnv(2, limit=6), scale_rewards=False)
-    loose = ProcessRewardConfig(answer="probability", cap=1.0)
+    loose = ProcessRewardConfig(answer="probability", cap=1.0, budget=None)
     seen = load_process_reward(tmp_path / "model", loose, cameras=("close",)).reward(rollout)
     kept = rollout._observation
     flat = kept.pop("images").flatten(0, 1)

@@ -4,14 +4,14 @@
 
 The answer is the model's about the observation at which the policy decides, as its labels are about the step itself.
 It is a proxy, and PPO will find what raises it without raising success: docs/process_reward.md says what to watch.
-Deviations: the paper's reward has no cap.  `budget` limits what one episode may earn within a rollout: without it,
-waiting where the model says yes can pay more than success does.
+Deviations: the paper's reward has neither cap nor budget.  Without a budget an episode that never succeeds may earn
+more than one that does, because it lasts longer (measured: docs/process_reward.md).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ class ProcessRewardConfig:
     """Most that one decision earns, in the environment's own units (success is mostly worth 1)."""
     answer: Literal["word", "probability"] = "word"
     """What is paid for: the word the model says (1 for yes, 0 for no), or the probability of yes."""
-    budget: Positive | None = None
-    """Most that an episode earns within one rollout; None: no limit."""
+    budget: Positive | None = 0.5
+    """Most that an episode earns, in the same units: less than success is worth; None: no limit."""
 
 
 class ProcessReward(RewardTerm):
@@ -49,6 +49,8 @@ class ProcessReward(RewardTerm):
         """same_features: whether a rollout's features are of the model's own backbone and cameras."""
         self.model, self.config, self.same_features = model, config, same_features
         self._facts: dict[str, float] = {}
+        self._places: dict[int, int] = {}  # of each source's rollout, which is the same object every time
+        self._left: list[Tensor] = []  # of the budget of each world's episode, where it goes on in the next rollout
 
     def reward(self, rollout: Rollout) -> Tensor:
         """Return (T, B) in the units of the rollout's rewards.
@@ -67,7 +69,7 @@ class ProcessReward(RewardTerm):
         open_ = ~withheld if rollout.mask is None else ~withheld & rollout.mask
         paid = torch.where(open_, paid, 0.0)
         if self.config.budget is not None:
-            paid = _within(paid, rollout.terminated | rollout.truncated, self.config.budget)
+            paid = self._within(paid, rollout, self.config.budget)
         real = max(1, rollout.decisions)
         self._facts = {
             "reward/process": float(paid.sum()) / real,
@@ -84,19 +86,30 @@ class ProcessReward(RewardTerm):
             return {key: value for key, value in observation.items() if key != "context"}  # type: ignore[return-value]
         return observation
 
+    def _within(self, paid: Tensor, rollout: Rollout, budget: float) -> Tensor:
+        """Return rewards (T, B) cut where an episode has earned its budget, in this rollout and those before."""
+        place = self._places.setdefault(id(rollout), len(self._places))
+        if place == len(self._left):
+            self._left.append(torch.full_like(paid[0], budget))
+        left = torch.full_like(paid[0], budget) if rollout.mask is not None else self._left[place].to(paid.device)
+        rows = []
+        for reward, ended in zip(paid, rollout.terminated | rollout.truncated, strict=True):
+            rows.append(torch.minimum(reward, left))
+            left = torch.where(ended, budget, left - rows[-1])
+        self._left[place] = left
+        return torch.stack(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is left of the budgets of episodes under way, in the order of the sources."""
+        return {"left": list(self._left)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self._left, self._places = [left.clone() for left in state["left"]], {}
+
     def metrics(self) -> dict[str, float]:
         """Return what was paid a decision (before scaling), the share that was capped, the share after success."""
         return self._facts
-
-
-def _within(paid: Tensor, ended: Tensor, budget: float) -> Tensor:
-    """Return rewards (T, B) cut where an episode has earned its budget; `ended` (T, B) marks its last decision."""
-    left = torch.full_like(paid[0], budget)
-    rows = []
-    for reward, last in zip(paid, ended, strict=True):
-        rows.append(torch.minimum(reward, left))
-        left = torch.where(last, budget, left - rows[-1])
-    return torch.stack(rows)
 
 
 def load_process_reward(
