@@ -11,6 +11,7 @@ import torch
 from tests.policies.test_process_reward import tiny_model
 
 from tiny_env import HastyEnv, ReachEnv, SeenEnv
+from toddle.algorithms.estimators import GroupAdvantages
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.algorithms.process_reward import ProcessReward, ProcessRewardConfig, load_process_reward
 from toddle.core.errors import InputError
@@ -147,6 +148,23 @@ def test_ppo_adds_it() -> None:
     assert metrics["reward/process"] > 0
     found = (paid.reward - plain.reward)[:, 0] * paid.reward_scale
     assert found.tolist() == pytest.approx([0.1, 0.1, 0.1, 0, 0, 0, 0.1, 0.1], abs=1e-5)
+
+
+def test_groups_compare_what_was_added() -> None:
+    """Two worlds of one start, one of which succeeds after a step: the other has earned more when it is over."""
+    env = SeenEnv(2, limit=4)
+    env._infos = lambda: {"success": np.array([True, False])}  # type: ignore[method-assign]
+    source = GroupCollector(env, EpisodesConfig(group=2, success_return=True), seed=0)
+    half = PPOConfig(epochs=1, minibatches=1)
+    learner = PPO(
+        policy(), None, [source], half, iterations=1, seed=0, estimator=GroupAdvantages(), rewards=[term(cap=0.25)]
+    )
+    learner.step()
+    assert source.rollout is not None and source.rollout.episode_return is not None
+    assert source.rollout.episode_return.tolist() == pytest.approx(
+        [1.25, 0.5]
+    )  # success and one yes, two of four yeses
+    assert (source.rollout.advantage[0, 0] > 0) and (source.rollout.advantage[0, 1] < 0)
 
 
 def test_features_are_read_where_they_are_the_models_own(tmp_path: Path) -> None:

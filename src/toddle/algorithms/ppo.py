@@ -203,7 +203,10 @@ class PPO:
         """Add the reward terms, and fill in advantages and the critic's targets; return metrics."""
         metrics: dict[str, float] = {}
         for term in self.rewards:
-            rollout.reward += term.reward(rollout)
+            added = term.reward(rollout)
+            rollout.reward += added
+            if rollout.episode_return is not None:  # what groups compare
+                rollout.episode_return += added.sum(0)
             metrics |= term.metrics()
         if self.config.rescore:
             rollout.log_prob.copy_(self._rescored(rollout))

@@ -148,7 +148,6 @@ class RewardTraining:
         metrics = {"reward_model/learning_rate": rate}
         for name, model in self.models.items():
             target = torch.from_numpy(self.labels[name][chosen]).long().to(self.device)
-            model.train()
             logits = model(seen["context"], mask, seen["proprio"])
             loss = F.cross_entropy(logits, target, self.weight)
             optimiser = self.optimisers[name]

@@ -147,7 +147,6 @@ class RewardModel(nn.Module):
 
         Raises InputError when the observation has neither, or other features than this backbone's.
         """
-        self.eval()
         lead, rows = _flat(observation)
         count = len(next(iter(rows.values())))
         device = device_of(self)
