@@ -182,7 +182,10 @@ def _answers(samples: ProgressSamples, answers: Mapping[str, NDArray[Any]], colo
         steps = range(int(own.sum()))
         series = {"label": list(zip(steps, samples.labels[own].astype(float), strict=True))}
         series |= {name: list(zip(steps, yes[own], strict=True)) for name, yes in answers.items()}
-        panels[f"{one.number}: {one.task}"[:44]] = series
+        panels[f"{one.number}: {one.task}"[:32]] = series
     shown = {name: colours[name] for name in ("label", *answers)}
-    caption = "Probability of yes at each step (a new picture) of held-out episodes, and the label, 0 or 1."
+    caption = (
+        "Probability of yes at each step (a new picture) of held-out episodes, and the label, 0 or 1. "
+        "Long ones are smoothed."
+    )
     return page.section(page.chips(shown), page.figure(curve_panels(panels, colours, columns=2), caption))
