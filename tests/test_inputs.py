@@ -179,11 +179,14 @@ RUNS = {
     "study": "t0 --scale medium",
     "backbone": "",
     "finetune": "",
+    "reward label": "--dataset x",
+    "reward train": "--dataset x",
+    "reward evaluate": "--model x",
 }
 
 
 def test_no_command_that_writes_a_run_is_left_out() -> None:
-    assert set(RUNS) == set(COMMANDS) - {"methods", "report", "doctor"}
+    assert set(RUNS) == set(WORDS) - {"methods", "report", "doctor"}
 
 
 @pytest.mark.parametrize("command", RUNS)
@@ -193,7 +196,7 @@ def test_a_dry_run_refuses_a_folder_that_holds_a_run_as_the_run_does(
     """It says what opening the run's folder says, and leaves what is there; demo and study look at the settings."""
     again, studies = command in ("demo", "study"), command == "study"
     folder = tmp_path / "t0/medium" if studies else tmp_path
-    recipe = importlib.import_module(f"toddle.recipes.{command}")
+    recipe = recipe_of(command)
     arguments = [*RUNS[command].split(), "--runs" if studies else "--out", str(tmp_path)]
     _, settings = parse(command, recipe.Config, arguments, choose=getattr(recipe, "configure", None))
     RunFolder.open(folder, settings).close()
@@ -204,7 +207,7 @@ def test_a_dry_run_refuses_a_folder_that_holds_a_run_as_the_run_does(
     with pytest.raises(InputError, match="begun with another config" if again else "already holds a run") as real:
         RunFolder.open(folder, settings, resume=again)
     with pytest.raises(SystemExit) as stopped:
-        main([command, *arguments, "--dry-run"])
+        main([*command.split(), *arguments, "--dry-run"])
     said = capsys.readouterr()
     assert stopped.value.code == 2 and said.err.endswith(f"error: {real.value}\n") and said.out == ""
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

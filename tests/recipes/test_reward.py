@@ -179,6 +179,7 @@ def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path, capsys: pytest.Ca
         (("train", *good, "--model.backbone.name", "no/where"), "no/where"),
         (("train", *good, "--model.backbone.lora-rank", "2"), "backbone.lora_rank: expected 0"),
         (("train", *good, *eyes, "--device", "tpu"), "device: expected cpu"),
+        (("train", *good, *eyes, "--model.width", "1048576"), "memory: a network "),
         (("train", *good, "--held-out", "1.5"), "held_out: expected a number from 0 to 1"),
         (("evaluate", "--model", "nowhere"), "expected one with reward.json, got 'nowhere'"),
         (("evaluate", "--model", str(root / "run"), "--dataset", "nowhere"), "got 'nowhere'"),

@@ -10,6 +10,7 @@ from toddle.algorithms.reward_training import ProgressSamples, RewardTraining, R
 from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
+from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, Seed, Share, Whole
 from toddle.core.plan import Plan
 from toddle.core.seeding import numpy_generator
@@ -87,7 +88,8 @@ def _models(config: Config) -> dict[str, RewardModel]:
     backbone = load_backbone(config.model.backbone)
     names = ["model", *(f"control_{number}" for number in range(config.controls))]
     first = config.model.seed + config.seed
-    return {name: RewardModel(replace(config.model, seed=first + i), backbone) for i, name in enumerate(names)}
+    with weights_that_fit():
+        return {name: RewardModel(replace(config.model, seed=first + i), backbone) for i, name in enumerate(names)}
 
 
 def plan(config: Config) -> Plan:
