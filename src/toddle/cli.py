@@ -140,7 +140,7 @@ def _dispatch(arguments: list[str]) -> int:
     if options.dry_run:
         if out is not None and command not in OWN_FOLDERS:
             importlib.import_module("toddle.runs.run").check_run(out, config, resume=options.resume)
-        _print_plan(command, recipe.plan(config))
+        _print_plan(recipe.__name__.rpartition(".")[2].replace("_", " "), recipe.plan(config))
         return 0
     recipe.run(config, resume=options.resume)
     return 0

@@ -81,6 +81,12 @@ def test_the_start_is_none_and_the_end_is_one() -> None:
     assert key_frames(stops((20, 1.0), (8, 0.0)), [(0, 20), (20, 28)]).tolist() == []  # it rests since it began
 
 
+def test_a_hand_that_comes_to_rest_after_its_gripper_was_told_to_shut_has_arrived() -> None:
+    """The command comes at step 20, two steps before the rest: only the episode's first steps are left out."""
+    speed = stops((22, 1.0), (3, 0.0), (10, 1.0))
+    assert key_frames(speed, [(0, 20), (20, 35)]).tolist() == [22]
+
+
 def test_of_two_close_rests_the_slower_stays() -> None:
     speed = stops((10, 1.0), (1, 0.05), (6, 1.0), (1, 0.02), (12, 1.0))  # steps 10 and 17, seven apart
     assert key_frames(speed, [(0, 30)]).tolist() == [17]

@@ -147,7 +147,7 @@ def test_failures_are_asked_about_too(root: Path, tmp_path: Path) -> None:
     assert "Failures" in (tmp_path / "out/index.html").read_text()
 
 
-def test_the_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_words(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toddle("reward", "--help")
     said = capsys.readouterr().out
     assert said.startswith("usage: toddle reward label|train|evaluate ") and "--dry-run" in said
@@ -155,6 +155,8 @@ def test_the_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: " in capsys.readouterr().out
     assert refused(capsys, "labl") == "error: toddle reward: unknown word 'labl'; did you mean 'label'?\n"
     assert "unknown word '--dataset'; known: evaluate, label, train" in refused(capsys, "--dataset", "x")
+    toddle("reward", "label", *commands(root)["label"][:-1], "somewhere", "--dry-run")
+    assert capsys.readouterr().out.startswith("toddle reward label would:\n  1. label ")
     toddle("reward", "train", "--help")
     assert "--label.still" in capsys.readouterr().out
 

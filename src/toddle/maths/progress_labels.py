@@ -39,7 +39,7 @@ class ProgressConfig:
     gap: Count = 8
     """Fewest steps from one key frame to the next; of two that are closer the slower one stays."""
     skip: Whole = 5
-    """Steps at the beginning of a segment in which no key frame is looked for."""
+    """Steps at the beginning of an episode in which no key frame is looked for."""
     window: Count = 5
     """Steps before a key frame that are labelled as leading to it."""
 
@@ -108,8 +108,9 @@ def key_frames(
     """Return the steps at which the hand has arrived, in order.
 
     Those are local minima of the speed (T,) inside a segment that lie below `still` of its median over the episode: of
-    a rest the first step.  A segment's first `skip` steps have none (the hand has not set off), and its end counts as
-    rising, since an arrival at it is one.  Where the median is 0 nothing is below it.
+    a rest the first step.  The episode's first `skip` steps have none (the hand has not set off), nor has a rest with
+    which a segment begins; its end counts as rising, since an arrival at it is one.  Where the median is 0 nothing is
+    below it.
     """
     values = _rows(speed, "speed", 1)
     limit = still * float(np.median(values))
@@ -120,7 +121,7 @@ def key_frames(
         level = within[first]
         falls = np.append(-np.inf, level[:-1]) > level
         rises = np.append(level[1:], np.inf) > level
-        candidates += [start + step for step in first[falls & rises & (level < limit) & (first >= skip)]]
+        candidates += [start + step for step in first[falls & rises & (level < limit)] if start + step >= skip]
     kept: list[int] = []
     for step in sorted(candidates, key=lambda step: (values[step], step)):
         if all(abs(step - other) >= gap for other in kept):

@@ -95,7 +95,7 @@ def write_label_page(path: Path, lines: Sequence[str], strips: Sequence[tuple[Pa
     words = (
         f"A segment ends where a gripper has moved by more than {config.change:g} of its range for {config.hold} "
         f"steps. Inside it, a key frame is a local minimum of the hand's speed below {config.still:g} of the episode's "
-        f"median, at least {config.gap} steps from another and {config.skip} from the segment's beginning. The "
+        f"median, at least {config.gap} steps from another and {config.skip} from the beginning. The "
         f"{config.window} steps before it are labelled 1, all others 0. A step is a new picture."
     )
     body = [
