@@ -15,7 +15,12 @@ import pytest
 
 pytest.importorskip("metaworld", reason="metaworld is not installed")
 
+from toddle.core.config import to_dict
 from toddle.core.errors import InputError
+from toddle.core.files import write_json_atomic
+from toddle.core.reading import read_json
+from toddle.core.rendering import FAST, MUJOCO, RenderVariation
+from toddle.data.layout import DEFAULT_FEATURES, DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.envs.make import make_env
@@ -87,6 +92,42 @@ def test_interrupted_and_resumed_is_the_same(tmp_path: Path, monkeypatch: pytest
     same(straight, broken)
     run(replace(exact(broken), episodes=4), resume=True)  # and more may be asked for
     assert len(LeRobotDataset(broken).episodes) == 4
+
+
+def test_variation_is_seen_and_recorded_and_moves_nothing(tmp_path: Path) -> None:
+    plain = replace(exact(tmp_path / "plain"), episodes=2)
+    variation = RenderVariation(light_angle=40, light_brightness=0.3, multisampling=0.5)
+    varied = replace(plain, out=tmp_path / "varied", variation=variation)
+    assert "light angle 40" in plan(varied).steps[1] and plan(varied).seconds > plan(plain).seconds  # type: ignore[operator]
+    for config in (plain, varied):
+        run(config, resume=False)
+    a, b = LeRobotDataset(plain.out), LeRobotDataset(varied.out)
+    for name in a.features:
+        np.testing.assert_array_equal(a.column(name), b.column(name))
+    for span in a.episodes:
+        first = np.array([span.start])
+        assert (a.images("close", first) != b.images("close", first)).any()
+    assert (a.render, a.variation) == (FAST, RenderVariation()) and (b.render, b.variation) == (FAST, variation)
+
+
+def test_a_recording_of_before_goes_on(tmp_path: Path) -> None:
+    run(exact(tmp_path), resume=False)
+    info = read_json(tmp_path / "meta" / "info.json")
+    assert info["toddle"].pop("render") == to_dict(FAST)
+    write_json_atomic(tmp_path / "meta" / "info.json", info)
+    run(replace(exact(tmp_path), episodes=4), resume=True)
+    data = LeRobotDataset(tmp_path)
+    assert len(data.episodes) == 4 and data.render is None
+    with pytest.raises(InputError, match="toddle"):  # but not with another drawing
+        DatasetWriter(tmp_path, replace(spec_of(data), render=MUJOCO), resume=True)
+
+
+def spec_of(data: LeRobotDataset) -> DatasetSpec:
+    features = {name: Feature(size=e["shape"][0], dtype=e["dtype"]) for name, e in data.features.items()}
+    own = {name: feature for name, feature in features.items() if name not in DEFAULT_FEATURES}
+    return DatasetSpec(
+        fps=80, features=own, robot_type="sawyer", cameras={"close": (32, 32)}, images="image", image_stride=4
+    )
 
 
 def test_noise_moves_the_arm_and_keeps_the_experts_action(tmp_path: Path) -> None:

@@ -16,13 +16,15 @@ from tests.tiny_vlm import save_pi0
 from toddle.algorithms.sft import SFTConfig
 from toddle.cli import main
 from toddle.core.errors import InputError
+from toddle.core.rendering import FAST, RenderSettings, RenderVariation
 from toddle.data.layout import Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.experience.taught import Taught
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import load_embedded, save_embedded
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
-from toddle.policies.store import load_policy, save_policy
+from toddle.policies.store import load_policy, read_policy, save_policy
 from toddle.recipes.sft import Config, FreshExpert, plan, run
 from toddle.reporting.episode_log import read_episodes
 
@@ -103,7 +105,9 @@ def test_pi0_from_demonstrations_to_an_evaluation(tmp_path: Path, capsys: pytest
     """The commands as a user calls them, defaults and all, on Meta-World's arm."""
     pytest.importorskip("metaworld", reason="metaworld is not installed")
     data, task = str(tmp_path / "data"), "metaworld/handle-press-v3"
-    call("record", "--env", task, "--episodes", "1", "--image-size", "32", "--seed", "50", "--out", data)
+    shaded = ("--render.shadows", "True", "--render.shadow-map", "256")
+    call("record", "--env", task, "--episodes", "1", "--image-size", "32", "--seed", "50", "--out", data, *shaded)
+    assert LeRobotDataset(data).render == RenderSettings(shadows=True, shadow_map=256).over(FAST)
     small = save_pi0(tmp_path / "small")
     sft = ("--sft.steps", "2", "--sft.batch", "2", "--dataset", data, "--out", str(tmp_path / "sft"))
     with pytest.raises(SystemExit) as stopped:
@@ -115,6 +119,11 @@ def test_pi0_from_demonstrations_to_an_evaluation(tmp_path: Path, capsys: pytest
     assert policy.kind == "pi0" and policy.config.body.name == "sawyer" and not (policy.action_scale <= 0).any()
     few = ("--episodes", "2", "--num-envs", "2", "--max-episode-steps", "20", "--videos", "0", "--push")
     call("evaluate", "--policy", str(tmp_path / "sft"), "--env", task, *few, "--out", str(tmp_path / "evaluate"))
+    assert "taught" not in capsys.readouterr().err  # it is shown what it was taught with
+    foreign = ("--render.shadows", "False", "--out", str(tmp_path / "foreign"))
+    call("evaluate", "--policy", str(tmp_path / "sft"), "--env", task, *few, *foreign)
+    told = [line for line in capsys.readouterr().err.splitlines() if "taught" in line]
+    assert len(told) == 1 and "taught with shadows" in told[0] and "shown no shadows" in told[0]
     rows = read_episodes(tmp_path / "evaluate" / "episodes.jsonl")
     assert [(row["candidate"], row["condition"], row["seed"], row["length"]) for row in rows] == [
         ("sft", condition, seed, 20) for condition in ("plain", "pushed") for seed in (0, 1)
@@ -179,6 +188,32 @@ def test_what_does_not_fit_is_told_by_the_plan(setting: Config, tmp_path: Path) 
         InputError, match=r"observation.state: expected 5 numbers, as body 'toy' of the policy has, got 3"
     ):
         plan(replace(one, dataset=(toy,), init=str(tmp_path / "toy/policy")))
+
+
+def test_how_pictures_were_drawn_goes_into_the_policy(setting: Config, tmp_path: Path) -> None:
+    shaded = RenderSettings(shadows=True, shadow_map=512).over(FAST)
+    plain, dark, varied = (
+        write_toy_dataset(tmp_path / name, seed=seed, **drawing)
+        for seed, (name, drawing) in enumerate(
+            {
+                "plain": {"render": FAST},
+                "dark": {"render": shaded},
+                "varied": {"render": FAST, "variation": RenderVariation(shadows=0.5)},
+            }.items()
+        )
+    )
+    short = replace(setting, sft=SFTConfig(steps=1, batch=2), out=tmp_path / "run")
+    with pytest.raises(InputError, match=r"dark: render.shadows: expected False, as .*plain has it, got True"):
+        plan(replace(short, dataset=(plain, dark)))
+    with pytest.raises(InputError, match=r"varied: variation.shadows: expected 0.0, .*--mix-renderings"):
+        plan(replace(short, dataset=(plain, varied)))
+    shown = plan(replace(short, dataset=(dark, plain, *setting.dataset), mix_renderings=True)).steps
+    assert any(line.endswith("drawn with no shadows, no reflections, 0 samples a pixel") for line in shown)
+    assert any(line.endswith("data were drawn is not known") for line in shown)
+    for dataset, expected in ((dark, shaded), (setting.dataset[0], None)):  # of the last, nothing is known
+        run(replace(short, dataset=(dataset,), out=tmp_path / f"run_{dataset.name}"))
+        meta = read_policy(tmp_path / f"run_{dataset.name}")[2]
+        assert Taught.of(meta) == Taught(size=(32, 32), render=expected)
 
 
 def test_clear_lines(setting: Config, tmp_path: Path) -> None:

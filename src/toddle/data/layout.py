@@ -9,7 +9,8 @@
 
 Source: lerobot 0.4.4, `datasets/utils.py` and `datasets/lerobot_dataset.py` (Apache-2.0), read, not copied.  Here each
 episode has files of its own, which the format allows: a file is complete as soon as it is there.
-`info.json` holds one key of ours, `toddle`: {"image_stride": k}, pictures are new every k rows and held between.
+`info.json` holds one key of ours, `toddle`: {"image_stride": k}, pictures are new every k rows and held between, and
+where it is known how the pictures were drawn, {"render": ..., "variation": ...} (`core.rendering`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from toddle.core.config import to_dict
 from toddle.core.errors import InputError, problem
+from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.data.video import video_info
 
 __all__ = [
@@ -94,6 +97,8 @@ class DatasetSpec:
     robot_type: str
     images: Literal["video", "image"] = "video"
     image_stride: int = 1  # a picture is new every so many rows
+    render: RenderSettings | None = None  # how pictures were drawn; None: not known, or no drawing at all
+    variation: RenderVariation | None = None  # and how that differs between episodes
 
     def __post_init__(self) -> None:
         """Raise InputError for what the format cannot hold."""
@@ -124,6 +129,11 @@ class DatasetSpec:
             if self.images == "video":
                 entry["info"] = video_info(height, width, rate)
             features[IMAGE_PREFIX + camera] = entry
+        ours: dict[str, Any] = {"image_stride": self.image_stride}
+        if self.render is not None:
+            ours["render"] = to_dict(self.render)
+            if self.variation not in (None, RenderVariation()):
+                ours["variation"] = to_dict(self.variation)
         return {
             "codebase_version": VERSION,
             "robot_type": self.robot_type,
@@ -140,7 +150,7 @@ class DatasetSpec:
             if self.images == "video" and self.cameras
             else None,
             "features": features | DEFAULT_FEATURES,
-            "toddle": {"image_stride": self.image_stride},
+            "toddle": ours,
         }
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.reading import inside, read_json
-from toddle.data.metadata import Camera, Episode, read_cameras, read_episodes, read_info, read_tasks
+from toddle.data.metadata import Camera, Episode, read_cameras, read_drawing, read_episodes, read_info, read_tasks
 from toddle.data.parquet import read_columns
 from toddle.data.pictures import TOLERANCE, Pictures, Size
 from toddle.data.statistics import FeatureStatistics, feature_statistics
@@ -30,7 +30,8 @@ class LeRobotDataset:
     """A dataset opened for reading: N rows, the episodes' one after another in the order of their numbers.
 
     episodes: where each lies; an episode is asked for by its place in this list.  cameras: their names.  features:
-    the entries of info.json that are no pictures.  tasks: the sentences, in the order of their numbers.
+    the entries of info.json that are no pictures.  tasks: the sentences, in the order of their numbers.  render: how
+    the pictures were drawn, None where that is not known; variation: how it differs between episodes.
     """
 
     def __init__(self, path: Path | str, *, cache_bytes: int = 2**30) -> None:
@@ -39,6 +40,7 @@ class LeRobotDataset:
         self.info = read_info(self.path)
         self.fps = float(self.info["fps"])
         self.image_stride = int(self.info.get("toddle", {}).get("image_stride", 1))
+        self.render, self.variation = read_drawing(self.info)
         known = read_cameras(self.info)
         self.cameras, taken = tuple(known), {camera.key for camera in known.values()}
         self.features = {name: entry for name, entry in self.info["features"].items() if name not in taken}

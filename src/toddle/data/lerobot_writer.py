@@ -18,6 +18,7 @@ from PIL import Image
 from toddle.core.errors import problem
 from toddle.core.files import write_json_atomic
 from toddle.core.reading import read_json
+from toddle.core.rendering import FAST
 from toddle.data.layout import (
     FILES_PER_CHUNK,
     IMAGE_PREFIX,
@@ -67,6 +68,9 @@ class DatasetWriter:
     def _resume(self) -> None:
         info = read_json(self.path / "meta" / "info.json", {"total_episodes": int})
         counts = ("total_episodes", "total_frames", "total_tasks", "splits")
+        ours = self._info["toddle"]
+        if "render" not in info.get("toddle", {}) and self.spec.render == FAST and "variation" not in ours:
+            ours.pop("render")  # begun by an older toddle, which drew in no other way
         for key, expected in self._info.items():
             if key not in counts and info.get(key) != expected:
                 raise problem(

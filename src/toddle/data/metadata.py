@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from toddle.core.config import from_dict
 from toddle.core.errors import InputError, problem
 from toddle.core.reading import Kinds, check_keys, inside, read_json
+from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.data.layout import DEFAULT_FEATURES, IMAGE_PREFIX
 from toddle.data.parquet import column_names, read_columns
 
-__all__ = ["Camera", "Episode", "read_cameras", "read_episodes", "read_info", "read_tasks"]
+__all__ = ["Camera", "Episode", "read_cameras", "read_drawing", "read_episodes", "read_info", "read_tasks"]
 
 INFO_KEYS: Kinds = {"fps": (int, float), "features": dict, "total_episodes": int, "total_frames": int}
 CONVERTER = "lerobot.datasets.v30.convert_dataset_v21_to_v30"
@@ -89,9 +91,19 @@ def read_info(root: Path) -> dict[str, Any]:
     stride = check_keys(ours, f"{where}: toddle", {}).get("image_stride", 1)
     if not isinstance(stride, int) or isinstance(stride, bool) or stride < 1:
         raise problem(f"{where}: toddle: image_stride", "a whole number, at least 1", stride)
+    read_drawing(info, where)
     if info["total_episodes"] < 1:
         raise problem(f"dataset: {root}", "at least one episode", info["total_episodes"], "record some: toddle record")
     return info
+
+
+def read_drawing(info: dict[str, Any], where: str = "info.json") -> tuple[RenderSettings | None, RenderVariation]:
+    """Return how the pictures were drawn, None where that is not known, and how it differs between episodes."""
+    ours = info.get("toddle", {})
+    known: Kinds = {name: dict for name in ("render", "variation") if name in ours}
+    check_keys(ours, f"{where}: toddle", known)
+    render = from_dict(RenderSettings, ours["render"], f"{where}: toddle: render") if "render" in ours else None
+    return render, from_dict(RenderVariation, ours.get("variation", {}), f"{where}: toddle: variation")
 
 
 def _check_version(version: str, where: str) -> None:

@@ -19,11 +19,13 @@ from toddle.core.memory import check_memory
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
+from toddle.core.rendering import RenderSettings
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import family_of, make_env
 from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
+from toddle.experience.taught import picture_options
 from toddle.policies.store import load_policy, read_policy
 from toddle.reporting.episode_log import EpisodeLog, summarise
 from toddle.reporting.report import percent
@@ -75,6 +77,8 @@ class Config:
     """Cameras in place of the policy's own, in their order (another simulator has other names)."""
     image_size: PictureSize = 96
     """Side of the pictures a policy sees, where its folder does not say what it was trained with."""
+    render: RenderSettings = RenderSettings()
+    """How pictures are drawn; what is not given is as the policy was taught, or fast where that is not known."""
     max_episode_steps: Count | None = None
     """Control steps after which an episode has failed; by default the environment's own limit."""
     to_the_end: bool = False
@@ -113,14 +117,15 @@ def _candidates(config: Config) -> list[Candidate]:
     return found
 
 
-def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) -> dict[str, Any]:
-    """What the environment must be made with so that this policy sees what it was trained on."""
+def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return what the environment must be made with so that this policy sees what it was taught with, and what differs
+    all the same."""
     family = family_of(name)
     options = dict(family.evaluation)
-    cameras = config.cameras or policy.cameras
-    if cameras and (config.cameras or family.takes("cameras")):  # else it has pictures of its own, or none
-        family.check("cameras", name, " ".join(cameras))
-        options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
+    pictures, told = picture_options(
+        name, policy.cameras, meta, cameras=config.cameras, image_size=config.image_size, render=config.render
+    )
+    options |= pictures
     if config.max_episode_steps is not None:
         family.check("max_episode_steps", name, config.max_episode_steps)
         options["max_episode_steps"] = config.max_episode_steps
@@ -130,7 +135,7 @@ def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) ->
     if config.control != "own":
         family.check("control", name, config.control)
         options["control"] = config.control
-    return options
+    return options, told
 
 
 def _cells(config: Config) -> list[tuple[str, Candidate, str]]:
@@ -139,24 +144,38 @@ def _cells(config: Config) -> list[tuple[str, Candidate, str]]:
 
 
 def plan(config: Config) -> Plan:
-    """Check policies and environments; the time is that of camera worlds, 5 ms a control step each."""
+    """Check policies and environments; the time is that of camera worlds, 5 ms a control step each and more where
+    drawing is dear."""
+    weights, told, cost = _check(config)
+    cells = _cells(config)
+    steps = [f"{config.episodes} episodes of {c.name} in {env}, {condition}" for env, c, condition in cells]
+    a_step = 0.0043 + 0.0007 * cost
+    seconds = len(cells) * config.episodes * (a_step * (config.max_episode_steps or 150) + 0.1)
+    memory = 600 * 2**20 + 3 * weights + _check_films(config)
+    memory += config.num_envs * max(family_of(name).world_bytes for name in config.env)
+    steps += [*told, f"write {config.out}/episodes.jsonl"]
+    return Plan(steps=steps, memory_bytes=memory, seconds=seconds)
+
+
+def _check(config: Config) -> tuple[int, list[str], float]:
+    """Return the bytes of the largest policy, what differs from how policies were taught, and the dearest drawing."""
     resolve_device(config.device)
     for name in config.env:
         family_of(name)
-    weights, films = 0, _check_films(config)
+    _check_films(config)
+    weights, told, cost = 0, list[str](), 1.0
     for candidate in _candidates(config):
         policy, meta = load_policy(candidate.folder), read_policy(candidate.folder)[2]
         weights = max(weights, sum(value.numel() * value.element_size() for value in policy.state_dict().values()))
         for name in config.env:
+            options, lines = _options(config, name, policy, meta)
+            told += [f"{candidate.name}: {line}" for line in lines]
+            cost = max(cost, options["render"].cost if "render" in options else 1.0)
             worlds = 1 if config.control == "own" else min(2, config.num_envs, config.episodes)
-            env = make_env(name, worlds, seed=config.seed, **_options(config, name, policy, meta))
+            env = make_env(name, worlds, seed=config.seed, **options)
             _check_fit(config, policy, env)
             env.close()
-    cells = _cells(config)
-    steps = [f"{config.episodes} episodes of {c.name} in {env}, {condition}" for env, c, condition in cells]
-    seconds = len(cells) * config.episodes * (0.005 * (config.max_episode_steps or 150) + 0.1)
-    memory = 600 * 2**20 + 3 * weights + films + config.num_envs * max(family_of(n).world_bytes for n in config.env)
-    return Plan(steps=[*steps, f"write {config.out}/episodes.jsonl"], memory_bytes=memory, seconds=seconds)
+    return weights, list(dict.fromkeys(told)), cost
 
 
 def _check_fit(config: Config, policy: Acting, env: BatchedEnv) -> None:
@@ -185,7 +204,8 @@ def _check_films(config: Config) -> int:
 
 def run(config: Config, *, resume: bool = False) -> None:
     """Evaluate every cell; episodes that are on disk already are not run again."""
-    plan(config)
+    for line in _check(config)[1]:
+        print(line, file=sys.stderr)
     cells, scene = _cells(config), _Scene(config)
     with RunFolder.open(config.out, config, resume=resume) as folder:
         log = EpisodeLog(folder.path / "episodes.jsonl")
@@ -225,7 +245,7 @@ class _Scene:
                 min(config.num_envs, config.episodes),
                 seed=config.seed,
                 threads=config.threads,
-                **_options(config, env_name, policy, meta),
+                **_options(config, env_name, policy, meta)[0],
             )
         return policy, self._env, body_in(policy, self._env)
 

@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from toddle.core.config import config
+from toddle.core.config import changes, config, to_dict
 from toddle.core.errors import InputError, problem
 from toddle.core.memory import check_memory
 from toddle.core.numbers import Count, NonNegative, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
+from toddle.core.rendering import FAST, RenderSettings, RenderVariation
 from toddle.data.layout import DatasetSpec
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
@@ -27,6 +28,7 @@ from toddle.experience.demonstrations import (
     demonstrate,
     row_features,
 )
+from toddle.experience.taught import Taught
 from toddle.policies.store import load_policy, read_policy
 from toddle.runs.run import RunFolder
 
@@ -74,6 +76,10 @@ class Config:
     """Draw the sentence of each episode among the task's paraphrases."""
     max_episode_steps: Count | None = None
     """Control steps after which an episode has failed; by default the environment's own limit (Meta-World: 300)."""
+    render: RenderSettings = RenderSettings()
+    """How pictures are drawn; what is not given is as the policy was taught, or fast: without shadows and the like."""
+    variation: RenderVariation = RenderVariation()
+    """How the drawing differs from episode to episode, so that a policy taught with it does not depend on it."""
     after_success: Whole = 8
     """Control steps recorded after success, so that a policy learns to stay."""
 
@@ -92,11 +98,18 @@ def plan(config: Config) -> Plan:
             _actor(config, env)
         env.close()
     steps = 80 * config.episodes * len(config.env)
+    drawn = _drawn(config)
     per_picture = 0.010 * len(config.cameras) * max(1.0, (config.image_size / 128) ** 2)
+    per_picture *= config.variation.cost(drawn)
     rows = f"about {steps:,} rows, a picture of {len(config.cameras)} camera(s) every {config.image_stride}"
     return Plan(
         steps=[
             *(f"record {config.episodes} episodes of {name} by {config.policy}" for name in config.env),
+            *(
+                [f"draw pictures with {drawn}{_varied(config.variation)}"]
+                if any(_cameras(config, name) for name in config.env)
+                else []
+            ),
             f"write {rows} to {config.out}",
         ],
         memory_bytes=600 * 2**20 + pictures + config.batch * max(family_of(name).world_bytes for name in config.env),
@@ -120,12 +133,33 @@ def _make(config: Config, name: str) -> BatchedEnv:
     if config.max_episode_steps is not None:
         family.check("max_episode_steps", name, config.max_episode_steps)
         options["max_episode_steps"] = config.max_episode_steps
+    drawing = {"render": config.render, "variation": config.variation}
+    asked = [option for option, value in drawing.items() if value != type(value)()]
+    for option in asked:
+        family.check(option, name, "settings of it")
     if _cameras(config, name):
         options |= {"cameras": _cameras(config, name), "image_size": config.image_size}
+        drawing["render"] = _drawn(config)
+        options |= {option: value for option, value in drawing.items() if family.takes(option)}
+    elif asked:
+        raise problem(asked[0], f"nothing where no pictures are recorded ({name})", "settings of it")
     if config.paraphrases:
         family.check("paraphrases", name, True)
         options["paraphrases"] = True
     return make_env(name, config.batch, seed=config.seed, **options)
+
+
+def _drawn(config: Config) -> RenderSettings:
+    """Return how pictures are drawn: as given, else as the policy was taught, else fast."""
+    taught = None if config.policy == "expert" else Taught.of(read_policy(Path(config.policy))[2]).render
+    return config.render.over(taught or FAST)
+
+
+def _varied(variation: RenderVariation) -> str:
+    """Return what differs between episodes, in words."""
+    found = changes(to_dict(RenderVariation()), to_dict(variation))
+    changed = [f"{name.replace('_', ' ')} {now:g}" for name, _, now in found]
+    return f", differing between episodes: {', '.join(changed)}" if changed else ""
 
 
 def _cameras(config: Config, name: str) -> tuple[str, ...]:
@@ -194,6 +228,9 @@ def _actor(config: Config, env: BatchedEnv) -> Demonstrator:
     policy = load_policy(Path(config.policy))
     if policy.cameras and policy.cameras != env.cameras:
         raise problem("cameras", f"{' '.join(policy.cameras)}, which the policy reads", " ".join(config.cameras))
+    size, own = config.image_size, Taught.of(read_policy(Path(config.policy))[2]).size
+    if policy.cameras and own is not None and own != (size, size):
+        raise problem("image_size", f"{own[0]} x {own[1]}, which the policy was taught with", f"{size} x {size}")
     return PolicyActor(policy, deterministic=config.deterministic, body=body_in(policy, env))
 
 
@@ -205,6 +242,8 @@ def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
         images=config.images,
         cameras=dict.fromkeys(env.cameras, _picture_size(env)),
         image_stride=config.image_stride,
+        render=_drawn(config) if env.cameras and family_of(env.name).takes("render") else None,
+        variation=config.variation,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from toddle.algorithms.sft import SFT, SFTConfig
-from toddle.core.config import config
+from toddle.core.config import changes, config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
@@ -22,6 +22,7 @@ from toddle.data.feature_cache import FeatureCache, cache_dataset
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.statistics import Mode, feature_statistics
 from toddle.data.windows import WindowDataset
+from toddle.experience.taught import Taught
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.trunk import TrunkConfig
@@ -83,6 +84,8 @@ class Config:
     """Cameras of the dataset that are read (with --init random)."""
     sft: SFTConfig = field(default_factory=SFTConfig)
     """How it is trained."""
+    mix_renderings: bool = False
+    """Train on data sets that were drawn differently; the policy is then shown pictures as the first was drawn."""
     episodes: Count | None = None
     """Use only the first so many episodes of each task."""
     normalization: Literal["auto", "identity", "mean_std", "quantile", "min_max"] = "auto"
@@ -128,6 +131,7 @@ def plan(config: Config) -> Plan:
             f"encode {pictures} pictures where the cache under {config.cache} has not got them",
             f"actions from {low:g} to {high:g}, normalised by {action_mode(config, datasets)}",
             f"train {weights:,} weights for {config.sft.steps} steps of {config.sft.batch} decisions",
+            *_drawings(config, policy, datasets),
             f"write the policy to {config.out / 'policy'}",
         ],
         memory_bytes=KEPT * weights + 10**9,
@@ -143,6 +147,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         policy = make_policy(config, datasets).to(device)
         check_fits(policy, datasets)
         check_sentences(policy, datasets, lossy=config.lossy_sentences)
+        _drawings(config, policy, datasets)
         data = make_data(config, policy, datasets)
         body = policy.body_index(datasets[0].robot_type)
         actions = feature_statistics(data.actions)
@@ -165,7 +170,7 @@ def run(config: Config, *, resume: bool = False) -> None:
             "steps": config.sft.steps,
             "tasks": sorted({task for dataset in datasets for task in dataset.tasks}),
         }
-        facts["image_size"] = datasets[0].picture_size(*policy.cameras)[0]  # evaluation renders at the same size
+        facts |= _taught(policy, datasets).to_meta()  # evaluation draws alike
         save_policy(config.out / "policy", policy, facts)
         print(f"policy: {config.out / 'policy'}")
 
@@ -185,6 +190,28 @@ def open_datasets(config: Config) -> list[LeRobotDataset]:
                 remedy = "train a policy for each"
                 raise problem(f"dataset: {other.path}: {label}", f"{a}, as {first.path} has it", str(b), remedy)
     return datasets
+
+
+def _taught(policy: FineTunable, datasets: list[LeRobotDataset]) -> Taught:
+    """Return what the policy's pictures were, as far as it is known."""
+    known = [dataset.render for dataset in datasets if dataset.render is not None]
+    size = datasets[0].picture_size(*policy.cameras)
+    return Taught(size=size, render=known[0] if policy.cameras and known else None)
+
+
+def _drawings(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> list[str]:
+    """Say how the pictures were drawn.  Raises InputError where that differs, unless they are to be mixed."""
+    if not policy.cameras:
+        return []
+    known = [dataset for dataset in datasets if dataset.render is not None]
+    drawn = [{"render": to_dict(each.render), "variation": to_dict(each.variation)} for each in known]
+    for other, facts in zip(known[1:], drawn[1:]):
+        if (found := changes(drawn[0], facts)) and not config.mix_renderings:
+            name, was, got = found[0]
+            remedy = "train a policy for each, or mix them: --mix-renderings"
+            raise problem(f"dataset: {other.path}: {name}", f"{was}, as {known[0].path} has it", got, remedy)
+    lines = [f"pictures of {each.path} were drawn with {each.render}" for each in known]
+    return [*lines, *(f"how pictures of {each.path} were drawn is not known" for each in datasets if each not in known)]
 
 
 def check_fits(policy: FineTunable, datasets: list[LeRobotDataset]) -> None:

@@ -1,0 +1,88 @@
+"""A policy is shown what it was taught with: its pictures' cameras, size and drawing come from the data set.
+
+`toddle sft` writes into a policy's meta what its data set says of itself; whoever makes an environment for the policy
+(`toddle evaluate`, `toddle record`) asks `picture_options`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from toddle.core.config import from_dict, to_dict
+from toddle.core.errors import problem
+from toddle.core.rendering import FAST, RenderSettings
+from toddle.envs.make import family_of
+
+__all__ = ["Taught", "picture_options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What a policy's pictures were; None where its folder does not say (an older one, or another's data set)."""
+
+    size: tuple[int, int] | None = None
+    """Height and width in pixels."""
+    render: RenderSettings | None = None
+
+    @classmethod
+    def of(cls, meta: dict[str, Any]) -> Taught:
+        """Read it from a policy's meta.  Raises InputError where that is damaged."""
+        drawn = meta.get("render")
+        sides = [meta[name] for name in ("image_size", "image_width") if name in meta]
+        for side in sides:
+            if not (isinstance(side, int) and 8 <= side <= 2**14):
+                raise problem("policy.json: meta: image_size", "a number of pixels", side, "restore or retrain it")
+        if drawn is not None and not isinstance(drawn, dict):
+            raise problem("policy.json: meta: render", "render settings", drawn, "restore or retrain it")
+        render = None if drawn is None else from_dict(RenderSettings, drawn, where="policy.json: meta: render")
+        return cls(size=(sides[0], sides[-1]) if sides else None, render=render)
+
+    def to_meta(self) -> dict[str, Any]:
+        """Return the entries of a policy's meta."""
+        size = {} if self.size is None else {"image_size": self.size[0]}
+        wide = {} if self.size is None or self.size[0] == self.size[1] else {"image_width": self.size[1]}
+        return size | wide | ({} if self.render is None else {"render": to_dict(self.render)})
+
+
+def picture_options(
+    environment: str,
+    own: tuple[str, ...],
+    meta: dict[str, Any],
+    *,
+    cameras: tuple[str, ...] = (),
+    image_size: int,
+    render: RenderSettings,
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the options with which `environment` shows a policy what it was taught with, and what to tell the user.
+
+    own: the policy's cameras; none for a policy of states.  meta: the policy's.  cameras, render: what the user gave,
+    which wins.  image_size: where the meta does not say.
+    What differs from the teaching is told; InputError where the environment cannot do what the user gave.
+    """
+    family, told = family_of(environment), list[str]()
+    given = {"render": render} if render != RenderSettings() else {}
+    for option, value in (("render", given and str(render)), ("cameras", " ".join(cameras))):
+        if value:
+            family.check(option, environment, value)
+    if not (cameras or own):
+        return given, told
+    taught = Taught.of(meta)
+    options: dict[str, Any] = given
+    if cameras or family.takes("cameras"):  # else it has pictures of its own, or none
+        height, width = taught.size or (image_size, image_size)
+        options |= {"cameras": cameras or own, "image_size": height}
+        if height != width:
+            told.append(f"taught with pictures of {height} x {width}, {environment} draws {height} x {height}")
+        if own and cameras and cameras != own:
+            told.append(f"taught with the cameras {' '.join(own)}, shown {' '.join(cameras)}")
+    if not family.takes("render"):
+        if taught.render is not None:
+            told.append(f"taught with {taught.render}; {environment} cannot set how it draws")
+        return options, told
+    shown = render.over(taught.render or FAST)
+    if taught.render is None and own:
+        told.append(f"how the pictures it was taught with were drawn is not known; shown {shown}")
+    elif taught.render is not None and shown != taught.render.over(FAST):
+        told.append(f"taught with {taught.render.over(FAST)}; shown {shown}, as asked for")
+    return options | {"render": shown}, told
