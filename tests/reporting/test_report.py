@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from toddle.core.errors import InputError
 from toddle.core.types import EpisodeResult
 from toddle.maths.intervals import Interval
-from toddle.reporting.episode_log import EpisodeLog
+from toddle.reporting.episode_log import EpisodeLog, summarise
 from toddle.reporting.plots import COLOURS, colours_of, curve_panels, interval_bars, smooth
 from toddle.reporting.report import EMBEDDED_BYTES, write_report
 
@@ -75,6 +77,27 @@ def test_numbers_reach_the_page(folder: Path) -> None:
     assert "seed: 12345" in page and "&lt;script&gt;" in page and "<script" not in page
     assert "pretrain: the run is not finished" in page
     assert "goal/success" in page and "loss/flow" in page and "time/x" not in page
+
+
+def result(seed: int, length: int, **info: Any) -> EpisodeResult:
+    info = {"horizon": 300, "published_horizon": 500} | info
+    numbers = {"episode_return": 0.0, "seconds": 1.0, "seconds_per_decision": 0.1}
+    return EpisodeResult(seed=seed, success=True, length=length, info=info, **numbers)
+
+
+def test_success_at_the_last_step_and_the_horizon_stand_beside_success(tmp_path: Path) -> None:
+    to_the_end = [result(seed, 300, terminated=False, success_at_end=seed < 1) for seed in range(4)]
+    assert summarise(to_the_end).protocol == (
+        "25 % at the last step, at most 300 steps (the benchmark's own limit: 500)"
+    )
+    stopped = summarise([result(seed, 90, terminated=True, success_at_end=True) for seed in range(4)])
+    assert stopped.protocol == "episodes end at success, at most 300 steps (the benchmark's own limit: 500)"
+    assert summarise([replace(result(0, 9), info={})]).protocol == ""  # files of before say nothing
+    log = EpisodeLog(make_run(tmp_path / "evaluate", "evaluate") / "episodes.jsonl")
+    for each in to_the_end:
+        log.append({"candidate": "a", "env": "metaworld/lever-pull-v3", "condition": "plain"}, each)
+    page = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "25 % at the last step, at most 300 steps" in page and "500)" in page
 
 
 def test_the_page_stands_alone(folder: Path) -> None:

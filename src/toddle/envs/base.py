@@ -45,6 +45,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     body: str  # the embodiment whose banks a policy uses here, e.g. "sawyer"
     dt: float  # seconds of one control step
     max_episode_steps: int
+    published_steps: int | None = None  # the limit in the benchmark's own protocol, where it has another
     num_envs: int
     single_observation_space: gymnasium.Space[Any]
     single_action_space: gymnasium.spaces.Box  # normalised policies act in [-1, 1]; envs rescale if theirs differ

@@ -62,6 +62,7 @@ class MetaWorldEnv(BatchedEnv):
 
     body = "sawyer"
     dt = 0.0125
+    published_steps = 500
 
     def __init__(
         self,

@@ -88,7 +88,8 @@ def evaluate(
     `done` holds episodes of an earlier call, which are not run again; `on_episode` is called as each episode ends.
     `body` is the environment's body in the policy's banks (None: found by its name); `noise_seed` feeds what the
     policy draws.
-    Success is that of any control step of the episode; `info["success_at_end"]` is that of the last one.  In
+    Success is that of any control step of the episode; `info["success_at_end"]` is that of the last one, `horizon` the
+    most control steps an episode may have, and `published_horizon` the benchmark's own where that is another.  In
     goal-tracking environments (infos goal_done, goal_success, goal_error) goals are counted into the result's `info`.
     """
     if len(set(seeds)) != len(seeds) or not seeds:
@@ -193,7 +194,9 @@ class _Wave:
 
     def _finish(self, world: int, info: dict[str, Any], terminated: bool, seconds: float) -> EpisodeResult:
         tally, seed = self.tallies[world], self.seeds[world]
-        facts = tally.facts(self.env.dt) | {"terminated": terminated}
+        facts = tally.facts(self.env.dt) | {"terminated": terminated, "horizon": self.env.max_episode_steps}
+        if self.env.published_steps is not None:
+            facts["published_horizon"] = self.env.published_steps
         if self.push is not None:
             facts |= {"pushed": tally.pushed, "push_step": int(self.push_at[world])}
         if self.video is not None and self.frames.get(world):

@@ -298,7 +298,7 @@ def write_summary(folder: Path, table: dict[tuple[str, str, str], list[EpisodeRe
         report = summarise(results)
         rows.append({"candidate": candidate, "env": env, "condition": condition, **report.to_json()})
         success = percent(report.success) if report.success else "not reported"
-        success += f" ({percent(report.success_at_end)} at the last step)" if report.success_at_end else ""
+        success += f" ({report.protocol})" if report.protocol else ""
         print(
             f"{env}  {condition}  {candidate}: success {success}, return {report.episode_return.value:.4g}, "
             f"{report.length.value:.0f} steps, {1000 * report.seconds_per_decision:.1f} ms a decision",

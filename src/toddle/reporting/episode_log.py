@@ -76,6 +76,12 @@ class EvaluationReport:
     """Wilson's interval over episodes; for goal tracking the share of goals, the episodes being the units."""
     success_at_end: Interval | None
     """Success at the last step; differs where episodes go on after success (`--to-the-end`)."""
+    ends_at_success: bool
+    """Every successful episode ended with its success, so that success at the last step says nothing more."""
+    horizon: int | None
+    """The most control steps an episode had; None in files of before."""
+    published_horizon: int | None
+    """The benchmark's own, where that is another."""
     goals: int | None
     """Goals that ended, in goal tracking."""
     episode_return: Interval
@@ -89,6 +95,18 @@ class EvaluationReport:
     interventions: Interval | None
     smoothness: dict[str, float]
     """Means over episodes of `no_ops`, `action_change` and, where the tool's path is known, jerk measures."""
+
+    @property
+    def protocol(self) -> str:
+        """How success was counted, in words: at which steps, and of how many."""
+        parts = []
+        if self.success_at_end is not None:
+            end = f"{100 * self.success_at_end.value:.0f} % at the last step"
+            parts.append("episodes end at success" if self.ends_at_success else end)
+        if self.horizon is not None:
+            published = f" (the benchmark's own limit: {self.published_horizon})" if self.published_horizon else ""
+            parts.append(f"at most {self.horizon} steps{published}")
+        return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; an interval becomes {"value", "low", "high"}, a bound that is infinite None."""
@@ -126,6 +144,9 @@ def summarise(results: Iterable[EpisodeResult]) -> EvaluationReport:
         episodes=len(found),
         success=_success(found),
         success_at_end=_at_end(found),
+        ends_at_success=bool(won) and all(r.info.get("terminated") for r in found if r.success),
+        horizon=_largest("horizon", found),
+        published_horizon=_largest("published_horizon", found),
         goals=sum(r.info.get("goals", 0) for r in found) if any("goals" in r.info for r in found) else None,
         episode_return=t_interval([r.episode_return for r in found]),
         length=t_interval(lengths),
@@ -152,6 +173,10 @@ def _success(found: list[EpisodeResult]) -> Interval | None:
 def _at_end(found: list[EpisodeResult]) -> Interval | None:
     known = [bool(result.info["success_at_end"]) for result in found if "success_at_end" in result.info]
     return wilson_interval(sum(known), len(known)) if known else None
+
+
+def _largest(key: str, found: list[EpisodeResult]) -> int | None:
+    return max((int(result.info[key]) for result in found if key in result.info), default=None)
 
 
 def _mean_of(values: list[Any]) -> Interval | None:

@@ -172,8 +172,8 @@ def _success(
     if not plots_of:
         return _returns(cells, reports)
     caption = (
-        "Bars: share of successful episodes; lines: 95 % Wilson intervals over episodes (goal tracking: share of "
-        "goals, t over episodes). They cover chance in the episodes, not in the training run."
+        "Bars: share of episodes that succeeded at any of their steps; lines: 95 % Wilson intervals over episodes "
+        "(goal tracking: share of goals, t over episodes). They cover chance in the episodes, not in the training run."
     )
     table = _success_table(cells, reports, effects, colours, reference)
     return page.section(page.chips(colours), page.pair(plots_of), page.paragraph(caption, faint=True), table)
@@ -198,6 +198,7 @@ def _success_table(
             lines = [percent(report.success)] if report and report.success else []
             lines += [_difference(effect)] if effect else []
             lines += [f"<small>{report.episodes} episodes, {report.length.value:.0f} steps</small>"] if report else []
+            lines += [f"<small>{escape(report.protocol)}</small>"] if report and report.protocol else []
             row.append("<br>".join(lines) or "–")
         rows.append(row)
     marked = {reference: " (reference)"} if len(colours) > 1 else {}
