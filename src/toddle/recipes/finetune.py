@@ -20,11 +20,13 @@ from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
+from toddle.core.rendering import RenderSettings
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import family_of, make_env
 from toddle.experience.actor import body_in
 from toddle.experience.evaluate import VideoRequest, evaluate
+from toddle.experience.taught import picture_options
 from toddle.maths.intervals import difference_of_shares
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, read_policy, save_policy
@@ -87,6 +89,8 @@ class Config:
     """Cameras in place of the policy's own, in their order."""
     image_size: PictureSize = 96
     """Side of the pictures, where the policy's folder does not say what it was trained with."""
+    render: RenderSettings = RenderSettings()
+    """How pictures are drawn; what is not given is as the policy was taught, or fast where that is not known."""
     evaluation: BeforeAndAfter = BeforeAndAfter()
     """How the policy is evaluated before and after."""
     device: str = "cpu"
@@ -138,13 +142,19 @@ def _make_env(config: Config, name: str, worlds: int, seed: int, policy: Acting,
     if config.reward != Config.reward:
         family.check("reward", name, config.reward)
         options["reward"] = config.reward
-    if cameras := config.cameras or policy.cameras:
-        family.check("cameras", name, " ".join(cameras))
-        options |= {"cameras": tuple(cameras), "image_size": int(meta.get("image_size", config.image_size))}
+    family.check("cameras", name, " ".join(config.cameras or policy.cameras))
+    options |= _pictures(config, name, policy, meta)[0]
     if config.max_episode_steps is not None:
         family.check("max_episode_steps", name, config.max_episode_steps)
         options["max_episode_steps"] = config.max_episode_steps
     return make_env(name, worlds, seed=seed, threads=config.threads, **options)
+
+
+def _pictures(config: Config, name: str, policy: Acting, meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the options with which the policy sees what it was taught with, and what differs all the same."""
+    return picture_options(
+        name, policy.cameras, meta, cameras=config.cameras, image_size=config.image_size, render=config.render
+    )
 
 
 def build(config: Any, *, folder: Path | None = None) -> tuple[Run, dict[str, Any]]:
@@ -164,6 +174,8 @@ def build(config: Any, *, folder: Path | None = None) -> tuple[Run, dict[str, An
         if (body.proprio, body.action) != (spec.proprio, spec.action):
             want = f"a VLA for {spec.proprio} numbers of state and {spec.action} of action, as {env.name} has"
             raise problem("policy", want, f"{body.proprio} and {body.action}")
+    for line in dict.fromkeys(line for name in config.env for line in _pictures(config, name, vla, meta)[1]):
+        print(line, file=sys.stderr)
     start = Start(
         envs=envs,
         steps=config.steps,
@@ -229,7 +241,7 @@ def _check_start(config: Config, table: dict[tuple[str, str, str], list[EpisodeR
             "policy",
             f"{100 * sum(before) / len(before):.0f} % of {len(before)}, as recorded in {config.evaluation.recorded}",
             f"{100 * sum(now) / len(now):.0f} % of {len(now)} episodes here",
-            "cameras, picture size, max_episode_steps or the sampler's steps differ from how it was evaluated",
+            "cameras, picture size, drawing, max_episode_steps or the sampler's steps differ from how it was evaluated",
         )
 
 
