@@ -134,7 +134,7 @@ def _make(config: Config, name: str) -> BatchedEnv:
         family.check("max_episode_steps", name, config.max_episode_steps)
         options["max_episode_steps"] = config.max_episode_steps
     drawing = {"render": config.render, "variation": config.variation}
-    asked = [option for option, value in drawing.items() if value != type(value)()]
+    asked = [option for option, value in drawing.items() if value not in (Config.render, Config.variation)]
     for option in asked:
         family.check(option, name, "settings of it")
     if _cameras(config, name):
