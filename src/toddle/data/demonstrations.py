@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from toddle.core.errors import problem
+from toddle.data.augment import PictureAugmentation, augmented
 from toddle.data.feature_cache import FeatureCache, picture_index
 from toddle.data.windows import WindowDataset, views
 
@@ -26,6 +27,7 @@ class Demonstrations:
     """Samples of one or several datasets of one body.
 
     body: id in the policy's banks.  caches: one a dataset, or None: then batches carry pictures and sentences.
+    augment: then every decision is a sample once with its pictures themselves and once with each of their variants.
     Raises InputError when the datasets' sizes differ.
     """
 
@@ -36,10 +38,12 @@ class Demonstrations:
         body: int = 0,
         cameras: Sequence[str] = ("close",),
         caches: Sequence[FeatureCache] | None = None,
+        augment: PictureAugmentation | None = None,
     ) -> None:
         if not windows:
             raise problem("dataset", "at least one", "none")
         self.windows, self.body, self.cameras = list(windows), body, tuple(cameras)
+        self.augment = augment or PictureAugmentation()
         parts = [_stack(window) for window in windows]
         for name in NAMES:
             shapes = {part[name].shape[1:] for part in parts}
@@ -54,7 +58,7 @@ class Demonstrations:
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self.source)
+        return self.augment.copies * len(self.source)
 
     @property
     def actions(self) -> Array:
@@ -68,7 +72,8 @@ class Demonstrations:
 
     def batch(self, samples: Array) -> dict[str, Any]:
         """Return a batch of the samples (B,): observation (T, B, ...), action (B, H, A), mask (B, H)."""
-        rows = torch.from_numpy(np.asarray(samples))
+        variants, samples = np.divmod(np.asarray(samples), len(self.source))
+        rows = torch.from_numpy(samples)
         chosen = {name: values[rows] for name, values in self.arrays.items()}
         valid = chosen["valid"].T  # (T, B)
         before = torch.cat([torch.zeros_like(valid[:1]), valid[:-1]])
@@ -78,12 +83,13 @@ class Demonstrations:
             "first": valid & ~before,
             "body": torch.full(valid.shape, self.body, dtype=torch.int64),
         }
-        observation |= self._cached(samples) if self.maps is not None else self._pictures(samples)
+        observation |= self._cached(samples, variants) if self.maps is not None else self._pictures(samples, variants)
         return {"observation": observation, "action": chosen["action"], "mask": chosen["action_valid"]}
 
-    def _cached(self, samples: Array) -> dict[str, Any]:
+    def _cached(self, samples: Array, variants: Array) -> dict[str, Any]:
         assert self.maps is not None
-        wanted, sources = self.pictures[samples].T, self.source[samples]  # (T, B), (B,)
+        wanted = self.augment.copies * self.pictures[samples].T + variants  # (T, B)
+        sources = self.source[samples]  # (B,)
         context: Array | None = None
         for source in np.unique(sources):
             features, real = self.maps[source]
@@ -96,17 +102,19 @@ class Demonstrations:
             raise problem("samples", "at least one", 0)
         return {"context": torch.from_numpy(context), "context_mask": torch.from_numpy(mask)}
 
-    def _pictures(self, samples: Array) -> dict[str, Any]:
+    def _pictures(self, samples: Array, variants: Array) -> dict[str, Any]:
         """Pictures (T, B, cameras, 3, H, W) and the B sentences."""
         sizes = [window.dataset.picture_size(*self.cameras) for window in self.windows]
         size = max(height for height, _ in sizes), max(width for _, width in sizes)
         images, sentences = [], []
-        for sample in samples:
+        for sample, variant in zip(samples, variants):
             dataset = self.windows[self.source[sample]].dataset
             rows = self.arrays["rows"][sample].numpy()
-            images.append(views(dataset, self.cameras, rows, size))
+            seen = torch.from_numpy(views(dataset, self.cameras, rows, size))
+            places = self.pictures[sample]
+            images.append([augmented(p, self.augment, int(place), int(variant)) for p, place in zip(seen, places)])
             sentences.append(dataset.task_of(int(rows[-1])))
-        return {"images": torch.from_numpy(np.stack(images, axis=1)), "instruction": sentences}
+        return {"images": torch.stack([torch.stack(each) for each in images], 1), "instruction": sentences}
 
 
 def _stack(window: WindowDataset) -> dict[str, torch.Tensor]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.reading import read_json
+from toddle.data.augment import PictureAugmentation, augmented
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.pictures import fit
 
@@ -173,23 +174,37 @@ def cache_dataset(
     shape: tuple[int, int],
     encode: Callable[[Tensor, list[str]], tuple[Tensor, Tensor]],
     *,
+    augment: PictureAugmentation | None = None,
     batch: int = 32,
     on_block: Callable[[int], None] | None = None,
 ) -> FeatureCache:
     """Return the filled cache of a dataset's pictures under `root`, encoding what is missing.
 
+    With `augment` picture p is there `augment.copies` times, from number p * copies on, the picture itself first.
+
     shape: (G, D).  encode: pictures (n, cameras, 3, H, W) uint8 and n sentences -> context (n, G, D), mask (n, G).
     """
     rows, size = dataset.picture_rows(), dataset.picture_size(*cameras)
     name = f"{fingerprint}-{dataset_key(dataset.path)}-{'+'.join(cameras)}"
-    cache = FeatureCache.open(Path(root) / name, count=len(rows), tokens=shape[0], width=shape[1])
+    settings = augment or PictureAugmentation()
+    copies = settings.copies
+    if copies > 1:
+        name += "-" + hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+        batch = -(-batch // copies) * copies  # a block begins with a picture itself
+    cache = FeatureCache.open(Path(root) / name, count=copies * len(rows), tokens=shape[0], width=shape[1])
     streams: list[Iterator[Array]] = []
 
     def encode_rows(indices: Array) -> tuple[Tensor, Tensor]:
         if not streams:  # the cache asks for one picture after another: each episode is decoded once
-            streams.extend(dataset.stream(camera, int(indices[0])) for camera in cameras)
-        pictures = np.stack([[fit(next(stream), size) for stream in streams] for _ in indices])
-        return encode(torch.from_numpy(pictures), [dataset.task_of(int(row)) for row in rows[indices]])
+            streams.extend(dataset.stream(camera, int(indices[0]) // copies) for camera in cameras)
+        places = indices[::copies] // copies
+        views = [torch.from_numpy(np.stack([fit(next(stream), size) for stream in streams])) for _ in places]
+        pictures = [
+            augmented(each, settings, int(place), variant)
+            for place, each in zip(places, views, strict=True)
+            for variant in range(copies)
+        ]
+        return encode(torch.stack(pictures), [dataset.task_of(int(row)) for row in rows[indices // copies]])
 
     cache.fill(encode_rows, batch=batch, on_block=on_block)
     return cache

@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toddle.core.config import from_dict, to_dict
+from toddle.core.config import changes, from_dict, to_dict
 from toddle.core.errors import problem
 from toddle.core.rendering import FAST, RenderSettings
+from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.envs.make import family_of
 
-__all__ = ["Taught", "picture_options"]
+__all__ = ["Taught", "drawings", "picture_options"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +40,30 @@ class Taught:
         render = None if drawn is None else from_dict(RenderSettings, drawn, where="policy.json: meta: render")
         return cls(size=(sides[0], sides[-1]) if sides else None, render=render)
 
+    @classmethod
+    def by(cls, datasets: Sequence[LeRobotDataset], cameras: tuple[str, ...]) -> Taught:
+        """Return what policies are taught with by data sets: the first's, as far as it is known."""
+        known = [dataset.render for dataset in datasets if dataset.render is not None]
+        return cls(size=datasets[0].picture_size(*cameras), render=known[0] if known else None)
+
     def to_meta(self) -> dict[str, Any]:
         """Return the entries of a policy's meta."""
         size = {} if self.size is None else {"image_size": self.size[0]}
         wide = {} if self.size is None or self.size[0] == self.size[1] else {"image_width": self.size[1]}
         return size | wide | ({} if self.render is None else {"render": to_dict(self.render)})
+
+
+def drawings(datasets: Sequence[LeRobotDataset], *, mix: bool = False) -> list[str]:
+    """Say how the pictures were drawn.  Raises InputError where that differs between data sets and `mix` is False."""
+    known = [dataset for dataset in datasets if dataset.render is not None]
+    drawn = [{"render": to_dict(each.render), "variation": to_dict(each.variation)} for each in known]
+    for other, facts in zip(known[1:], drawn[1:]):
+        if (found := changes(drawn[0], facts)) and not mix:
+            name, was, got = found[0]
+            remedy = "train a policy for each, or mix them: --mix-renderings"
+            raise problem(f"dataset: {other.path}: {name}", f"{was}, as {known[0].path} has it", got, remedy)
+    lines = [f"pictures of {each.path} were drawn with {each.render}" for each in known]
+    return [*lines, *(f"how pictures of {each.path} were drawn is not known" for each in datasets if each not in known)]
 
 
 def picture_options(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from toddle.algorithms.sft import SFT, SFTConfig
-from toddle.core.config import changes, config, to_dict
+from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
@@ -17,12 +17,13 @@ from toddle.core.numbers import Count, Seed, Size
 from toddle.core.plan import Plan
 from toddle.core.protocols import FineTunable
 from toddle.core.types import BodySpec, FeatureSource
+from toddle.data.augment import PictureAugmentation
 from toddle.data.demonstrations import Demonstrations
 from toddle.data.feature_cache import FeatureCache, cache_dataset
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.statistics import Mode, feature_statistics
 from toddle.data.windows import WindowDataset
-from toddle.experience.taught import Taught
+from toddle.experience.taught import Taught, drawings
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.trunk import TrunkConfig
@@ -84,6 +85,8 @@ class Config:
     """Cameras of the dataset that are read (with --init random)."""
     sft: SFTConfig = field(default_factory=SFTConfig)
     """How it is trained."""
+    augment: PictureAugmentation = PictureAugmentation()
+    """Copies of the pictures, cropped and in other colours, that are learned from too."""
     mix_renderings: bool = False
     """Train on data sets that were drawn differently; the policy is then shown pictures as the first was drawn."""
     episodes: Count | None = None
@@ -122,16 +125,19 @@ def plan(config: Config) -> Plan:
     tokens = check_sentences(policy, datasets, lossy=config.lossy_sentences)
     _windows(config, policy, datasets)  # raises where rows lie between pictures
     weights = sum(value.numel() for value in policy.parameters())
-    pictures = sum(dataset.num_pictures for dataset in datasets)
+    pictures = config.augment.copies * sum(dataset.num_pictures for dataset in datasets)
+    copies = (
+        f" ({config.augment.variants} of {config.augment.copies} changed)" if config.augment.variants else ""
+    )
     low, high = action_range(datasets)
     count = sum(len(_chosen(dataset, config.episodes)) for dataset in datasets)
     return Plan(
         steps=[
             f"read {count} episodes of {sum(len(d.tasks) for d in datasets)} sentences of at most {tokens} tokens",
-            f"encode {pictures} pictures where the cache under {config.cache} has not got them",
+            f"encode {pictures} pictures{copies} where the cache under {config.cache} has not got them",
             f"actions from {low:g} to {high:g}, normalised by {action_mode(config, datasets)}",
             f"train {weights:,} weights for {config.sft.steps} steps of {config.sft.batch} decisions",
-            *_drawings(config, policy, datasets),
+            *drawings(datasets, mix=config.mix_renderings),
             f"write the policy to {config.out / 'policy'}",
         ],
         memory_bytes=KEPT * weights + 10**9,
@@ -147,7 +153,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         policy = make_policy(config, datasets).to(device)
         check_fits(policy, datasets)
         check_sentences(policy, datasets, lossy=config.lossy_sentences)
-        _drawings(config, policy, datasets)
+        drawings(datasets, mix=config.mix_renderings)
         data = make_data(config, policy, datasets)
         body = policy.body_index(datasets[0].robot_type)
         actions = feature_statistics(data.actions)
@@ -170,7 +176,7 @@ def run(config: Config, *, resume: bool = False) -> None:
             "steps": config.sft.steps,
             "tasks": sorted({task for dataset in datasets for task in dataset.tasks}),
         }
-        facts |= _taught(policy, datasets).to_meta()  # evaluation draws alike
+        facts |= Taught.by(datasets, policy.cameras).to_meta()  # evaluation draws alike
         save_policy(config.out / "policy", policy, facts)
         print(f"policy: {config.out / 'policy'}")
 
@@ -190,28 +196,6 @@ def open_datasets(config: Config) -> list[LeRobotDataset]:
                 remedy = "train a policy for each"
                 raise problem(f"dataset: {other.path}: {label}", f"{a}, as {first.path} has it", str(b), remedy)
     return datasets
-
-
-def _taught(policy: FineTunable, datasets: list[LeRobotDataset]) -> Taught:
-    """Return what the policy's pictures were, as far as it is known."""
-    known = [dataset.render for dataset in datasets if dataset.render is not None]
-    size = datasets[0].picture_size(*policy.cameras)
-    return Taught(size=size, render=known[0] if policy.cameras and known else None)
-
-
-def _drawings(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> list[str]:
-    """Say how the pictures were drawn.  Raises InputError where that differs, unless they are to be mixed."""
-    if not policy.cameras:
-        return []
-    known = [dataset for dataset in datasets if dataset.render is not None]
-    drawn = [{"render": to_dict(each.render), "variation": to_dict(each.variation)} for each in known]
-    for other, facts in zip(known[1:], drawn[1:]):
-        if (found := changes(drawn[0], facts)) and not config.mix_renderings:
-            name, was, got = found[0]
-            remedy = "train a policy for each, or mix them: --mix-renderings"
-            raise problem(f"dataset: {other.path}: {name}", f"{was}, as {known[0].path} has it", got, remedy)
-    lines = [f"pictures of {each.path} were drawn with {each.render}" for each in known]
-    return [*lines, *(f"how pictures of {each.path} were drawn is not known" for each in datasets if each not in known)]
 
 
 def check_fits(policy: FineTunable, datasets: list[LeRobotDataset]) -> None:
@@ -315,7 +299,7 @@ def make_data(config: Config, policy: FineTunable, datasets: list[LeRobotDataset
     caches = None
     if policy.features is not None:
         caches = [_features(config, policy.features, policy.cameras, dataset) for dataset in datasets]
-    return Demonstrations(windows, body=body, cameras=policy.cameras, caches=caches)
+    return Demonstrations(windows, body=body, cameras=policy.cameras, caches=caches, augment=config.augment)
 
 
 def _windows(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> list[WindowDataset]:
@@ -329,10 +313,9 @@ def _windows(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]
 
 
 def _features(config: Config, source: FeatureSource, cameras: tuple[str, ...], dataset: LeRobotDataset) -> FeatureCache:
-    with torch.no_grad(), ProgressLine("features", dataset.num_pictures) as bar:
-        return cache_dataset(
-            config.cache, source.fingerprint, dataset, cameras, source.shape, source.encode, on_block=bar.advance
-        )
+    count, what = config.augment.copies * dataset.num_pictures, (source.fingerprint, dataset, cameras, source.shape)
+    with torch.no_grad(), ProgressLine("features", count) as bar:
+        return cache_dataset(config.cache, *what, source.encode, augment=config.augment, on_block=bar.advance)
 
 
 def _chosen(dataset: LeRobotDataset, per_task: int | None) -> list[int]:
