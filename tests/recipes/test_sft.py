@@ -16,7 +16,9 @@ from tests.tiny_vlm import save_pi0
 from toddle.algorithms.sft import SFTConfig
 from toddle.cli import main
 from toddle.core.errors import InputError
+from toddle.core.reading import read_json
 from toddle.core.rendering import FAST, RenderSettings, RenderVariation
+from toddle.data.augment import PictureAugmentation
 from toddle.data.layout import Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.experience.taught import Taught
@@ -214,6 +216,14 @@ def test_how_pictures_were_drawn_goes_into_the_policy(setting: Config, tmp_path:
         run(replace(short, dataset=(dataset,), out=tmp_path / f"run_{dataset.name}"))
         meta = read_policy(tmp_path / f"run_{dataset.name}")[2]
         assert Taught.of(meta) == Taught(size=(32, 32), render=expected)
+
+
+def test_changed_copies_are_encoded_and_learned_from(setting: Config, tmp_path: Path) -> None:
+    config = replace(setting, augment=PictureAugmentation(variants=2), out=tmp_path / "run", cache=tmp_path / "cache")
+    assert "encode 36 pictures (2 of 3 changed)" in plan(config).steps[1]
+    assert plan(config).seconds > plan(setting).seconds  # type: ignore[operator]
+    run(replace(config, sft=SFTConfig(steps=2, batch=4)))
+    assert [read_json(file)["count"] for file in (tmp_path / "cache").glob("*/progress.json")] == [36]
 
 
 def test_clear_lines(setting: Config, tmp_path: Path) -> None:

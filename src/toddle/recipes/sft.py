@@ -126,9 +126,7 @@ def plan(config: Config) -> Plan:
     _windows(config, policy, datasets)  # raises where rows lie between pictures
     weights = sum(value.numel() for value in policy.parameters())
     pictures = config.augment.copies * sum(dataset.num_pictures for dataset in datasets)
-    copies = (
-        f" ({config.augment.variants} of {config.augment.copies} changed)" if config.augment.variants else ""
-    )
+    copies = f" ({config.augment.variants} of {config.augment.copies} changed)" if config.augment.variants else ""
     low, high = action_range(datasets)
     count = sum(len(_chosen(dataset, config.episodes)) for dataset in datasets)
     return Plan(
