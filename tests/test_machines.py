@@ -54,6 +54,15 @@ def test_a_plain_locale(tmp_path: Path, variables: dict[str, str]) -> None:
     assert toddle("methods", **variables).returncode == 0
 
 
+def test_a_locale_without_utf_8_and_a_name_that_is_none(tmp_path: Path) -> None:
+    """As Python was before it took C for UTF-8: what is in ASCII works, the rest is one line."""
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert toddle("methods", **ascii).returncode == 0
+    said = toddle(*TRAIN, "--out", str(tmp_path / "läuft"), **ascii)
+    assert said.returncode == 2 and said.stderr.startswith("error: arguments: expected text in UTF-8"), said.stderr
+    assert said.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m toddle methods | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=environment())

@@ -21,9 +21,10 @@ import tyro
 
 from toddle import __version__
 from toddle.core.config import from_dict, load_config, merged, read_settings, to_dict, unchecked
-from toddle.core.errors import InputError, NaNError, is_out_of_memory, nearest
+from toddle.core.errors import EnvironmentFault, InputError, NaNError, is_out_of_memory, nearest, problem
 from toddle.core.files import check_folder
 from toddle.core.plan import Plan
+from toddle.core.process import check_address_space, well_ended
 
 __all__ = ["COMMANDS", "main", "parse", "read"]
 
@@ -76,11 +77,12 @@ def main(arguments: list[str] | None = None) -> None:
     if sys.platform == "linux":
         os.environ.setdefault("LP_NUM_THREADS", "1")
     try:
-        sys.exit(_dispatch(arguments))
+        with well_ended():
+            sys.exit(_dispatch(arguments))
     except KeyboardInterrupt as error:
         _fail(str(error) or "interrupted", 130, prefix="")
     except InputError as error:
-        _fail(str(error), 2)
+        _fail(str(error), 1 if isinstance(error, EnvironmentFault) else 2)
     except NaNError as error:
         _fail(str(error), 1)
     except ModuleNotFoundError as error:
@@ -127,9 +129,13 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"toddle {__version__}")
         return 0
+    for argument in arguments:
+        if argument != argument.encode(errors="replace").decode():  # surrogates: bytes that are no text here
+            raise problem("arguments", "text in UTF-8", ascii(argument), "set PYTHONUTF8=1, or choose another name")
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise InputError(f"toddle: unknown command '{command}'; {nearest(command, COMMANDS)}")
+    check_address_space()
     if (not rest or rest[0] in ("-h", "--help")) and (actions := _actions(command)):
         _print_actions(command, actions)
         return 0 if rest else 2

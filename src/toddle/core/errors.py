@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["InputError", "NaNError", "is_out_of_memory", "nearest", "problem"]
+__all__ = ["EnvironmentFault", "InputError", "NaNError", "is_out_of_memory", "nearest", "problem"]
 
 
 OUT_OF_MEMORY = re.compile(
@@ -17,6 +17,17 @@ OUT_OF_MEMORY = re.compile(
 
 class InputError(ValueError):
     """The user's input is wrong.  The command line prints it as one line and exits with status 2."""
+
+
+class EnvironmentFault(InputError):
+    """An environment raised an error.  The command line prints it as one line and exits with status 1."""
+
+    @classmethod
+    def of(cls, name: str, moment: str, error: BaseException, what: str = "environment") -> EnvironmentFault:
+        """Say which environment raised what, and when ("in step")."""
+        said = " ".join(str(error).split())[:300]
+        text = f"{what}: '{name}' raised {type(error).__name__} {moment}" + (f": {said}" if said else "")
+        return cls(f"{text} (TODDLE_DEBUG=1 shows where)")
 
 
 class NaNError(RuntimeError):

@@ -53,7 +53,7 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write text to `path` atomically."""
 
     def write(temporary: Path) -> None:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
     write_atomic(path, write)
 

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from toddle.core.errors import problem
+from toddle.core.errors import EnvironmentFault, InputError, NaNError, problem
 from toddle.core.types import BodySpec
 
 __all__ = ["Array", "BatchedEnv", "Obs"]
@@ -131,11 +131,38 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         if seeds is not None and len(seeds) != self.num_envs:
             raise problem("seed", f"{self.num_envs} seeds", len(seeds))
         self._begin(mask, list(seeds) if seeds is not None else None)
-        return self._observe(), {}
+        return self._shown("in reset"), {}
 
     def _begin(self, mask: Array, seeds: list[int | None] | None = None) -> None:
         self._return[mask], self._length[mask] = 0.0, 0
-        self._reset_worlds(mask, seeds)
+        self._call("in reset", self._reset_worlds, mask, seeds)
+
+    def _call(self, moment: str, method: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a subclass's method; what it raises becomes one line that names the environment."""
+        try:
+            return method(*arguments)
+        except (InputError, NaNError, MemoryError, ModuleNotFoundError):
+            raise
+        except Exception as error:
+            raise EnvironmentFault.of(self.name, moment, error) from error
+
+    def _shown(self, moment: str) -> Obs:
+        """Return the observations of all worlds now.  Raises NaNError where one is not finite."""
+        found = self._call(moment, self._observe)
+        for key, value in found.items() if isinstance(found, dict) else (("proprio", found),):
+            self._check_finite(f"observation '{key}'", value)
+        return found
+
+    def _check_finite(self, what: str, values: Array) -> None:
+        """Raise NaNError, naming the world and the number, where `values` (N, ...) are not finite."""
+        if values.dtype.kind != "f" or np.isfinite(values.sum()) or np.isfinite(values).all():
+            return  # the sum first: it takes a third of the time
+        world, *number = np.argwhere(~np.isfinite(values))[0].tolist()
+        where = f", number {'.'.join(map(str, number))}" if number else ""
+        raise NaNError(
+            f"{self.name}: the {what} of world {world}{where} is {values[world, *number]} at control step "
+            f"{int(self._length[world])} of its episode"
+        )
 
     def step(self, actions: Array) -> tuple[Obs, Array, Array, Array, dict[str, Any]]:
         """Make one control step in every world: `step_chunk` with H = 1."""
@@ -153,6 +180,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         """Execute chunks (N, H, A) open loop; a world whose episode ends stands still for the rest of its chunk.
 
         Returns obs, reward (N,) = sum_i discount^i r_i over the steps made, terminated (N,), truncated (N,), info.
+        Raises EnvironmentFault where the environment raises, NaNError where a reward or an observation is not finite.
         Worlds outside `active` are not touched.  With `reset_done=False` ended worlds stay as they ended.
         `on_step(moved (N,), ended (N,), infos)` is called after each control step: frames, goals, pushes.
         """
@@ -167,7 +195,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         for index in range(actions.shape[1]):
             if not running.any():
                 break
-            gained, fell, cut = self._step_worlds(actions[:, index], running)
+            gained, fell, cut = self._call("in step", self._step_worlds, actions[:, index], running)
             if not running.all():
                 gained, fell, cut = np.where(running, gained, 0.0), running & fell, running & cut
             reward += gained if index == 0 or discount == 1.0 else gained * discount**index
@@ -177,7 +205,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             terminated |= fell
             truncated |= np.greater(cut, fell)  # of bools: cut and not fell
             ended = terminated | truncated
-            infos = self._infos()
+            infos = self._call("in step", self._infos)
             if on_step is not None:
                 on_step(running.copy(), ended.copy(), infos)
             for key, value in infos.items():
@@ -188,9 +216,10 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
                     value = np.where(running.reshape(-1, *[1] * (value.ndim - 1)), value, info[key])
                 info[key] = value.copy()
             running = np.greater(running, ended)
+        self._check_finite("reward", reward)
         info |= {"episode_return": self._return.copy(), "episode_length": self._length.copy(), "steps": steps}
         info["_final_obs"] = ended
         if ended.any() and reset_done:
-            info["final_obs"] = self._observe()
+            info["final_obs"] = self._shown("in step")
             self._begin(ended)
-        return self._observe(), reward, terminated, truncated, info
+        return self._shown("in step"), reward, terminated, truncated, info

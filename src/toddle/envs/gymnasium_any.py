@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from toddle.core.errors import InputError, problem
+from toddle.core.errors import EnvironmentFault, InputError, problem
 from toddle.core.seeding import seed_sequence
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.gymnasium_spaces import ActionMap, ObservationMap, fitted
@@ -41,9 +41,8 @@ def speaking_for(name: str, moment: str, *, what: str = "environment") -> Iterat
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        said = " ".join(str(error).split())[:300]
-        text = f"{what}: '{name}' raised {type(error).__name__} {moment}" + (f": {said}" if said else "")
-        raise InputError(f"{text} (TODDLE_DEBUG=1 shows where)") from error
+        fault = EnvironmentFault.of(name, moment, error, what=what)
+        raise (fault if moment.startswith("in ") else InputError(str(fault))) from error  # "in step": while it ran
 
 
 def body_name(name: str) -> str:

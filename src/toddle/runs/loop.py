@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from toddle.core.errors import NaNError
+from toddle.core.errors import EnvironmentFault, NaNError
 from toddle.core.protocols import Learner
 from toddle.runs.checkpoint import copy_tree
 from toddle.runs.metrics import CLOCK_GROUP, check_finite
@@ -46,8 +46,8 @@ def run_loop(
     of a finished run is restored all the same, so that what follows the loop can be done again.
 
     Raises NaNError when a step raises it or gives a metric that is not finite: the state before that step is saved
-    in `nan/`, and resuming the run replays the step.  Raises KeyboardInterrupt after SIGINT or SIGTERM, with a
-    checkpoint saved.  Both messages say how to go on.
+    in `nan/`, and resuming the run replays the step.  Raises EnvironmentFault when an environment raises, and
+    KeyboardInterrupt after SIGINT, SIGTERM or SIGHUP, with a checkpoint saved.  The messages say how to go on.
     """
     step, meta = run.restore(learner)
     if run.finished:
@@ -67,6 +67,8 @@ def run_loop(
                 check_finite(metrics)
             except NaNError as error:
                 raise _save_before_nan(learner, run, snapshot, step, error) from None
+            except EnvironmentFault as error:
+                raise _save_before_fault(learner, run, snapshot, step, elapsed, error) from error
             step += 1
             seconds = time.perf_counter() - began
             elapsed += seconds
@@ -106,13 +108,27 @@ class _Snapshot:
             self.learner.step()
 
 
-def _save_before_nan(learner: Learner, run: RunFolder, snapshot: _Snapshot, step: int, error: NaNError) -> NaNError:
-    """Save the state before the step that failed and return the error to raise."""
+def _state_before(learner: Learner, snapshot: _Snapshot, step: int) -> tuple[Any, int]:
+    """Return the state before the step that failed, and after how many steps it is."""
     try:
         snapshot.go_back(step)
-        tree, at = learner.state_dict(), step
-    except NaNError:  # not deterministic after all: keep the last state known to be good
-        tree, at = snapshot.tree, snapshot.step
+        return learner.state_dict(), step
+    except (NaNError, EnvironmentFault):  # not deterministic after all: the last state known to be good
+        return snapshot.tree, snapshot.step
+
+
+def _save_before_fault(
+    learner: Learner, run: RunFolder, snapshot: _Snapshot, step: int, elapsed: float, error: EnvironmentFault
+) -> EnvironmentFault:
+    """Save a checkpoint from before the step in which the environment raised, and return the error to raise."""
+    tree, at = _state_before(learner, snapshot, step)
+    run.save_tree(at, tree, {"elapsed_seconds": elapsed})
+    return EnvironmentFault(f"step {step + 1}: {error}; --resume goes on from step {at} ({run.path})")
+
+
+def _save_before_nan(learner: Learner, run: RunFolder, snapshot: _Snapshot, step: int, error: NaNError) -> NaNError:
+    """Save the state before the step that failed and return the error to raise."""
+    tree, at = _state_before(learner, snapshot, step)
     folder = run.save_tree(at, tree, nan=True)
     return NaNError(
         f"step {step + 1}: {error}; the state after step {at} is in {folder}; --resume replays from there"
@@ -128,7 +144,8 @@ class _Stop:
         self._former: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                self._former[number] = signal.signal(number, self._ask)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup it stays ignored
+                    self._former[number] = signal.signal(number, self._ask)
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

@@ -134,7 +134,8 @@ def run_steps(
     board = StepBoard(steps, processes)
     running: dict[str, _Process] = {}
     failed: dict[str, int] = {}
-    former = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]  # nohup ignores one
+    former = {number: signal.signal(number, _interrupt) for number in heeded}
     shown = float("-inf")
     try:
         while True:

@@ -1,0 +1,55 @@
+"""What this process may take, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from toddle.core.errors import problem
+
+__all__ = ["check_address_space", "well_ended"]
+
+LIBRARIES = 800 * 2**20
+"""Bytes of address space below which not even the libraries can be loaded."""
+
+
+def check_address_space() -> None:
+    """Raise InputError where `ulimit -v` is below what the libraries take: they end the process without a word."""
+    with contextlib.suppress(ImportError):  # there is none on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY and limit < LIBRARIES:
+            got = f"{limit // 2**20} MiB"
+            raise problem("memory (ulimit -v)", f"at least {LIBRARIES // 2**20} MiB, for torch and MuJoCo", got)
+
+
+@contextlib.contextmanager
+def well_ended() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP end a command as Ctrl-C does: what it holds open is closed, and one line is said.
+
+    Training loops and runners of steps have ways of their own to stop; what is ignored (SIGHUP under nohup) stays so.
+    What fails in a thread (TensorBoard's, when the run's folder is deleted) is one line too.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}; what is finished is kept")
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        print(f"warning: a thread has ended: {failed.exc_value}", file=sys.stderr)
+
+    former, hook = {}, threading.excepthook
+    threading.excepthook = tell
+    if threading.current_thread() is threading.main_thread():
+        heeded = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+        former = {number: signal.signal(number, stop) for number in heeded}
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+        for number, handler in former.items():
+            signal.signal(number, handler)
