@@ -141,3 +141,26 @@ def test_plots_hold_what_they_are_given() -> None:
     assert colours["a"].lower() in svg and colours["b"].lower() in svg
     panel = curve_panels({"loss/x": {"a": [(0.0, 1.0), (1.0, 2.0)]}}, colours)
     assert ">loss/x<" in panel
+
+
+HOSTILE = """<script>alert(1)</script>'"><img src=x onerror=alert(1)>&amp;"""
+
+
+def test_whatever_comes_from_data_is_text(tmp_path: Path) -> None:
+    """Names of runs, candidates, tasks, conditions, films, facts, settings and tables: none becomes a tag."""
+    name = HOSTILE.replace("/", "")  # of a folder
+    run = make_run(tmp_path / name, "evaluate", [{"loss/flow": 1.0}, {"loss/flow": 0.5}])
+    (run / "config.yaml").write_text(f"note: {json.dumps(HOSTILE)}\n")
+    (run / "videos").mkdir()
+    (run / "videos" / f"{name}.mp4").write_bytes(b"film")
+    add_episodes(run, HOSTILE, HOSTILE, 3, total=5, video=f"{name}.mp4")
+    add_episodes(run, "base", HOSTILE, 1, total=5)
+    other = make_run(tmp_path / "transfer", "transfer")
+    (other / "transfer.json").write_text(json.dumps({HOSTILE: HOSTILE, "parts": [{"part": HOSTILE, "kept": HOSTILE}]}))
+    page = write_report([tmp_path], tmp_path / "report.html", title=HOSTILE, lead=HOSTILE, reference="base").read_text()
+    assert page.count("&lt;script&gt;") > 10, "it is shown in many places"
+    tags = re.findall(r"<[a-zA-Z/][^>]*>", page)
+    assert not [tag for tag in tags if re.match(r"</?(script|img)", tag, re.IGNORECASE)]
+    values = re.compile(r"""\s[\w:-]+=(?:"[^"]*"|'[^']*')""")
+    bare = [values.sub("", tag) for tag in tags]
+    assert not [tag for tag in bare if "onerror" in tag or "alert" in tag], "no quote ends an attribute"
