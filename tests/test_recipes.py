@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+import toddle as toddle_api
 from doc_commands import README, commands
 from toddle.cli import main
 from toddle.data.lerobot_dataset import LeRobotDataset
@@ -99,6 +100,16 @@ def test_evaluate_counts_every_episode(root: Path) -> None:
     cells = json.loads((root / "evaluate/summary.json").read_text())["cells"]
     assert [cell["candidate"] for cell in cells] == ["tiny", "tiny"]
     assert len(list((root / "evaluate/videos").glob("*.mp4"))) == 2
+
+
+def test_a_script_plays_what_evaluate_played(root: Path) -> None:
+    """Pictures as the policy was taught with, from its folder alone: the episodes of `toddle evaluate` again."""
+    policy, env = toddle_api.load_policy_and_env(root / "sft", TASK, 2, max_episode_steps=40)
+    assert env.single_observation_space["images"].shape == (1, 3, 32, 32)  # type: ignore[index]
+    found = [result.episode_return for result in toddle_api.evaluate(policy, env, seeds=[0, 1])]
+    env.close()
+    rows = [json.loads(line) for line in (root / "evaluate/episodes.jsonl").read_text().splitlines()]
+    assert found == [row["episode_return"] for row in rows if row["condition"] == "plain"]
 
 
 def test_the_report_is_one_page(root: Path) -> None:

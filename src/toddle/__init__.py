@@ -23,6 +23,7 @@ _HOMES = {
     "Agent": "toddle.experience.actor",
     "check_policy": "toddle.policies.check_policy",
     "load_policy": "toddle.policies.store",
+    "load_policy_and_env": "toddle.experience.taught",
     "save_policy": "toddle.policies.store",
     # evaluation and data
     "LeRobotDataset": "toddle.data.lerobot_dataset",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:  # the same for editors and type checkers
     from toddle.envs.make import make_env as make_env
     from toddle.experience.actor import Agent as Agent
     from toddle.experience.evaluate import evaluate as evaluate
+    from toddle.experience.taught import load_policy_and_env as load_policy_and_env
     from toddle.methods._base import Method as Method
     from toddle.methods._base import Preset as Preset
     from toddle.methods._base import Run as Run

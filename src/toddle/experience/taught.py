@@ -1,22 +1,30 @@
 """A policy is shown what it was taught with: its pictures' cameras, size and drawing come from the data set.
 
 `toddle sft` writes into a policy's meta what its data set says of itself; whoever makes an environment for the policy
-(`toddle evaluate`, `toddle record`) asks `picture_options`.
+(`toddle evaluate`, `toddle record`) asks `picture_options`; `load_policy_and_env` is for scripts.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from toddle.core.config import changes, from_dict, to_dict
+from toddle.core.device import CPU
 from toddle.core.errors import problem
 from toddle.core.rendering import FAST, RenderSettings
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.envs.make import family_of
+from toddle.envs.base import BatchedEnv
+from toddle.envs.make import family_of, make_env
+from toddle.experience.actor import body_in
+from toddle.policies.store import load_policy, read_policy
 
-__all__ = ["Taught", "drawings", "picture_options"]
+__all__ = ["Taught", "drawings", "load_policy_and_env", "picture_options"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,3 +115,30 @@ def picture_options(
     elif taught.render is not None and shown != taught.render.over(FAST):
         told.append(f"taught with {taught.render.over(FAST)}; shown {shown}, as asked for")
     return options | {"render": shown}, told
+
+
+def load_policy_and_env(
+    folder: Path | str,
+    environment: str,
+    num_envs: int,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    device: torch.device = CPU,
+    **options: Any,
+) -> tuple[Any, BatchedEnv]:
+    """Load a policy, and build worlds in which it sees what it was taught with, as `toddle evaluate` does.
+
+    options: of the environment, in place of those that evaluation sets for its family.  What differs from the teaching
+    is told on stderr.  Raises InputError where the folder is damaged or policy and environment do not fit.
+    """
+    policy = load_policy(folder, device)
+    pictures, told = picture_options(
+        environment, policy.cameras, read_policy(folder)[2], image_size=96, render=RenderSettings()
+    )
+    for line in told:
+        print(line, file=sys.stderr)
+    asked = {**family_of(environment).evaluation, **pictures, **options}
+    env = make_env(environment, num_envs, seed=seed, threads=threads, **asked)
+    body_in(policy, env)
+    return policy, env
