@@ -115,6 +115,16 @@ def test_order_is_minus_one_where_the_answers_only_rise(samples: list[ProgressSa
     assert rising["order"]["value"] == pytest.approx(-1.0)
 
 
+def test_controls_are_averaged_and_shares_stay_shares(samples: list[ProgressSamples]) -> None:
+    """Recall 1 and 0, one step alone and all of them: Student's interval of two would reach far below 0."""
+    everything, nothing = judge(np.ones(60), samples[1]), judge(np.zeros(60), samples[1])
+    both = pooled([everything, nothing])
+    assert both["number"] == 2 and both["recall"] == {"value": 0.5, "low": 0.0, "high": 1.0}
+    for one in (both, pooled([nothing, everything])):  # one of them never says yes
+        assert one["precision"] == {"value": pytest.approx(10 / 60), "low": None, "high": None}
+        assert one["order"] is None and one["order_of_labels"]["value"] > 0
+
+
 def area(value: float, low: float, high: float) -> dict[str, dict[str, float]]:
     return {"area": {"value": value, "low": low, "high": high}}
 

@@ -54,8 +54,8 @@ def judge(yes: Array, samples: ProgressSamples, episodes: Sequence[int] | None =
         "recall": _share(hit, wanted),
         "specificity": _share(refused, steps - wanted),
         "area": _mean(areas),
-        "order": _mean(orders),
-        "order_of_labels": _mean(own_orders),
+        "order": _mean(orders, -1.0),
+        "order_of_labels": _mean(own_orders, -1.0),
         "yes_share": _share(said, steps),
     }
 
@@ -65,9 +65,10 @@ def _share(top: Array, bottom: Array) -> dict[str, float | None] | None:
     return None if bottom.sum() == 0 else _plain(ratio_interval(top, bottom), 0.0, 1.0)
 
 
-def _mean(values: list[float]) -> dict[str, float | None] | None:
+def _mean(values: list[float], low: float = 0.0) -> dict[str, float | None] | None:
+    """Return the mean of the values that are known, held to [low, 1]; None where none is."""
     known = [value for value in values if not math.isnan(value)]
-    return _plain(t_interval(known), -1.0, 1.0) if known else None
+    return _plain(t_interval(known), low, 1.0) if known else None
 
 
 def _plain(found: Interval, low: float, high: float) -> dict[str, float | None]:
@@ -78,9 +79,11 @@ def _plain(found: Interval, low: float, high: float) -> dict[str, float | None]:
 
 def pooled(controls: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the means of the controls' numbers with intervals over the controls."""
-    keys = [key for key, value in controls[0].items() if isinstance(value, dict)]
+    keys = [key for key, value in controls[0].items() if value is None or isinstance(value, dict)]
     known = {key: [one[key]["value"] for one in controls if one[key] is not None] for key in keys}
-    return {"number": len(controls)} | {key: _mean(values) for key, values in known.items()}
+    return {"number": len(controls)} | {
+        key: _mean(values, -1.0 if key.startswith("order") else 0.0) for key, values in known.items()
+    }
 
 
 def verdicts(model: dict[str, Any], controls: dict[str, Any] | None) -> list[str]:
