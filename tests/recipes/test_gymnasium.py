@@ -11,6 +11,8 @@ import pytest
 
 from toddle.cli import main
 from toddle.core.types import BodySpec
+from toddle.methods._actors import CausalSettings
+from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
 from toddle.policies.tokens import TokenConfig, TokenPolicy
@@ -72,6 +74,9 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_policy(folder / "right", TokenPolicy(TokenConfig(body=CARTPOLE, bins=2, discrete=True)))
     wide = BodySpec(name="cartpole", proprio=5, action=1, dt=0.02)
     save_policy(folder / "wide", TokenPolicy(TokenConfig(body=wide, bins=2, discrete=True)))
+    settings = CausalSettings()
+    expert = ExpertConfig(trunk=settings.trunk, bodies=(CARTPOLE,))
+    save_policy(folder / "causal", CausalPolicy(CausalConfig(expert=expert)))
     save_policy(folder / "gaussian", GaussianPolicy(GaussianConfig(bodies=(CARTPOLE,), hidden=(8,))))
     return folder
 
@@ -88,6 +93,7 @@ def test_evaluated_and_recorded(policies: Path, tmp_path: Path) -> None:
 
 CART = "--env gymnasium/CartPole-v1"
 EVALUATE = f"evaluate {CART} --videos 0 --policy"
+TRANSFER = "transfer --source {}/causal --vlm-width 8 --rollout-env"
 REFUSED = [
     (f"pretrain {CART} --method dppo", "env: expected continuous actions with policies that denoise their actions"),
     (f"pretrain {CART} --method fpo", "env: expected continuous actions with policies that denoise their actions"),
@@ -100,6 +106,14 @@ REFUSED = [
     ("pretrain --env goal/sawyer --max-episode-steps 9", "max_episode_steps: expected nothing with goal/sawyer"),
     ("record --env gymnasium/CartPole-v7", "did you mean 'gymnasium/CartPole-v1'?"),
     ("demo --tasks gymnasium/CartPole-v7", "step demos: environment: expected a known name"),
+    (
+        f"{TRANSFER} gymnasium/Pendulum-v7",
+        "did you mean 'gymnasium/Pendulum",
+    ),
+    (
+        f"{TRANSFER} gymnasium/Pendulum-v1",
+        "policy: expected a bank for the",
+    ),
     (f"{EVALUATE} {{}}/right --push", "push: expected an environment that can be pushed"),
     (f"{EVALUATE} {{}}/wide", "policy: expected the sizes of the body 'cartpole' in gymnasium/CartPole-v1"),
     ("evaluate --env gymnasium/CartPole-v7 --policy {}/right", "did you mean 'gymnasium/CartPole-v1'?"),

@@ -80,9 +80,8 @@ class AnyGymnasiumEnv(BatchedEnv):
             self.dt = _seconds(first)
             limit = max_episode_steps or _limit(first)
         if limit is None:
-            raise problem(
-                "max_episode_steps", f"a limit for {name}, which has none of its own", "none", "give it one with this"
-            )
+            what = f"a limit for {name}, which has none of its own"
+            raise problem("max_episode_steps", what, "none", "this option gives it one")
         self.max_episode_steps = int(limit)
         self.discrete, self.cameras = self._act.discrete, self._seen.cameras
         self.single_action_space, self.single_observation_space = self._act.space, self._seen.space

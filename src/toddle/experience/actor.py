@@ -14,7 +14,8 @@ before, device, bodies, padded action dimensions, pictures and sentences are han
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,13 +25,21 @@ from toddle.core.device import CPU, device_of, to_device
 from toddle.core.errors import problem
 from toddle.core.protocols import Acting, Memory
 from toddle.core.seeding import torch_generator
-from toddle.core.types import Decision, Observation
+from toddle.core.types import BodySpec, Decision, Observation
 from toddle.envs.base import Array, BatchedEnv
 
 __all__ = ["Actor", "Agent", "body_in"]
 
 
-def body_in(policy: Acting, env: BatchedEnv) -> int:
+class Embodied(Protocol):
+    """What has a bank for each of its bodies: a policy, an action expert's settings."""
+
+    @property
+    def bodies(self) -> Sequence[BodySpec]:
+        """The bodies, in the order of their ids."""
+
+
+def body_in(policy: Embodied, env: BatchedEnv) -> int:
     """Return the id of the environment's body in the policy's banks.  Raises InputError where it has none."""
     names, spec = [body.name for body in policy.bodies], env.body_spec
     sizes = f"{spec.proprio} numbers of proprioception, {spec.action} of action"

@@ -16,7 +16,7 @@ from toddle.core.numbers import Positive, Size, SizeOrNone, Whole
 from toddle.core.plan import Plan
 from toddle.core.types import Observation
 from toddle.envs.make import make_env
-from toddle.experience.actor import Actor
+from toddle.experience.actor import Actor, body_in
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
 from toddle.policies.causal import CausalPolicy
@@ -24,7 +24,7 @@ from toddle.policies.store import StoredExpert, save_expert, save_policy
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 from toddle.runs.loop import ProgressLine
 from toddle.runs.run import RunFolder
-from toddle.transfer.convert import Conversion, ConvertConfig, convert
+from toddle.transfer.convert import Conversion, ConvertConfig, Convertible, convert
 from toddle.transfer.distill import distill
 from toddle.transfer.graft import graft
 from toddle.transfer.grow import enlarge
@@ -91,13 +91,15 @@ class Config:
 def plan(config: Config) -> Plan:
     """Check the source, convert and enlarge it, and say what would be done."""
     with weights_that_fit(KEPT):
-        made = convert(load_source(config.source, config.convert).policy, config.convert, config.vlm_width or 1)
+        source = load_source(config.source, config.convert).policy
+        made = convert(source, config.convert, config.vlm_width or 1)
         made = _enlarged(config, made)
     numbers = sum(value.numel() for value in made.expert.parameters())
     steps = [
         f"convert {config.source} ({config.convert.context_mode}, {made.config.trunk.modulation}, "
         f"head {made.config.head}) into about {numbers:,} weights"
     ]
+    _check_rollouts(config, source)
     distilled = config.convert.context_mode == "replace"
     if distilled:
         steps.append(f"rank self-attention blocks by lesion, then distil for {config.distill_steps} steps")
@@ -110,6 +112,7 @@ def plan(config: Config) -> Plan:
 def run(config: Config, *, resume: bool = False) -> None:
     """Convert, measure, write and print.  A run that was interrupted is simply done again with `--resume`."""
     source = load_source(config.source, config.convert)
+    _check_rollouts(config, source.policy)
     with RunFolder.open(config.out, config, resume=resume) as folder:
         backbone = None if config.vlm_width else load_backbone(config.backbone)
         with weights_that_fit(KEPT):
@@ -183,6 +186,16 @@ def _replace(config: Config, policy: CausalPolicy, vlm_width: int) -> Conversion
             losses = distill(policy, made, rollouts, steps=count, on_step=lambda i, _: bar.advance(i + 1))
         print(f"self-distillation: error {losses[0]:.4f} -> {losses[-1]:.4f}")
     return made
+
+
+def _check_rollouts(config: Config, source: Convertible) -> None:
+    """Raise InputError where `rollout_env` is no environment, or none that the policy can act in."""
+    if config.rollout_env is not None:
+        env = make_env(config.rollout_env, 1)
+        try:
+            body_in(source.expert.config, env)
+        finally:
+            env.close()
 
 
 @torch.no_grad()
