@@ -69,6 +69,10 @@ class Episode:
         return self.tasks[0] if self.tasks else ""
 
 
+WHOLE = ("episode_index", "dataset_from_index", "dataset_to_index", "length")
+"""Columns of an episode's row that must be whole numbers."""
+
+
 def read_info(root: Path) -> dict[str, Any]:
     """Return `meta/info.json`, checked.  Raises InputError for another format, another version, or no episodes."""
     path = root / "meta" / "info.json"
@@ -151,11 +155,24 @@ def read_tasks(root: Path) -> dict[int, str]:
         texts = [wanted] if wanted in texts else texts
     if len(texts) != 1:
         raise problem(f"dataset: {path}", "one column of sentences, such as 'task'", ", ".join(texts) or "none")
-    numbers = [int(number) for number in table["task_index"]]
+    numbers = _whole(table["task_index"], f"dataset: {path}: column 'task_index'").tolist()
     if len(set(numbers)) < len(numbers):
         twice = next(number for number in numbers if numbers.count(number) > 1)
         raise problem(f"dataset: {path}: task_index", "each number once", f"{twice} twice")
     return dict(zip(numbers, table[texts[0]], strict=True))
+
+
+def _is_numbers(column: Any) -> bool:
+    """Whether a column is one finite number a row."""
+    plain = isinstance(column, np.ndarray) and column.dtype.kind in "iuf" and column.size == len(column)
+    return plain and bool(np.isfinite(column).all())
+
+
+def _whole(column: Any, where: str) -> Any:
+    """Return a column of whole numbers (N,) int64.  Raises InputError where it is something else."""
+    if not _is_numbers(column) or (column != np.floor(column)).any():
+        raise problem(where, "whole numbers, one a row", "something else")
+    return column.reshape(-1).astype(np.int64)
 
 
 def _all_text(column: Any) -> bool:
@@ -170,6 +187,14 @@ def read_episodes(root: Path, info: dict[str, Any], cameras: dict[str, Camera]) 
         file = inside(root, file.relative_to(root), "dataset: meta/episodes")
         names = [name for name in column_names(file) if not name.startswith("stats/")]
         table = read_columns(file, names)
+        for name, column in table.items():
+            where = f"dataset: {file}: column '{name}'"
+            if name in WHOLE or (name.startswith(("data/", "videos/")) and name.endswith("_index")):
+                table[name] = _whole(column, where)
+            elif name.endswith("_timestamp") and not _is_numbers(column):
+                raise problem(where, "numbers, one a row", "something else")
+            elif name == "tasks" and isinstance(column, np.ndarray):
+                raise problem(where, "sentences", "numbers")
         rows += [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
     wanted = int(info["total_episodes"])
     if len(rows) < wanted:

@@ -134,13 +134,13 @@ class Pictures:
             for stored in read_pictures(file, known.key, lines):
                 yield self._open(stored, known.key, f"{where}: {known.key}")
 
-    def _open(self, stored: dict[str, Any] | bytes | None, key: str, where: str) -> Array:
+    def _open(self, stored: Any, key: str, where: str) -> Array:
         """Decode a picture of the rows: its bytes, or the name of a file in the dataset."""
         content = stored.get("bytes") if isinstance(stored, dict) else stored
-        if content is None:
-            name = stored.get("path") if isinstance(stored, dict) else None
-            if not name:
-                raise problem(where, "a picture in every row", "none")
+        if not isinstance(content, bytes):
+            name = stored.get("path") if isinstance(stored, dict) and content is None else None
+            if not name or not isinstance(name, str):
+                raise problem(where, "a picture in every row", "none" if content is None else type(content).__name__)
             content = read_bytes(inside(self.root, name, where))
         try:
             picture = Image.open(io.BytesIO(content))
