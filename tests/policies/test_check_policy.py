@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.policies.tiny_vla import SENTENCES, tiny_backbone, tiny_config
+from tests.policies.tiny_vla import SENTENCES, tiny_backbone, tiny_config, tiny_token_config
 from tests.tiny_vlm import save_pi0
 
 from toddle.core.protocols import FineTunable, Imitating, Scorable
@@ -27,6 +27,7 @@ from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.policies.pi0 import Pi0Config, Pi0Policy
 from toddle.policies.store import KINDS
+from toddle.policies.token_vla import TokenVLA
 from toddle.policies.tokens import TokenConfig, TokenPolicy
 from toddle.policies.vla import FlowVLA
 
@@ -84,6 +85,20 @@ def flow_vla(folder: Path) -> tuple[Any, Observation]:
     ), seen(32)
 
 
+def token_vla(folder: Path, **more: Any) -> tuple[Any, Observation]:
+    save_embedded(folder / "eyes", tiny_backbone())
+    config = tiny_token_config(**more)
+    return TokenVLA.from_config(replace(config, backbone=BackboneConfig(name=str(folder / "eyes")))), seen(32)
+
+
+def oft_tokens(folder: Path) -> tuple[Any, Observation]:
+    return token_vla(folder, decoding="parallel", ratio_per="token")
+
+
+def oft(folder: Path) -> tuple[Any, Observation]:
+    return token_vla(folder, decoding="parallel", head="laplace", ratio_per="chunk", temperature=1.5)
+
+
 def pi0(folder: Path) -> tuple[Any, Observation]:
     source = save_pi0(folder / "pi0")
     return Pi0Policy.from_pretrained(Pi0Config(source=str(source), body=ARM, executed=4, text_tokens=9)), seen(24)
@@ -96,6 +111,7 @@ MADE: dict[str, tuple[Make, ...]] = {
     "denoising": (diffusion, flow),
     "fpo": (fpo,),
     "tokens": (tokens,),
+    "token_vla": (token_vla, oft_tokens, oft),
     "flow_vla": (flow_vla,),
     "pi0": (pi0,),
 }
@@ -103,6 +119,7 @@ LEARN: dict[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("gaussian", "denoising", "fpo"), (Scorable, Imitating)),
     **dict.fromkeys(("causal", "tokens"), (Scorable,)),
     **dict.fromkeys(("flow_vla", "pi0"), (FineTunable,)),
+    "token_vla": (Scorable, FineTunable),
 }
 """What a kind can learn by: what `check_policy` looks at is what is meant to be there."""
 

@@ -10,7 +10,9 @@ import torch
 from toddle.core.types import BodySpec
 from toddle.models.backbones.embedded import EmbeddedBackbone, EmbeddedConfig, train_tokenizer
 from toddle.models.expert import ExpertConfig
+from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
+from toddle.policies.token_vla import TokenVLA, TokenVLAConfig
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 
 SENTENCES = ("open the drawer", "press the red button", "close the window")
@@ -51,6 +53,17 @@ def tiny_config(
 
 def tiny_vla(head: Literal["velocity", "endpoint"] = "velocity", window: int = 1, **more: Any) -> FlowVLA:
     return FlowVLA(tiny_config(head, window, **more), tiny_backbone())
+
+
+def tiny_token_config(**more: Any) -> TokenVLAConfig:
+    body = BodySpec(name="toy", proprio=PROPRIO, action=ACTION, dt=0.05)
+    decoder = DecoderConfig(width=32, depth=2, heads=2, context_width=24)
+    sizes: dict[str, Any] = {"horizon": 4, "executed": 2, "bins": 16} | more
+    return TokenVLAConfig(body=body, decoder=decoder, **sizes)
+
+
+def tiny_token_vla(**more: Any) -> TokenVLA:
+    return TokenVLA(tiny_token_config(**more), tiny_backbone())
 
 
 class ToyDemonstrations:

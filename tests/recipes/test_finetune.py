@@ -14,11 +14,35 @@ from toddle.cli import main
 from toddle.core.errors import InputError
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
+from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.store import load_policy, read_policy
 from toddle.recipes import finetune, record, sft
 from toddle.reporting.episode_log import read_episodes
 from toddle.runs.metrics import read_metrics
+
+
+def taught(root: Path, **kind: Any) -> Path:
+    """A VLA on the tiny backbone of `root`, taught a few steps on the demonstrations there."""
+    settings = sft.Config(
+        dataset=(root / "data",),
+        out=root / str(kind.get("kind", "flow")),
+        cache=root / "cache",
+        backbone=BackboneConfig(name=str(root / "eyes")),
+        cameras=("top",),
+        sft=SFTConfig(steps=5, batch=8),
+        **kind,
+    )
+    sft.run(settings)
+    return settings.out
+
+
+@pytest.fixture(scope="module")
+def tokens(vla: Path) -> Path:
+    """The same by tokens."""
+    decoder = DecoderConfig(width=16, depth=1, heads=2, context_width=16)
+    fresh = sft.FreshTokens(decoder=decoder, horizon=4, executed=4, bins=16)
+    return taught(vla.parent, kind="tokens", tokens=fresh)
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +53,7 @@ def vla(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shown: Any = {"cameras": ("top",), "image_size": 32, "images": "image"}
     record.run(record.Config(out=root / "data", env=("dots/one",), episodes=3, **shown), resume=False)
     trunk = TrunkConfig(width=32, depth=2, heads=2, context_width=16, modulation="residual")
-    settings = sft.Config(
-        dataset=(root / "data",),
-        out=root / "sft",
-        cache=root / "cache",
-        backbone=BackboneConfig(name=str(root / "eyes")),
-        expert=sft.FreshExpert(trunk=trunk, horizon=4, executed=4, steps=3),
-        cameras=("top",),
-        sft=SFTConfig(steps=5, batch=8),
-    )
-    sft.run(settings)
-    return root / "sft"
+    return taught(root, expert=sft.FreshExpert(trunk=trunk, horizon=4, executed=4, steps=3))
 
 
 SMALL: dict[str, Any] = {"env": ("dots/one",), "worlds": 4, "steps": 320, "evaluation": {"episodes": 3, "videos": 0}}
@@ -68,6 +82,23 @@ def test_every_method_runs(vla: Path, tmp_path: Path, method: str, more: dict[st
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) >= 2
 
 
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("ppo", {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}),
+        ("grpo", {"episodes": {"group": 2}, "reward": "dense"}),
+    ],
+)
+def test_tokens_take_the_preset_of_tokens(tokens: Path, tmp_path: Path, method: str, more: dict[str, Any]) -> None:
+    settings = finetune.configure(SMALL | more | {"policy": tokens, "out": tmp_path / "run", "method": method})
+    assert settings.preset == "tokens" and settings.ppo.ratio == "per_link"
+    finetune.run(settings)
+    kind, config, _, state = read_policy(tmp_path / "run")
+    assert kind == "token_vla" and config.temperature == settings.sampler.temperature
+    before = load_policy(tokens).state_dict()
+    assert any(not torch.equal(state[name], before[name]) for name in state)
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(vla: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = SMALL | {"policy": vla, "collect": {"length": 5}, "ppo": {"minibatches": 2}}
     given |= {"checkpoint_every": 1, "reward": "dense"}
@@ -94,7 +125,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(vla: Path, tmp_path: Path, mon
 
 def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None:
     """The record says 30 of 30; the VLA that has hardly learned does not succeed here."""
-    row = '{"candidate": "sft", "env": "dots/one", "condition": "plain", "seed": %d, "success": true, '
+    row = '{"candidate": "flow", "env": "dots/one", "condition": "plain", "seed": %d, "success": true, '
     row += '"episode_return": 1.0, "length": 9, "seconds": 1.0, "seconds_per_decision": 0.1, "info": {}}\n'
     (tmp_path / "record").mkdir()
     (tmp_path / "record" / "episodes.jsonl").write_text("".join(row % seed for seed in range(30)))

@@ -95,8 +95,13 @@ class Preset:
     started: bool | None = None
     """Whether it is for a policy that has learned already (from demonstrations, or stored); None: both."""
 
-    def fits(self, families: set[str], started: bool) -> bool:
-        """Whether it is for a run like this."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of stored policies it is for; none: any."""
+
+    def fits(self, families: set[str], started: bool, kind: str | None = None) -> bool:
+        """Whether it is for a run like this; `kind`: of the stored policy it goes on from, where that is known."""
+        if self.kinds and kind is not None and kind not in self.kinds:
+            return False
         return self.started in (None, started) and (not self.families or families <= set(self.families))
 
 
@@ -119,7 +124,7 @@ class Method:
         """The class of its settings."""
         return type(self.presets[0].settings)
 
-    def preset(self, envs: Sequence[str], *, started: bool, name: str | None = None) -> Preset:
+    def preset(self, envs: Sequence[str], *, started: bool, name: str | None = None, kind: str | None = None) -> Preset:
         """Return the preset of that name, or the first that fits.  Raises InputError for an unknown name."""
         if name is not None:
             found = {preset.name: preset for preset in self.presets}
@@ -128,7 +133,7 @@ class Method:
             return found[name]
         families = {env.partition("/")[0] for env in envs}
         for preset in self.presets:
-            if preset.fits(families, started):
+            if preset.fits(families, started, kind):
                 return preset
         given = "a policy that has learned already" if started else f"{', '.join(sorted(families))} from scratch"
         raise problem("method", f"one with a preset for {given}", self.name, "name one with --preset")
@@ -188,7 +193,9 @@ def build(
     if steps < 1:
         raise problem("steps", "at least 1", steps)
     worlds = [envs] if isinstance(envs, BatchedEnv) else list(envs)
-    chosen = found.preset([env.name for env in worlds], started=warm or init is not None, name=preset)
+    names = [env.name for env in worlds]
+    kind = None if init is None else init.kind
+    chosen = found.preset(names, started=warm or init is not None, name=preset, kind=kind)
     made: Settings = from_dict(found.settings, merged(to_dict(chosen.settings), given), where=found.name)
     return made.build(
         Start(envs=worlds, steps=steps, seed=seed, device=resolve_device(device), init=init, folder=folder)

@@ -6,6 +6,7 @@ from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.methods._base import Method, Preset, Run, Start
 from toddle.methods._vla import GROUP_PPO, VLAGroupSettings
+from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD", "VLAGRPOSettings"]
 
@@ -26,13 +27,23 @@ METHOD = Method(
     name="vla-grpo",
     what="PPO on a VLA without a critic: each episode against others of the same start",
     paper="SimpleVLA-RL, arXiv 2509.09674; GRPO, arXiv 2402.03300; clip-higher and dropped groups: arXiv 2503.14476",
-    policies="flow_vla, pi0",
+    policies="flow_vla, pi0, token_vla",
     deviations=("groups of one kind are dropped and not drawn again; the share is a metric",),
     presets=(
         Preset(
-            name="any",
+            name="flow",
+            kinds=("flow_vla", "pi0"),
             source="SimpleVLA-RL: group 8, success alone, no KL; ours: clip (densities are averaged) and rates",
             settings=VLAGRPOSettings(ppo=PPOConfig(**GROUP_PPO, clip_low=0.05, clip_high=0.07)),
+        ),
+        Preset(
+            name="tokens",
+            kinds=("token_vla",),
+            source="SimpleVLA-RL: group 8, a ratio a token, clip 0.2 / 0.28, temperature 1.6, no KL; ours: rates",
+            settings=VLAGRPOSettings(
+                sampler=SamplerConfig(temperature=1.6, ratio_per="token"),
+                ppo=PPOConfig(**GROUP_PPO, ratio="per_link", clip_low=0.2, clip_high=0.28),
+            ),
         ),
     ),
 )

@@ -6,21 +6,23 @@ from toddle.algorithms.ppo import PPOConfig
 from toddle.experience.collect import CollectConfig
 from toddle.methods._base import Method, Preset
 from toddle.methods._vla import VLAPPOSettings
+from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD"]
 
 METHOD = Method(
     name="vla-ppo",
     what="PPO on a VLA, with a critic of its own that sees the frozen backbone's context",
-    paper="pi_RL, arXiv 2510.25889; flows scored as its Flow-SDE",
-    policies="flow_vla, pi0",
+    paper="flows: pi_RL, arXiv 2510.25889; tokens: VLA-RL, arXiv 2505.18719",
+    policies="flow_vla, pi0, token_vla",
     deviations=(
         "the critic pools the frozen backbone's context itself and shares no layer with the expert",
         "densities of a link are averaged over its dimensions, and the clip range is small for that reason",
     ),
     presets=(
         Preset(
-            name="any",
+            name="flow",
+            kinds=("flow_vla", "pi0"),
             source="pi_RL: K 4, level 0.5, one random step, gamma 0.99, lambda 0.95, critic first; ours: clip, rates",
             settings=VLAPPOSettings(
                 collect=CollectConfig(length=25, discount=0.995, scale_rewards=False),
@@ -33,6 +35,28 @@ METHOD = Method(
                     clip_low=0.05,
                     clip_high=0.05,
                     ratio="sum",
+                    target_kl=None,
+                    schedule="constant",
+                ),
+            ),
+        ),
+        Preset(
+            name="tokens",
+            kinds=("token_vla",),
+            source="VLA-RL: a ratio for each action's tokens, clip 0.2, value clip 0.2, advantages as they are, "
+            "critic first, temperature 1.5; ours: epochs, rates",
+            settings=VLAPPOSettings(
+                sampler=SamplerConfig(temperature=1.5, ratio_per="action"),
+                collect=CollectConfig(length=25, discount=0.995, scale_rewards=False),
+                ppo=PPOConfig(
+                    epochs=2,
+                    minibatches=8,
+                    learning_rate=1e-4,
+                    critic_learning_rate=1e-3,
+                    critic_warm_up=5,
+                    ratio="per_link",
+                    value_clip=0.2,
+                    normalise_advantages=False,
                     target_kl=None,
                     schedule="constant",
                 ),

@@ -6,6 +6,7 @@ from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.methods._base import Method, Preset, Run, Start
 from toddle.methods._vla import GROUP_PPO, VLAGroupSettings
+from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD", "VLARLOOSettings"]
 
@@ -23,13 +24,23 @@ METHOD = Method(
     name="vla-rloo",
     what="PPO on a VLA without a critic: an episode against the mean of the others of its start",
     paper="RIPT-VLA, arXiv 2505.17016; RLOO, arXiv 2402.14740",
-    policies="flow_vla, pi0",
+    policies="flow_vla, pi0, token_vla",
     deviations=("flows are scored by Flow-SDE, not by a Laplace head; several epochs",),
     presets=(
         Preset(
-            name="any",
+            name="flow",
+            kinds=("flow_vla", "pi0"),
             source="RIPT-VLA: leave-one-out, uniform groups dropped; ours: group 8, clip (averaged densities), rates",
             settings=VLARLOOSettings(ppo=PPOConfig(**GROUP_PPO, clip_low=0.05, clip_high=0.05)),
+        ),
+        Preset(
+            name="tokens",
+            kinds=("token_vla",),
+            source="RIPT-VLA: a ratio for each action, clip 0.1; ours: the spread as it is taught, rates",
+            settings=VLARLOOSettings(
+                sampler=SamplerConfig(ratio_per="action"),
+                ppo=PPOConfig(**GROUP_PPO, ratio="per_link", clip_low=0.1, clip_high=0.1),
+            ),
         ),
     ),
 )

@@ -123,6 +123,8 @@ def _check_scoring(policy: Scorable, seen: Observation, tolerance: float) -> Non
         decisions.append(decision)
     tensors = [key for key, value in steps[0].items() if isinstance(value, Tensor)]
     stacked: Any = {key: torch.stack([step[key] for step in steps]) for key in tensors}  # type: ignore[literal-required]
+    if "task" in seen:  # the sentences are a table, the same at every decision
+        stacked["instruction"] = seen["instruction"]
     chain = torch.stack([decision.chain for decision in decisions])
     old = torch.stack([decision.log_prob for decision in decisions])
     score = policy.score(stacked, chain)

@@ -33,7 +33,7 @@ TIMES = 10
 
 @config
 class SamplerConfig:
-    """How a flow VLA explores."""
+    """How a VLA explores."""
 
     noise: Literal["flow-sde", "flow-noise", "reinflow", "fpo"] = "flow-sde"
     """flow-sde: one step drawn at random is stochastic, with the flow's marginals (pi_RL); flow-noise, reinflow: a
@@ -50,6 +50,10 @@ class SamplerConfig:
     """Bounds of each dimension's log-density where it is averaged."""
     samples: Size = 8
     """fpo: N, pairs of flow time and noise stored with each decision."""
+    temperature: Positive = 1.0
+    """VLAs of tokens: logits are divided by it, when drawing and when scoring alike."""
+    ratio_per: Literal["token", "action", "chunk"] = "action"
+    """VLAs of tokens: whose log-probability a ratio is of (with ppo.ratio per_link)."""
     seed: Seed = 0
     """Seed of the spread's weights."""
 

@@ -43,6 +43,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "denoising": ("toddle.policies.denoising", "DenoisingPolicy", "DenoisingConfig"),
     "fpo": ("toddle.policies.fpo", "FPOPolicy", "FPOConfig"),
     "tokens": ("toddle.policies.tokens", "TokenPolicy", "TokenConfig"),
+    "token_vla": ("toddle.policies.token_vla", "TokenVLA", "TokenVLAConfig"),
     "flow_vla": ("toddle.policies.vla", "FlowVLA", "FlowVLAConfig"),
     "pi0": ("toddle.policies.pi0", "Pi0Policy", "Pi0Config"),
 }
@@ -148,6 +149,13 @@ def read_policy(folder: Path | str) -> tuple[str, Any, dict[str, Any], dict[str,
     module, _, config_class = KINDS[card["kind"]]
     config = from_dict(getattr(importlib.import_module(module), config_class), card["config"], where=str(path))
     return card["kind"], config, card.get("meta", {}), load_tensors(path.parent / WEIGHTS, card["sha256"])
+
+
+def kind_of(folder: Path) -> str | None:
+    """Return the kind of the policy in a folder (or in its `policy/`); None where there is none."""
+    cards = (Path(folder) / CARD, Path(folder) / "policy" / CARD)
+    card = next((path for path in cards if path.exists()), None)
+    return None if card is None else str(read_card(card, {"kind": str})["kind"])
 
 
 def load_policy(folder: Path | str, device: torch.device = CPU) -> Any:

@@ -20,7 +20,7 @@ from toddle.core.errors import problem
 from toddle.core.numbers import Seed, Size
 from toddle.core.protocols import Memory
 from toddle.core.seeding import randn, seed_sequence
-from toddle.core.types import Decision, FeatureSource, Observation, Reading, sentences_of
+from toddle.core.types import Decision, Observation
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization
 from toddle.maths import flow
 from toddle.maths.masks import annealed_bias
@@ -29,6 +29,7 @@ from toddle.models.backbones.load import load_backbone
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
 from toddle.policies.bounds import bounded
 from toddle.policies.flow_explorer import FlowExplorer, SamplerConfig, make_explorer
+from toddle.policies.seeing import SeeingPolicy
 
 __all__ = ["FlowVLA", "FlowVLAConfig"]
 
@@ -56,7 +57,7 @@ class FlowVLAConfig:
             raise problem("expert.head", "'velocity' or 'endpoint'", "direct", "convert the expert (toddle transfer)")
 
 
-class FlowVLA(nn.Module):
+class FlowVLA(SeeingPolicy):
     """A vision-language-action policy: a frozen (or LoRA) backbone, an adapter, and the flow-matching action expert.
 
     `expert` and `adapter` are the weights; `backbone` is held beside them.
@@ -71,18 +72,9 @@ class FlowVLA(nn.Module):
 
     def __init__(self, config: FlowVLAConfig, backbone: Backbone) -> None:
         """Build on a loaded backbone.  Raises InputError when its fingerprint is not the config's."""
-        super().__init__()
-        found = backbone.base_fingerprint or backbone.fingerprint()
-        if config.fingerprint and config.fingerprint != found:
-            raise problem(
-                "backbone",
-                f"fingerprint {config.fingerprint}, which the policy was trained with",
-                found,
-                f"'{config.backbone.name}' has other weights or preprocessing now: restore it or train again",
-            )
-        self.config = replace(config, fingerprint=found)
+        super().__init__(backbone, config.fingerprint, config.backbone.name)
+        self.config = replace(config, fingerprint=self.fingerprint)
         self.horizon, self.bodies, self.cameras = config.expert.executed, config.expert.bodies, config.cameras
-        self._held = [backbone]  # in a list, so that its weights are not part of the policy's
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(config.seed, "flow vla").generate_state(1)[0]))
             self.expert = ActionExpert(config.expert)
@@ -90,8 +82,7 @@ class FlowVLA(nn.Module):
         shape = (len(config.expert.bodies), config.expert.action_width)
         self.register_buffer("action_offset", torch.zeros(shape))
         self.register_buffer("action_scale", torch.ones(shape))
-        lora = [(name, value) for name, value in backbone.named_parameters() if ".lora_" in name]
-        self.lora = nn.ParameterDict({name.replace(".", "/"): value for name, value in lora})  # shared, so it is saved
+        self._share_lora()
 
     @classmethod
     def from_config(cls, config: FlowVLAConfig) -> FlowVLA:
@@ -99,37 +90,14 @@ class FlowVLA(nn.Module):
         return cls(config, load_backbone(config.backbone))
 
     @property
-    def backbone(self) -> Backbone:
-        """The vision-language model."""
-        return self._held[0]
-
-    @property
     def window_sizes(self) -> tuple[int, int, int]:
         """H, decisions of history, actions executed per decision: the windows of demonstrations it learns from."""
         return self.config.expert.horizon, self.config.expert.window, self.config.expert.executed
-
-    @property
-    def features(self) -> FeatureSource | None:
-        """The frozen backbone; None where LoRA trains it."""
-        if self.backbone.trainable:
-            return None
-        shape = (self.backbone.tokens(len(self.cameras)), self.backbone.width)
-        return FeatureSource(self.config.fingerprint, shape, self.backbone.encode)
 
     def body_index(self, name: str | None) -> int:
         """Return the id of a body; the only one there is where `name` is None.  Raises InputError when unknown."""
         bodies = self.config.expert.bodies
         return self.config.expert.body_index(bodies[0].name if name is None and len(bodies) == 1 else str(name))
-
-    def reading(self, sentence: str) -> Reading:
-        """Return how much of a sentence its backbone reads."""
-        return self.backbone.reading(sentence)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FlowVLA:
-        """Move the backbone along when the policy moves to another device."""
-        self.backbone._apply(fn)
-        super()._apply(fn, recurse)
-        return self
 
     # ---- normalisation ---------------------------------------------------------------------------------------------
     def set_action_normalization(self, body: int, offset: Tensor, scale: Tensor) -> None:
@@ -179,42 +147,6 @@ class FlowVLA(nn.Module):
         if "first" in observation:
             normal = torch.where(observation["first"][..., None], 0.0, normal)
         return {**observation, "previous_action": normal}
-
-    # ---- context ---------------------------------------------------------------------------------------------------
-    def context(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        """Return adapted context (..., G, d_g) and its mask: cached features where given, else pictures and sentence.
-
-        Raises InputError when the observation has neither.
-        """
-        if "context" in observation:
-            raw, mask = observation["context"].float(), observation["context_mask"]
-        elif "images" in observation and "instruction" in observation:
-            raw, mask = self._encode(observation["images"], sentences_of(observation))
-        else:
-            raise problem(
-                "observation",
-                "'images' with 'instruction', or cached 'context'",
-                ", ".join(observation),
-                f"make the environment with cameras={self.config.cameras}",
-            )
-        adapted: Tensor = self.adapter(raw)
-        return adapted, mask
-
-    def _encode(self, images: Tensor, sentences: list[str]) -> tuple[Tensor, Tensor]:
-        """Encode pictures (..., n, 3, H, W) with a sentence each, or (T, B, ...) with the same B at every decision."""
-        lead = images.shape[:-4]
-        rows = images.flatten(0, -5)
-        raw, mask = self.backbone.encode(rows, sentences * (len(rows) // len(sentences)))
-        return raw.unflatten(0, lead), mask.unflatten(0, lead)
-
-    @torch.no_grad()
-    def encode(self, observation: Observation) -> Observation:
-        """Return the observation with the frozen backbone's features, in float16, in place of pictures and sentence."""
-        if self.backbone.trainable or "context" in observation:
-            return observation
-        raw, mask = self._encode(observation["images"], sentences_of(observation))
-        kept = {key: value for key, value in observation.items() if key not in ("images", "instruction", "task")}
-        return Observation(**kept, context=raw.half(), context_mask=mask)  # type: ignore[typeddict-item]
 
     # ---- Policy ----------------------------------------------------------------------------------------------------
     def initial_memory(self, batch: int) -> Memory:

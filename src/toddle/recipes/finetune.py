@@ -29,7 +29,7 @@ from toddle.experience.evaluate import VideoRequest, evaluate
 from toddle.experience.taught import picture_options
 from toddle.maths.intervals import difference_of_shares
 from toddle.methods._base import Method, Preset, Run, Start, load_method
-from toddle.policies.store import load_policy, read_policy, save_policy
+from toddle.policies.store import kind_of, load_policy, read_policy, save_policy
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog, read_episodes, result_of, score_of
 from toddle.runs.loop import ProgressLine, run_loop
@@ -37,7 +37,7 @@ from toddle.runs.run import RunFolder
 
 __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "run"]
 
-CHOOSING = ("method", "preset", "env")
+CHOOSING = ("method", "preset", "env", "policy")
 """What decides which settings there are and where they begin."""
 
 
@@ -120,7 +120,9 @@ def config_class(method: str) -> type[Config]:
 def _chosen(given: dict[str, Any]) -> tuple[str, Method, Preset]:
     name, env = str(given.get("method", Config.method)), given.get("env", Config.env)
     method = load_method(name, "finetune")
-    return name, method, method.preset([env] if isinstance(env, str) else env, started=True, name=given.get("preset"))
+    kind = kind_of(Path(given.get("policy", Config.policy)))
+    envs = [env] if isinstance(env, str) else env
+    return name, method, method.preset(envs, started=True, name=given.get("preset"), kind=kind)
 
 
 def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:

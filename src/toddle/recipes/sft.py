@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,10 +13,10 @@ from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
-from toddle.core.numbers import Count, Seed, Size
+from toddle.core.numbers import Count
 from toddle.core.plan import Plan
 from toddle.core.protocols import FineTunable
-from toddle.core.types import BodySpec, FeatureSource
+from toddle.core.types import FeatureSource
 from toddle.data.augment import PictureAugmentation
 from toddle.data.demonstrations import Demonstrations
 from toddle.data.feature_cache import FeatureCache, cache_dataset
@@ -24,43 +24,20 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.statistics import Mode, feature_statistics
 from toddle.data.windows import WindowDataset
 from toddle.experience.taught import Taught, drawings
-from toddle.models.backbones.base import BackboneConfig
-from toddle.models.expert import ExpertConfig
-from toddle.models.trunk import TrunkConfig
 from toddle.policies.bounds import ROUNDING
-from toddle.policies.store import load_policy, read_policy, save_policy
-from toddle.policies.vla import FlowVLA, FlowVLAConfig
+from toddle.policies.store import save_policy
+from toddle.recipes._sft_start import FreshExpert, FreshTokens, StartConfig, start_policy
 from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder
 
-__all__ = ["Config", "plan", "run"]
+__all__ = ["Config", "FreshExpert", "FreshTokens", "plan", "run"]
 
 KEPT = 24
 """Bytes kept of each weight: itself, its gradient, Adam's two moments, its average and where it began."""
 
 
 @config
-class FreshExpert:
-    """The action expert of `--init random` (an init folder brings its own)."""
-
-    trunk: TrunkConfig = field(default_factory=lambda: TrunkConfig(modulation="residual"))
-    """The transformer."""
-    horizon: Size = 8
-    """H, actions of a chunk."""
-    executed: Size = 8
-    """Actions of a chunk that are executed before the next decision."""
-    window: Size = 1
-    """Decisions the history reaches back; 1 is the present alone."""
-    head: Literal["velocity", "endpoint"] = "velocity"
-    """What the decoder gives: the flow's velocity or the estimated end of the flow."""
-    slot_mask: Literal["causal", "bidirectional"] = "causal"
-    """Whether an action slot sees the later ones."""
-    steps: Size = 8
-    """Euler steps when acting."""
-
-
-@config
-class Config:
+class Config(StartConfig):
     """Fine-tune a vision-language-action model on demonstrations.
 
     Example: toddle sft --dataset runs/demos --init runs/transfer --out runs/sft
@@ -71,18 +48,8 @@ class Config:
 
     dataset: tuple[Path, ...]
     """LeRobot datasets (v3.0), as `toddle record` writes them."""
-    init: str = "random"
-    """'random' for a fresh expert, or a policy folder: of `toddle transfer`, of an earlier SFT, or of a pi0."""
-    like: Path | None = None
-    """With --init random: a policy folder whose architecture is copied, not its weights (a fair baseline)."""
     out: Path = Path("runs/sft")
     """Folder of the run."""
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """The vision-language model (with --init random; of a pi0 its text_tokens alone, which are at least 48)."""
-    expert: FreshExpert = field(default_factory=FreshExpert)
-    """The action expert (with --init random)."""
-    cameras: tuple[str, ...] = ("close",)
-    """Cameras of the dataset that are read (with --init random)."""
     sft: SFTConfig = field(default_factory=SFTConfig)
     """How it is trained."""
     augment: PictureAugmentation = PictureAugmentation()
@@ -100,8 +67,6 @@ class Config:
     """Normalise proprioception by the demonstrations where RL's own statistics came along (gives level C up)."""
     cache: Path = Path(".cache/features")
     """Where features of the frozen backbone are kept; runs with the same backbone and dataset share them."""
-    seed: Seed = 0
-    """Seed of fresh weights, order of samples and noise."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     checkpoint_every: Count = 200
@@ -109,11 +74,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
+        super().__post_init__()
         check_device_name(self.device)
         if not self.dataset:
             raise problem("dataset", "at least one folder", "none")
-        if self.like is not None and self.init != "random":
-            raise problem("like", "nothing with --init <folder>", str(self.like), "it brings its own architecture")
 
 
 def plan(config: Config) -> Plan:
@@ -251,43 +215,7 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
     Raises InputError where its weights do not fit into memory with gradients, moments, average and start.
     """
     with weights_that_fit(KEPT / 4):
-        return _policy(config, datasets)
-
-
-def _policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
-    if config.init != "random":
-        from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder  # with it comes transformers
-
-        if not is_pi0_folder(Path(config.init)):
-            return load_policy(Path(config.init))
-        executed = config.expert.executed
-        body, room = _body(datasets[0]), max(Pi0Config.text_tokens, config.backbone.text_tokens)
-        pi0 = Pi0Config(source=config.init, body=body, executed=executed, cameras=config.cameras, text_tokens=room)
-        return Pi0Policy.from_pretrained(pi0)
-    if config.like is not None:
-        kind, architecture, _, _ = read_policy(config.like)
-        if kind != FlowVLA.kind:
-            raise problem("like", f"a policy of kind '{FlowVLA.kind}'", kind)
-        return FlowVLA.from_config(replace(architecture, seed=config.seed))
-    fresh = config.expert
-    expert = ExpertConfig(
-        trunk=fresh.trunk,
-        bodies=(_body(datasets[0]),),
-        horizon=fresh.horizon,
-        executed=fresh.executed,
-        window=fresh.window,
-        head=fresh.head,
-        slot_mask=fresh.slot_mask,
-    )
-    settings = FlowVLAConfig(
-        backbone=config.backbone, expert=expert, steps=fresh.steps, cameras=config.cameras, seed=config.seed
-    )
-    return FlowVLA.from_config(settings)
-
-
-def _body(dataset: LeRobotDataset) -> BodySpec:
-    state, action = (dataset.vector(name).shape[1] for name in ("observation.state", "action"))
-    return BodySpec(name=dataset.robot_type or "robot", proprio=state, action=action, dt=1.0 / dataset.fps)
+        return start_policy(config, datasets)
 
 
 def make_data(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> Demonstrations:

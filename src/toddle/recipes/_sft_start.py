@@ -1,0 +1,142 @@
+"""Where `toddle sft` begins: a stored policy, a pi0, the architecture of another, or fresh weights of four kinds."""
+
+from __future__ import annotations
+
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Literal
+
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.numbers import Seed, Size
+from toddle.core.protocols import FineTunable
+from toddle.core.types import BodySpec
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.models.backbones.base import BackboneConfig
+from toddle.models.expert import ExpertConfig
+from toddle.models.token_decoder import DecoderConfig
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.store import load_policy, read_policy
+from toddle.policies.token_vla import TokenVLA, TokenVLAConfig
+from toddle.policies.vla import FlowVLA, FlowVLAConfig
+
+__all__ = ["FreshExpert", "FreshTokens", "StartConfig", "start_policy"]
+
+
+@config
+class FreshExpert:
+    """The action expert of `--init random` (an init folder brings its own)."""
+
+    trunk: TrunkConfig = field(default_factory=lambda: TrunkConfig(modulation="residual"))
+    """The transformer."""
+    horizon: Size = 8
+    """H, actions of a chunk."""
+    executed: Size = 8
+    """Actions of a chunk that are executed before the next decision."""
+    window: Size = 1
+    """Decisions the history reaches back; 1 is the present alone."""
+    head: Literal["velocity", "endpoint"] = "velocity"
+    """What the decoder gives: the flow's velocity or the estimated end of the flow."""
+    slot_mask: Literal["causal", "bidirectional"] = "causal"
+    """Whether an action slot sees the later ones."""
+    steps: Size = 8
+    """Euler steps when acting."""
+
+
+@config
+class FreshTokens:
+    """The VLA of tokens of `--kind tokens` and `--kind oft`."""
+
+    decoder: DecoderConfig = DecoderConfig()
+    """The decoder of action tokens."""
+    horizon: Size = 8
+    """H, actions of a chunk in training."""
+    executed: Size = 8
+    """Actions that are said and executed in one decision."""
+    bins: Size = 256
+    """Tokens of a number."""
+
+
+@config
+class StartConfig:
+    """Which policy is fine-tuned."""
+
+    init: str = "random"
+    """'random' for a fresh expert, or a policy folder: of `toddle transfer`, of an earlier SFT, or of a pi0."""
+    like: Path | None = None
+    """With --init random: a policy folder whose architecture is copied, not its weights (a fair baseline)."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The vision-language model (with --init random; of a pi0 its text_tokens alone, which are at least 48)."""
+    kind: Literal["flow", "tokens", "oft", "oft-tokens"] = "flow"
+    """With --init random, how it acts: a flow from noise; tokens one by one (OpenVLA); a number for each at once, by
+    the L1 loss (OpenVLA-OFT), or tokens at once."""
+    expert: FreshExpert = field(default_factory=FreshExpert)
+    """The action expert (with --init random, kind flow)."""
+    tokens: FreshTokens = FreshTokens()
+    """The decoder (with --init random, the other kinds)."""
+    cameras: tuple[str, ...] = ("close",)
+    """Cameras of the dataset that are read (with --init random)."""
+    seed: Seed = 0
+    """Seed of fresh weights, order of samples and noise."""
+
+    def __post_init__(self) -> None:
+        """Check that the fields fit together."""
+        if self.kind != "flow" and (self.init != "random" or self.like is not None):
+            raise problem("kind", "flow with --init <folder> or --like", self.kind, "the folder says how it acts")
+        if self.like is not None and self.init != "random":
+            raise problem("like", "nothing with --init <folder>", str(self.like), "it brings its own architecture")
+
+
+def start_policy(config: StartConfig, datasets: list[LeRobotDataset]) -> FineTunable:
+    """Load the policy of `init`, or build one with fresh weights for the datasets' body."""
+    if config.init != "random":
+        from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder  # with it comes transformers
+
+        if not is_pi0_folder(Path(config.init)):
+            return load_policy(Path(config.init))
+        executed = config.expert.executed
+        body, room = _body(datasets[0]), max(Pi0Config.text_tokens, config.backbone.text_tokens)
+        pi0 = Pi0Config(source=config.init, body=body, executed=executed, cameras=config.cameras, text_tokens=room)
+        return Pi0Policy.from_pretrained(pi0)
+    if config.like is not None:
+        kind, architecture, _, _ = read_policy(config.like)
+        if kind != FlowVLA.kind:
+            raise problem("like", f"a policy of kind '{FlowVLA.kind}'", kind)
+        return FlowVLA.from_config(replace(architecture, seed=config.seed))
+    if config.kind != "flow":
+        return TokenVLA.from_config(_token_config(config, _body(datasets[0])))
+    fresh = config.expert
+    expert = ExpertConfig(
+        trunk=fresh.trunk,
+        bodies=(_body(datasets[0]),),
+        horizon=fresh.horizon,
+        executed=fresh.executed,
+        window=fresh.window,
+        head=fresh.head,
+        slot_mask=fresh.slot_mask,
+    )
+    settings = FlowVLAConfig(
+        backbone=config.backbone, expert=expert, steps=fresh.steps, cameras=config.cameras, seed=config.seed
+    )
+    return FlowVLA.from_config(settings)
+
+
+def _token_config(config: StartConfig, body: BodySpec) -> TokenVLAConfig:
+    fresh = config.tokens
+    return TokenVLAConfig(
+        backbone=config.backbone,
+        body=body,
+        decoder=fresh.decoder,
+        horizon=fresh.horizon,
+        executed=fresh.executed,
+        bins=fresh.bins,
+        decoding="autoregressive" if config.kind == "tokens" else "parallel",
+        head="laplace" if config.kind == "oft" else "tokens",
+        cameras=config.cameras,
+        seed=config.seed,
+    )
+
+
+def _body(dataset: LeRobotDataset) -> BodySpec:
+    state, action = (dataset.vector(name).shape[1] for name in ("observation.state", "action"))
+    return BodySpec(name=dataset.robot_type or "robot", proprio=state, action=action, dt=1.0 / dataset.fps)
