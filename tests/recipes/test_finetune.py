@@ -14,8 +14,10 @@ from toddle.cli import main
 from toddle.core.errors import InputError
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
+from toddle.models.backbones.load import load_backbone
 from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
+from toddle.policies.process_reward import RewardModel, RewardModelConfig, save_reward_model
 from toddle.policies.store import load_policy, read_policy
 from toddle.recipes import finetune, record, sft
 from toddle.reporting.episode_log import read_episodes
@@ -54,6 +56,15 @@ def vla(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record.run(record.Config(out=root / "data", env=("dots/one",), episodes=3, **shown), resume=False)
     trunk = TrunkConfig(width=32, depth=2, heads=2, context_width=16, modulation="residual")
     return taught(root, expert=sft.FreshExpert(trunk=trunk, horizon=4, executed=4, steps=3))
+
+
+@pytest.fixture(scope="module")
+def reward(vla: Path) -> Path:
+    """An untrained process reward model on the VLA's backbone."""
+    backbone = BackboneConfig(name=str(vla.parent / "eyes"))
+    config = RewardModelConfig(backbone=backbone, cameras=("top",), width=16, heads=2)
+    save_reward_model(vla.parent / "reward", RewardModel(config, load_backbone(backbone)))
+    return vla.parent / "reward"
 
 
 SMALL: dict[str, Any] = {"env": ("dots/one",), "worlds": 4, "steps": 320, "evaluation": {"episodes": 3, "videos": 0}}
@@ -97,6 +108,39 @@ def test_tokens_take_the_preset_of_tokens(tokens: Path, tmp_path: Path, method: 
     assert kind == "token_vla" and config.temperature == settings.sampler.temperature
     before = load_policy(tokens).state_dict()
     assert any(not torch.equal(state[name], before[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"collect": {"length": 5}, "ppo": {"minibatches": 2}},
+        {"collect": {"length": 5, "keep": "pictures"}, "ppo": {"minibatches": 2}},
+        {"method": "grpo", "episodes": {"group": 2}},
+    ],
+)
+def test_a_process_reward_is_paid(vla: Path, reward: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    paid = {"model": reward, "answer": "probability", "cap": 0.01}
+    settings = finetune.configure(SMALL | more | {"policy": vla, "out": tmp_path / "run", "process_reward": paid})
+    assert any(f"process reward of {reward}, 0.01 a decision" in step for step in finetune.plan(settings).steps)
+    finetune.run(settings)
+    found = [row["reward/process"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert len(found) >= 2 and all(0.0 < value <= 0.01 for value in found)
+
+
+def test_a_process_reward_that_does_not_fit_is_refused(vla: Path, reward: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"process_reward\.model: expected a folder .*; weight is of a model"):
+        finetune.configure({"policy": vla, "process_reward": {"weight": 2.0}})
+    save_embedded(tmp_path / "eyes", tiny_backbone(1))
+    backbone = BackboneConfig(name=str(tmp_path / "eyes"))
+    for folder, cameras in (("other", ("top",)), ("blind", ("side",))):
+        config = RewardModelConfig(backbone=backbone, cameras=cameras, width=16, heads=2)
+        save_reward_model(tmp_path / folder, RewardModel(config, load_backbone(backbone)))
+    wrong = {"other": "the policy's backbone", "blind": "a policy that sees side", "no": "reward.json"}
+    for folder, said in wrong.items():
+        settings = finetune.configure(SMALL | {"policy": vla, "process_reward": {"model": tmp_path / folder}})
+        with pytest.raises(InputError, match=said) as error:
+            finetune.plan(settings)
+        assert "\n" not in str(error.value)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(vla: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from toddle.algorithms.parts import RewardTerm
-from toddle.core.config import config
+from toddle.core.config import changes, config, to_dict
 from toddle.core.device import CPU
 from toddle.core.errors import problem
 from toddle.core.numbers import Positive
@@ -25,7 +25,7 @@ from toddle.core.types import FeatureSource, Observation
 from toddle.experience.rollout import Rollout
 from toddle.policies.process_reward import RewardModel, load_reward_model
 
-__all__ = ["ProcessReward", "ProcessRewardConfig", "load_process_reward"]
+__all__ = ["ProcessReward", "ProcessRewardConfig", "ProcessRewardSettings", "load_process_reward"]
 
 
 @config
@@ -134,3 +134,26 @@ def load_process_reward(
         expected = f"the policy's backbone, of fingerprint {features.fingerprint}"
         raise problem("process reward", expected, model.config.fingerprint, "train one on it: toddle reward train")
     return ProcessReward(model, config or ProcessRewardConfig(), same_features=same)
+
+
+@config
+class ProcessRewardSettings(ProcessRewardConfig):
+    """A process reward model that a run learns from, if any."""
+
+    model: Path | None = None
+    """Folder of the model (`toddle reward train`); None: no such reward."""
+
+    def __post_init__(self) -> None:
+        own = {name: value for name, value in to_dict(self).items() if name != "model"}
+        given = changes(to_dict(ProcessRewardConfig()), own)
+        if self.model is None and given:
+            expected = "a folder of `toddle reward train`"
+            raise problem("process_reward.model", expected, None, f"{given[0][0]} is of a model")
+
+    def terms(
+        self, features: FeatureSource | None, cameras: tuple[str, ...], device: torch.device
+    ) -> list[ProcessReward]:
+        """Return the reward terms, none or one: as `load_process_reward`."""
+        if self.model is None:
+            return []
+        return [load_process_reward(self.model, self, features=features, cameras=cameras, device=device)]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from toddle.algorithms.process_reward import ProcessRewardSettings
 from toddle.core.config import changes, config, from_dict, merged, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
@@ -83,6 +84,8 @@ class Config:
     """Control steps to learn from at most, all environments together."""
     reward: Literal["success", "dense"] = "success"
     """1 at success, which ends the episode; or the environment's dense reward, where it has one."""
+    process_reward: ProcessRewardSettings = ProcessRewardSettings()
+    """A reward on the way to success, said by a model (docs/process_reward.md)."""
     max_episode_steps: Count | None = None
     """Control steps after which an episode has failed; None: as the environment's family says for fine-tuning."""
     cameras: tuple[str, ...] = ()
@@ -178,15 +181,18 @@ def build(config: Any, *, folder: Path | None = None) -> tuple[Run, dict[str, An
             raise problem("policy", want, f"{body.proprio} and {body.action}")
     for line in dict.fromkeys(line for name in config.env for line in _pictures(config, name, vla, meta)[1]):
         print(line, file=sys.stderr)
+    device = resolve_device(config.device)
+    features = None if to_dict(config).get("collect", {}).get("keep") == "pictures" else vla.features
     start = Start(
         envs=envs,
         steps=config.steps,
         seed=config.seed,
-        device=resolve_device(config.device),
+        device=device,
         init=vla.train(),
         folder=folder,
+        parts={"rewards": config.process_reward.terms(features, vla.cameras, device)},
     )
-    with weights_that_fit(4.0 if start.device.type == "cpu" else 1.0):
+    with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
         return config.build(start), meta
 
 
@@ -285,6 +291,7 @@ def plan(config: Any) -> Plan:
     kept = sum(source.bytes for source in made.sources)
     _, method, preset = _chosen(to_dict(config))
     settings = to_dict(preset.settings)
+    reward = config.process_reward
     changed = changes(settings, {name: to_dict(config)[name] for name in settings})
     given = ", ".join(f"{name} {now!r} (preset: {was!r})" for name, was, now in changed)
     return Plan(
@@ -293,6 +300,7 @@ def plan(config: Any) -> Plan:
             *([f"change {given}"] if given else []),
             f"evaluate {config.policy} as it is: {config.evaluation.episodes} episodes each of {', '.join(config.env)}",
             f"step {config.worlds} worlds of each; train {weights:,} weights: {method.what}",
+            *([f"add the process reward of {reward.model}, {reward.cap:g} a decision at most"] if reward.model else []),
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],
