@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.foreign_folders import FOLDERS, write_folder
 from tests.policies.tiny_vla import tiny_backbone
 from tests.tiny_dataset import picture_of, state_of, write_foreign_dataset, write_toy_dataset
 from tests.tiny_vlm import save_pi0
@@ -95,6 +96,12 @@ def test_going_on_from_a_policy_and_like_it(setting: Config, tmp_path: Path) -> 
     save_policy(tmp_path / "gaussian", gaussian)
     with pytest.raises(InputError, match="like: expected a policy of kind 'flow_vla', got 'gaussian'"):
         plan(replace(setting, like=tmp_path / "gaussian"))
+
+
+def test_other_peoples_weights_are_named(setting: Config, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "theirs", *FOLDERS["lerobot_smolvla"])
+    with pytest.raises(InputError, match=r"got 'the layout of LeRobot SmolVLA'; toddle does not load this layout"):
+        plan(replace(setting, init=str(folder)))
 
 
 def test_pi0_through_the_same_command(setting: Config, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.protocols import Acting
 from toddle.core.reading import Kinds, read_json
 from toddle.models.expert import ExpertConfig
+from toddle.policies.foreign import refusal
 
 __all__ = [
     "StoredExpert",
@@ -139,10 +140,15 @@ def read_card(path: Path, keys: Kinds) -> dict[str, Any]:
 
 
 def read_policy(folder: Path | str) -> tuple[str, Any, dict[str, Any], dict[str, Tensor]]:
-    """Return (kind, config, meta, state) of a policy folder (or of a run's, in its `policy/`) without building it."""
+    """Return (kind, config, meta, state) of a policy folder (or of a run's, in its `policy/`) without building it.
+
+    Raises InputError when it is incomplete or damaged; a known layout of other people's weights is named.
+    """
     path = Path(folder) / CARD
     if not path.exists() and (Path(folder) / "policy" / CARD).exists():
         path = Path(folder) / "policy" / CARD
+    if not path.exists() and (line := refusal(Path(folder))) is not None:
+        raise line
     card = read_card(path, {"kind": str, "config": dict, "sha256": str})
     if card["kind"] not in KINDS:
         raise problem(f"{path}: kind", "a known kind of policy", card["kind"], nearest(str(card["kind"]), KINDS))
