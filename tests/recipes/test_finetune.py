@@ -21,6 +21,7 @@ from toddle.policies.process_reward import RewardModel, RewardModelConfig, save_
 from toddle.policies.store import load_policy, read_policy
 from toddle.recipes import finetune, record, sft
 from toddle.reporting.episode_log import read_episodes
+from toddle.runs.checkpoint import copy_tree
 from toddle.runs.metrics import read_metrics
 
 
@@ -141,6 +142,33 @@ def test_a_process_reward_that_does_not_fit_is_refused(vla: Path, reward: Path, 
         with pytest.raises(InputError, match=said) as error:
             finetune.plan(settings)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["flow", "tokens"])
+def test_a_homogeneous_critic_learns_beside_the_policy(vla: Path, tokens: Path, kind: str) -> None:
+    """The copy stays what the VLA was; in warm-up so does the policy; a restored run goes on bitwise the same."""
+    given: dict[str, Any] = SMALL | {"policy": {"flow": vla, "tokens": tokens}[kind], "critic": "homogeneous"}
+    given |= {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 1}, "reward": "dense"}
+    settings = finetune.configure(given)
+
+    def made() -> Any:
+        return finetune.build(settings)[0].learner
+
+    first, again = made(), made()
+    before = copy_tree(first.state_dict())
+    metrics = first.step()
+    warm = copy_tree(first.state_dict())
+    assert metrics["ppo/critic_gradient_norm"] > 0.0
+    assert all(torch.equal(value, before["policy"][name]) for name, value in warm["policy"].items())
+    first.step()
+    after = first.state_dict()
+    assert any(not torch.equal(value, warm["policy"][name]) for name, value in after["policy"].items())
+    moved = {n for n, value in after["critic"].items() if not torch.equal(value, before["critic"][n])}
+    assert moved == {"head.0.weight", "head.2.weight", "head.4.weight"}
+    again.load_state_dict(warm)
+    again.step()
+    for part in ("policy", "critic"):
+        assert all(torch.equal(value, again.state_dict()[part][name]) for name, value in after[part].items())
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(vla: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,17 @@ class Explorable(FineTunable, Protocol):
         """Return what RL trains: this policy, exploring as `policies.flow_explorer.SamplerConfig` says.  Its weights
         are this policy's own (and perhaps those of a spread), so this policy is what is kept afterwards."""
 
+    @property
+    def prompt_width(self) -> int:
+        """D, numbers of `prompt_hidden`."""
+
+    def prompt_hidden(self, observation: Observation) -> Tensor:
+        """Return the hidden state (..., D) of the last token of what it reads before it acts, at observations
+        (T, B, ...) in time order or single ones (N, ...)."""
+
+    def frozen_copy(self) -> Any:
+        """Return a copy that does not learn, as a module; it shares the backbone, which must be frozen."""
+
 
 @runtime_checkable
 class Flowing(FineTunable, Protocol):

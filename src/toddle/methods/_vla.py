@@ -10,11 +10,14 @@ from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Size
+from toddle.core.protocols import Explorable
+from toddle.core.types import BodySpec
 from toddle.experience.actor import body_in
 from toddle.experience.collect import CollectConfig, Collector
 from toddle.experience.episodes import EpisodesConfig, GroupCollector
 from toddle.methods._base import Run, Start
 from toddle.policies.flow_explorer import SamplerConfig
+from toddle.policies.homogeneous_critic import HomogeneousCritic
 from toddle.policies.vla_critic import VLACritic, VLACriticConfig
 
 __all__ = ["GROUP_PPO", "SHOWN", "VLAGroupSettings", "VLAPPOSettings"]
@@ -41,11 +44,11 @@ class VLAPPOSettings:
 
     sampler: SamplerConfig = SamplerConfig()
     """How the VLA explores."""
-    critic: Literal["auto", "context", "state"] = "auto"
+    critic: Literal["auto", "context", "state", "homogeneous"] = "auto"
     """What the critic sees: the frozen backbone's context and proprioception, or proprioception alone; auto: the
-    context where the backbone is frozen."""
+    context where the backbone is frozen; homogeneous: what a frozen copy of the VLA made of its prompt (VLA-RL)."""
     critic_hidden: tuple[Size, ...] = (256, 256)
-    """Widths of the critic's hidden layers."""
+    """Widths of the hidden layers of a critic of context or state."""
     collect: CollectConfig = CollectConfig()
     """How experience is gathered."""
     ppo: PPOConfig = PPOConfig()
@@ -62,24 +65,31 @@ class VLAPPOSettings:
         worlds = min(env.num_envs for env in start.envs)
         if explorer.sequential and self.ppo.minibatches > worlds:
             raise problem("ppo.minibatches", f"at most {worlds} (worlds): the VLA has a history", self.ppo.minibatches)
-        frozen = vla.features
-        if self.critic == "context" and (frozen is None or self.collect.keep == "pictures"):
-            raise problem("critic", "state, or a frozen backbone whose features are kept", "context")
-        reads = self.critic != "state" and frozen is not None and self.collect.keep == "features"
-        proprio = {body.proprio for body in explorer.bodies}
-        if len(proprio) > 1:
-            raise problem("policy", "a VLA of one body, for the critic", ", ".join(b.name for b in explorer.bodies))
-        sizes = VLACriticConfig(
-            proprio=proprio.pop(),
-            context=frozen.shape[1] if reads and frozen is not None else 0,
-            hidden=self.critic_hidden,
-            seed=start.seed,
-        )
-        critic = VLACritic(sizes).to(start.device)
+        critic = self._critic(vla, explorer.bodies, start.seed).to(start.device)
         steps = explorer.horizon * sum(collector.decisions for collector in collectors)
         iterations = max(1, round(start.steps / steps))
         learner = PPO(explorer, critic, collectors, self.ppo, iterations=iterations, seed=start.seed, **start.parts)
         return Run(learner=learner, policy=vla, iterations=iterations, sources=collectors, show=SHOWN)
+
+    def _critic(self, vla: Explorable, bodies: tuple[BodySpec, ...], seed: int) -> VLACritic | HomogeneousCritic:
+        frozen = vla.features
+        if self.critic == "homogeneous":
+            if frozen is None:
+                raise problem("critic", "auto or state where LoRA trains the backbone", self.critic)
+            return HomogeneousCritic(vla, seed=seed)
+        if self.critic == "context" and (frozen is None or self.collect.keep == "pictures"):
+            raise problem("critic", "state, or a frozen backbone whose features are kept", "context")
+        reads = self.critic != "state" and frozen is not None and self.collect.keep == "features"
+        proprio = {body.proprio for body in bodies}
+        if len(proprio) > 1:
+            raise problem("policy", "a VLA of one body, for the critic", ", ".join(b.name for b in bodies))
+        sizes = VLACriticConfig(
+            proprio=proprio.pop(),
+            context=frozen.shape[1] if reads and frozen is not None else 0,
+            hidden=self.critic_hidden,
+            seed=seed,
+        )
+        return VLACritic(sizes)
 
 
 @config

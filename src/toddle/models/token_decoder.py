@@ -119,5 +119,14 @@ class TokenDecoder(nn.Module):
 
     def together(self, start: Tensor, length: int, said: Said) -> Tensor:
         """Return the hidden states (N, L, d) of `length` tokens at once, from placeholders that see each other."""
+        return self._with_placeholders(start, length, said)[:, 1:]
+
+    def prompt(self, start: Tensor, said: Said, placeholders: int = 0) -> Tensor:
+        """Return the hidden state (N, d) of the start token (N, d), alone or beside the placeholders it sees."""
+        if placeholders:
+            return self._with_placeholders(start, placeholders, said)[:, 0]
+        return self._run((start + self.places[0])[:, None], said, causal=True)[:, 0]
+
+    def _with_placeholders(self, start: Tensor, length: int, said: Said) -> Tensor:
         holders = (self.placeholder + self.places[:length]).expand(len(start), -1, -1)
-        return self._run(torch.cat([start[:, None], holders], 1), said, causal=False)[:, 1:]
+        return self._run(torch.cat([start[:, None], holders], 1), said, causal=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -66,6 +67,16 @@ class SeeingPolicy(nn.Module):
         self.backbone._apply(fn)
         super()._apply(fn, recurse)
         return self
+
+    def frozen_copy(self) -> Self:
+        """Return a copy in evaluation mode that does not learn and shares the frozen backbone (for a critic).
+
+        Raises InputError where LoRA trains the backbone: the copy's would move with it.
+        """
+        if self.backbone.trainable:
+            raise problem("policy", "a VLA with a frozen backbone, which a frozen copy shares", "LoRA on the backbone")
+        memo: dict[int, Any] = {id(self.backbone): self.backbone}
+        return copy.deepcopy(self, memo).requires_grad_(False).eval()
 
     def context(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Return adapted context (..., G, d_g) and its mask: cached features where given, else pictures and sentence.

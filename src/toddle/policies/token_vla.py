@@ -263,12 +263,22 @@ class TokenVLA(SeeingPolicy):
         draw = mean if greedy else mean - scale * point.sign() * torch.log1p(-2 * point.abs().clamp(max=0.4999999))
         return Decision(self._action(draw), draw, self._links(_laplace_log_prob(draw, mean, scale)))
 
+    @property
+    def prompt_width(self) -> int:
+        """Numbers of `prompt_hidden`."""
+        return self.config.decoder.width
+
+    def prompt_hidden(self, observation: Observation) -> Tensor:
+        """Return the decoder's output (..., d) at the start token, before anything is said."""
+        lead = observation["proprio"].shape[:-1]
+        start, said = self._begun(_rows(observation, len(lead)))
+        parallel = self.config.decoding == "parallel"
+        return self.decoder.prompt(start, said, self._length if parallel else 0).unflatten(0, lead)
+
     def score(self, observation: Observation, chain: Tensor) -> Score:
         """Score chains (T, B, L): log_prob (T, B, L'), entropy (T, B) averaged over tokens, the expected action."""
         lead, flat = chain.shape[:-1], chain.flatten(0, 1)
-        rows: Any = {key: value.flatten(0, 1) for key, value in observation.items() if isinstance(value, Tensor)}
-        if "instruction" in observation:
-            rows["instruction"] = observation["instruction"]
+        rows = _rows(observation, len(lead))
         tokens = None if self.config.head == "laplace" else flat
         hidden = self._hidden(rows, self._length, tokens)
         if self.config.head == "laplace":
@@ -291,6 +301,14 @@ class TokenVLA(SeeingPolicy):
         """Return itself, drawing at the sampler's temperature."""
         self.config = replace(self.config, temperature=sampler.temperature, ratio_per=sampler.ratio_per)
         return self
+
+
+def _rows(observation: Observation, lead: int) -> Observation:
+    """Return an observation with `lead` leading dimensions as rows (N, ...)."""
+    rows: Any = {key: value.flatten(0, lead - 1) for key, value in observation.items() if isinstance(value, Tensor)}
+    if "instruction" in observation:
+        rows["instruction"] = observation["instruction"]
+    return rows
 
 
 def _laplace_log_prob(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

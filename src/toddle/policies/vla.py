@@ -181,6 +181,28 @@ class FlowVLA(SeeingPolicy):
         """Return what RL trains: this policy, drawn with the sampler's noise."""
         return make_explorer(self, sampler)
 
+    @property
+    def prompt_width(self) -> int:
+        """Numbers of `prompt_hidden`."""
+        return self.config.expert.trunk.width
+
+    def prompt_hidden(self, observation: Observation) -> Tensor:
+        """Return the observation token (..., d) after the trunk, of segments (T, B, ...) or decisions (N, ...).
+
+        The history never reads slots, so it is the same whatever is drawn; one slot is enough.
+        """
+        if observation["proprio"].ndim == 2:
+            one: Any = {key: value[None] for key, value in observation.items() if isinstance(value, Tensor)}
+            if "instruction" in observation:
+                one["instruction"] = observation["instruction"]
+            return self.prompt_hidden(one)[0]
+        context, mask = self.context(observation)
+        tau = context.new_zeros(observation["proprio"].shape[:2])
+        noisy = tau[..., None, None].expand(*tau.shape, 1, self.config.expert.action_width)
+        seen = self._seen(observation)
+        _, history, _ = self.expert.forward_tokens(seen, context, mask, noisy, tau, slots=1, return_history=True)
+        return history[..., 1, :]
+
     # ---- its flow, for RL (core.protocols.Flowing) -------------------------------------------------------------------
     @property
     def flow_shape(self) -> tuple[int, int]:

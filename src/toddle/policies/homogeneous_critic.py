@@ -1,0 +1,59 @@
+"""A critic with the VLA's own architecture: VLA-RL (Lu et al. 2025, arXiv 2505.18719), there called homogeneous.
+
+    a copy of the VLA as it was fine-tuned, frozen: hidden state of the last token of its prompt   -> (..., D)
+    Linear(D -> 1024), ReLU, Linear(1024 -> 512), ReLU, Linear(512 -> 1), without biases           -> (...)
+Only the three linear layers learn.  The copy shares the policy's frozen backbone, and what the critic reads does not
+change while the policy learns.  Deviation: the paper's other variant, in which LoRA trains the copy too, is not here.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from toddle.core.numbers import Seed
+from toddle.core.protocols import Explorable
+from toddle.core.seeding import seed_sequence
+from toddle.core.types import Observation
+
+__all__ = ["HIDDEN", "HomogeneousCritic"]
+
+HIDDEN = (1024, 512)
+"""Widths of the hidden layers, as in the paper's released code."""
+
+
+class HomogeneousCritic(nn.Module):
+    """V(o) read at the last token of the prompt of a frozen copy of the VLA."""
+
+    def __init__(self, vla: Explorable, *, seed: Seed) -> None:
+        """Copy the VLA as it is now; the head's weights follow from `seed`."""
+        super().__init__()
+        self.copy = vla.frozen_copy()
+        layers: list[nn.Module] = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed_sequence(seed, "homogeneous critic").generate_state(1)[0]))
+            for inputs, outputs in pairwise((vla.prompt_width, *HIDDEN, 1)):
+                layers += [nn.Linear(inputs, outputs, bias=False), nn.ReLU()]
+        self.head = nn.Sequential(*layers[:-1])
+
+    def train(self, mode: bool = True) -> Self:
+        """Go to training mode; the copy stays as it is."""
+        super().train(mode)
+        self.copy.eval()
+        return self
+
+    def value(self, observation: Observation) -> Tensor:
+        """Return values (...) of observations (...) as the VLA reads them: (T, B, ...) in time order, or (N, ...).
+
+        Where the VLA has a history, an observation (N, ...) is valued without it.
+        """
+        with torch.no_grad():
+            hidden = self.copy.prompt_hidden(observation)
+        value: Tensor = self.head(hidden)
+        return value.squeeze(-1)
+
+    def update_normaliser(self, observation: Observation) -> None:
+        """Leave the statistics as they are: the VLA was fine-tuned with them."""
