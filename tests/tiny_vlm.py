@@ -36,7 +36,7 @@ def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _vision(**more: Any) -> SiglipVisionConfig:
+def _vision(heads: int = 2) -> SiglipVisionConfig:
     return SiglipVisionConfig(
         image_size=32,
         patch_size=8,
@@ -44,8 +44,7 @@ def _vision(**more: Any) -> SiglipVisionConfig:
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        **more,
+        num_attention_heads=heads,
     )
 
 
@@ -109,11 +108,11 @@ def save_paligemma(folder: Path) -> Path:
     return folder
 
 
-def save_pi0(folder: Path, *, chunk_size: int = 6, max_state_dim: int = 10) -> Path:
+def save_pi0(folder: Path, *, chunk_size: int = 6, max_state_dim: int = 10, vision_heads: int = 2) -> Path:
     """pi0: actions up to 7 numbers."""
     tokenizer = save_tokenizer(folder)
     vlm = PaliGemmaConfig(
-        vision_config=_vision(),
+        vision_config=_vision(vision_heads),
         image_token_id=2,
         projection_dim=24,
         pad_token_id=0,

@@ -30,13 +30,13 @@ LAYOUTS: dict[str, Layout] = {
     "openvla": Layout("OpenVLA / Prismatic (Hugging Face folder)", ("vision_backbone.", "language_model.")),
     "openvla_oft": Layout("OpenVLA-OFT", ("vision_backbone.", "language_model.")),
     "prismatic": Layout("Prismatic's own .pt files"),
-    "lerobot_pi0": Layout("LeRobot pi0", ("model.paligemma_with_expert.", "model.state_proj.")),
-    "lerobot_pi0_old": Layout("LeRobot pi0 as written to v0.3.3", ("model.paligemma_with_expert.",)),
+    "lerobot_pi0": Layout("LeRobot pi0", ("model.paligemma_with_expert.", "model.state_proj."), loads=True),
+    "lerobot_pi0_old": Layout("LeRobot pi0 as written to v0.3.3", ("model.paligemma_with_expert.",), loads=True),
     "lerobot_pi05": Layout("LeRobot pi0.5", ("model.paligemma_with_expert.", "model.time_mlp_in.")),
     "lerobot_pi0_fast": Layout("LeRobot pi0-FAST"),
     "lerobot_smolvla": Layout("LeRobot SmolVLA", ("model.vlm_with_expert.",)),
     "pi0": Layout("transformers' pi0", loads=True),
-    "openpi_pi0": Layout("openpi's PyTorch port, pi0", ("paligemma_with_expert.", "state_proj.")),
+    "openpi_pi0": Layout("openpi's PyTorch port, pi0", ("paligemma_with_expert.", "state_proj."), loads=True),
     "openpi_pi05": Layout("openpi's PyTorch port, pi0.5", ("paligemma_with_expert.", "time_mlp_in.")),
 }
 """Every layout that is recognised."""

@@ -20,7 +20,6 @@ from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 from toddle.core.numbers import Size
 from toddle.core.protocols import Memory
-from toddle.core.reading import read_json
 from toddle.core.seeding import randn
 from toddle.core.types import BodySpec, Decision, Observation, Reading, sentences_of
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
@@ -29,6 +28,8 @@ from toddle.models.backbones.base import check_images, reading_of, tell_what_is_
 from toddle.models.backbones.hub import fit_square
 from toddle.models.normalizer import CLIP
 from toddle.policies.bounds import bounded
+from toddle.policies.foreign import layout_of
+from toddle.policies.pi0_layouts import OTHERS, is_other_pi0, read_settings, read_statistics, read_weights
 
 __all__ = ["Pi0Config", "Pi0Policy", "is_pi0_folder"]
 
@@ -52,12 +53,14 @@ class Pi0Config:
     """Tokens a sentence is padded or cut to."""
     train: Literal["expert", "all"] = "expert"
     """What fine-tuning changes: the action expert alone, or PaliGemma too."""
+    tokenizer: str = ""
+    """Folder or hub id of the tokenizer, where the source has none (LeRobot's, openpi's); empty: the source's own."""
 
 
 def is_pi0_folder(folder: Path) -> bool:
-    """Return whether a folder holds pi0 weights as transformers saves them."""
+    """Return whether a folder holds pi0 weights as transformers, LeRobot or openpi's PyTorch port saves them."""
     try:
-        return read_json(Path(folder) / "config.json").get("model_type") == "pi0"
+        return layout_of(Path(folder)) in ("pi0", *OTHERS)
     except InputError:
         return False
 
@@ -93,19 +96,33 @@ class Pi0Policy(nn.Module):
     @classmethod
     def from_config(cls, config: Pi0Config) -> Pi0Policy:
         """Build with the architecture and tokenizer of `config.source` and fresh weights (`load_policy` fills them)."""
-        settings, tokenizer = _read(config.source, lambda source: PI0Config.from_pretrained(source))
+        settings, tokenizer = _read(config, _settings)
         with torch.random.fork_rng(devices=[]):
             return cls(config, PI0ForConditionalGeneration(settings), tokenizer)
 
     @classmethod
     def from_pretrained(cls, config: Pi0Config) -> Pi0Policy:
-        """Load the weights of `config.source`, to fine-tune them.  Raises InputError when they cannot be had."""
+        """Load the weights of `config.source`, and a LeRobot folder's statistics where they are of the body's size.
+
+        Raises InputError when they cannot be had, or when a tensor is missing or left over.
+        """
 
         def load(source: str) -> Any:
-            _check_sizes(config, PI0Config.from_pretrained(source))  # before gigabytes of weights are read
-            return PI0ForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+            settings = _settings(source)
+            _check_sizes(config, settings)  # before gigabytes of weights are read
+            return _load(source, settings)
 
-        return cls(config, *_read(config.source, load))
+        policy = cls(config, *_read(config, load))
+        if is_other_pi0(config.source):
+            policy._take_statistics(read_statistics(Path(config.source).expanduser()))
+        return policy
+
+    def _take_statistics(self, found: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Normalise by a folder's statistics; NaN, with which nothing acts, where they are none or another body's."""
+        for name in ("state", "action"):
+            for buffer, value in zip(("offset", "scale"), found.get(name, (None, None)), strict=True):
+                own = getattr(self, f"{name}_{buffer}")
+                own.copy_(value if value is not None and value.shape == own.shape else own.new_tensor(float("nan")))
 
     # ---- what SFT and its command ask ------------------------------------------------------------------------------
     @property
@@ -209,6 +226,14 @@ class Pi0Policy(nn.Module):
     def _inputs(self, proprio: Tensor, images: Tensor, instructions: list[str]) -> dict[str, Tensor]:
         """Prepare state (B, O), pictures (B, n, 3, H, W) uint8 and B sentences as the model takes them."""
         check_images(images, instructions)
+        if bool((self.state_scale.sum() + self.action_scale.sum()).isnan()):
+            want = f"statistics of the state and actions of body '{self.config.body.name}'"
+            raise problem(
+                f"pi0 {self.config.source}",
+                want,
+                "none that fit",
+                "fine-tune it (toddle sft --init)",
+            )
         device = self.state_scale.device
         batch, cameras = images.shape[:2]
         prompts = {sentence: self._prompt(sentence, cameras) for sentence in set(instructions)}
@@ -255,12 +280,39 @@ def _pad(x: Tensor, size: int) -> Tensor:
     return nn.functional.pad(x, (0, size - x.shape[-1]))
 
 
-def _read(source: str, load: Any) -> tuple[Any, Any]:
-    """Return what `load` makes of `source`, and its tokenizer.  Raises InputError, one line, when it cannot be had."""
+def _settings(source: str) -> Any:
+    if is_other_pi0(source):
+        return PI0Config(**read_settings(Path(source).expanduser()))
+    return PI0Config.from_pretrained(source)
+
+
+def _load(source: str, settings: Any) -> Any:
+    """Return the model in float32 with every weight of `source`.  Raises InputError for one missing or left over."""
+    if is_other_pi0(source):
+        with torch.random.fork_rng(devices=[]):
+            model = PI0ForConditionalGeneration(settings)
+        read_weights(Path(source).expanduser(), model)
+        return model
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    model, told = PI0ForConditionalGeneration.from_pretrained(source, **options)
+    unread = {"model.dit.embed_tokens.weight"}  # a table of words
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if wrong := sorted({str(name) for name in told[kind]} - unread):
+            what = kind.replace("_keys", "")
+            raise problem(f"pi0 {source}", "every weight of the model and no other", f"{what}: {', '.join(wrong[:3])}")
+    return model
+
+
+def _read(config: Pi0Config, load: Any) -> tuple[Any, Any]:
+    """Return what `load` makes of the source, and its tokenizer.  Raises InputError, one line, where it cannot."""
+    source, words = config.source, config.tokenizer or config.source
     if not Path(source).expanduser().is_dir() and (source.startswith(("/", ".", "~")) or source.count("/") != 1):
         raise problem("pi0 source", "a folder that exists or a hub id like lerobot/pi0_base", source)
+    if words == source and is_other_pi0(source) and not list(Path(source).expanduser().glob("tokenizer*")):
+        want = "a folder or hub id with PaliGemma's tokenizer (google/paligemma-3b-pt-224)"
+        raise problem("tokenizer", want, f"none in {source}", "name it (toddle sft --tokenizer)")
     try:
-        return load(source), AutoTokenizer.from_pretrained(source)
+        return load(source), AutoTokenizer.from_pretrained(words)
     except InputError:
         raise
     except (OSError, ValueError, KeyError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from toddle.core.config import config
 from toddle.core.errors import problem
@@ -63,6 +63,8 @@ class StartConfig:
 
     init: str = "random"
     """'random' for a fresh expert, or a policy folder: of `toddle transfer`, of an earlier SFT, or of a pi0."""
+    tokenizer: str = ""
+    """With a pi0 whose folder has none (LeRobot's, openpi's): folder or hub id of PaliGemma's tokenizer."""
     like: Path | None = None
     """With --init random: a policy folder whose architecture is copied, not its weights (a fair baseline)."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -96,7 +98,8 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset]) -> FineTun
             return load_policy(Path(config.init))
         executed = config.expert.executed
         body, room = _body(datasets[0]), max(Pi0Config.text_tokens, config.backbone.text_tokens)
-        pi0 = Pi0Config(source=config.init, body=body, executed=executed, cameras=config.cameras, text_tokens=room)
+        given: dict[str, Any] = {"executed": executed, "cameras": config.cameras, "text_tokens": room}
+        pi0 = Pi0Config(source=config.init, body=body, tokenizer=config.tokenizer, **given)
         return Pi0Policy.from_pretrained(pi0)
     if config.like is not None:
         kind, architecture, _, _ = read_policy(config.like)
