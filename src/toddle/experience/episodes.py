@@ -16,6 +16,7 @@ from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import Observation
 from toddle.envs.base import BatchedEnv
 from toddle.experience.actor import Actor
+from toddle.experience.curriculum import MAX_STARTS, StartCurriculum, StartCurriculumConfig
 from toddle.experience.rollout import Rollout
 
 __all__ = ["EpisodesConfig", "GroupCollector"]
@@ -35,6 +36,12 @@ class EpisodesConfig:
     """Seed of the first start.  Evaluation takes seeds from 0, demonstrations from 1,000,000."""
     success_return: bool = False
     """Compare episodes by success (1 or 0) in place of their sums of rewards."""
+    curriculum: StartCurriculumConfig = StartCurriculumConfig()
+    """Which starts are drawn more often."""
+
+    def __post_init__(self) -> None:
+        if self.curriculum.chooses and not 1 <= self.starts <= MAX_STARTS:
+            raise problem("episodes.starts", f"1 to {MAX_STARTS:,}, for a curriculum", self.starts)
 
 
 class GroupCollector:
@@ -56,6 +63,7 @@ class GroupCollector:
         self.starts: np.random.Generator = numpy_generator(seed, "starts", env.name, body)
         self.generator = torch_generator(seed, "episodes", env.name, body)
         self.rollout: Rollout | None = None
+        self.curriculum = StartCurriculum(config.curriculum, config.starts) if config.curriculum.chooses else None
 
     @property
     def bytes(self) -> int:
@@ -117,6 +125,8 @@ class GroupCollector:
         config = self.config
         if not config.starts:
             return self.starts.integers(2**31 - 1, size=count)
+        if self.curriculum is not None:
+            return config.first_start + self.curriculum.draw(count, self.starts)
         return config.first_start + self.starts.choice(config.starts, size=count, replace=count > config.starts)
 
     def _finish(
@@ -143,6 +153,11 @@ class GroupCollector:
             if rollout.success is None:
                 raise problem("success_return", "an environment that reports success", self.env.name)
             rollout.episode_return = rollout.success.float()
+        if self.curriculum is not None:
+            if success is None:
+                raise problem("episodes.curriculum", "an environment that reports success", self.env.name)
+            group = self.config.group
+            self.curriculum.note(seeds[::group] - self.config.first_start, success.reshape(-1, group))
 
     def _metrics(self, rollout: Rollout, mask: NDArray[Any]) -> dict[str, float]:
         assert rollout.episode_return is not None
@@ -154,7 +169,7 @@ class GroupCollector:
         }
         if rollout.success is not None:
             metrics["episode/success"] = float(rollout.success.float().mean())
-        return metrics
+        return metrics | ({} if self.curriculum is None else self.curriculum.metrics())
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next rollout depends on; every episode begins at a reset, so no world is in it."""
@@ -162,6 +177,7 @@ class GroupCollector:
             "starts": self.starts.bit_generator.state,
             "generator": self.generator.get_state(),
             "total_steps": self.total_steps,
+            "curriculum": None if self.curriculum is None else self.curriculum.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -169,3 +185,5 @@ class GroupCollector:
         self.starts.bit_generator.state = state["starts"]
         self.generator.set_state(state["generator"])
         self.total_steps = int(state["total_steps"])
+        if self.curriculum is not None:
+            self.curriculum.load_state_dict(state["curriculum"])
