@@ -119,6 +119,12 @@ def test_sft_lowers_the_loss_and_spares_the_vlm(folder: Path) -> None:
     assert all(torch.equal(value, vlm[name]) for name, value in policy.model.model.vlm.named_parameters())
 
 
+def test_rl_refuses_it_in_one_line(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"^policy: expected a VLA that RL trains .*, got 'pi0'") as error:
+        make(folder).explorer(None)
+    assert "\n" not in str(error.value)
+
+
 def test_save_and_load(folder: Path, tmp_path: Path) -> None:
     policy = make(folder).eval()
     policy.fit_normalization(

@@ -222,6 +222,10 @@ class Pi0Policy(nn.Module):
         action = bounded(chunk * self.action_scale + self.action_offset, self.action_offset, self.action_scale)
         return Decision(action, noise, chunk.new_zeros(batch, 0)), None
 
+    def explorer(self, sampler: Any) -> Any:
+        """Raise InputError: RL cannot train it yet, for its velocities are not asked for with gradients (`Flowing`)."""
+        raise problem("policy", "a VLA that RL trains (flow_vla, token_vla)", self.kind, "fine-tune it with toddle sft")
+
     # ---- inputs ----------------------------------------------------------------------------------------------------
     def _inputs(self, proprio: Tensor, images: Tensor, instructions: list[str]) -> dict[str, Tensor]:
         """Prepare state (B, O), pictures (B, n, 3, H, W) uint8 and B sentences as the model takes them."""
