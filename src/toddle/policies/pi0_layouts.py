@@ -76,8 +76,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path, sizes = Path(folder) / "config.json", _sizes(folder)
     found = read_json(path, finite=False)
-    if found.get("adapt_to_pi_aloha"):
-        raise problem(f"{path}: adapt_to_pi_aloha", "false (joints of Aloha are not turned here)", True)
+    for field, why in (("adapt_to_pi_aloha", "joints are not turned here"), ("use_relative_actions", "not added here")):
+        if found.get(field):
+            raise problem(f"{path}: {field}", f"false ({why})", True)
     tower, words = "model.vlm.vision_tower.", "model.vlm.language_model."
     patches, width = sizes[f"{tower}embeddings.position_embedding.weight"]
     patch = sizes[f"{tower}embeddings.patch_embedding.weight"][-1]
