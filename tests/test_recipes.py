@@ -124,7 +124,8 @@ IN_README = {"pretrain": "pretrain", "transfer": "transfer", "record": "demos", 
 
 def told(slow: bool) -> list[list[str]]:
     """README's commands whose inputs are at hand; `slow`: those whose dry run tries goal tracking or pictures."""
-    apart = ("libero", "folder_of_pi0", "--teacher")  # what needs assets, foreign weights, a teacher of the same chunks
+    # what needs assets, foreign weights, a teacher of the same chunks, demonstrations in which the hand slows down
+    apart = ("libero", "folder_of_pi0", "--teacher", "reward")
     found = [command for command in commands(README) if not any(word in " ".join(command) for word in apart)]
     late = [command[0] == "finetune" or (command[0] == "pretrain" and "goal/sawyer" in command) for command in found]
     return [command for command, is_late in zip(found, late, strict=True) if is_late is slow]

@@ -216,3 +216,12 @@ def test_state_holds_the_objects_and_the_goal_and_success_is_the_reward() -> Non
     assert (reward > 0).all()  # control: the dense reward pays for being near
     with pytest.raises(InputError, match="observation: expected 'arm' or 'state'"):
         MetaWorldEnv("reach-v3", 1, observation="everything")  # type: ignore[arg-type]
+
+
+def test_privileged_numbers_are_those_of_the_state_task() -> None:
+    """The critic of a policy that sees pictures reads what `metaworld-state` shows; the policy's own numbers stay."""
+    with_critic = make_env("metaworld/push-v3", 2, seed=3, privileged=True)
+    plain, state = make_env("metaworld/push-v3", 2, seed=3), make_env("metaworld-state/push-v3", 2, seed=3)
+    seen, own, full = (env.reset(seed=3)[0] for env in (with_critic, plain, state))
+    assert seen["critic"].shape == (2, 34) and np.array_equal(seen["critic"], full["proprio"])
+    assert np.array_equal(seen["proprio"], own["proprio"]) and "critic" not in own

@@ -71,8 +71,13 @@ def test_without_noise_it_is_the_vla(noise: Any) -> None:
     vla = stirred(tiny_vla())
     explorer = make_explorer(vla, SamplerConfig(noise=noise, steps=3))
     seen = observed(0, first=True)
-    found, _ = explorer.act(seen, deterministic=True)
-    assert torch.equal(found.action, vla.act(seen, deterministic=True)[0].action) and vla.config.steps == 3
+    found, own = (
+        policy.act(seen, generator=torch.Generator().manual_seed(2), deterministic=True)[0]
+        for policy in (explorer, vla)
+    )
+    assert torch.equal(found.action, own.action) and (vla.config.steps, vla.config.start) == (3, "drawn")
+    other, _ = vla.act(seen, generator=torch.Generator().manual_seed(3), deterministic=True)
+    assert not torch.equal(own.action, other.action)  # from zero noise, which RL never sees, both would be equal
 
 
 def test_little_noise_comes_near_the_ode() -> None:

@@ -196,14 +196,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(vla: Path, tmp_path: Path, mon
 
 
 def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None:
-    """The record says 30 of 30; the VLA that has hardly learned does not succeed here."""
+    """The record says 30 of 30; the VLA that has hardly learned hardly succeeds here."""
     row = '{"candidate": "flow", "env": "dots/one", "condition": "plain", "seed": %d, "success": true, '
     row += '"episode_return": 1.0, "length": 9, "seconds": 1.0, "seconds_per_decision": 0.1, "info": {}}\n'
     (tmp_path / "record").mkdir()
     (tmp_path / "record" / "episodes.jsonl").write_text("".join(row % seed for seed in range(30)))
     given: dict[str, Any] = SMALL | {"policy": vla, "out": tmp_path / "run", "collect": {"length": 5}}
     given |= {"evaluation": {"episodes": 8, "videos": 0, "recorded": tmp_path / "record"}}
-    with pytest.raises(InputError, match=r"100 % of 30, as recorded in .*got '0 % of 8 episodes here'"):
+    with pytest.raises(InputError, match=r"100 % of 30, as recorded in .*got '[0-9]+ % of 8 episodes here'"):
         finetune.run(finetune.configure(given))
     given["evaluation"] = {"recorded": tmp_path}
     with pytest.raises(InputError, match="recorded"):

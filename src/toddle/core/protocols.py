@@ -201,7 +201,7 @@ class Flowing(FineTunable, Protocol):
         """Numbers of `summary`."""
 
     def set_flow_steps(self, steps: int) -> None:
-        """Integrate the flow in so many steps from now on."""
+        """Integrate the flow in so many steps from now on, and from drawn noise even where no exploring is asked."""
 
     def open_flow(self, observation: Observation, memory: Memory) -> tuple[Callable[[Tensor, Tensor], Tensor], Memory]:
         """Open a decision at (B, ...) observations: the velocity (B, H, A) as a function of x (B, H, A) and tau (B,),

@@ -180,7 +180,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         """Execute chunks (N, H, A) open loop; a world whose episode ends stands still for the rest of its chunk.
 
         Returns obs, reward (N,) = sum_i discount^i r_i over the steps made, terminated (N,), truncated (N,), info.
-        Raises EnvironmentFault where the environment raises, NaNError where a reward or an observation is not finite.
+        Raises EnvironmentFault where the environment raises, NaNError where a number is not finite.
         Worlds outside `active` are not touched.  With `reset_done=False` ended worlds stay as they ended.
         `on_step(moved (N,), ended (N,), infos)` is called after each control step: frames, goals, pushes.
         """
@@ -188,6 +188,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         expected = (self.num_envs, *self.single_action_space.shape)
         if actions.ndim != 3 or (actions.shape[0], *actions.shape[2:]) != expected:
             raise problem("actions", f"shape ({self.num_envs}, H, {expected[1]})", str(actions.shape))
+        self._check_finite("action", actions)
         running = np.ones(self.num_envs, bool) if active is None else np.array(active, dtype=bool)
         reward, steps = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.int64)
         terminated, truncated, ended = (np.zeros(self.num_envs, bool) for _ in range(3))

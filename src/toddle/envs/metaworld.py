@@ -53,6 +53,7 @@ class MetaWorldEnv(BatchedEnv):
     (N, cameras, 3, H, W) uint8, rendered when an observation is asked for and only for worlds that moved since.
     With `observation` "state", for policies that see no picture, `proprio` is (N, 34): after the arm's numbers come
     position (metres) and quaternion of two objects (14, zeros where there is no second) and the goal (3, metres).
+    With `privileged` also `critic` (N, 34), the same numbers, for the critic of a policy that sees pictures.
     Infos: `success` (N,) bool, reached at some step of the episode; `success_now` (N,) bool; `tool_position` (N, 3)
     metres, the hand.
     Rewards: Meta-World's dense ones, 0 to 10 a step; with `reward` "success", 1 at each step at which the task is
@@ -78,6 +79,7 @@ class MetaWorldEnv(BatchedEnv):
         push_target: Literal["hand", "object"] = "hand",
         observation: Literal["arm", "state"] = "arm",
         reward: Literal["dense", "success"] = "dense",
+        privileged: bool = False,
         render: RenderSettings | None = None,
         variation: RenderVariation | None = None,
     ) -> None:
@@ -98,7 +100,7 @@ class MetaWorldEnv(BatchedEnv):
         ):
             if word not in words:
                 raise problem(label, " or ".join(map(repr, words)), word)
-        self.observation, self.reward = observation, reward
+        self.observation, self.reward, self.privileged = observation, reward, privileged
         self.task, self.name, self.num_envs = task, f"metaworld/{task}", num_envs
         if observation == "state":  # other numbers than the body's own, so that no policy is used on both
             self.body, self.name = "sawyer_state", f"metaworld-state/{task}"
@@ -127,6 +129,8 @@ class MetaWorldEnv(BatchedEnv):
         parts: dict[str, spaces.Space[Any]] = {
             "proprio": spaces.Box(-np.inf, np.inf, (len(self._numbers(0)),), np.float32)
         }
+        if self.privileged:
+            parts["critic"] = spaces.Box(-np.inf, np.inf, (len(self._all_numbers(0)),), np.float32)
         if self.cameras:
             parts["images"] = spaces.Box(0, 255, pictures, np.uint8)
         self.single_observation_space = spaces.Dict(parts)
@@ -193,6 +197,8 @@ class MetaWorldEnv(BatchedEnv):
     # ---- what is seen --------------------------------------------------------------------------------------------
     def _observe(self) -> Obs:
         observation = {"proprio": np.stack([self._numbers(world) for world in range(self.num_envs)])}
+        if self.privileged:
+            observation["critic"] = np.stack([self._all_numbers(world) for world in range(self.num_envs)])
         if self.cameras and self.rendering:
             for world in np.flatnonzero(self._stale):
                 for index, camera in enumerate(self.cameras):
@@ -203,10 +209,15 @@ class MetaWorldEnv(BatchedEnv):
         return observation
 
     def _numbers(self, world: int) -> Array:
+        if self.observation == "arm":
+            env = self._envs[world]
+            return sawyer_proprio(env.model, env.data, self._arm)
+        return self._all_numbers(world)
+
+    def _all_numbers(self, world: int) -> Array:
+        """Return the arm's numbers, and where objects and goal are."""
         env = self._envs[world]
         arm = sawyer_proprio(env.model, env.data, self._arm)
-        if self.observation == "arm":
-            return arm
         return np.concatenate([arm, self._state[world, 4:18], self._state[world, 36:39]]).astype(np.float32)
 
     def _picture(self, world: int, camera: str, width: int, height: int) -> Array:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from gymnasium import spaces
+
 from toddle.algorithms.estimators import GroupAdvantages
 from toddle.algorithms.parts import Estimator
 from toddle.algorithms.ppo import PPO, PPOConfig
@@ -12,6 +14,7 @@ from toddle.core.errors import problem
 from toddle.core.numbers import Size
 from toddle.core.protocols import Explorable
 from toddle.core.types import BodySpec
+from toddle.envs.base import BatchedEnv
 from toddle.experience.actor import body_in
 from toddle.experience.collect import CollectConfig, Collector
 from toddle.experience.episodes import EpisodesConfig, GroupCollector
@@ -34,6 +37,13 @@ GROUP_PPO: dict[str, Any] = {
 """Fields of PPO for groups of whole episodes."""
 
 
+def numbers_of(env: BatchedEnv, key: str) -> int:
+    """Return how many numbers an environment's observation has under a key; 0 where it has none."""
+    space = env.single_observation_space
+    shape = space[key].shape if isinstance(space, spaces.Dict) and key in space else None
+    return shape[0] if shape else 0
+
+
 def _label(env: Any) -> str:
     return str(env.name).replace("/", "-")
 
@@ -44,9 +54,10 @@ class VLAPPOSettings:
 
     sampler: SamplerConfig = SamplerConfig()
     """How the VLA explores."""
-    critic: Literal["auto", "context", "state", "homogeneous"] = "auto"
-    """What the critic sees: the frozen backbone's context and proprioception, or proprioception alone; auto: the
-    context where the backbone is frozen; homogeneous: what a frozen copy of the VLA made of its prompt (VLA-RL)."""
+    critic: Literal["auto", "privileged", "context", "state", "homogeneous"] = "auto"
+    """What the critic sees: the simulator's state, which the policy does not; the frozen backbone's context and
+    proprioception; proprioception alone; or what a frozen copy of the VLA made of its prompt (homogeneous, VLA-RL).
+    auto: the simulator's state where every environment gives it, else the context where the backbone is frozen."""
     critic_hidden: tuple[Size, ...] = (256, 256)
     """Widths of the hidden layers of a critic of context or state."""
     collect: CollectConfig = CollectConfig()
@@ -65,14 +76,19 @@ class VLAPPOSettings:
         worlds = min(env.num_envs for env in start.envs)
         if explorer.sequential and self.ppo.minibatches > worlds:
             raise problem("ppo.minibatches", f"at most {worlds} (worlds): the VLA has a history", self.ppo.minibatches)
-        critic = self._critic(vla, explorer.bodies, start.seed).to(start.device)
+        critic = self._critic(vla, explorer.bodies, start).to(start.device)
         steps = explorer.horizon * sum(collector.decisions for collector in collectors)
         iterations = max(1, round(start.steps / steps))
         learner = PPO(explorer, critic, collectors, self.ppo, iterations=iterations, seed=start.seed, **start.parts)
         return Run(learner=learner, policy=vla, iterations=iterations, sources=collectors, show=SHOWN)
 
-    def _critic(self, vla: Explorable, bodies: tuple[BodySpec, ...], seed: int) -> VLACritic | HomogeneousCritic:
-        frozen = vla.features
+    def _critic(self, vla: Explorable, bodies: tuple[BodySpec, ...], start: Start) -> VLACritic | HomogeneousCritic:
+        frozen, seed = vla.features, start.seed
+        known = {numbers_of(env, "critic") for env in start.envs}
+        if self.critic == "privileged" and (0 in known or len(known) > 1):
+            raise problem("critic", "environments that give a critic equally many numbers of their state", self.critic)
+        if self.critic in ("auto", "privileged") and 0 not in known and len(known) == 1:
+            return VLACritic(VLACriticConfig(proprio=known.pop(), key="critic", hidden=self.critic_hidden, seed=seed))
         if self.critic == "homogeneous":
             if frozen is None:
                 raise problem("critic", "auto or state where LoRA trains the backbone", self.critic)

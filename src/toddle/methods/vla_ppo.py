@@ -14,22 +14,22 @@ METHOD = Method(
     name="vla-ppo",
     what="PPO on a VLA, with a critic of its own that sees the frozen backbone's context",
     paper="flows: pi_RL, arXiv 2510.25889; tokens: VLA-RL, arXiv 2505.18719",
-    policies="flow_vla, pi0, token_vla",
+    policies="flow_vla, token_vla",
     deviations=(
-        "the critic pools the frozen backbone's context itself and shares no layer with the expert",
+        "the critic shares no layer with the expert: it sees the simulator's state, or pools the frozen context itself",
         "densities of a link are averaged over its dimensions, and the clip range is small for that reason",
     ),
     presets=(
         Preset(
             name="flow",
-            kinds=("flow_vla", "pi0"),
-            source="pi_RL: K 4, level 0.5, one random step, gamma 0.99, lambda 0.95, critic first; ours: clip, rates",
+            kinds=("flow_vla",),
+            source="pi_RL: K 4, level 0.5, one random step, lambda 0.95, critic first; ours: gamma, clip, rates",
             settings=VLAPPOSettings(
                 collect=CollectConfig(length=25, discount=0.995, scale_rewards=False),
                 ppo=PPOConfig(
-                    epochs=5,
-                    minibatches=8,
-                    learning_rate=2e-4,
+                    epochs=3,
+                    minibatches=4,
+                    learning_rate=5e-5,
                     critic_learning_rate=1e-3,
                     critic_warm_up=2,
                     clip_low=0.05,

@@ -25,7 +25,7 @@ METHOD = Method(
     name="vla-reinforce",
     what="the policy gradient on a VLA: one update a batch, each episode against the mean of all others",
     paper='Williams 1992, "Simple statistical gradient-following algorithms", Machine Learning 8',
-    policies="flow_vla, pi0, token_vla",
+    policies="flow_vla, token_vla",
     deviations=("Adam makes the step",),
     presets=(
         Preset(

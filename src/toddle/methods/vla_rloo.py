@@ -24,12 +24,12 @@ METHOD = Method(
     name="vla-rloo",
     what="PPO on a VLA without a critic: an episode against the mean of the others of its start",
     paper="RIPT-VLA, arXiv 2505.17016; RLOO, arXiv 2402.14740",
-    policies="flow_vla, pi0, token_vla",
+    policies="flow_vla, token_vla",
     deviations=("flows are scored by Flow-SDE, not by a Laplace head; several epochs",),
     presets=(
         Preset(
             name="flow",
-            kinds=("flow_vla", "pi0"),
+            kinds=("flow_vla",),
             source="RIPT-VLA: leave-one-out, uniform groups dropped; ours: group 8, clip (averaged densities), rates",
             settings=VLARLOOSettings(ppo=PPOConfig(**GROUP_PPO, clip_low=0.05, clip_high=0.05)),
         ),

@@ -32,7 +32,7 @@ METHOD = Method(
     name="vla-tgrpo",
     what="GRPO on a VLA with advantages of steps and of whole episodes; a group stops at its first success",
     paper="TGRPO, arXiv 2506.08440",
-    policies="flow_vla, pi0, token_vla",
+    policies="flow_vla, token_vla",
     deviations=(
         "the reward is the environment's own (--reward dense takes Meta-World's), not one written by a language model",
         "both weights 0.5: the paper gives none",

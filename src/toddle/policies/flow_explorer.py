@@ -90,7 +90,7 @@ class FlowExplorer(nn.Module):
         generator: torch.Generator | None = None,
         deterministic: bool = False,
     ) -> tuple[Decision, Memory]:
-        """Draw a chunk with noise; `deterministic`: the VLA's own, by its ODE."""
+        """Draw a chunk with noise; `deterministic`: the VLA's own, by its ODE from drawn noise."""
         if deterministic:
             return self.vla.act(observation, memory, generator=generator, deterministic=True)
         return self._explore(observation, memory, generator)

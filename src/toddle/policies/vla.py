@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ class FlowVLAConfig:
     """The action expert; its head must be velocity or endpoint."""
     steps: Size = 8
     """Euler steps from noise to the action chunk."""
+    start: Literal["zero", "drawn"] = "zero"
+    """Where the flow starts when no exploring is asked: at zero noise, which is no typical draw, or at a draw.  RL,
+    which learns from draws, sets `drawn`."""
     cameras: tuple[str, ...] = ("close",)
     """Cameras whose pictures the backbone reads, in this order."""
     fingerprint: str = ""
@@ -162,7 +165,7 @@ class FlowVLA(SeeingPolicy):
         generator: torch.Generator | None = None,
         deterministic: bool = False,
     ) -> tuple[Decision, Memory]:
-        """Draw a chunk (B, H_exec, A) for (B, ...) observations; `deterministic` starts the flow at zero noise.
+        """Draw a chunk (B, H_exec, A) for (B, ...) observations; `deterministic` starts as `config.start` says.
 
         The chain is that noise (B, H, A); an ODE has no density, so log_prob is (B, 0).
         """
@@ -171,7 +174,7 @@ class FlowVLA(SeeingPolicy):
         cache = self.initial_memory(batch) if memory is None else memory
         context, mask = self.context(observation)
         noise = context.new_zeros(batch, settings.horizon, settings.action_width)
-        if not deterministic:
+        if not deterministic or self.config.start == "drawn":
             noise = randn(noise.shape, generator, noise.device)
         cache = self.expert.prefix(self._seen(observation), context, mask, cache)
         chunk = self.expert.sample(cache, noise, self.config.steps)
@@ -215,8 +218,8 @@ class FlowVLA(SeeingPolicy):
         return self.expert.tokens.norm.mean.shape[-1] + self.config.expert.trunk.context_width
 
     def set_flow_steps(self, steps: int) -> None:
-        """Integrate the flow in so many Euler steps from now on."""
-        self.config = replace(self.config, steps=steps)
+        """Integrate the flow in so many Euler steps from now on, and from drawn noise."""
+        self.config = replace(self.config, steps=steps, start="drawn")
 
     def _bodies(self, observation: Observation) -> Tensor:
         body = observation.get("body")

@@ -1,6 +1,9 @@
-"""The critic of a VLA that RL trains: proprioception, and what a frozen backbone says of pictures and sentence."""
+"""The critic of a VLA that RL trains: proprioception and what a frozen backbone says of pictures and sentence, or what
+the simulator alone knows (asymmetric actor-critic, Pinto et al. 2018, arXiv 1710.06542)."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +23,9 @@ class VLACriticConfig:
     """A critic of contexts."""
 
     proprio: Size
-    """O, numbers of proprioception."""
+    """O, numbers of proprioception, or of the simulator's state."""
+    key: Literal["proprio", "critic"] = "proprio"
+    """Which of the observation's numbers it reads; `critic` is the simulator's state."""
     context: SizeOrNone = 0
     """D, width of the backbone's context tokens; 0: it sees proprioception alone."""
     width: Size = 64
@@ -52,11 +57,13 @@ class VLACritic(nn.Module):
             )
             self.queries = nn.Parameter(torch.randn(config.queries, config.width, generator=generator))
             inputs += config.queries * config.width
-        self.mlp = TanhMLP(inputs, config.hidden, 1, last_gain=1.0, generator=generator)
+        # Values begin near 0: where success pays 1 and ends the episode, a critic that begins above 1 and bootstraps at
+        # time limits teaches the policy to avoid success.
+        self.mlp = TanhMLP(inputs, config.hidden, 1, last_gain=0.01, generator=generator)
 
     def value(self, observation: Observation) -> Tensor:
         """Return values (...) of observations (..., O) with, where it reads them, `context` and `context_mask`."""
-        parts = [self.norm(observation["proprio"])]
+        parts = [self.norm(observation[self.config.key])]
         if self.reads:
             tokens = self.context_norm(observation["context"].float())
             logits = (tokens @ self.keys) @ self.queries.T * self.config.width**-0.5  # (..., G, queries)
@@ -67,5 +74,5 @@ class VLACritic(nn.Module):
         return value.squeeze(-1)
 
     def update_normaliser(self, observation: Observation) -> None:
-        """Take observations (..., O) into the running statistics of proprioception."""
-        self.norm.update(observation["proprio"])
+        """Take observations (..., O) into the running statistics of their numbers."""
+        self.norm.update(observation[self.config.key])

@@ -35,9 +35,9 @@ FAMILY = Family(
     what="Meta-World's 50 tasks, with pictures and a sentence",
     members=lambda: list(SENTENCES),
     build=_build,
-    options=(*OPTIONS, "observation", "reward"),
+    options=(*OPTIONS, "observation", "reward", "privileged"),
     evaluation={"terminate_on_success": True},
-    finetuning={"reward": "success", "terminate_on_success": True, "max_episode_steps": 200},
+    finetuning={"reward": "success", "terminate_on_success": True, "max_episode_steps": 200, "privileged": True},
     remedies=REMEDIES,
     world_bytes=WORLD_BYTES,
 )
