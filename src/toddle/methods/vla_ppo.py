@@ -23,13 +23,13 @@ METHOD = Method(
         Preset(
             name="flow",
             kinds=("flow_vla",),
-            source="pi_RL: K 4, level 0.5, one random step, lambda 0.95, critic first; ours: gamma, clip, rates",
+            source="pi_RL: K 4, level 0.5, one random step, lambda 0.95, rate 5e-6, critic first; ours: gamma, clip",
             settings=VLAPPOSettings(
                 collect=CollectConfig(length=25, discount=0.995, scale_rewards=False),
                 ppo=PPOConfig(
                     epochs=3,
                     minibatches=4,
-                    learning_rate=5e-5,
+                    learning_rate=5e-6,
                     critic_learning_rate=1e-3,
                     critic_warm_up=2,
                     clip_low=0.05,
