@@ -171,6 +171,13 @@ def test_a_homogeneous_critic_learns_beside_the_policy(vla: Path, tokens: Path, 
         assert all(torch.equal(value, again.state_dict()[part][name]) for name, value in after[part].items())
 
 
+def test_tokens_refuse_what_only_flows_heed(tokens: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = SMALL | {"policy": tokens, "sampler": {"noise": "fpo"}, "out": tmp_path / "run"}
+    with pytest.raises(InputError, match=r"sampler\.noise: expected nothing with a VLA that acts by tokens"):
+        finetune.run(finetune.configure(given))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(vla: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = SMALL | {"policy": vla, "collect": {"length": 5}, "ppo": {"minibatches": 2}}
     given |= {"checkpoint_every": 1, "reward": "dense"}
@@ -222,6 +229,8 @@ def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None
         ("--method rloo --episodes.curriculum.tau 0", "episodes.curriculum.tau: expected a number above 0"),
         ("--collect.keep pictures --critic context", "critic: expected state"),
         ("--sampler.level nan", "sampler.level: expected a number above 0"),
+        ("--sampler.temperature 2", "sampler.temperature: expected nothing with a VLA that acts by a flow"),
+        ("--sampler.log-prob-bounds 1 -1", "log_prob_bounds: expected low <= high"),
         ("--env metaworld/push-v3 --cameras close", "a bank for the body 'sawyer'"),
     ],
 )

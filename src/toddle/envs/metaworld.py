@@ -126,11 +126,11 @@ class MetaWorldEnv(BatchedEnv):
         self._reset_worlds(np.ones(num_envs, bool), None)
 
     def _spaces(self, pictures: tuple[int, ...]) -> None:
-        parts: dict[str, spaces.Space[Any]] = {
-            "proprio": spaces.Box(-np.inf, np.inf, (len(self._numbers(0)),), np.float32)
-        }
+        self._arm_size, size = (len(self._numbers(0, whole)) for whole in (False, True))
+        seen = self._arm_size if self.observation == "arm" else size
+        parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (seen,), np.float32)}
         if self.privileged:
-            parts["critic"] = spaces.Box(-np.inf, np.inf, (len(self._all_numbers(0)),), np.float32)
+            parts["critic"] = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         if self.cameras:
             parts["images"] = spaces.Box(0, 255, pictures, np.uint8)
         self.single_observation_space = spaces.Dict(parts)
@@ -196,9 +196,11 @@ class MetaWorldEnv(BatchedEnv):
 
     # ---- what is seen --------------------------------------------------------------------------------------------
     def _observe(self) -> Obs:
-        observation = {"proprio": np.stack([self._numbers(world) for world in range(self.num_envs)])}
+        whole = self.privileged or self.observation == "state"
+        numbers = np.stack([self._numbers(world, whole) for world in range(self.num_envs)])
+        observation = {"proprio": numbers[:, : self._arm_size] if self.observation == "arm" else numbers}
         if self.privileged:
-            observation["critic"] = np.stack([self._all_numbers(world) for world in range(self.num_envs)])
+            observation["critic"] = numbers
         if self.cameras and self.rendering:
             for world in np.flatnonzero(self._stale):
                 for index, camera in enumerate(self.cameras):
@@ -208,16 +210,12 @@ class MetaWorldEnv(BatchedEnv):
             observation["images"] = self._images.copy()
         return observation
 
-    def _numbers(self, world: int) -> Array:
-        if self.observation == "arm":
-            env = self._envs[world]
-            return sawyer_proprio(env.model, env.data, self._arm)
-        return self._all_numbers(world)
-
-    def _all_numbers(self, world: int) -> Array:
-        """Return the arm's numbers, and where objects and goal are."""
+    def _numbers(self, world: int, whole: bool) -> Array:
+        """Return the arm's numbers, and with `whole` where objects and goal are."""
         env = self._envs[world]
         arm = sawyer_proprio(env.model, env.data, self._arm)
+        if not whole:
+            return arm
         return np.concatenate([arm, self._state[world, 4:18], self._state[world, 36:39]]).astype(np.float32)
 
     def _picture(self, world: int, camera: str, width: int, height: int) -> Array:

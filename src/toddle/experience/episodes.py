@@ -110,7 +110,9 @@ class GroupCollector:
             actor.note(np.zeros(worlds, bool))
             self.total_steps += int(info["steps"][running].sum())
             running = running & ~(terminated | truncated)
-            if config.stop_together and success is not None:
+            if config.stop_together:
+                if success is None:
+                    raise problem("stop_together", "an environment that reports success", env.name)
                 running &= ~np.repeat(success.reshape(-1, config.group).any(1), config.group)
             if not running.any():
                 break

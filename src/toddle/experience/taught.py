@@ -22,7 +22,7 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import family_of, make_env
 from toddle.experience.actor import body_in
-from toddle.policies.store import load_policy, read_policy
+from toddle.policies.store import load_policy, meta_of
 
 __all__ = ["Taught", "drawings", "load_policy_and_env", "picture_options"]
 
@@ -134,7 +134,7 @@ def load_policy_and_env(
     """
     policy = load_policy(folder, device)
     pictures, told = picture_options(
-        environment, policy.cameras, read_policy(folder)[2], image_size=96, render=RenderSettings()
+        environment, policy.cameras, meta_of(folder), image_size=96, render=RenderSettings()
     )
     for line in told:
         print(line, file=sys.stderr)

@@ -234,9 +234,9 @@ def make_critic(start: Start, hidden: tuple[int, ...], goal_width: int) -> Value
     return critic.to(start.device)
 
 
-def label_of(env: BatchedEnv) -> str:
-    """Return the environment's name as metrics and files can bear it."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", env.name)
+def label_of(name: str) -> str:
+    """Return an environment's name as metrics and files can bear it."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name)
 
 
 def make_collectors(start: Start, collect: CollectConfig) -> list[Collector]:
@@ -252,7 +252,7 @@ def make_collectors(start: Start, collect: CollectConfig) -> list[Collector]:
             collect,
             seed=start.seed + 1000 * index,
             body=order.index(env.body),
-            label=label_of(env),
+            label=label_of(env.name),
         )
         for index, env in enumerate(start.envs)
     ]

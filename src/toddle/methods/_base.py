@@ -70,10 +70,13 @@ class Run:
 
     learner: Learner
     policy: Acting
+    """What is kept."""
     iterations: int
     sources: Sequence[Counting]
     show: tuple[str, ...] = ("goal/success", "episode/return")
     """Metrics that are printed on the way."""
+    acting: Acting | None = None
+    """What acts while it learns, where that is not the policy itself."""
 
 
 class Settings(Protocol):

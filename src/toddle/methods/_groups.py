@@ -65,7 +65,7 @@ class GroupSettings:
                 self.episodes,
                 seed=start.seed + 1000 * index,
                 body=order.index(env.body),
-                label=label_of(env),
+                label=label_of(env.name),
             )
             for index, env in enumerate(start.envs)
         ]

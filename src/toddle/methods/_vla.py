@@ -18,6 +18,7 @@ from toddle.envs.base import BatchedEnv
 from toddle.experience.actor import body_in
 from toddle.experience.collect import CollectConfig, Collector
 from toddle.experience.episodes import EpisodesConfig, GroupCollector
+from toddle.methods._actors import label_of
 from toddle.methods._base import Run, Start
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.homogeneous_critic import HomogeneousCritic
@@ -44,10 +45,6 @@ def numbers_of(env: BatchedEnv, key: str) -> int:
     return shape[0] if shape else 0
 
 
-def _label(env: Any) -> str:
-    return str(env.name).replace("/", "-")
-
-
 @config
 class VLAPPOSettings:
     """PPO on a VLA, with a critic."""
@@ -70,7 +67,9 @@ class VLAPPOSettings:
         vla = start.init.to(start.device)
         explorer = vla.explorer(self.sampler).to(start.device)
         collectors = [
-            Collector(env, self.collect, seed=start.seed + 1000 * index, body=body_in(explorer, env), label=_label(env))
+            Collector(
+                env, self.collect, seed=start.seed + 1000 * index, body=body_in(explorer, env), label=label_of(env.name)
+            )
             for index, env in enumerate(start.envs)
         ]
         worlds = min(env.num_envs for env in start.envs)
@@ -80,7 +79,7 @@ class VLAPPOSettings:
         steps = explorer.horizon * sum(collector.decisions for collector in collectors)
         iterations = max(1, round(start.steps / steps))
         learner = PPO(explorer, critic, collectors, self.ppo, iterations=iterations, seed=start.seed, **start.parts)
-        return Run(learner=learner, policy=vla, iterations=iterations, sources=collectors, show=SHOWN)
+        return Run(learner=learner, policy=vla, iterations=iterations, sources=collectors, show=SHOWN, acting=explorer)
 
     def _critic(self, vla: Explorable, bodies: tuple[BodySpec, ...], start: Start) -> VLACritic | HomogeneousCritic:
         frozen, seed = vla.features, start.seed
@@ -125,7 +124,11 @@ class VLAGroupSettings:
         explorer = vla.explorer(self.sampler).to(start.device)
         collectors = [
             GroupCollector(
-                env, self.episodes, seed=start.seed + 1000 * index, body=body_in(explorer, env), label=_label(env)
+                env,
+                self.episodes,
+                seed=start.seed + 1000 * index,
+                body=body_in(explorer, env),
+                label=label_of(env.name),
             )
             for index, env in enumerate(start.envs)
         ]
@@ -140,7 +143,7 @@ class VLAGroupSettings:
             estimator=estimator,
             **start.parts,
         )
-        return Run(learner=learner, policy=vla, iterations=iterations, sources=collectors, show=SHOWN)
+        return Run(learner=learner, policy=vla, iterations=iterations, sources=collectors, show=SHOWN, acting=explorer)
 
     def compared(self) -> None:
         """Raise InputError where episodes have no others of the same start to be compared with."""

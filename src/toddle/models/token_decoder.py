@@ -97,7 +97,7 @@ class TokenDecoder(nn.Module):
 
     def open(self, context: Tensor, mask: Tensor) -> Said:
         """Make the keys of context (N, G, Dc) with mask (N, G) bool, once per decision."""
-        keys = [block.cross.keys(context) for block in self.blocks]  # type: ignore[union-attr,operator]
+        keys = [block.cross.keys(context) for block in self.blocks if isinstance(block, _Block)]
         return Said(keys, additive(mask)[:, None, None])
 
     def _run(self, x: Tensor, said: Said, *, causal: bool, keep: bool = False) -> Tensor:

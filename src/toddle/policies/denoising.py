@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from toddle.core.config import config
+from toddle.core.errors import problem
 from toddle.core.numbers import Finite
 from toddle.core.seeding import randn
 from toddle.core.types import Decision, Observation, Score
@@ -38,6 +39,11 @@ class DenoisingConfig(ChunkConfig):
     for that reason); with sum expect larger ratios."""
     log_prob_bounds: tuple[Finite, Finite] = (-5.0, 2.0)
     """Bounds of each dimension's log-density (DPPO); 2 cuts gradients where the standard deviation is below 0.05."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.log_prob_bounds[0] > self.log_prob_bounds[1]:
+            raise problem("log_prob_bounds", "low <= high", f"{self.log_prob_bounds}")
 
 
 class DenoisingPolicy(ChunkPolicy):

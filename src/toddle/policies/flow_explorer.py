@@ -8,12 +8,15 @@ and Flow-Noise; ReinFlow, arXiv 2505.22094), or the ratio is FPO's (arXiv 2507.2
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from toddle.core.config import config
+from toddle.core.errors import problem
 from toddle.core.numbers import Finite, Positive, Seed, Size
 from toddle.core.protocols import Flowing, Memory
 from toddle.core.seeding import randint, randn, torch_generator
@@ -25,8 +28,21 @@ from toddle.models.tanh_mlp import TanhMLP
 from toddle.policies.chain import Reduce, draw_chain, link_density
 from toddle.policies.links import FlowConfig, FlowLinks
 
-__all__ = ["FlowExplorer", "MatchedFlow", "NoisyFlow", "SamplerConfig", "make_explorer"]
+__all__ = [
+    "OF_FLOWS",
+    "OF_TOKENS",
+    "FlowExplorer",
+    "MatchedFlow",
+    "NoisyFlow",
+    "SamplerConfig",
+    "make_explorer",
+    "refuse_without_effect",
+]
 
+OF_TOKENS = ("temperature", "ratio_per")
+"""Fields of `SamplerConfig` for VLAs of tokens."""
+OF_FLOWS = ("noise", "steps", "level", "std_range", "reduce", "log_prob_bounds", "samples")
+"""Fields of `SamplerConfig` for VLAs of flows."""
 TIMES = 10
 """FPO draws flow times from the grid 0, 1/10, ..., 9/10, as in its released code."""
 
@@ -57,8 +73,21 @@ class SamplerConfig:
     seed: Seed = 0
     """Seed of the spread's weights."""
 
+    def __post_init__(self) -> None:
+        for name in ("std_range", "log_prob_bounds"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise problem(name, "low <= high", f"{(low, high)}")
 
-class FlowExplorer(nn.Module):
+
+def refuse_without_effect(config: SamplerConfig, fields: Sequence[str], how: str) -> None:
+    """Raise InputError where one of these fields is given (is not what it is by default): it would have no effect."""
+    for name in fields:
+        if (value := getattr(config, name)) != getattr(SamplerConfig, name):
+            raise problem(f"sampler.{name}", f"nothing with a VLA that acts by {how}", value)
+
+
+class FlowExplorer(nn.Module, ABC):
     """A flow VLA that explores.  What it shares with the VLA is asked of the VLA."""
 
     kind: ClassVar[str] = "explorer"
@@ -95,10 +124,11 @@ class FlowExplorer(nn.Module):
             return self.vla.act(observation, memory, generator=generator, deterministic=True)
         return self._explore(observation, memory, generator)
 
+    @abstractmethod
     def _explore(
         self, observation: Observation, memory: Memory, generator: torch.Generator | None
     ) -> tuple[Decision, Memory]:
-        raise NotImplementedError
+        """Draw a chunk with noise."""
 
 
 class NoisyFlow(FlowExplorer):
@@ -220,5 +250,6 @@ class MatchedFlow(FlowExplorer):
 
 
 def make_explorer(vla: Flowing, config: SamplerConfig) -> FlowExplorer:
-    """Return what explores as the sampler says, around a VLA."""
+    """Return what explores as the sampler says, around a VLA.  Raises InputError for settings of tokens."""
+    refuse_without_effect(config, OF_TOKENS, "a flow")
     return MatchedFlow(vla, config) if config.noise == "fpo" else NoisyFlow(vla, config)

@@ -31,6 +31,7 @@ __all__ = [
     "load_expert",
     "load_policy",
     "load_tensors",
+    "meta_of",
     "read_card",
     "read_policy",
     "save_expert",
@@ -144,12 +145,8 @@ def read_policy(folder: Path | str) -> tuple[str, Any, dict[str, Any], dict[str,
 
     Raises InputError when it is incomplete or damaged; a known layout of other people's weights is named.
     """
-    path = Path(folder) / CARD
-    if not path.exists() and (Path(folder) / "policy" / CARD).exists():
-        path = Path(folder) / "policy" / CARD
-    if not path.exists() and (line := refusal(Path(folder))) is not None:
-        raise line
-    card = read_card(path, {"kind": str, "config": dict, "sha256": str})
+    path = _card_in(folder)
+    card = _own_card(path, {"kind": str, "config": dict, "sha256": str})
     if card["kind"] not in KINDS:
         raise problem(f"{path}: kind", "a known kind of policy", card["kind"], nearest(str(card["kind"]), KINDS))
     module, _, config_class = KINDS[card["kind"]]
@@ -159,9 +156,30 @@ def read_policy(folder: Path | str) -> tuple[str, Any, dict[str, Any], dict[str,
 
 def kind_of(folder: Path) -> str | None:
     """Return the kind of the policy in a folder (or in its `policy/`); None where there is none."""
-    cards = (Path(folder) / CARD, Path(folder) / "policy" / CARD)
-    card = next((path for path in cards if path.exists()), None)
-    return None if card is None else str(read_card(card, {"kind": str})["kind"])
+    path = _card_in(folder)
+    return str(read_card(path, {"kind": str})["kind"]) if path.exists() else None
+
+
+def meta_of(folder: Path | str) -> dict[str, Any]:
+    """Return what was noted with a policy when it was saved; its weights are not read.
+
+    Raises InputError where there is no policy or its card is damaged.
+    """
+    found: dict[str, Any] = _own_card(_card_in(folder), {"kind": str}).get("meta", {})
+    return found
+
+
+def _own_card(path: Path, keys: Kinds) -> dict[str, Any]:
+    """Read a policy's card.  Raises InputError; a known layout of other people's weights is named."""
+    if not path.exists() and (line := refusal(path.parent)) is not None:
+        raise line
+    return read_card(path, keys)
+
+
+def _card_in(folder: Path | str) -> Path:
+    """Return the path of the card of a policy's folder, or of a run's, in its `policy/`."""
+    inside = Path(folder) / "policy" / CARD
+    return inside if inside.exists() and not (Path(folder) / CARD).exists() else Path(folder) / CARD
 
 
 def load_policy(folder: Path | str, device: torch.device = CPU) -> Any:

@@ -31,7 +31,7 @@ from toddle.models.expert import make_adapter
 from toddle.models.normalizer import RunningNorm
 from toddle.models.token_decoder import DecoderConfig, TokenDecoder
 from toddle.policies.bounds import bounded
-from toddle.policies.flow_explorer import SamplerConfig
+from toddle.policies.flow_explorer import OF_FLOWS, SamplerConfig, refuse_without_effect
 from toddle.policies.seeing import SeeingPolicy
 
 __all__ = ["TokenVLA", "TokenVLAConfig"]
@@ -298,7 +298,8 @@ class TokenVLA(SeeingPolicy):
         """Leave the statistics as they are: it was fine-tuned with them."""
 
     def explorer(self, sampler: SamplerConfig) -> TokenVLA:
-        """Return itself, drawing at the sampler's temperature."""
+        """Return itself, drawing at the sampler's temperature.  Raises InputError for settings of flows."""
+        refuse_without_effect(sampler, OF_FLOWS, "tokens")
         self.config = replace(self.config, temperature=sampler.temperature, ratio_per=sampler.ratio_per)
         return self
 

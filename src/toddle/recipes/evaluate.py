@@ -26,7 +26,7 @@ from toddle.envs.make import family_of, make_env
 from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.experience.taught import picture_options
-from toddle.policies.store import load_policy, read_policy
+from toddle.policies.store import load_policy, meta_of
 from toddle.reporting.episode_log import EpisodeLog, summarise
 from toddle.reporting.report import percent
 from toddle.runs.loop import ProgressLine
@@ -165,7 +165,7 @@ def _check(config: Config) -> tuple[int, list[str], float]:
     _check_films(config)
     weights, told, cost = 0, list[str](), 1.0
     for candidate in _candidates(config):
-        policy, meta = load_policy(candidate.folder), read_policy(candidate.folder)[2]
+        policy, meta = load_policy(candidate.folder), meta_of(candidate.folder)
         weights = max(weights, sum(value.numel() * value.element_size() for value in policy.state_dict().values()))
         for name in config.env:
             options, lines = _options(config, name, policy, meta)
@@ -236,7 +236,7 @@ class _Scene:
         if self._held is None or self._held[0] != candidate:
             self.close()
             policy = load_policy(candidate.folder, self.device)
-            self._held = candidate, policy, read_policy(candidate.folder)[2]
+            self._held = candidate, policy, meta_of(candidate.folder)
         config, (_, policy, meta) = self.config, self._held
         if self._env is None or self._env.name != env_name:
             self.close()

@@ -6,7 +6,6 @@ seeds, `summary.json`, and `policy/`, the improved VLA of the same kind.
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from toddle.algorithms.process_reward import ProcessRewardSettings
-from toddle.core.config import changes, config, from_dict, merged, to_dict
+from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
@@ -29,8 +28,10 @@ from toddle.experience.actor import body_in
 from toddle.experience.evaluate import VideoRequest, evaluate
 from toddle.experience.taught import picture_options
 from toddle.maths.intervals import difference_of_shares
+from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
-from toddle.policies.store import kind_of, load_policy, read_policy, save_policy
+from toddle.policies.store import kind_of, load_policy, meta_of, save_policy
+from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog, read_episodes, result_of, score_of
 from toddle.runs.loop import ProgressLine, run_loop
@@ -111,13 +112,9 @@ class Config:
             raise problem("env", "different environments", ", ".join(self.env))
 
 
-@functools.cache
 def config_class(method: str) -> type[Config]:
     """Return the settings of `toddle finetune --method <method>`: the common ones and the method's own."""
-    settings = load_method(method, "finetune").settings
-    fields: dict[str, Any] = {"__module__": __name__, "__doc__": Config.__doc__, "__annotations__": {}}
-    made: type[Config] = config(type("Config", (settings, Config), fields))
-    return made
+    return settings_class(Config, "finetune", method)
 
 
 def _chosen(given: dict[str, Any]) -> tuple[str, Method, Preset]:
@@ -135,8 +132,7 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
     """
     given = {name: to_dict(value) for name, value in {**(given or {}), **more}.items()}
     name, _, preset = _chosen(given)
-    plain = to_dict(preset.settings) | {"method": name, "preset": preset.name}
-    return from_dict(config_class(name), merged(plain, given), where="toddle finetune")
+    return with_preset(Config, "finetune", name, preset, given)
 
 
 # ---- what learns and where -------------------------------------------------------------------------------------------
@@ -162,12 +158,12 @@ def _pictures(config: Config, name: str, policy: Acting, meta: dict[str, Any]) -
     )
 
 
-def build(config: Any, *, folder: Path | None = None) -> tuple[Run, dict[str, Any]]:
+def build(config: Any) -> tuple[Run, dict[str, Any]]:
     """Return everything that learns, and what the policy's folder says of it.
 
     Raises InputError where policy, environments and settings do not fit.
     """
-    vla, meta = load_policy(config.policy), read_policy(config.policy)[2]
+    vla, meta = load_policy(config.policy), meta_of(config.policy)
     if not vla.cameras:
         raise problem("policy", "a VLA, which sees pictures", f"kind '{vla.kind}'", "toddle pretrain --init goes on")
     envs = [
@@ -175,10 +171,7 @@ def build(config: Any, *, folder: Path | None = None) -> tuple[Run, dict[str, An
         for index, name in enumerate(config.env)
     ]
     for env in envs:
-        body, spec = vla.bodies[body_in(vla, env)], env.body_spec
-        if (body.proprio, body.action) != (spec.proprio, spec.action):
-            want = f"a VLA for {spec.proprio} numbers of state and {spec.action} of action, as {env.name} has"
-            raise problem("policy", want, f"{body.proprio} and {body.action}")
+        body_in(vla, env)
     for line in dict.fromkeys(line for name in config.env for line in _pictures(config, name, vla, meta)[1]):
         print(line, file=sys.stderr)
     device = resolve_device(config.device)
@@ -189,7 +182,6 @@ def build(config: Any, *, folder: Path | None = None) -> tuple[Run, dict[str, An
         seed=config.seed,
         device=device,
         init=vla.train(),
-        folder=folder,
         parts={"rewards": config.process_reward.terms(features, vla.cameras, device)},
     )
     with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
@@ -202,6 +194,7 @@ def _measure(
 ) -> dict[tuple[str, str, str], list[EpisodeResult]]:
     """Evaluate through RL's own way of acting, without its noise; episodes that are on disk are not run again."""
     log, seeds = EpisodeLog(folder / "episodes.jsonl"), list(range(config.evaluation.episodes))
+    others = len(log) - sum(len(log.done({"candidate": label, "env": name})) for name in config.env)
     table: dict[tuple[str, str, str], list[EpisodeResult]] = {}
     with ProgressLine(label, len(seeds) * len(config.env)) as bar:
         for name in config.env:
@@ -210,7 +203,7 @@ def _measure(
 
             def finished(result: EpisodeResult, labels: dict[str, str] = labels) -> None:
                 log.append(labels, result)
-                bar.advance(len(log))
+                bar.advance(len(log) - others)
 
             results = [known[seed] for seed in seeds if seed in known]
             if len(results) < len(seeds):
@@ -222,7 +215,7 @@ def _measure(
                     body=body_in(policy, env),
                     done=known,
                     on_episode=finished,
-                    video=_films(config, folder / "videos", f"{label}-{_short(name)}"),
+                    video=_films(config, folder / "videos", f"{label}-{label_of(name)}"),
                 )
                 env.close()
             table[label, name, "plain"] = results
@@ -290,14 +283,10 @@ def plan(config: Any) -> Plan:
     weights = sum(p.numel() for p in made.policy.parameters() if p.requires_grad)
     kept = sum(source.bytes for source in made.sources)
     _, method, preset = _chosen(to_dict(config))
-    settings = to_dict(preset.settings)
     reward = config.process_reward
-    changed = changes(settings, {name: to_dict(config)[name] for name in settings})
-    given = ", ".join(f"{name} {now!r} (preset: {was!r})" for name, was, now in changed)
     return Plan(
         steps=[
-            f"take preset '{preset.name}' of {config.method} ({preset.source})",
-            *([f"change {given}"] if given else []),
+            *preset_lines(config, preset),
             f"evaluate {config.policy} as it is: {config.evaluation.episodes} episodes each of {', '.join(config.env)}",
             f"step {config.worlds} worlds of each; train {weights:,} weights: {method.what}",
             *([f"add the process reward of {reward.model}, {reward.cap:g} a decision at most"] if reward.model else []),
@@ -313,9 +302,9 @@ def run(config: Any, *, resume: bool = False) -> None:
     """Evaluate, train, evaluate again, and keep the policy.  Raises InputError, NaNError and KeyboardInterrupt."""
     if config.evaluation.recorded is not None:
         recorded_success(config.evaluation.recorded, config.policy, config.env)
+    made, meta = build(config)  # before the folder is made: what does not fit leaves nothing behind
+    acting, labels = made.acting or made.policy, [label_of(name) for name in config.env]
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        made, meta = build(config, folder=folder.path)
-        acting: Any = made.learner.policy  # type: ignore[attr-defined]
         table = _measure(config, "before", acting, meta, folder.path)
         _check_start(config, table)
         run_loop(
@@ -324,7 +313,7 @@ def run(config: Any, *, resume: bool = False) -> None:
             made.iterations,
             checkpoint_every=config.checkpoint_every,
             label="finetune",
-            show=made.show if len(config.env) == 1 else tuple(f"episode/success/{_short(env)}" for env in config.env),
+            show=made.show if len(config.env) == 1 else tuple(f"episode/success/{label}" for label in labels),
         )
         facts = {"envs": list(config.env), "algorithm": config.method, "from": str(config.policy)}
         facts["steps"] = sum(source.total_steps for source in made.sources)
@@ -332,7 +321,3 @@ def run(config: Any, *, resume: bool = False) -> None:
         table |= _measure(config, "after", acting, meta, folder.path)
         write_summary(folder.path, table)
     print(f"policy: {config.out / 'policy'}", file=sys.stderr)
-
-
-def _short(env: str) -> str:
-    return env.replace("/", "-")

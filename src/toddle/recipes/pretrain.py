@@ -5,13 +5,12 @@ The run's folder holds, besides what every run has, `policy/`: what `toddle tran
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from toddle.core.config import changes, config, from_dict, merged, to_dict
+from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
@@ -21,6 +20,7 @@ from toddle.envs.base import BatchedEnv
 from toddle.envs.make import family_of, make_env
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, save_policy
+from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
@@ -77,13 +77,9 @@ class Config:
             raise problem("env", "at least one environment", "none")
 
 
-@functools.cache
 def config_class(method: str) -> type[Config]:
     """Return the settings of `toddle pretrain --method <method>`: the common ones and the method's own."""
-    settings = load_method(method).settings
-    fields: dict[str, Any] = {"__module__": __name__, "__doc__": Config.__doc__, "__annotations__": {}}
-    made: type[Config] = config(type("Config", (settings, Config), fields))
-    return made
+    return settings_class(Config, "pretrain", method)
 
 
 def _chosen(given: dict[str, Any]) -> tuple[Method, Preset]:
@@ -102,8 +98,7 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
     """
     given = {name: to_dict(value) for name, value in {**(given or {}), **more}.items()}
     method, preset = _chosen(given)
-    plain = to_dict(preset.settings) | {"method": method.name, "preset": preset.name}
-    return from_dict(config_class(method.name), merged(plain, given), where="toddle pretrain")
+    return with_preset(Config, "pretrain", method.name, preset, given)
 
 
 def _environments(config: Config) -> list[BatchedEnv]:
@@ -144,12 +139,8 @@ def plan(config: Any) -> Plan:
     seconds = (time.perf_counter() - began) * made.iterations
     parameters = sum(p.numel() for p in made.policy.parameters())
     _, preset = _chosen(to_dict(config))
-    settings = to_dict(preset.settings)
-    changed = changes(settings, {name: to_dict(config)[name] for name in settings})
-    given = ", ".join(f"{name} {now!r} (preset: {was!r})" for name, was, now in changed)
     steps = [
-        f"take preset '{preset.name}' of {config.method} ({preset.source})",
-        *([f"change {given}"] if given else []),
+        *preset_lines(config, preset),
         *([f"go on from {config.init}"] if config.init is not None else []),
         *([f"imitate {imitated} first"] if (imitated := to_dict(config).get("warm_start")) else []),
         f"step {config.worlds} worlds each of {', '.join(config.env)}",

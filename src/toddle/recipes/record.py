@@ -29,7 +29,7 @@ from toddle.experience.demonstrations import (
     row_features,
 )
 from toddle.experience.taught import Taught
-from toddle.policies.store import load_policy, read_policy
+from toddle.policies.store import load_policy, meta_of, read_policy
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
@@ -151,7 +151,7 @@ def _make(config: Config, name: str) -> BatchedEnv:
 
 def _drawn(config: Config) -> RenderSettings:
     """Return how pictures are drawn: as given, else as the policy was taught, else fast."""
-    taught = None if config.policy == "expert" else Taught.of(read_policy(Path(config.policy))[2]).render
+    taught = None if config.policy == "expert" else Taught.of(meta_of(Path(config.policy))).render
     return config.render.over(taught or FAST)
 
 
@@ -228,7 +228,7 @@ def _actor(config: Config, env: BatchedEnv) -> Demonstrator:
     policy = load_policy(Path(config.policy))
     if policy.cameras and policy.cameras != env.cameras:
         raise problem("cameras", f"{' '.join(policy.cameras)}, which the policy reads", " ".join(config.cameras))
-    size, own = config.image_size, Taught.of(read_policy(Path(config.policy))[2]).size
+    size, own = config.image_size, Taught.of(meta_of(Path(config.policy))).size
     if policy.cameras and own is not None and own != (size, size):
         raise problem("image_size", f"{own[0]} x {own[1]}, which the policy was taught with", f"{size} x {size}")
     return PolicyActor(policy, deterministic=config.deterministic, body=body_in(policy, env))

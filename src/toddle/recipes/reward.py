@@ -8,16 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from toddle.core.errors import problem
-from toddle.core.types import FeatureSource
-from toddle.data.feature_cache import FeatureCache, cache_dataset
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.progress import LabelConfig, LabelledEpisode, label_episodes, read_labels
-from toddle.runs.loop import ProgressLine
 
-__all__ = ["ACTIONS", "cached", "check_datasets", "labelled", "summary"]
+__all__ = ["ACTIONS", "check_datasets", "labelled", "summary"]
 
 ACTIONS = {
     "label": "label the steps of demonstrations that lead to a key frame, and draw them",
@@ -48,14 +43,6 @@ def summary(dataset: LeRobotDataset, episodes: Sequence[LabelledEpisode]) -> str
         f"{dataset.path}: {len(good)} successes of {len(episodes)} episodes, {steps} steps, {keys} key frames "
         f"({without} episodes without), {labels / max(1, steps):.0%} of the steps labelled"
     )
-
-
-def cached(root: Path, source: FeatureSource, cameras: tuple[str, ...], dataset: LeRobotDataset) -> FeatureCache:
-    """Return the features of a dataset's pictures, made where they are missing."""
-    with torch.no_grad(), ProgressLine("features", dataset.num_pictures) as bar:
-        return cache_dataset(
-            root, source.fingerprint, dataset, cameras, source.shape, source.encode, on_block=bar.advance
-        )
 
 
 def check_datasets(folders: Sequence[Path]) -> None:

@@ -18,7 +18,8 @@ from toddle.core.reading import check_keys
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.progress import LabelConfig, LabelledEpisode, identity
 from toddle.policies.process_reward import RewardModel, load_reward_model
-from toddle.recipes.reward import cached, check_datasets, labelled
+from toddle.recipes._features import cached_features
+from toddle.recipes.reward import check_datasets, labelled
 from toddle.reporting.process_reward import write_evaluation_page
 from toddle.runs.run import RunFolder
 
@@ -108,7 +109,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         models, meta = _models(config)
         chosen = _chosen(config, models["model"], meta)
         source, cameras = models["model"].features, models["model"].config.cameras
-        caches = [cached(config.cache, source, cameras, dataset) for dataset, _, _ in chosen]
+        caches = [cached_features(config.cache, source, cameras, dataset) for dataset, _, _ in chosen]
         good = ProgressSamples([(part[0], cache, part[1]) for part, cache in zip(chosen, caches, strict=True)])
         answers = {name: good.yes(model.to(device)) for name, model in models.items()}
         judged = {name: judge(yes, good) for name, yes in answers.items()}

@@ -18,7 +18,8 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.progress import LabelConfig, LabelledEpisode, identity, split_episodes
 from toddle.models.backbones.load import load_backbone
 from toddle.policies.process_reward import RewardModel, RewardModelConfig, save_reward_model
-from toddle.recipes.reward import cached, check_datasets, labelled, summary
+from toddle.recipes._features import cached_features
+from toddle.recipes.reward import check_datasets, labelled, summary
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
@@ -120,7 +121,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         models = {name: model.to(device) for name, model in _models(config).items()}
         source, cameras = models["model"].features, config.model.cameras
         samples = ProgressSamples(
-            [(dataset, cached(config.cache, source, cameras, dataset), train) for dataset, train, _ in split]
+            [(dataset, cached_features(config.cache, source, cameras, dataset), train) for dataset, train, _ in split]
         )
         learner = RewardTraining(models, samples, config.train, seed=config.seed)
         run_loop(

@@ -6,8 +6,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
@@ -16,18 +14,17 @@ from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count
 from toddle.core.plan import Plan
 from toddle.core.protocols import FineTunable
-from toddle.core.types import FeatureSource
 from toddle.data.augment import PictureAugmentation
 from toddle.data.demonstrations import Demonstrations
-from toddle.data.feature_cache import FeatureCache, cache_dataset
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.statistics import Mode, feature_statistics
 from toddle.data.windows import WindowDataset
 from toddle.experience.taught import Taught, drawings
 from toddle.policies.bounds import ROUNDING
 from toddle.policies.store import save_policy
+from toddle.recipes._features import cached_features
 from toddle.recipes._sft_start import FreshExpert, FreshTokens, StartConfig, start_policy
-from toddle.runs.loop import ProgressLine, run_loop
+from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "FreshExpert", "FreshTokens", "plan", "run"]
@@ -224,7 +221,8 @@ def make_data(config: Config, policy: FineTunable, datasets: list[LeRobotDataset
     body = policy.body_index(datasets[0].robot_type)
     caches = None
     if policy.features is not None:
-        caches = [_features(config, policy.features, policy.cameras, dataset) for dataset in datasets]
+        what = policy.features, policy.cameras
+        caches = [cached_features(config.cache, *what, dataset, config.augment) for dataset in datasets]
     return Demonstrations(windows, body=body, cameras=policy.cameras, caches=caches, augment=config.augment)
 
 
@@ -236,12 +234,6 @@ def _windows(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]
         )
         for dataset in datasets
     ]
-
-
-def _features(config: Config, source: FeatureSource, cameras: tuple[str, ...], dataset: LeRobotDataset) -> FeatureCache:
-    count, what = config.augment.copies * dataset.num_pictures, (source.fingerprint, dataset, cameras, source.shape)
-    with torch.no_grad(), ProgressLine("features", count) as bar:
-        return cache_dataset(config.cache, *what, source.encode, augment=config.augment, on_block=bar.advance)
 
 
 def _chosen(dataset: LeRobotDataset, per_task: int | None) -> list[int]:
