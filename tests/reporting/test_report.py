@@ -164,3 +164,18 @@ def test_whatever_comes_from_data_is_text(tmp_path: Path) -> None:
     values = re.compile(r"""\s[\w:-]+=(?:"[^"]*"|'[^']*')""")
     bare = [values.sub("", tag) for tag in tags]
     assert not [tag for tag in bare if "onerror" in tag or "alert" in tag], "no quote ends an attribute"
+
+
+def test_a_fine_tuning_is_compared_with_what_it_was_before(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "rl", "finetune")
+    add_episodes(run, "before", "metaworld/push-v3", 10)
+    add_episodes(run, "after", "metaworld/push-v3", 32)
+    page = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "before (reference)" in page and "+55 [37, 68] points" in page
+    other = make_run(tmp_path / "rl2", "finetune")  # the same names and seeds: they must not be taken together
+    add_episodes(other, "before", "metaworld/push-v3", 10)
+    add_episodes(other, "after", "metaworld/push-v3", 12)
+    page = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert (
+        "rl before (reference)" in page and "rl2 after" in page and "40 episodes" in page and "80 episodes" not in page
+    )

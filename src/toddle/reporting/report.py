@@ -17,7 +17,7 @@ import numpy as np
 
 from toddle.core.files import write_text_atomic
 from toddle.maths.intervals import Interval, matched_interval, sign_flip_p
-from toddle.reporting import page, plots
+from toddle.reporting import page, plots, run_data
 from toddle.reporting.episode_log import EvaluationReport, compare, score_of, summarise
 from toddle.reporting.run_data import PROGRESS, Cell, RunData, cells_of, curves_of, environment, find_runs
 
@@ -50,13 +50,13 @@ def write_report(
 ) -> Path:
     """Write the page for the runs in `folders` to the file `out` and return it.
 
-    `reference` names the candidate the others are compared with (default: the last one evaluated); `notes` are
+    `reference` names the candidate the others are compared with (default: `run_data.usual_reference`); `notes` are
     added to what did not work.  Raises InputError when a folder holds no run.
     """
     runs = find_runs(folders)
     cells = cells_of(runs)
     candidates = list(dict.fromkeys(cell.candidate for cell in cells))
-    reference = reference if reference in candidates else (candidates[-1] if candidates else None)
+    reference = reference if reference in candidates else run_data.usual_reference(candidates)
     candidates.sort(key=lambda name: name == reference)  # the reference last, the others in their order
     colours = plots.colours_of(candidates)
     cells.sort(key=lambda cell: candidates.index(cell.candidate))

@@ -17,7 +17,7 @@ from toddle.core.types import EpisodeResult
 from toddle.reporting.episode_log import read_episodes, result_of
 from toddle.runs.metrics import CLOCK_GROUP, read_metrics
 
-__all__ = ["Cell", "RunData", "cells_of", "curves_of", "environment", "find_runs"]
+__all__ = ["Cell", "RunData", "cells_of", "curves_of", "environment", "find_runs", "usual_reference"]
 
 PREFERRED = (
     r"^goal/success$",
@@ -99,11 +99,18 @@ def _read(path: Path, name: str) -> RunData:
 
 
 def cells_of(runs: Iterable[RunData]) -> list[Cell]:
-    """Return the evaluation cells of all runs, in the order they appear."""
+    """Return the evaluation cells of all runs, in the order they appear.
+
+    `before` and `after` of several fine-tunings bear their run's name.
+    """
     cells: dict[tuple[str, str, str], Cell] = {}
-    for run in runs:
+    named = list(runs)
+    several = sum(run.command == "finetune" for run in named) > 1
+    for run in named:
+        prefix = f"{run.name} " if several and run.command == "finetune" else ""
         for row in run.episodes:
-            key = (row.get("candidate", run.name), row.get("env", "?"), row.get("condition", "plain"))
+            name = prefix + str(row.get("candidate", run.name))
+            key = (name, row.get("env", "?"), row.get("condition", "plain"))
             cell = cells.setdefault(key, Cell(candidate=key[0], env=key[1], condition=key[2]))
             result = result_of(row)
             cell.results.append(result)
@@ -111,6 +118,12 @@ def cells_of(runs: Iterable[RunData]) -> list[Cell]:
             if "video" in result.info and film.is_file():
                 cell.videos.append((film, result))
     return list(cells.values())
+
+
+def usual_reference(candidates: list[str]) -> str | None:
+    """Return what others are compared with: a policy before it was fine-tuned by RL, else the last candidate."""
+    before = [name for name in candidates if name.split()[-1:] == ["before"]]
+    return next(iter(before or candidates[::-1]), None)
 
 
 def curves_of(runs: Iterable[RunData], most: int = 6) -> dict[str, dict[str, list[tuple[float, float]]]]:
