@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from toddle.core.types import BodySpec
+from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import EmbeddedBackbone, EmbeddedConfig, train_tokenizer
 from toddle.models.expert import ExpertConfig
 from toddle.models.token_decoder import DecoderConfig
@@ -41,14 +42,18 @@ def tiny_backbone(seed: int = 0) -> EmbeddedBackbone:
 
 
 def tiny_config(
-    head: Literal["velocity", "endpoint"] = "velocity", window: int = 1, horizon: int = 4, **more: Any
+    head: Literal["velocity", "endpoint"] = "velocity",
+    window: int = 1,
+    horizon: int = 4,
+    backbone: BackboneConfig | None = None,
+    **more: Any,
 ) -> FlowVLAConfig:
     trunk = TrunkConfig(width=32, depth=2, heads=2, context_width=24, modulation="residual")
     body = BodySpec(name="toy", proprio=PROPRIO, action=ACTION, dt=0.05)
     expert = ExpertConfig(
         trunk=trunk, bodies=(body,), horizon=horizon, executed=2, window=window, head=head, bank_hidden=32, **more
     )
-    return FlowVLAConfig(expert=expert, steps=5)
+    return FlowVLAConfig(expert=expert, steps=5, backbone=backbone or BackboneConfig())
 
 
 def tiny_vla(head: Literal["velocity", "endpoint"] = "velocity", window: int = 1, **more: Any) -> FlowVLA:

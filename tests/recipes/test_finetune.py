@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from toddle.models.backbones.load import load_backbone
 from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.process_reward import RewardModel, RewardModelConfig, save_reward_model
-from toddle.policies.store import load_policy, read_policy
+from toddle.policies.store import load_policy, meta_of, read_policy, save_policy
+from toddle.policies.vla import FlowVLA
 from toddle.recipes import finetune, record, sft
 from toddle.reporting.episode_log import read_episodes
 from toddle.runs.checkpoint import copy_tree
@@ -57,6 +59,17 @@ def vla(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record.run(record.Config(out=root / "data", env=("dots/one",), episodes=3, **shown), resume=False)
     trunk = TrunkConfig(width=32, depth=2, heads=2, context_width=16, modulation="residual")
     return taught(root, expert=sft.FreshExpert(trunk=trunk, horizon=4, executed=4, steps=3))
+
+
+@pytest.fixture(scope="module")
+def lora(vla: Path) -> Path:
+    """The VLA with LoRA on its backbone."""
+    plain = load_policy(vla)
+    backbone = replace(plain.config.backbone, lora_rank=2)
+    policy = FlowVLA.from_config(replace(plain.config, backbone=backbone))
+    policy.load_state_dict(plain.state_dict() | {name: w for name, w in policy.state_dict().items() if "lora." in name})
+    save_policy(vla.parent / "lora", policy, meta_of(vla))
+    return vla.parent / "lora"
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +191,13 @@ def test_tokens_refuse_what_only_flows_heed(tokens: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(vla: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = SMALL | {"policy": vla, "collect": {"length": 5}, "ppo": {"minibatches": 2}}
+@pytest.mark.parametrize("start", ["vla", "lora"])
+def test_a_killed_run_goes_on_to_the_same_weights(
+    start: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit; with LoRA, whose weights move, acting with LoRA merged."""
+    policy: Path = request.getfixturevalue(start)
+    given: dict[str, Any] = SMALL | {"policy": policy, "collect": {"length": 5}, "ppo": {"minibatches": 2}}
     given |= {"checkpoint_every": 1, "reward": "dense"}
     finetune.run(finetune.configure(given | {"out": tmp_path / "whole"}))
     from toddle.algorithms.ppo import PPO
@@ -200,6 +218,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(vla: Path, tmp_path: Path, mon
     finetune.run(broken, resume=True)
     states = [read_policy(tmp_path / name)[3] for name in ("whole", "broken")]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    before = load_policy(policy).state_dict()
+    moved = [name for name in states[0] if not torch.equal(states[0][name], before[name])]
+    assert (start == "lora") == any("lora_B" in name for name in moved) and any("expert" in name for name in moved)
 
 
 def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None:

@@ -6,16 +6,17 @@ teacher and a Lagrangian cost are PPO with other parts (docs/ppo.md), not other 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from toddle.core.protocols import Critic, Scorable
+from toddle.core.protocols import Acting, Critic, Scorable
 from toddle.core.types import Score
 from toddle.experience.rollout import Minibatch, Rollout
 
-__all__ = ["Auxiliary", "Estimator", "Optimiser", "Part", "RewardTerm", "Source"]
+__all__ = ["Auxiliary", "Engine", "Estimator", "Optimiser", "Part", "RewardTerm", "Source"]
 
 
 class Part:
@@ -61,13 +62,23 @@ class Auxiliary(Part):
         raise NotImplementedError
 
 
+class Engine:
+    """What acts for the learner: the policy itself, or one that takes its weights over once an iteration (merged
+    LoRA; another device).  It has no state of its own."""
+
+    @contextmanager
+    def acting(self, policy: Scorable) -> Iterator[Acting]:
+        """Yield what gathers this iteration's experience, with the policy's weights as they are now."""
+        yield policy
+
+
 class Source(Protocol):
     """What PPO takes experience from: `experience.collect.Collector`, `experience.episodes.GroupCollector`."""
 
     label: str
     """Names the source in metrics where there are several."""
 
-    def collect(self, policy: Scorable, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
+    def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
         """Return a filled rollout, with `value` and `next_value` where there is a critic, and metrics."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from toddle.algorithms.estimators import GAE
-from toddle.algorithms.parts import Auxiliary, Estimator, Optimiser, RewardTerm, Source
+from toddle.algorithms.parts import Auxiliary, Engine, Estimator, Optimiser, RewardTerm, Source
 from toddle.core.config import config
 from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
@@ -121,8 +121,8 @@ class PPO:
     """A learner: `step` gathers one rollout from each source and makes `epochs` x `minibatches` updates.
 
     `policy` and `critic` are modules; `critic` None: the estimator does without.  `iterations` is the length of the run
-    (for the cosine).  `estimator` (default GAE), `rewards` and `auxiliaries` are its parts; `optimiser` makes the
-    optimiser of name -> (module, learning rate), by default `FlatAdam`.
+    (for the cosine).  `estimator` (default GAE), `rewards`, `auxiliaries` and `engine` (default: the policy acts) are
+    its parts; `optimiser` makes the optimiser of name -> (module, learning rate), by default `FlatAdam`.
     """
 
     def __init__(
@@ -137,6 +137,7 @@ class PPO:
         estimator: Estimator | None = None,
         rewards: Sequence[RewardTerm] = (),
         auxiliaries: Sequence[Auxiliary] = (),
+        engine: Engine | None = None,
         optimiser: Callable[[dict[str, tuple[Module, float]]], Optimiser] | None = None,
     ) -> None:
         """Raises InputError when there is no source, no critic where one is needed, or they are on several devices."""
@@ -151,7 +152,7 @@ class PPO:
                 raise problem(name, f"the policy's device {device_of(policy)}", str(device_of(module)))
         self.sources, self.config, self.iterations = list(sources), config, iterations
         self.estimator = estimator or GAE(config.lam)
-        self.rewards, self.auxiliaries = list(rewards), list(auxiliaries)
+        self.rewards, self.auxiliaries, self.engine = list(rewards), list(auxiliaries), engine or Engine()
         rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
         learning = {name: (module, rates[name]) for name, module in self.modules.items()}
         self.optimiser: Optimiser = (
@@ -168,12 +169,11 @@ class PPO:
         self._set_rates()
         if self.iteration == self.config.critic_warm_up > 0:
             self.optimiser.restart()  # else the policy's moments would be corrected for steps it never made
-        rollouts: list[Rollout] = []
-        metrics: dict[str, float] = {}
-        for source in self.sources:
-            rollout, facts = source.collect(self.policy, self.critic)
+        with self.engine.acting(self.policy) as acting:
+            gathered = [source.collect(acting, self.critic) for source in self.sources]
+        rollouts, metrics = [rollout for rollout, _ in gathered], dict[str, float]()
+        for source, (rollout, facts) in zip(self.sources, gathered, strict=True):
             facts |= self._estimate(rollout)
-            rollouts.append(rollout)
             suffix = f"/{source.label}" if len(self.sources) > 1 else ""
             metrics |= {f"{name}{suffix}": value for name, value in facts.items()}
         for auxiliary in self.auxiliaries:

@@ -8,6 +8,7 @@ demonstrations of a VLA is `FineTunable`; one that RL may warm-start is `Imitati
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -175,6 +176,9 @@ class Explorable(FineTunable, Protocol):
     def explorer(self, sampler: Any) -> Scorable:
         """Return what RL trains: this policy, exploring as `policies.flow_explorer.SamplerConfig` says.  Its weights
         are this policy's own (and perhaps those of a spread), so this policy is what is kept afterwards."""
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Act with LoRA, where it has any, folded into the backbone's weights as it is now, until this ends."""
 
     @property
     def prompt_width(self) -> int:

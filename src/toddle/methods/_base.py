@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +78,8 @@ class Run:
     """Metrics that are printed on the way."""
     acting: Acting | None = None
     """What acts while it learns, where that is not the policy itself."""
+    merged: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Within it the policy acts with LoRA merged, where it has LoRA."""
 
 
 class Settings(Protocol):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from gymnasium import spaces
 
 from toddle.algorithms.estimators import GroupAdvantages
-from toddle.algorithms.parts import Estimator
+from toddle.algorithms.parts import Engine, Estimator
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Size
-from toddle.core.protocols import Explorable
+from toddle.core.protocols import Acting, Explorable, Scorable
 from toddle.core.types import BodySpec
 from toddle.envs.base import BatchedEnv
 from toddle.experience.actor import body_in
 from toddle.experience.collect import CollectConfig, Collector
 from toddle.experience.episodes import EpisodesConfig, GroupCollector
 from toddle.methods._actors import label_of
-from toddle.methods._base import Run, Start
+from toddle.methods._base import Counting, Run, Start
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.homogeneous_critic import HomogeneousCritic
 from toddle.policies.vla_critic import VLACritic, VLACriticConfig
@@ -43,6 +45,32 @@ def numbers_of(env: BatchedEnv, key: str) -> int:
     space = env.single_observation_space
     shape = space[key].shape if isinstance(space, spaces.Dict) and key in space else None
     return shape[0] if shape else 0
+
+
+class MergedLora(Engine):
+    """The policy itself acts, with its VLA's LoRA folded into the backbone's weights once an iteration."""
+
+    def __init__(self, vla: Explorable) -> None:
+        self.vla = vla
+
+    @contextmanager
+    def acting(self, policy: Scorable) -> Iterator[Acting]:
+        """Yield the policy, merged until this ends."""
+        with self.vla.merged():
+            yield policy
+
+
+def run_of(learner: PPO, vla: Explorable, explorer: Acting, iterations: int, sources: Sequence[Counting]) -> Run:
+    """Return a run of `toddle finetune`."""
+    return Run(
+        learner=learner,
+        policy=vla,
+        iterations=iterations,
+        sources=sources,
+        show=SHOWN,
+        acting=explorer,
+        merged=vla.merged,
+    )
 
 
 @config
@@ -78,8 +106,17 @@ class VLAPPOSettings:
         critic = self._critic(vla, explorer.bodies, start).to(start.device)
         steps = explorer.horizon * sum(collector.decisions for collector in collectors)
         iterations = max(1, round(start.steps / steps))
-        learner = PPO(explorer, critic, collectors, self.ppo, iterations=iterations, seed=start.seed, **start.parts)
-        return Run(learner=learner, policy=vla, iterations=iterations, sources=collectors, show=SHOWN, acting=explorer)
+        learner = PPO(
+            explorer,
+            critic,
+            collectors,
+            self.ppo,
+            iterations=iterations,
+            seed=start.seed,
+            engine=MergedLora(vla),
+            **start.parts,
+        )
+        return run_of(learner, vla, explorer, iterations, collectors)
 
     def _critic(self, vla: Explorable, bodies: tuple[BodySpec, ...], start: Start) -> VLACritic | HomogeneousCritic:
         frozen, seed = vla.features, start.seed
@@ -141,9 +178,10 @@ class VLAGroupSettings:
             iterations=iterations,
             seed=start.seed,
             estimator=estimator,
+            engine=MergedLora(vla),
             **start.parts,
         )
-        return Run(learner=learner, policy=vla, iterations=iterations, sources=collectors, show=SHOWN, acting=explorer)
+        return run_of(learner, vla, explorer, iterations, collectors)
 
     def compared(self) -> None:
         """Raise InputError where episodes have no others of the same start to be compared with."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any, TypeVar
+
+import torch
 from torch import nn
 
 from toddle.core.errors import InputError, problem
 
-__all__ = ["TARGETS", "add_lora", "lora_parameters"]
+__all__ = ["TARGETS", "add_lora", "lora_parameters", "merged_copy"]
 
+M = TypeVar("M", bound=nn.Module)
 TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "o_proj")
 """Attention projections, as the models of transformers name them."""
 
@@ -34,3 +39,22 @@ def add_lora(module: nn.Module, *, rank: int, alpha: float) -> list[str]:
 def lora_parameters(module: nn.Module) -> list[str]:
     """Return the names of all LoRA parameters in `module`."""
     return [name for name, _ in module.named_parameters() if ".lora_" in name]
+
+
+@torch.no_grad()
+def merged_copy(module: M) -> M:
+    """Return a copy in evaluation mode whose projections have LoRA folded in as it is now, W + alpha / rank B A.
+
+    All other weights are shared with `module`, whose own stay as they are: nothing is ever taken out again, so nothing
+    is lost to rounding.  The copy does not follow when LoRA learns on, and has no gradients of it.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    for layer in module.modules():
+        if "lora_A" in dict(layer.named_children()):
+            held: Any = layer
+            base = held.get_base_layer()
+            plain = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
+            plain.weight = nn.Parameter(base.weight + held.get_delta_weight("default"), requires_grad=False)
+            plain.bias = base.bias
+            memo[id(layer)] = plain
+    return copy.deepcopy(module, memo).eval()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from toddle.core.errors import problem
 from toddle.core.types import FeatureSource, Observation, Reading, sentences_of
 from toddle.models.backbones.base import Backbone
+from toddle.models.lora import merged_copy
 
 __all__ = ["SeeingPolicy"]
 
@@ -39,6 +41,7 @@ class SeeingPolicy(nn.Module):
                 f"'{name}' has other weights or preprocessing now: restore it or train again",
             )
         self._held = [backbone]  # in a list, so that its weights are not part of the policy's
+        self._merged: list[Backbone] = []  # what reads in its place while it acts with LoRA merged
 
     def _share_lora(self) -> None:
         """Take the backbone's LoRA weights into the policy's, so that they are trained and saved with it."""
@@ -49,6 +52,22 @@ class SeeingPolicy(nn.Module):
     def backbone(self) -> Backbone:
         """The vision-language model."""
         return self._held[0]
+
+    def merge_lora(self) -> None:
+        """Read through a copy of the backbone with LoRA folded into its weights as it is now (where it has LoRA).
+
+        It reads the same to rounding and faster, and LoRA no longer learns: call it on a policy that acts alone.
+        """
+        self._merged = [merged_copy(self.backbone)] if self.backbone.trainable else []
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Act with LoRA merged, as it is when this begins, until this ends."""
+        self.merge_lora()
+        try:
+            yield
+        finally:
+            self._merged = []
 
     @property
     def features(self) -> FeatureSource | None:
@@ -64,7 +83,8 @@ class SeeingPolicy(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Move the backbone along when the policy moves to another device."""
-        self.backbone._apply(fn)
+        for backbone in (self.backbone, *self._merged):
+            backbone._apply(fn)
         super()._apply(fn, recurse)
         return self
 
@@ -101,7 +121,8 @@ class SeeingPolicy(nn.Module):
         """Encode pictures (..., n, 3, H, W) with a sentence each, or (T, B, ...) with the same B at every decision."""
         lead = images.shape[:-4]
         rows = images.flatten(0, -5)
-        raw, mask = self.backbone.encode(rows, sentences * (len(rows) // len(sentences)))
+        reader = self._merged[0] if self._merged else self.backbone
+        raw, mask = reader.encode(rows, sentences * (len(rows) // len(sentences)))
         return raw.unflatten(0, lead), mask.unflatten(0, lead)
 
     @torch.no_grad()

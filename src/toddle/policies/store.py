@@ -25,6 +25,7 @@ from toddle.core.protocols import Acting
 from toddle.core.reading import Kinds, read_json
 from toddle.models.expert import ExpertConfig
 from toddle.policies.foreign import refusal
+from toddle.policies.seeing import SeeingPolicy
 
 __all__ = [
     "StoredExpert",
@@ -182,8 +183,10 @@ def _card_in(folder: Path | str) -> Path:
     return inside if inside.exists() and not (Path(folder) / CARD).exists() else Path(folder) / CARD
 
 
-def load_policy(folder: Path | str, device: torch.device = CPU) -> Any:
+def load_policy(folder: Path | str, device: torch.device = CPU, *, acting: bool = False) -> Any:
     """Build the policy of a folder on `device`, in evaluation mode, wherever it was trained.
+
+    acting: it acts and never learns, so LoRA on a backbone is folded into the backbone's weights, which is faster.
 
     Raises InputError when the folder is incomplete or damaged.
     """
@@ -196,4 +199,7 @@ def load_policy(folder: Path | str, device: torch.device = CPU) -> Any:
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:300]
         raise InputError(f"{folder}: the weights do not fit the config: {detail}") from None
-    return policy.to(device).eval()
+    policy = policy.to(device).eval()
+    if acting and isinstance(policy, SeeingPolicy):
+        policy.merge_lora()
+    return policy

@@ -235,7 +235,7 @@ class _Scene:
         """Return policy, environment, and the policy's bank for its body."""
         if self._held is None or self._held[0] != candidate:
             self.close()
-            policy = load_policy(candidate.folder, self.device)
+            policy = load_policy(candidate.folder, self.device, acting=True)
             self._held = candidate, policy, meta_of(candidate.folder)
         config, (_, policy, meta) = self.config, self._held
         if self._env is None or self._env.name != env_name:

@@ -190,9 +190,10 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
 
 # ---- before and after ------------------------------------------------------------------------------------------------
 def _measure(
-    config: Config, label: str, policy: Acting, meta: dict[str, Any], folder: Path
+    config: Config, label: str, made: Run, meta: dict[str, Any], folder: Path
 ) -> dict[tuple[str, str, str], list[EpisodeResult]]:
     """Evaluate through RL's own way of acting, without its noise; episodes that are on disk are not run again."""
+    policy = made.acting or made.policy
     log, seeds = EpisodeLog(folder / "episodes.jsonl"), list(range(config.evaluation.episodes))
     others = len(log) - sum(len(log.done({"candidate": label, "env": name})) for name in config.env)
     table: dict[tuple[str, str, str], list[EpisodeResult]] = {}
@@ -208,15 +209,16 @@ def _measure(
             results = [known[seed] for seed in seeds if seed in known]
             if len(results) < len(seeds):
                 env = _make_env(config, name, min(10, config.evaluation.episodes), 0, policy, meta)
-                results = evaluate(
-                    policy,
-                    env,
-                    seeds=seeds,
-                    body=body_in(policy, env),
-                    done=known,
-                    on_episode=finished,
-                    video=_films(config, folder / "videos", f"{label}-{label_of(name)}"),
-                )
+                with made.merged():
+                    results = evaluate(
+                        policy,
+                        env,
+                        seeds=seeds,
+                        body=body_in(policy, env),
+                        done=known,
+                        on_episode=finished,
+                        video=_films(config, folder / "videos", f"{label}-{label_of(name)}"),
+                    )
                 env.close()
             table[label, name, "plain"] = results
     return table
@@ -303,9 +305,9 @@ def run(config: Any, *, resume: bool = False) -> None:
     if config.evaluation.recorded is not None:
         recorded_success(config.evaluation.recorded, config.policy, config.env)
     made, meta = build(config)  # before the folder is made: what does not fit leaves nothing behind
-    acting, labels = made.acting or made.policy, [label_of(name) for name in config.env]
+    labels = [label_of(name) for name in config.env]
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        table = _measure(config, "before", acting, meta, folder.path)
+        table = _measure(config, "before", made, meta, folder.path)
         _check_start(config, table)
         run_loop(
             made.learner,
@@ -318,6 +320,6 @@ def run(config: Any, *, resume: bool = False) -> None:
         facts = {"envs": list(config.env), "algorithm": config.method, "from": str(config.policy)}
         facts["steps"] = sum(source.total_steps for source in made.sources)
         save_policy(config.out / "policy", made.policy, meta | facts)
-        table |= _measure(config, "after", acting, meta, folder.path)
+        table |= _measure(config, "after", made, meta, folder.path)
         write_summary(folder.path, table)
     print(f"policy: {config.out / 'policy'}", file=sys.stderr)

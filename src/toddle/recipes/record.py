@@ -225,7 +225,7 @@ def _actor(config: Config, env: BatchedEnv) -> Demonstrator:
         return ExpertActor(config.noise)
     if config.noise:
         raise problem("noise", "0 with a policy (it is for the expert)", config.noise)
-    policy = load_policy(Path(config.policy))
+    policy = load_policy(Path(config.policy), acting=True)
     if policy.cameras and policy.cameras != env.cameras:
         raise problem("cameras", f"{' '.join(policy.cameras)}, which the policy reads", " ".join(config.cameras))
     size, own = config.image_size, Taught.of(meta_of(Path(config.policy))).size
