@@ -1,4 +1,4 @@
-"""What VLAs share that read pictures and a sentence through a backbone held beside their own weights."""
+"""What VLAs share that read pictures and a sentence through a model held beside their own weights."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ from torch import Tensor, nn
 
 from toddle.core.errors import problem
 from toddle.core.types import FeatureSource, Observation, Reading, sentences_of
-from toddle.models.backbones.base import Backbone
+from toddle.models.backbones.base import Backbone, VisionLanguageModel
 from toddle.models.lora import merged_copy
 
-__all__ = ["SeeingPolicy"]
+__all__ = ["HoldingPolicy", "SeeingPolicy"]
 
 
-class SeeingPolicy(nn.Module):
-    """A policy with a backbone that is frozen, or trained by LoRA alone.
+class HoldingPolicy(nn.Module):
+    """A policy that holds a vision-language model which is frozen, or trained by LoRA alone.
 
-    The backbone's own weights are not part of the policy's `state_dict`; a fingerprint says which they were.
-    A subclass sets `adapter`, which maps the backbone's tokens to the context that it reads.
+    The model's own weights are not part of the policy's `state_dict`; a fingerprint says which they were.
     """
 
-    adapter: nn.Module
     cameras: tuple[str, ...]
     fingerprint: str
 
-    def __init__(self, backbone: Backbone, expected: str, name: str) -> None:
-        """Hold the backbone `name`.  Raises InputError when its fingerprint is not `expected` (where that is known)."""
+    def __init__(self, held: VisionLanguageModel, expected: str, name: str) -> None:
+        """Hold the model `name`.  Raises InputError when its fingerprint is not `expected` (where that is known)."""
         super().__init__()
-        self.fingerprint = backbone.base_fingerprint or backbone.fingerprint()
+        self.fingerprint = held.base_fingerprint or held.fingerprint()
         if expected and expected != self.fingerprint:
             raise problem(
                 "backbone",
@@ -40,25 +38,20 @@ class SeeingPolicy(nn.Module):
                 self.fingerprint,
                 f"'{name}' has other weights or preprocessing now: restore it or train again",
             )
-        self._held = [backbone]  # in a list, so that its weights are not part of the policy's
-        self._merged: list[Backbone] = []  # what reads in its place while it acts with LoRA merged
+        self._held: list[Any] = [held]  # in a list, so that its weights are not part of the policy's
+        self._merged: list[Any] = []  # what reads in its place while it acts with LoRA merged
 
     def _share_lora(self) -> None:
-        """Take the backbone's LoRA weights into the policy's, so that they are trained and saved with it."""
-        lora = [(name, value) for name, value in self.backbone.named_parameters() if ".lora_" in name]
+        """Take the model's LoRA weights into the policy's, so that they are trained and saved with it."""
+        lora = [(name, value) for name, value in self._held[0].named_parameters() if ".lora_" in name]
         self.lora = nn.ParameterDict({name.replace(".", "/"): value for name, value in lora})
 
-    @property
-    def backbone(self) -> Backbone:
-        """The vision-language model."""
-        return self._held[0]
-
     def merge_lora(self) -> None:
-        """Read through a copy of the backbone with LoRA folded into its weights as it is now (where it has LoRA).
+        """Read through a copy of the model with LoRA folded into its weights as it is now (where it has LoRA).
 
         It reads the same to rounding and faster, and LoRA no longer learns: call it on a policy that acts alone.
         """
-        self._merged = [merged_copy(self.backbone)] if self.backbone.trainable else []
+        self._merged = [merged_copy(self._held[0])] if self._held[0].trainable else []
 
     @contextmanager
     def merged(self) -> Iterator[None]:
@@ -70,23 +63,44 @@ class SeeingPolicy(nn.Module):
             self._merged = []
 
     @property
+    def _reader(self) -> Any:
+        """What reads now: the model, or its merged copy."""
+        return (self._merged or self._held)[0]
+
+    def reading(self, sentence: str) -> Reading:
+        """Return how much of a sentence its model reads."""
+        reading: Reading = self._held[0].reading(sentence)
+        return reading
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        """Move the model along when the policy moves to another device."""
+        for model in (*self._held, *self._merged):
+            model._apply(fn)
+        super()._apply(fn, recurse)
+        return self
+
+
+class SeeingPolicy(HoldingPolicy):
+    """A policy that reads the context tokens of a backbone.
+
+    A subclass sets `adapter`, which maps the backbone's tokens to the context that it reads.
+    """
+
+    adapter: nn.Module
+
+    @property
+    def backbone(self) -> Backbone:
+        """The vision-language model."""
+        backbone: Backbone = self._held[0]
+        return backbone
+
+    @property
     def features(self) -> FeatureSource | None:
         """The frozen backbone; None where LoRA trains it."""
         if self.backbone.trainable:
             return None
         shape = (self.backbone.tokens(len(self.cameras)), self.backbone.width)
         return FeatureSource(self.fingerprint, shape, self.backbone.encode)
-
-    def reading(self, sentence: str) -> Reading:
-        """Return how much of a sentence its backbone reads."""
-        return self.backbone.reading(sentence)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        """Move the backbone along when the policy moves to another device."""
-        for backbone in (self.backbone, *self._merged):
-            backbone._apply(fn)
-        super()._apply(fn, recurse)
-        return self
 
     def frozen_copy(self) -> Self:
         """Return a copy in evaluation mode that does not learn and shares the frozen backbone (for a critic).
@@ -121,8 +135,7 @@ class SeeingPolicy(nn.Module):
         """Encode pictures (..., n, 3, H, W) with a sentence each, or (T, B, ...) with the same B at every decision."""
         lead = images.shape[:-4]
         rows = images.flatten(0, -5)
-        reader = self._merged[0] if self._merged else self.backbone
-        raw, mask = reader.encode(rows, sentences * (len(rows) // len(sentences)))
+        raw, mask = self._reader.encode(rows, sentences * (len(rows) // len(sentences)))
         return raw.unflatten(0, lead), mask.unflatten(0, lead)
 
     @torch.no_grad()

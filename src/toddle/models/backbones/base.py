@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from toddle.core.types import Reading
 __all__ = [
     "Backbone",
     "BackboneConfig",
+    "VisionLanguageModel",
     "check_images",
     "fingerprint_of",
     "reading_of",
@@ -64,22 +65,12 @@ def tell_what_is_lost(sentence: str, reading: Reading, remedy: str) -> None:
         print(f"instruction '{sentence[:200]}': {' and '.join(lost)}; {remedy}", file=sys.stderr)
 
 
-class Backbone(nn.Module):
-    """A vision-language encoder.  `encode` is all that callers use.
+class VisionLanguageModel(nn.Module):
+    """What a policy holds beside its own weights: a model of pictures and sentences, frozen or trained by LoRA."""
 
-    width: D_vlm, numbers of one context token.  tokens: G for `cameras` pictures, always the same.
-    """
-
-    width: int
-    settings: BackboneConfig
     tokenizer: Any
-    remedy: str  # what a user can do about a sentence of which something is lost
     trainable: bool = False  # True with LoRA: gradients flow and features must not be cached
     base_fingerprint: str = ""  # with LoRA: the fingerprint of what it was put on
-
-    def tokens(self, cameras: int) -> int:
-        """Return G, the context tokens of one decision with `cameras` pictures."""
-        raise NotImplementedError
 
     @property
     def room(self) -> int:
@@ -90,16 +81,45 @@ class Backbone(nn.Module):
         """Return the ids of a sentence's tokens, all of them."""
         raise NotImplementedError
 
+    def preprocessing(self) -> dict[str, Any]:
+        """Return what is done to pictures and text before the weights, as plain values (part of the fingerprint)."""
+        raise NotImplementedError
+
     def reading(self, sentence: str) -> Reading:
         """Return how much of a sentence is read."""
         return reading_of(self._ids(sentence), self.room, self.tokenizer)
 
-    def _features(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return context (B, G, D_vlm) and mask (B, G) bool for images (B, n, 3, H, W) uint8."""
+    def train(self, mode: bool = True) -> Self:
+        """A frozen model stays in evaluation mode."""
+        return super().train(mode and self.trainable)
+
+    def freeze(self) -> Self:
+        """Switch off gradients of all weights and go to evaluation mode."""
+        self.trainable = False
+        self.requires_grad_(False)
+        return self.eval()
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that change with the weights or the preprocessing: they key the feature cache."""
+        return fingerprint_of(self, self.preprocessing())
+
+
+class Backbone(VisionLanguageModel):
+    """A vision-language encoder.  `encode` is all that callers use.
+
+    width: D_vlm, numbers of one context token.  tokens: G for `cameras` pictures, always the same.
+    """
+
+    width: int
+    settings: BackboneConfig
+    remedy: str  # what a user can do about a sentence of which something is lost
+
+    def tokens(self, cameras: int) -> int:
+        """Return G, the context tokens of one decision with `cameras` pictures."""
         raise NotImplementedError
 
-    def preprocessing(self) -> dict[str, Any]:
-        """Return what is done to pictures and text before the weights, as plain values (part of the fingerprint)."""
+    def _features(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return context (B, G, D_vlm) and mask (B, G) bool for images (B, n, 3, H, W) uint8."""
         raise NotImplementedError
 
     def encode(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -115,20 +135,6 @@ class Backbone(nn.Module):
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             context, mask = self._features(images, instructions)
         return context.float(), mask
-
-    def train(self, mode: bool = True) -> Backbone:
-        """A frozen backbone stays in evaluation mode."""
-        return super().train(mode and self.trainable)
-
-    def freeze(self) -> Backbone:
-        """Switch off gradients of all weights and go to evaluation mode."""
-        self.trainable = False
-        self.requires_grad_(False)
-        return self.eval()
-
-    def fingerprint(self) -> str:
-        """Return 16 hex digits that change with the weights or the preprocessing: they key the feature cache."""
-        return fingerprint_of(self, self.preprocessing())
 
 
 def fingerprint_of(module: nn.Module, preprocessing: dict[str, Any]) -> str:

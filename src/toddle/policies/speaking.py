@@ -1,0 +1,229 @@
+"""What VLAs share that say their chunk in tokens: drawing and scoring them, SFT on them, RL's view of them.
+
+L = H_exec A tokens a decision.  Only the bins are in the vocabulary, so no other token can be drawn or scored; the
+temperature is one number that acting and scoring share.  Evaluation takes the likeliest token of each.  The chain is
+(B, L): the tokens as bins, 0 the lowest number, or the draws of a Laplace head (OFT's L1 loss with a spread; RIPT-VLA,
+arXiv 2505.17016).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from toddle.core.errors import problem
+from toddle.core.seeding import rand
+from toddle.core.types import Decision, Observation, Score
+from toddle.data.statistics import FeatureStatistics, Mode, Normalization
+from toddle.policies.bounds import bounded
+from toddle.policies.flow_explorer import OF_FLOWS, SamplerConfig, refuse_without_effect
+
+__all__ = ["LOG_SCALE", "Speaking", "rows_of"]
+
+LOG_SCALE = (-4.0, 0.5)
+"""Bounds of the Laplace head's log-scale, in normalised actions."""
+
+
+class Speaking:
+    """Part of a policy, beside what it sees with: a subclass says what its hidden states are and how they are read.
+
+    Actions are normalised: a = (action - action_offset) / action_scale, and then held within [-1, 1] by the bins.
+    """
+
+    sequential = False
+    config: Any  # with body, horizon, executed, decoding, head, temperature, ratio_per
+    action_offset: Tensor  # (1, A)
+    action_scale: Tensor
+    centres: Tensor  # (bins,), the number that each token means
+
+    # ---- what a subclass says --------------------------------------------------------------------------------------
+    def _hidden(self, observation: Observation, length: int, tokens: Tensor | None) -> Tensor:
+        """Return the hidden states (N, L, d) that say tokens (N, L); in parallel they are not looked at."""
+        raise NotImplementedError
+
+    def _one_by_one(self, observation: Observation) -> Callable[[Tensor | None], Tensor]:
+        """Open a decision: what was said last (N,), None before the first -> the hidden state (N, d) of the next."""
+        raise NotImplementedError
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., bins) of hidden states (..., d)."""
+        raise NotImplementedError
+
+    def _laplace(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and log-scales (N, L) of hidden states (N, L, d)."""
+        raise NotImplementedError
+
+    def _bins(self, action: Tensor) -> Tensor:
+        """Return the tokens of normalised actions (...)."""
+        raise NotImplementedError
+
+    # ---- what SFT asks ---------------------------------------------------------------------------------------------
+    @property
+    def window_sizes(self) -> tuple[int, int, int]:
+        """H, decisions of history (1: the present alone), actions executed per decision."""
+        return self.config.horizon, 1, self.config.executed
+
+    def body_index(self, name: str | None) -> int:
+        """Return 0 for its body.  Raises InputError for another."""
+        if name not in (None, self.config.body.name):
+            raise problem("body", self.config.body.name, str(name))
+        return 0
+
+    def begin_step(self, share: float) -> None:
+        """Nothing changes with the steps."""
+
+    def trunk_tokens(self, batch: dict[str, Any]) -> None:
+        """Return None: it has no trunk that comes from pretraining."""
+
+    def trunk_parameters(self) -> dict[str, Any]:
+        """Return nothing: no weight of it comes from pretraining."""
+        return {}
+
+    def _fit_actions(self, actions: FeatureStatistics, mode: Mode) -> None:
+        made = Normalization.of(actions, mode)
+        self.action_offset.copy_(torch.from_numpy(made.offset))
+        self.action_scale.copy_(torch.from_numpy(made.scale))
+
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy of demonstrated tokens (or the L1 loss); the batch is that of `FlowVLA.loss`.
+
+        Returns the mean over real numbers and detached metrics.
+        """
+        seen, mask = batch["observation"], batch["mask"]
+        observation: Any = {key: value[-1] for key, value in seen.items() if isinstance(value, Tensor)}
+        if "instruction" in seen:
+            observation["instruction"] = seen["instruction"]
+        action = ((batch["action"] - self.action_offset) / self.action_scale).flatten(1)
+        weight = mask.repeat_interleave(self.config.body.action, 1).to(action.dtype)
+        total = weight.sum().clamp(min=1)
+        if self.config.head == "laplace":
+            mean, log_scale = self._laplace(self._hidden(observation, action.shape[1], None))
+            miss = (action - mean).abs()
+            # the spread learns beside the mean and does not weigh its errors: the L1 loss stays OFT's
+            loss = ((miss + miss.detach() * (-log_scale).exp() + log_scale) * weight).sum() / total
+            error = (miss.detach() * weight).sum() / total
+            return loss, {"sft/loss": loss.item(), "sft/endpoint_error": error.item()}
+        tokens = self._bins(action)
+        logits = self._logits(self._hidden(observation, action.shape[1], tokens))
+        losses = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(action)
+        loss = (losses * weight).sum() / total
+        with torch.no_grad():
+            said = logits.argmax(-1)
+            metrics = {
+                "sft/loss": loss.item(),
+                "sft/endpoint_error": float(((self.centres[said] - action).abs() * weight).sum() / total),
+                "sft/token_accuracy": float(((said == tokens) * weight).sum() / total),
+            }
+        return loss, metrics
+
+    # ---- what is said ----------------------------------------------------------------------------------------------
+    def _log_probs(self, hidden: Tensor) -> Tensor:
+        """Return log-probabilities (..., bins) of hidden states (..., d)."""
+        return torch.log_softmax(self._logits(hidden).float() / self.config.temperature, -1)
+
+    @property
+    def _length(self) -> int:
+        return int(self.config.executed * self.config.body.action)
+
+    def _draw(self, log_probs: Tensor, generator: torch.Generator | None, greedy: bool) -> Tensor:
+        """Return tokens (...) drawn from log-probabilities (..., bins), or the likeliest."""
+        if greedy:
+            return log_probs.argmax(-1)
+        point = rand((*log_probs.shape[:-1], 1), generator, log_probs.device)  # the first bin whose sum exceeds it
+        return (log_probs.exp().cumsum(-1) < point).sum(-1).clamp(max=log_probs.shape[-1] - 1)
+
+    def _action(self, numbers: Tensor) -> Tensor:
+        """Return the action (..., H_exec, A) in the environment's units of normalised numbers (..., L)."""
+        chunk = numbers.unflatten(-1, (self.config.executed, -1))
+        action = chunk * self.action_scale + self.action_offset
+        return bounded(action, self.action_offset[0], self.action_scale[0])
+
+    def _links(self, log_prob: Tensor) -> Tensor:
+        """Return the log-densities (..., L') of what `ratio_per` says, of those of numbers (..., L)."""
+        if self.config.ratio_per == "token":
+            return log_prob
+        return log_prob.unflatten(-1, (self.config.executed if self.config.ratio_per == "action" else 1, -1)).sum(-1)
+
+    # ---- Policy ----------------------------------------------------------------------------------------------------
+    def initial_memory(self, batch: int) -> None:
+        """Return None: nothing is remembered."""
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Observation,
+        memory: None = None,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Decision, None]:
+        """Decide for (B, ...) observations; `deterministic` takes the likeliest token of each (the mean)."""
+        if self.config.head == "laplace":
+            return self._act_laplace(observation, generator, deterministic), None
+        if self.config.decoding == "parallel":
+            log_probs = self._log_probs(self._hidden(observation, self._length, None))
+            chain = self._draw(log_probs, generator, deterministic)
+            log_prob = log_probs.gather(-1, chain[..., None])[..., 0]
+            return Decision(self._action(self.centres[chain]), chain, self._links(log_prob)), None
+        following, token = self._one_by_one(observation), None
+        tokens, log_probs_of = [], []
+        for _ in range(self._length):
+            each = self._log_probs(following(token))
+            token = self._draw(each, generator, deterministic)
+            tokens.append(token)
+            log_probs_of.append(each.gather(-1, token[:, None])[:, 0])
+        chain = torch.stack(tokens, 1)
+        return Decision(self._action(self.centres[chain]), chain, self._links(torch.stack(log_probs_of, 1))), None
+
+    def _act_laplace(self, observation: Observation, generator: torch.Generator | None, greedy: bool) -> Decision:
+        mean, log_scale = self._laplace(self._hidden(observation, self._length, None))
+        scale = log_scale.exp() * self.config.temperature
+        point = rand(mean.shape, generator, mean.device) - 0.5
+        draw = mean if greedy else mean - scale * point.sign() * torch.log1p(-2 * point.abs().clamp(max=0.4999999))
+        return Decision(self._action(draw), draw, self._links(_laplace_log_prob(draw, mean, scale)))
+
+    def score(self, observation: Observation, chain: Tensor) -> Score:
+        """Score chains (T, B, L): log_prob (T, B, L'), entropy (T, B) averaged over tokens, the expected action."""
+        lead, flat = chain.shape[:-1], chain.flatten(0, 1)
+        rows = rows_of(observation, len(lead))
+        tokens = None if self.config.head == "laplace" else flat
+        hidden = self._hidden(rows, self._length, tokens)
+        if self.config.head == "laplace":
+            mean, log_scale = self._laplace(hidden)
+            scale = log_scale.exp() * self.config.temperature
+            log_prob = _laplace_log_prob(flat, mean, scale)
+            entropy = (1 + math.log(2) + scale.log()).mean(-1)
+        else:
+            log_probs = self._log_probs(hidden)
+            log_prob = log_probs.gather(-1, flat[..., None])[..., 0]
+            probability = log_probs.exp()
+            entropy, mean = -(probability * log_probs).sum(-1).mean(-1), (probability * self.centres).sum(-1)
+        found = (self._links(log_prob), entropy, self._action(mean))
+        return Score(*(value.unflatten(0, lead) for value in found))
+
+    def update_normaliser(self, observation: Observation) -> None:
+        """Leave the statistics as they are: it was fine-tuned with them."""
+
+    def explorer(self, sampler: SamplerConfig) -> Self:
+        """Return itself, drawing at the sampler's temperature.  Raises InputError for settings of flows."""
+        refuse_without_effect(sampler, OF_FLOWS, "tokens")
+        self.config = replace(self.config, temperature=sampler.temperature, ratio_per=sampler.ratio_per)
+        return self
+
+
+def rows_of(observation: Observation, lead: int) -> Observation:
+    """Return an observation with `lead` leading dimensions as rows (N, ...)."""
+    rows: Any = {key: value.flatten(0, lead - 1) for key, value in observation.items() if isinstance(value, Tensor)}
+    if "instruction" in observation:
+        rows["instruction"] = observation["instruction"]
+    return rows
+
+
+def _laplace_log_prob(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    return -(x - mean).abs() / scale - (2 * scale).log()
