@@ -50,7 +50,7 @@ LONGER = {"algorithms": 450, "policies": 450}
 """Rooms where one thought takes more lines."""
 FILE_WAIVERS: dict[str, int] = {
     "envs/goal/tracking.py": 365,
-    "models/expert.py": 354,
+    "models/expert.py": 385,
     "recipes/studies/t0.py": 506,
 }
 """Whole thoughts that are longer than the rule of thumb."""

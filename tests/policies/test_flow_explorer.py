@@ -9,6 +9,7 @@ import torch
 from tests.policies.tiny_vla import ACTION, PROPRIO, SENTENCES, tiny_vla
 
 from toddle.core.types import Observation
+from toddle.models.trunk import TrunkConfig
 from toddle.policies.flow_explorer import MatchedFlow, SamplerConfig, make_explorer
 
 NOISES: Any = ("flow-sde", "flow-noise", "reinflow", "fpo")
@@ -109,3 +110,24 @@ def test_fpo_ratio_follows_the_loss() -> None:
     optimiser.step()
     after = explorer.score(stacked, decision.chain[None]).log_prob[0]
     assert (after > decision.log_prob).all()
+
+
+@pytest.mark.parametrize(
+    ("window", "more"),
+    [(1, {}), (2, {}), (1, {"sidecar": TrunkConfig(width=16, depth=2, heads=2, context_width=32)}), (1, "all")],
+)
+def test_many_chunks_of_a_decision_flow_as_each_alone(window: int, more: Any) -> None:
+    """What they share is computed once: acting and scoring, with histories, a side-car, and a history that moves."""
+    links, steps = 3, 5
+    vla = stirred(tiny_vla(window=window, **({"modulate": "all"} if more == "all" else more)))
+    generator = torch.Generator().manual_seed(4)
+    seen: Any = [vla.encode(observed(t, first=t in (0, 3) or window == 1)) for t in range(steps)]
+    stacked: Any = {key: torch.stack([step[key] for step in seen]) for key in seen[0]}
+    x, tau = torch.randn(steps, BATCH, links, 4, ACTION, generator=generator), torch.rand(steps, BATCH, links)
+    together = vla.velocities(stacked, x, tau)
+    alone = torch.cat([vla.velocities(stacked, x[:, :, i : i + 1], tau[..., i : i + 1]) for i in range(links)], 2)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    memory = vla.initial_memory(BATCH)
+    for t in range(steps):
+        velocity, memory = vla.open_flow(seen[t], memory)
+        torch.testing.assert_close(velocity(x[t], tau[t]), alone[t], rtol=1e-5, atol=1e-6)

@@ -208,8 +208,8 @@ class Flowing(FineTunable, Protocol):
         """Integrate the flow in so many steps from now on, and from drawn noise even where no exploring is asked."""
 
     def open_flow(self, observation: Observation, memory: Memory) -> tuple[Callable[[Tensor, Tensor], Tensor], Memory]:
-        """Open a decision at (B, ...) observations: the velocity (B, H, A) as a function of x (B, H, A) and tau (B,),
-        without gradients, and the memory."""
+        """Open a decision at (B, ...) observations: the velocities (B, L, H, A) as a function of L chunks x of that
+        shape and tau (B, L), without gradients, and the memory."""
 
     def velocities(self, observation: Observation, x: Tensor, tau: Tensor) -> Tensor:
         """Return the velocities (T, B, L, H, A), with gradients, of L chunks a decision at times tau (T, B, L)."""

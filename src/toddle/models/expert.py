@@ -132,40 +132,49 @@ class ActionExpert(nn.Module):
         slots: int | None = None,
         return_history: bool = False,
     ) -> tuple[Tensor, Tensor, int | Tensor]:
-        """As `forward` without the decoder: slots (T', B, H, d), history (T, B, 2, d), the slots' body ids."""
+        """As `forward` without the decoder: slots (T', B, H, d), history (T, B, 2, d), the slots' body ids.
+
+        Several chunks a decision: noisy (T', B, L, H, A), tau (T', B, L) give slots (T', B, L, H, d) (`modulate` slots
+        alone: else the history would differ with tau); history and the keys of the context are made once.
+        """
         length, batch = observation["proprio"].shape[:2]
         decisions, count = last or length, slots or self.config.horizon
+        lead = (decisions, batch) if tau is None else tuple(tau.shape)
+        links = lead[2] if len(lead) == 3 else 1
         body = self.bodies(observation)
         history = self.tokens.history(observation, body).transpose(0, 1)
         late = body if isinstance(body, int) else body[length - decisions :]
-        tokens = self.tokens.slots((decisions, batch), late, noisy, tau, count).transpose(0, 1)
+        if not isinstance(late, int) and len(lead) == 3:
+            late = late[..., None].expand(lead)
+        tokens = self.tokens.slots(lead, late, noisy, tau, count).transpose(0, 1)
         if context is not None and context_mask is not None:
             context = context.expand(length, -1, -1, -1).transpose(0, 1)
             context_mask = additive(context_mask.expand(length, -1, -1).transpose(0, 1))
-        view = self._view(observation, body, decisions, count)
+        view = self._view(observation, body, decisions, count, links)
         done, kept = self.trunk.segment(
             history,
-            tokens,
+            tokens.reshape(batch, decisions * links, count, -1),
             view,
             context,
             context_mask,
-            None if tau is None else tau.T,
+            None if tau is None else tau.transpose(0, 1).reshape(batch, -1),
             modulate_history=self.config.modulate == "all",
             return_history=return_history,
         )
         if self.sidecar is not None:
-            done = self._refine_segment(done, late, context, context_mask)
-        return done.transpose(0, 1), kept.transpose(0, 1), late
+            done = self._refine_segment(done, late, context, context_mask, links)
+        return done.view(tokens.shape).transpose(0, 1), kept.transpose(0, 1), late
 
     def _refine_segment(
-        self, slots: Tensor, body: int | Tensor, context: Tensor | None, context_mask: Tensor | None
+        self, slots: Tensor, body: int | Tensor, context: Tensor | None, context_mask: Tensor | None, links: int
     ) -> Tensor:
-        """Run the side-car over slots (B, S', H, d); body one id or (S', B); context (B, S, G, Dc), mask additive."""
-        batch, decisions, count = slots.shape[:3]
-        own = None if context is None else context[:, -decisions:].flatten(0, 1)
-        mask = None if context_mask is None else context_mask[:, -decisions:].flatten(0, 1)
-        rows = body if isinstance(body, int) else body.T.flatten()
-        return self._refine(slots.flatten(0, 1), rows, own, mask).view(batch, decisions, count, -1)
+        """Run the side-car over slots (B, S' L, H, d); body one id or (S', B[, L]); context (B, S, G, Dc), mask."""
+        own, mask = (
+            None if part is None else part[:, -(slots.shape[1] // links) :].flatten(0, 1).repeat_interleave(links, 0)
+            for part in (context, context_mask)
+        )
+        rows = body if isinstance(body, int) else body.transpose(0, 1).flatten()
+        return self._refine(slots.flatten(0, 1), rows, own, mask).view(slots.shape)
 
     def _refine(self, slots: Tensor, body: int | Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
         """Run the side-car over the slots (N, H, d) of single decisions."""
@@ -176,7 +185,7 @@ class ActionExpert(nn.Module):
         refined: Tensor = self.sidecar(slots, times, self.slot_rows(slots.shape[1]), context, context_mask)
         return refined
 
-    def _view(self, observation: Observation, body: int | Tensor, decisions: int, count: int) -> Segment:
+    def _view(self, observation: Observation, body: int | Tensor, decisions: int, count: int, links: int) -> Segment:
         """Make the masks and rotary tables of a segment, once per forward."""
         length, batch = observation["proprio"].shape[:2]
         device, window = self.body_dt.device, self.config.window
@@ -187,13 +196,18 @@ class ActionExpert(nn.Module):
         decision_dt = self.body_dt[body_of_row] * self.config.executed
         clock = (torch.arange(length, device=device) * decision_dt).expand(batch, length)
         past_times, slot_times = self._times(clock, body_of_row, count)
+        rows = additive(decision_rows(steps, window)[:, length - decisions :])
+        slot_times = slot_times[:, length - decisions :]
+        if links > 1:
+            rows, slot_times = rows.repeat_interleave(links, 1), slot_times.repeat_interleave(links, 1)
         return Segment(
             history=additive(history_mask(steps, window))[:, None],
-            rows=additive(decision_rows(steps, window)[:, length - decisions :]),
+            rows=rows,
             slots=self.slot_rows(count),
             history_table=rotary_table(past_times.flatten(1), self.trunk.head_dim),
-            slot_table=rotary_table(slot_times[:, length - decisions :], self.trunk.head_dim),
+            slot_table=rotary_table(slot_times, self.trunk.head_dim),
             window=window,
+            links=links,
         )
 
     # ---- one decision at a time ------------------------------------------------------------------------------------
@@ -277,6 +291,23 @@ class ActionExpert(nn.Module):
             both = torch.cat([cache.pending, tokens], dim=1)
             done = self.trunk.step(both, torch.cat([past_times, times], 1), rows, cache, history=2, tau=tau)[:, 2:]
         return self._decode(done, cache, noisy, tau)
+
+    @torch.no_grad()
+    def slots_of_links(self, cache: KVRing, noisy: Tensor, tau: Tensor) -> Tensor:
+        """Do what `slots` does for L chunks (B, L, H, A) at times (B, L) at once; `modulate` slots alone."""
+        lead, count = tau.shape, self.config.horizon
+        body = cache.body if isinstance(cache.body, int) else cache.body[:, None].expand(lead)
+        tokens = self.tokens.slots(tuple(lead), body, noisy, tau, count)
+        _, times = self._times(cache.clock, cache.body, count)
+        assert cache.rows is not None
+        seen = cache.rows[:, None].expand(*lead, -1)
+        done = self.trunk.step_links(tokens, times, seen, self.slot_rows(count), cache, tau)
+        if self.sidecar is not None:
+            context = None if cache.raw_context is None else cache.raw_context[:, None]
+            mask = None if cache.context_mask is None else cache.context_mask[:, :, 0]
+            rows = body if isinstance(body, int) else body[None]
+            done = self._refine_segment(done, rows, context, mask, lead[1])
+        return self.read(done, body, noisy, tau)
 
     def _decode(self, done: Tensor, cache: KVRing, noisy: Tensor | None, tau: Tensor | None) -> Tensor:
         """Return the raw output of slots (B, H, d) after the trunk."""

@@ -93,6 +93,7 @@ class Segment(NamedTuple):
     history_table: Table  # of (B, 2S) times
     slot_table: Table  # of (B, S', H) times
     window: int
+    links: int = 1  # chunks of slots that each decision has; S' counts every one
 
 
 class Block(nn.Module):
@@ -225,13 +226,18 @@ class Trunk(nn.Module):
         """Run segments: history (B, S, 2, d), slots (B, S', H, d) of the last S' decisions.
 
         context (B, S, G, Dc) and its additive mask (B, S, G) are each decision's own; tau (B, S').
+        Where a decision has several chunks of slots (`view.links`), they follow each other in S' and share its keys.
         Returns normed slots (B, S', H, d) and the history (normed only with `return_history`; else partly computed).
         """
         batch, length = history.shape[:2]
-        decisions = slots.shape[1]
+        decisions = slots.shape[1] // view.links
         condition = self.condition(tau)
         flat_mask = None if context_mask is None else context_mask.flatten(0, 1)[:, None, None]
         slot_mask = None if context_mask is None else context_mask[:, length - decisions :].flatten(0, 1)[:, None, None]
+
+        def by_decision(x: Tensor) -> Tensor:
+            return x.reshape(batch * decisions, -1, x.shape[-1])
+
         for block, needed in zip(self.layers(), self.history_needed, strict=True):
             m = block.modulators(condition)
             mh = m if modulate_history else None
@@ -240,7 +246,9 @@ class Trunk(nn.Module):
             if block.kind == "cross":
                 assert keys is not None and late is not None, "a trunk with cross-attention needs context"
                 needed = needed or return_history
-                if needed and m is None and decisions == length:  # one pass: small attention calls are costly
+                if (
+                    needed and m is None and slots.shape[1] == length == decisions
+                ):  # one pass: small attention calls are costly
                     both = torch.cat([history, slots], dim=2)
                     both = block.read_context(both.flatten(0, 1), keys, flat_mask, None).view_as(both)
                     history, slots = both[:, :, :2], both[:, :, 2:]
@@ -248,12 +256,12 @@ class Trunk(nn.Module):
                 if needed:
                     y = block.cross(block.enter(history, mh).flatten(0, 1), keys, flat_mask)
                     history = block.leave(history, y.view_as(history), mh)
-                y = block.cross(block.enter(slots, m).flatten(0, 1), late, slot_mask)
+                y = block.cross(by_decision(block.enter(slots, m)), late, slot_mask)
                 slots = block.leave(slots, y.view_as(slots), m)
                 continue
             if block.inserted:
                 history = block.insert_context(history.flatten(0, 1), keys, flat_mask).view_as(history)
-                slots = block.insert_context(slots.flatten(0, 1), late, slot_mask).view_as(slots)
+                slots = block.insert_context(by_decision(slots), late, slot_mask).view_as(slots)
             history, slots = self._self_block(block, history, slots, view, (mh, m), needed or return_history)
         return self.norm(slots), self.norm(history) if return_history else history
 
@@ -271,7 +279,7 @@ class Trunk(nn.Module):
         attention, length = block.attention, history.shape[1]
         q, k, v = attention.project(block.enter(history, mh).flatten(1, 2), view.history_table)
         sq, sk, sv = attention.project(block.enter(slots, m), view.slot_table)
-        if length >= 4 * view.window and slots.shape[1] == length:
+        if length >= 4 * view.window and slots.shape[1] == length and view.links == 1:
             y = attend_slots_gathered(sq, (sk, sv), (k, v), view.rows, view.slots, view.window)
         else:
             y = attend_slots(sq, (sk, sv), (k, v), view.rows, view.slots)
@@ -307,6 +315,32 @@ class Trunk(nn.Module):
             selves += 1
             y = F.scaled_dot_product_attention(q, *seen, attn_mask=mask)
             x = block.leave(x, block.attention.merge(y), m)
+        return self.norm(x)
+
+    def step_links(
+        self, x: Tensor, times: Tensor, rows: Tensor, slots: Tensor, ring: KVRing, tau: Tensor | None = None
+    ) -> Tensor:
+        """Run several chunks of slots x (B, L, H, d) of one decision against the ring, into which nothing is written.
+
+        times (B, H) seconds; rows additive (B, L, 2W), slots additive (H, H); tau (B, L).  Returns x's shape, normed.
+        """
+        table, condition = rotary_table(times[:, None], self.head_dim), self.condition(tau)
+        selves = crosses = 0
+        for block in self.layers():
+            m, keys = block.modulators(condition), None
+            if block.kind == "cross" or block.inserted:
+                keys = ring.context[crosses]
+                crosses += 1
+            if block.kind == "cross":
+                assert keys is not None
+                y = block.cross(block.enter(x, m).flatten(1, 2), keys, ring.context_mask)
+                x = block.leave(x, y.view_as(x), m)
+                continue
+            x = block.insert_context(x.flatten(1, 2), keys, ring.context_mask).view_as(x)
+            q, k, v = block.attention.project(block.enter(x, m), table)
+            past = ring.keys[selves][:, :, : 2 * ring.window], ring.values[selves][:, :, : 2 * ring.window]
+            selves += 1
+            x = block.leave(x, block.attention.merge(attend_slots(q, (k, v), past, rows, slots)), m)
         return self.norm(x)
 
 

@@ -174,9 +174,8 @@ class NoisyFlow(FlowExplorer):
 
         @torch.no_grad()
         def link(step: int, x: Tensor, index: Tensor, level: Tensor | None) -> tuple[Tensor, Tensor]:
-            tau = self.links.times[index].expand(len(x))
             spread = level if summary is None else self._std(summary, index)
-            return self.links.link(x, velocity(x[:, 0], tau)[:, None], index, spread)
+            return self.links.link(x, velocity(x, self.links.times[index].expand(x.shape[:2])), index, spread)
 
         def density(y: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
             return self._density(y, mean, std, own)
@@ -221,11 +220,10 @@ class MatchedFlow(FlowExplorer):
         tau = randint(TIMES, (batch, count), generator, device) / TIMES
         with torch.no_grad():
             for step in range(self.config.steps):
-                now = torch.full((batch,), step / self.config.steps, device=device)
-                x = x + velocity(x, now) / self.config.steps
+                now = torch.full((batch, 1), step / self.config.steps, device=device)
+                x = x + velocity(x[:, None], now)[:, 0] / self.config.steps
             noisy = interpolate(eps, x[:, None].expand_as(eps), tau)
-            found = torch.stack([velocity(noisy[:, i], tau[:, i]) for i in range(count)], 1)
-            log_prob = self._log_prob(noisy, tau, eps, found, own)
+            log_prob = self._log_prob(noisy, tau, eps, velocity(noisy, tau), own)
             chain = torch.cat([x.flatten(1), eps.flatten(1), tau], 1)
             return Decision(self.vla.executed(x, observation), chain, log_prob), memory
 

@@ -238,28 +238,36 @@ class FlowVLA(SeeingPolicy):
 
     @torch.no_grad()
     def open_flow(self, observation: Observation, memory: Memory) -> tuple[Callable[[Tensor, Tensor], Tensor], Memory]:
-        """Open a decision; its keys of history and context serve every call of the velocity that is returned."""
+        """Open a decision; its keys of history and context serve every call of the velocity that is returned.
+
+        An expert whose flow time modulates its history too has nothing to share: its chunks are taken one by one.
+        """
         cache = self.initial_memory(len(observation["proprio"])) if memory is None else memory
         context, mask = self.context(observation)
         cache = self.expert.prefix(self._seen(observation), context, mask, cache)
-        own = self.own_numbers(observation)[:, None]
+        own = self.own_numbers(observation)[:, None, None]
+        alone = self.config.expert.modulate == "all"
 
         def velocity(x: Tensor, tau: Tensor) -> Tensor:
-            return self.expert.as_velocity(self.expert.slots(cache, x, tau), x, tau, floor=0.0) * own
+            if alone or x.shape[1] == 1:
+                raw = torch.stack([self.expert.slots(cache, x[:, i], tau[:, i]) for i in range(x.shape[1])], 1)
+            else:
+                raw = self.expert.slots_of_links(cache, x, tau)
+            return self.expert.as_velocity(raw, x, tau, floor=0.0) * own
 
         return velocity, cache
 
     def velocities(self, observation: Observation, x: Tensor, tau: Tensor) -> Tensor:
         """Return the velocities (T, B, L, H, A), with gradients, of L chunks a decision at times tau (T, B, L)."""
-        links = tau.shape[-1]
         context, mask = self.context(observation)
-        held: Any = self._seen(observation)
-        keys = [key for key in ("proprio", "previous_action", "first", "body") if key in held]
-        seen: Any = {key: held[key].repeat_interleave(links, 1) for key in keys}
-        x, tau = x.flatten(1, 2), tau.flatten(1)
-        raw = self.expert(seen, context.repeat_interleave(links, 1), mask.repeat_interleave(links, 1), x, tau)
-        velocity = self.expert.as_velocity(raw, x, tau, floor=0.0).unflatten(1, (-1, links))
-        return velocity * self.own_numbers(observation)[..., None, None, :]
+        seen = self._seen(observation)
+        if self.config.expert.modulate == "all":
+            raw = torch.stack(
+                [self.expert(seen, context, mask, x[:, :, i], tau[..., i]) for i in range(tau.shape[-1])], 2
+            )
+        else:
+            raw = self.expert(seen, context, mask, x, tau)
+        return self.expert.as_velocity(raw, x, tau, floor=0.0) * self.own_numbers(observation)[..., None, None, :]
 
     @torch.no_grad()
     def summary(self, observation: Observation) -> Tensor:
