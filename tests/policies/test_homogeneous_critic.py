@@ -11,7 +11,6 @@ import torch
 from tests.policies.test_flow_explorer import BATCH, observed, stirred
 from tests.policies.tiny_vla import tiny_backbone, tiny_config, tiny_token_vla, tiny_vla
 
-from toddle.core.errors import InputError
 from toddle.core.types import Observation
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
@@ -97,9 +96,28 @@ def test_of_a_flow_it_is_the_observation_as_it_acts(window: int, monkeypatch: py
     torch.testing.assert_close(vla.prompt_hidden(single), acted[0], atol=1e-5, rtol=1e-5)
 
 
-def test_lora_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [False, True])
+def test_with_lora_the_copy_has_one_of_its_own(lora: bool, tmp_path: Path) -> None:
+    """The policy's LoRA learns and the value stays; the critic's learns, where it is asked to, and the policy stays."""
     save_embedded(tmp_path, tiny_backbone())
     backbone = BackboneConfig(name=str(tmp_path), lora_rank=2)
     vla = FlowVLA(replace(tiny_config(), backbone=backbone), load_backbone(backbone))
-    with pytest.raises(InputError, match="frozen backbone"):
-        HomogeneousCritic(vla, seed=0)
+    critic, seen = HomogeneousCritic(vla, seed=0, lora=lora).train(), segment()
+    before, acted = critic.value(seen), vla.prompt_hidden(seen)
+    base = [name for name, _ in vla.backbone.named_parameters() if ".lora_" not in name]
+    own, copied = dict(vla.backbone.named_parameters()), dict(critic.copy.backbone.named_parameters())
+    assert len(base) < len(own) and all(own[name] is copied[name] for name in base)
+    with torch.no_grad():
+        for weight in vla.lora.values():
+            weight.add_(0.3)
+    assert torch.equal(critic.value(seen), before) and not torch.allclose(vla.prompt_hidden(seen), acted)
+    critic.value(seen).sum().backward()
+    learned = {name for name, weight in critic.named_parameters() if weight.grad is not None}
+    adapters = {f"copy.lora.{name}" for name in vla.lora}
+    assert learned == {"head.0.weight", "head.2.weight", "head.4.weight"} | (adapters if lora else set())
+    assert all(weight.grad is None for weight in vla.parameters())
+    with torch.no_grad():
+        now = vla.prompt_hidden(seen)
+        for weight in critic.copy.lora.values():
+            weight.add_(0.3)
+        assert torch.equal(vla.prompt_hidden(seen), now) and not torch.allclose(critic.value(seen), before)

@@ -89,7 +89,15 @@ SMALL: dict[str, Any] = {"env": ("dots/one",), "worlds": 4, "steps": 320, "evalu
     [
         ("ppo", {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 1}}),
         ("ppo", {"collect": {"length": 5, "keep": "pictures"}, "sampler": {"noise": "fpo"}, "ppo": {"minibatches": 2}}),
-        ("grpo", {"episodes": {"group": 2}, "sampler": {"noise": "reinflow"}, "reward": "dense"}),
+        (
+            "grpo",
+            {
+                "episodes": {"group": 2},
+                "sampler": {"noise": "reinflow"},
+                "reward": "dense",
+                "reference": {"weight": 0.1, "refresh": 1},
+            },
+        ),
         ("rloo", {"episodes": {"group": 4, "starts": 3, "curriculum": {"kind": "frontier"}}, "reward": "dense"}),
         ("tgrpo", {"episodes": {"group": 4}, "reward": "dense"}),
         ("reinforce", {"sampler": {"noise": "flow-noise"}, "reward": "dense"}),
@@ -104,14 +112,15 @@ def test_every_method_runs(vla: Path, tmp_path: Path, method: str, more: dict[st
     before = load_policy(vla).state_dict()
     assert any(not torch.equal(state[name], before[name]) for name in state)
     assert all(torch.equal(state[n], before[n]) for n in state if n.startswith("expert.tokens.norm"))
-    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) >= 2
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert len(metrics) >= 2 and all(("reference/kl" in row) == ("reference" in more) for row in metrics)
 
 
 @pytest.mark.parametrize(
     ("method", "more"),
     [
         ("ppo", {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}),
-        ("grpo", {"episodes": {"group": 2}, "reward": "dense"}),
+        ("grpo", {"episodes": {"group": 2}, "reward": "dense", "reference": {"weight": 0.1}}),
     ],
 )
 def test_tokens_take_the_preset_of_tokens(tokens: Path, tmp_path: Path, method: str, more: dict[str, Any]) -> None:
@@ -157,10 +166,20 @@ def test_a_process_reward_that_does_not_fit_is_refused(vla: Path, reward: Path, 
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["flow", "tokens"])
-def test_a_homogeneous_critic_learns_beside_the_policy(vla: Path, tokens: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "critic"),
+    [
+        ("flow", "homogeneous"),
+        ("tokens", "homogeneous"),
+        ("lora", "homogeneous"),
+        ("lora", "homogeneous-lora"),
+    ],
+)
+def test_a_homogeneous_critic_learns_beside_the_policy(
+    vla: Path, tokens: Path, lora: Path, kind: str, critic: str
+) -> None:
     """The copy stays what the VLA was; in warm-up so does the policy; a restored run goes on bitwise the same."""
-    given: dict[str, Any] = SMALL | {"policy": {"flow": vla, "tokens": tokens}[kind], "critic": "homogeneous"}
+    given: dict[str, Any] = SMALL | {"policy": {"flow": vla, "tokens": tokens, "lora": lora}[kind], "critic": critic}
     given |= {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 1}, "reward": "dense"}
     settings = finetune.configure(given)
 
@@ -177,7 +196,10 @@ def test_a_homogeneous_critic_learns_beside_the_policy(vla: Path, tokens: Path, 
     after = first.state_dict()
     assert any(not torch.equal(value, warm["policy"][name]) for name, value in after["policy"].items())
     moved = {n for n, value in after["critic"].items() if not torch.equal(value, before["critic"][n])}
-    assert moved == {"head.0.weight", "head.2.weight", "head.4.weight"}
+    heads = {"head.0.weight", "head.2.weight", "head.4.weight"}
+    assert moved == heads or (
+        critic == "homogeneous-lora" and heads < moved and all("lora" in n for n in moved - heads)
+    )
     again.load_state_dict(warm)
     again.step()
     for part in ("policy", "critic"):
@@ -198,7 +220,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     """Bit for bit; with LoRA, whose weights move, acting with LoRA merged."""
     policy: Path = request.getfixturevalue(start)
     given: dict[str, Any] = SMALL | {"policy": policy, "collect": {"length": 5}, "ppo": {"minibatches": 2}}
-    given |= {"checkpoint_every": 1, "reward": "dense"}
+    given |= {"checkpoint_every": 1, "reward": "dense", "reference": {"weight": 0.1, "refresh": 2}}
     finetune.run(finetune.configure(given | {"out": tmp_path / "whole"}))
     from toddle.algorithms.ppo import PPO
 
@@ -248,6 +270,9 @@ def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None
         ("--method grpo --episodes.group 1", "episodes.group: expected at least 2"),
         ("--method grpo --episodes.curriculum.kind frontier", "episodes.starts: expected 1 to 1,000,000, for a"),
         ("--method rloo --episodes.curriculum.tau 0", "episodes.curriculum.tau: expected a number above 0"),
+        ("--reference.refresh 2", "reference.refresh: expected 0 where reference.weight is 0, got 2"),
+        ("--reference.weight -1", "reference.weight: expected a number"),
+        ("--critic homogeneous-lora", "critic: expected homogeneous, or a VLA with LoRA on its backbone"),
         ("--collect.keep pictures --critic context", "critic: expected state"),
         ("--sampler.level nan", "sampler.level: expected a number above 0"),
         ("--sampler.temperature 2", "sampler.temperature: expected nothing with a VLA that acts by a flow"),

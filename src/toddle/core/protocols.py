@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -188,8 +188,9 @@ class Explorable(FineTunable, Protocol):
         """Return the hidden state (..., D) of the last token of what it reads before it acts, at observations
         (T, B, ...) in time order or single ones (N, ...)."""
 
-    def frozen_copy(self) -> Any:
-        """Return a copy that does not learn, as a module; it shares the backbone, which must be frozen."""
+    def frozen_copy(self, *, lora: bool = False) -> Self:
+        """Return a copy that does not learn, as it is now; it shares the backbone's own weights.  With `lora` the
+        copy's LoRA goes on learning."""
 
 
 @runtime_checkable

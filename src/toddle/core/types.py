@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 from torch import Tensor
 
@@ -62,12 +62,20 @@ class Decision:
     log_prob: Tensor  # (B, L)
 
 
+class Distribution(Protocol):
+    """What links were drawn from (`maths.distributions`)."""
+
+    def kl(self, other: Any) -> Tensor:
+        """Return the exact KL divergence (..., L), in nats, from this one to another of the same kind."""
+
+
 class Score(NamedTuple):
     """The log-density, entropy and mean action of stored decisions under the present parameters, with gradients."""
 
     log_prob: Tensor  # (T, B, L)
     entropy: Tensor  # (T, B)
     mean: Tensor | None = None  # (T, B, H_exec, A), what guidance and behaviour cloning pull on; None: it has none
+    distribution: Distribution | None = None  # what the links were drawn from, where divergences have a closed form
 
 
 class FeatureSource(NamedTuple):

@@ -1,4 +1,4 @@
-"""Diagonal Gaussian densities, shapes (..., D) -> (...).
+"""Diagonal Gaussian densities, shapes (..., D) -> (...), and the divergences of what decisions are drawn from.
 
 A log-density is a sum over the last dimension; the standard deviation is given as its logarithm because that is what
 policies learn.  Entropy of N(mu, s^2): sum_d (log s_d + (1 + log 2 pi) / 2)  (Cover & Thomas, Theorem 8.4.1).
@@ -7,11 +7,22 @@ policies learn.  Entropy of N(mu, s^2): sum_d (log s_d + (1 + log 2 pi) / 2)  (C
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["chunk_modes", "gaussian_entropy", "gaussian_log_prob", "noise_log_prob"]
+__all__ = [
+    "Categorical",
+    "Distribution",
+    "Laplace",
+    "Normal",
+    "chunk_modes",
+    "gaussian_entropy",
+    "gaussian_log_prob",
+    "noise_log_prob",
+]
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -46,3 +57,60 @@ def chunk_modes(steps: int, correlation: float) -> tuple[Tensor, Tensor]:
     variance = torch.full((steps,), 1.0 - correlation, dtype=torch.float64)
     variance[0] = 1.0 + (steps - 1) * correlation
     return basis.float(), (0.5 * variance.log()).float()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution(ABC):
+    """What L links are drawn from, each of E independent numbers; `weight` (..., 1 or L, E): how numbers form a link's
+    density (1 each for a sum, 1 / E for a mean)."""
+
+    weight: Tensor
+
+    @abstractmethod
+    def _each(self, other: Distribution) -> Tensor:
+        """Return KL(self || other) of every number (..., L, E)."""
+
+    def kl(self, other: Distribution) -> Tensor:
+        """Return KL(self || other) of every link (..., L) in nats, exactly; `other` is of the same kind."""
+        return (self._each(other) * self.weight).sum(-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normal(Distribution):
+    """Gaussians of `mean` (..., L, E) and `std`, broadcastable."""
+
+    mean: Tensor
+    std: Tensor
+
+    def _each(self, other: Distribution) -> Tensor:
+        """log(s' / s) + (s^2 + (m - m')^2) / (2 s'^2) - 1 / 2; (m - m')^2 / (2 s^2) where spreads are equal
+        (Flow-GRPO, Liu et al. 2025, arXiv 2505.05470)."""
+        assert isinstance(other, Normal)
+        ratio, miss = self.std / other.std, (self.mean - other.mean) / other.std
+        return 0.5 * (ratio.square() + miss.square() - 1.0) - ratio.log()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Categorical(Distribution):
+    """Tokens of log-probabilities (..., L, E, C)."""
+
+    log_probs: Tensor
+
+    def _each(self, other: Distribution) -> Tensor:
+        assert isinstance(other, Categorical)
+        return (self.log_probs.exp() * (self.log_probs - other.log_probs)).sum(-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laplace(Distribution):
+    """Laplace of `mean` and `scale` (..., L, E)."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def _each(self, other: Distribution) -> Tensor:
+        """log(b' / b) + (b exp(-|m - m'| / b) + |m - m'|) / b' - 1."""
+        assert isinstance(other, Laplace)
+        miss = (self.mean - other.mean).abs()
+        near = self.scale * torch.exp(-miss / self.scale)
+        return (other.scale / self.scale).log() + (near + miss) / other.scale - 1.0

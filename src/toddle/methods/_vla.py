@@ -11,6 +11,7 @@ from gymnasium import spaces
 from toddle.algorithms.estimators import GroupAdvantages
 from toddle.algorithms.parts import Engine, Estimator
 from toddle.algorithms.ppo import PPO, PPOConfig
+from toddle.algorithms.reference import ReferenceKL, ReferenceSettings
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Size
@@ -60,6 +61,17 @@ class MergedLora(Engine):
             yield policy
 
 
+def with_reference(
+    start: Start, settings: ReferenceSettings, vla: Explorable, sampler: SamplerConfig
+) -> dict[str, Any]:
+    """Return the parts that PPO is given besides: the run's own, and the KL to a reference where it has a weight."""
+    parts = dict(start.parts)
+    if settings.weight:
+        copy = vla.frozen_copy().explorer(sampler).requires_grad_(False).to(start.device)
+        parts["auxiliaries"] = [*parts.get("auxiliaries", ()), ReferenceKL(copy, settings)]
+    return parts
+
+
 def run_of(learner: PPO, vla: Explorable, explorer: Acting, iterations: int, sources: Sequence[Counting]) -> Run:
     """Return a run of `toddle finetune`."""
     return Run(
@@ -79,9 +91,10 @@ class VLAPPOSettings:
 
     sampler: SamplerConfig = SamplerConfig()
     """How the VLA explores."""
-    critic: Literal["auto", "privileged", "context", "state", "homogeneous"] = "auto"
+    critic: Literal["auto", "privileged", "context", "state", "homogeneous", "homogeneous-lora"] = "auto"
     """What the critic sees: the simulator's state, which the policy does not; the frozen backbone's context and
-    proprioception; proprioception alone; or what a frozen copy of the VLA made of its prompt (homogeneous, VLA-RL).
+    proprioception; proprioception alone; or what a frozen copy of the VLA makes of its prompt (homogeneous, VLA-RL),
+    a copy with a LoRA of its own that learns (homogeneous-lora, where the VLA has LoRA).
     auto: the simulator's state where every environment gives it, else the context where the backbone is frozen."""
     critic_hidden: tuple[Size, ...] = (256, 256)
     """Widths of the hidden layers of a critic of context or state."""
@@ -89,6 +102,8 @@ class VLAPPOSettings:
     """How experience is gathered."""
     ppo: PPOConfig = PPOConfig()
     """The algorithm."""
+    reference: ReferenceSettings = ReferenceSettings()
+    """A penalty on leaving what the policy was at the start."""
 
     def build(self, start: Start) -> Run:
         """Build PPO around the VLA of `start.init`."""
@@ -114,7 +129,7 @@ class VLAPPOSettings:
             iterations=iterations,
             seed=start.seed,
             engine=MergedLora(vla),
-            **start.parts,
+            **with_reference(start, self.reference, vla, self.sampler),
         )
         return run_of(learner, vla, explorer, iterations, collectors)
 
@@ -125,10 +140,11 @@ class VLAPPOSettings:
             raise problem("critic", "environments that give a critic equally many numbers of their state", self.critic)
         if self.critic in ("auto", "privileged") and 0 not in known and len(known) == 1:
             return VLACritic(VLACriticConfig(proprio=known.pop(), key="critic", hidden=self.critic_hidden, seed=seed))
-        if self.critic == "homogeneous":
-            if frozen is None:
-                raise problem("critic", "auto or state where LoRA trains the backbone", self.critic)
-            return HomogeneousCritic(vla, seed=seed)
+        if self.critic in ("homogeneous", "homogeneous-lora"):
+            lora = self.critic == "homogeneous-lora"
+            if lora and frozen is not None:
+                raise problem("critic", "homogeneous, or a VLA with LoRA on its backbone", self.critic)
+            return HomogeneousCritic(vla, seed=seed, lora=lora)
         if self.critic == "context" and (frozen is None or self.collect.keep == "pictures"):
             raise problem("critic", "state, or a frozen backbone whose features are kept", "context")
         reads = self.critic != "state" and frozen is not None and self.collect.keep == "features"
@@ -154,6 +170,8 @@ class VLAGroupSettings:
     """How episodes are gathered."""
     ppo: PPOConfig = PPOConfig()
     """The algorithm; what it says of a critic has no effect."""
+    reference: ReferenceSettings = ReferenceSettings()
+    """A penalty on leaving what the policy was at the start."""
 
     def run(self, start: Start, estimator: Estimator) -> Run:
         """Build PPO without a critic around the VLA of `start.init`."""
@@ -179,7 +197,7 @@ class VLAGroupSettings:
             seed=start.seed,
             estimator=estimator,
             engine=MergedLora(vla),
-            **start.parts,
+            **with_reference(start, self.reference, vla, self.sampler),
         )
         return run_of(learner, vla, explorer, iterations, collectors)
 

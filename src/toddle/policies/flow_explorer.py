@@ -21,6 +21,7 @@ from toddle.core.numbers import Finite, Positive, Seed, Size
 from toddle.core.protocols import Flowing, Memory
 from toddle.core.seeding import randint, randn, torch_generator
 from toddle.core.types import Decision, Observation, Score
+from toddle.maths.distributions import Normal
 from toddle.maths.flow import interpolate
 from toddle.maths.flow_sde import squashed_std
 from toddle.models.denoisers import TIME_FEATURES, time_features
@@ -203,7 +204,15 @@ class NoisyFlow(FlowExplorer):
         own = self.vla.own_numbers(observation).flatten(0, -2)
         log_prob, entropy = self._density(states[:, 1:], mean, std, own)
         action = self.vla.executed(mean[:, -1].unflatten(0, lead), observation)
-        return Score(log_prob.unflatten(0, lead), entropy.unflatten(0, lead), action)
+        drawn = self._distribution(mean, std.expand_as(mean), own, lead)
+        return Score(log_prob.unflatten(0, lead), entropy.unflatten(0, lead), action, drawn)
+
+    def _distribution(self, mean: Tensor, std: Tensor, own: Tensor, lead: torch.Size) -> Normal:
+        """Return the links' Gaussians (..., L, E) of chunks (M, L, H, A): of the executed numbers, as densities are."""
+        mean, std = (part[:, :, : self.horizon].flatten(2).unflatten(0, lead) for part in (mean, std))
+        share = 1.0 if self.config.reduce == "sum" else 1.0 / (self.horizon * own.sum(-1, keepdim=True))
+        weight = (own * share).repeat(1, self.horizon).unflatten(0, lead).unsqueeze(-2)
+        return Normal(mean=mean, std=std, weight=weight)
 
 
 class MatchedFlow(FlowExplorer):

@@ -2,14 +2,15 @@
 
     a copy of the VLA as it was fine-tuned, frozen: hidden state of the last token of its prompt   -> (..., D)
     Linear(D -> 1024), ReLU, Linear(1024 -> 512), ReLU, Linear(512 -> 1), without biases           -> (...)
-Only the three linear layers learn.  The copy shares the policy's frozen backbone, and what the critic reads does not
-change while the policy learns.  Deviation: the paper's other variant, in which LoRA trains the copy too, is not here.
+Only the three linear layers learn, and what the critic reads does not change while the policy learns; or, in the
+paper's other variant, a LoRA of the critic's own on the copy's backbone learns too.  The copy shares the backbone's own
+weights with the policy.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,14 @@ HIDDEN = (1024, 512)
 class HomogeneousCritic(nn.Module):
     """V(o) read at the last token of the prompt of a frozen copy of the VLA."""
 
-    def __init__(self, vla: Explorable, *, seed: Seed) -> None:
-        """Copy the VLA as it is now; the head's weights follow from `seed`."""
+    def __init__(self, vla: Explorable, *, seed: Seed, lora: bool = False) -> None:
+        """Copy the VLA as it is now; the head's weights follow from `seed`.
+
+        lora: the copy's LoRA learns, which begins as the VLA's own; the VLA must have LoRA on its backbone.
+        """
         super().__init__()
-        self.copy = vla.frozen_copy()
+        self.copy: Any = vla.frozen_copy(lora=lora)
+        self.lora = lora
         layers: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(seed, "homogeneous critic").generate_state(1)[0]))
@@ -50,7 +55,7 @@ class HomogeneousCritic(nn.Module):
 
         Where the VLA has a history, an observation (N, ...) is valued without it.
         """
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.lora and torch.is_grad_enabled()):
             hidden = self.copy.prompt_hidden(observation)
         value: Tensor = self.head(hidden)
         return value.squeeze(-1)

@@ -62,6 +62,23 @@ class HoldingPolicy(nn.Module):
         finally:
             self._merged = []
 
+    def frozen_copy(self, *, lora: bool = False) -> Self:
+        """Return a copy in evaluation mode that does not learn, as it is now (a critic's, or a reference).
+
+        It shares the model's own weights; LoRA is copied, and with `lora` the copy's goes on learning.
+        """
+        model = self._held[0]
+        memo: dict[int, Any] = {id(model): model}
+        if model.trainable:
+            tensors = (*model.named_parameters(), *model.named_buffers())
+            memo = {id(value): value for name, value in tensors if ".lora_" not in name}
+        found = copy.deepcopy(self, memo).requires_grad_(False).eval()
+        if lora:
+            found.lora.requires_grad_(True)
+        else:
+            found._held[0].trainable = False
+        return found
+
     @property
     def _reader(self) -> Any:
         """What reads now: the model, or its merged copy."""
@@ -101,16 +118,6 @@ class SeeingPolicy(HoldingPolicy):
             return None
         shape = (self.backbone.tokens(len(self.cameras)), self.backbone.width)
         return FeatureSource(self.fingerprint, shape, self.backbone.encode)
-
-    def frozen_copy(self) -> Self:
-        """Return a copy in evaluation mode that does not learn and shares the frozen backbone (for a critic).
-
-        Raises InputError where LoRA trains the backbone: the copy's would move with it.
-        """
-        if self.backbone.trainable:
-            raise problem("policy", "a VLA with a frozen backbone, which a frozen copy shares", "LoRA on the backbone")
-        memo: dict[int, Any] = {id(self.backbone): self.backbone}
-        return copy.deepcopy(self, memo).requires_grad_(False).eval()
 
     def context(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Return adapted context (..., G, d_g) and its mask: cached features where given, else pictures and sentence.

@@ -21,6 +21,7 @@ from toddle.core.errors import problem
 from toddle.core.seeding import rand
 from toddle.core.types import Decision, Observation, Score
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization
+from toddle.maths.distributions import Categorical, Distribution, Laplace
 from toddle.policies.bounds import bounded
 from toddle.policies.flow_explorer import OF_FLOWS, SamplerConfig, refuse_without_effect
 
@@ -144,11 +145,14 @@ class Speaking:
         action = chunk * self.action_scale + self.action_offset
         return bounded(action, self.action_offset[0], self.action_scale[0])
 
+    def _by_link(self, numbers: Tensor, trailing: int = 0) -> Tensor:
+        """Return numbers (..., L, ...) with `trailing` more dimensions as (..., L', E, ...): a ratio is of E each."""
+        links = {"token": self._length, "action": self.config.executed, "chunk": 1}[self.config.ratio_per]
+        return numbers.unflatten(-1 - trailing, (links, -1))
+
     def _links(self, log_prob: Tensor) -> Tensor:
         """Return the log-densities (..., L') of what `ratio_per` says, of those of numbers (..., L)."""
-        if self.config.ratio_per == "token":
-            return log_prob
-        return log_prob.unflatten(-1, (self.config.executed if self.config.ratio_per == "action" else 1, -1)).sum(-1)
+        return self._by_link(log_prob).sum(-1)
 
     # ---- Policy ----------------------------------------------------------------------------------------------------
     def initial_memory(self, batch: int) -> None:
@@ -199,13 +203,17 @@ class Speaking:
             scale = log_scale.exp() * self.config.temperature
             log_prob = _laplace_log_prob(flat, mean, scale)
             entropy = (1 + math.log(2) + scale.log()).mean(-1)
+            each = [self._by_link(part).unflatten(0, lead) for part in (mean, scale)]
+            drawn: Distribution = Laplace(mean=each[0], scale=each[1], weight=torch.ones_like(each[0]))
         else:
             log_probs = self._log_probs(hidden)
             log_prob = log_probs.gather(-1, flat[..., None])[..., 0]
             probability = log_probs.exp()
             entropy, mean = -(probability * log_probs).sum(-1).mean(-1), (probability * self.centres).sum(-1)
-        found = (self._links(log_prob), entropy, self._action(mean))
-        return Score(*(value.unflatten(0, lead) for value in found))
+            said = self._by_link(log_probs, 1).unflatten(0, lead)
+            drawn = Categorical(log_probs=said, weight=torch.ones_like(said[..., 0]))
+        found = [value.unflatten(0, lead) for value in (self._links(log_prob), entropy, self._action(mean))]
+        return Score(found[0], found[1], found[2], drawn)
 
     def update_normaliser(self, observation: Observation) -> None:
         """Leave the statistics as they are: it was fine-tuned with them."""

@@ -25,7 +25,7 @@ from toddle.core.protocols import Acting
 from toddle.core.reading import Kinds, read_json
 from toddle.models.expert import ExpertConfig
 from toddle.policies.foreign import refusal
-from toddle.policies.seeing import SeeingPolicy
+from toddle.policies.seeing import HoldingPolicy
 
 __all__ = [
     "StoredExpert",
@@ -200,6 +200,6 @@ def load_policy(folder: Path | str, device: torch.device = CPU, *, acting: bool 
         detail = " ".join(str(error).split())[:300]
         raise InputError(f"{folder}: the weights do not fit the config: {detail}") from None
     policy = policy.to(device).eval()
-    if acting and isinstance(policy, SeeingPolicy):
+    if acting and isinstance(policy, HoldingPolicy):
         policy.merge_lora()
     return policy

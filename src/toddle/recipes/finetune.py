@@ -285,17 +285,18 @@ def plan(config: Any) -> Plan:
     weights = sum(p.numel() for p in made.policy.parameters() if p.requires_grad)
     kept = sum(source.bytes for source in made.sources)
     _, method, preset = _chosen(to_dict(config))
-    reward = config.process_reward
+    reward, near = config.process_reward, config.reference
     return Plan(
         steps=[
             *preset_lines(config, preset),
             f"evaluate {config.policy} as it is: {config.evaluation.episodes} episodes each of {', '.join(config.env)}",
             f"step {config.worlds} worlds of each; train {weights:,} weights: {method.what}",
             *([f"add the process reward of {reward.model}, {reward.cap:g} a decision at most"] if reward.model else []),
+            *([f"hold it near what it was: KL to the start, weight {near.weight:g}"] if near.weight else []),
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=2 * kept + 16 * weights + 700 * 2**20,
+        memory_bytes=2 * kept + (20 if near.weight else 16) * weights + 700 * 2**20,
         seconds=seconds + 2 * len(config.env) * config.evaluation.episodes * 0.7,
     )
 
