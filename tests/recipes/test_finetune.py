@@ -150,6 +150,34 @@ def test_a_process_reward_is_paid(vla: Path, reward: Path, tmp_path: Path, more:
     assert len(found) >= 2 and all(0.0 < value <= 0.01 for value in found)
 
 
+@pytest.mark.parametrize("kind", ["vla", "tokens"])
+def test_own_successes_alone_teach(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    known = {"weight": 1.0, "dataset": (folder.parent / "data",), "cache": folder.parent / "cache", "batch": 8}
+    alone = {"minibatches": 2, "critic_warm_up": 0, "policy_weight": 0.0}
+    small = SMALL | {"policy": folder, "collect": {"length": 5}, "ppo": alone}
+    finetune.run(finetune.configure(small | {"out": tmp_path / "none"}))
+    state, before = read_policy(tmp_path / "none")[3], load_policy(folder).state_dict()
+    assert all(torch.equal(state[name], before[name]) for name in state)  # the surrogate weighs nothing
+    settings = finetune.configure(small | {"out": tmp_path / "run", "imitation": known})
+    assert any("imitate own successes and 3 demonstrated episodes" in step for step in finetune.plan(settings).steps)
+    finetune.run(settings)
+    state, rows = read_policy(tmp_path / "run")[3], read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert any(not torch.equal(state[name], before[name]) for name in state)
+    assert all(row["imitation/loss"] > 0.0 and "imitation/held" in row for row in rows)
+
+
+def test_imitation_that_has_no_effect_is_refused(vla: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"imitation\.weight: expected above 0, got 0\.0; imitation\.batch has no effect"
+    ):
+        finetune.configure({"policy": vla, "imitation": {"batch": 3}})
+    with pytest.raises(InputError, match=r"dataset"):
+        finetune.plan(
+            finetune.configure(SMALL | {"policy": vla, "imitation": {"weight": 1.0, "dataset": ("nowhere",)}})
+        )
+
+
 def test_a_process_reward_that_does_not_fit_is_refused(vla: Path, reward: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"process_reward\.model: expected a folder .*; weight is of a model"):
         finetune.configure({"policy": vla, "process_reward": {"weight": 2.0}})

@@ -95,6 +95,8 @@ class PPOConfig:
     """Clip range of the first link; grows to clip_low / clip_high at the last (only with `per_link`)."""
     value_clip: Positive | None = None
     """Hold the critic within this of its former value; None switches it off."""
+    policy_weight: NonNegative = 1.0
+    """Weight of the clipped surrogate; 0 leaves the auxiliary losses alone (imitation of successes, say)."""
     entropy: NonNegative = 0.0
     """Weight of the entropy bonus."""
     max_grad_norm: Positive = 0.5
@@ -294,7 +296,7 @@ class PPO:
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
         low, high, weight = self._link_settings(log_ratio.shape[-1], log_ratio.device)
         policy_loss, outside = clipped_surrogate(log_ratio, advantage, low, high, weight, mask)
-        loss = policy_loss + loss
+        loss = config.policy_weight * policy_loss + loss
         entropy = mean_where(score.entropy, mask)
         if config.entropy:
             loss = loss - config.entropy * entropy

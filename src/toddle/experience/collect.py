@@ -105,6 +105,7 @@ class Collector:
         self._sums: dict[str, NDArray[Any]] = {}  # by metric, a sum over decisions for each world
         self._cost: NDArray[Any] | None = None  # (T, B), once the environment has reported one
         self._succeeded: NDArray[np.bool_] | None = None  # (T + 1, B), before each decision, once it is reported
+        self._reached = np.zeros(shape, bool)  # whether success was reported in a decision
         self._episode_cost: NDArray[Any] = np.zeros(env.num_envs)
 
     @property
@@ -145,6 +146,7 @@ class Collector:
             self.rollout.observe(t, observation)
             self.rollout.decide(t, decision)
             steps += self._advance(t, actor.executable(decision), policy, finals)
+            self.rollout.execute(t, actor.previous)
         rollout = self.rollout
         assert rollout is not None
         rollout.observe(length, self._observation(policy))
@@ -154,6 +156,7 @@ class Collector:
             rollout.columns["cost"] = torch.from_numpy(self._cost.copy()).to(rollout.reward.device)
         if self._succeeded is not None:
             rollout.columns["succeeded"] = torch.from_numpy(self._succeeded[:-1].copy()).to(rollout.reward.device)
+            rollout.reached = torch.from_numpy(self._reached.copy())
         _keep_finals(rollout, finals)
         if critic is not None:
             self._value(critic, rollout)
@@ -181,7 +184,9 @@ class Collector:
         if "success" in info:
             if self._succeeded is None:
                 self._succeeded = np.zeros((self.config.length + 1, self.env.num_envs), bool)
-            self._succeeded[t + 1] = (self._succeeded[t] | np.asarray(info["success"], bool)) & ~ended
+            reached = np.asarray(info["success"], bool)
+            self._reached[t] = reached
+            self._succeeded[t + 1] = (self._succeeded[t] | reached) & ~ended
         if ended.any():
             self._note_ends(t, truncated, info, policy, finals)
         return int(info["steps"].sum())

@@ -89,7 +89,7 @@ class GroupCollector:
         rewards: NDArray[Any] = np.zeros((length, worlds), np.float32)
         ends = [np.zeros((length, worlds), bool), np.zeros((length, worlds), bool)]
         success: NDArray[Any] | None = None
-        succeeded = np.zeros((length, worlds), bool)  # before each decision
+        succeeded, reached = np.zeros((length, worlds), bool), np.zeros((length, worlds), bool)  # before, in a decision
         for t in range(length):
             if success is not None:
                 succeeded[t] = success
@@ -105,8 +105,9 @@ class GroupCollector:
             )
             rewards[t], ends[0][t], ends[1][t] = np.where(running, reward, 0.0), terminated, truncated
             if "success" in info:
-                reached = np.asarray(info["success"], bool) & running
-                success = reached if success is None else success | reached
+                reached[t] = np.asarray(info["success"], bool) & running
+                success = reached[t].copy() if success is None else success | reached[t]
+            self.rollout.execute(t, actor.previous)
             actor.note(np.zeros(worlds, bool))
             self.total_steps += int(info["steps"][running].sum())
             running = running & ~(terminated | truncated)
@@ -119,6 +120,7 @@ class GroupCollector:
         assert self.rollout is not None
         if success is not None:
             self.rollout.columns["succeeded"] = torch.from_numpy(succeeded).to(self.rollout.reward.device)
+            self.rollout.reached = torch.from_numpy(reached)
         self._finish(self.rollout, policy.encode(actor.observe(raw)), rewards, ends, mask, seeds, success)
         return self.rollout, self._metrics(self.rollout, mask)
 

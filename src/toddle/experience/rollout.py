@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from toddle.core.errors import problem
@@ -57,6 +59,8 @@ class Rollout:
     worlds share, `episode_return`, `success` (B,) what became of their one episode, where whole episodes were gathered.
     `reward_scale` is what the environment's rewards were divided by.  Where the environment reports success,
     `columns["succeeded"]` (T, B) bool is True once an episode had succeeded before the decision.
+    `executed` (T, B, H_exec * A) holds, on the CPU, the actions that were executed; `reached` (T, B) bool, where the
+    environment reports success, whether it did in the course of the decision.
     `finals` holds the observations (N, ...) in which episodes were cut, `final_at` their (t, b) (N, 2).
     """
 
@@ -94,6 +98,8 @@ class Rollout:
         self.group: Tensor | None = None
         self.episode_return: Tensor | None = None
         self.success: Tensor | None = None
+        self.executed: Tensor | None = None
+        self.reached: Tensor | None = None
         self.finals: Observation | None = None
         self.final_at = torch.zeros((0, 2), dtype=torch.int64, device=number.device)
 
@@ -156,6 +162,12 @@ class Rollout:
         """Write decision `t`."""
         self.chain[t] = decision.chain
         self.log_prob[t] = decision.log_prob
+
+    def execute(self, t: int, actions: NDArray[np.float32]) -> None:
+        """Write the actions (B, H_exec * A) that were executed in decision `t`."""
+        if self.executed is None:
+            self.executed = torch.zeros(self.length, *actions.shape)
+        self.executed[t] = torch.from_numpy(actions)
 
     def minibatches(self, count: int, sequential: bool, generator: torch.Generator) -> Iterator[Minibatch]:
         """Yield `count` minibatches that together hold every real decision exactly once, in an order drawn from

@@ -31,6 +31,7 @@ from toddle.maths.intervals import difference_of_shares
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import kind_of, load_policy, meta_of, save_policy
+from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog, read_episodes, result_of, score_of
@@ -87,6 +88,8 @@ class Config:
     """1 at success, which ends the episode; or the environment's dense reward, where it has one."""
     process_reward: ProcessRewardSettings = ProcessRewardSettings()
     """A reward on the way to success, said by a model (docs/process_reward.md)."""
+    imitation: ImitationSettings = ImitationSettings()
+    """Imitation of the policy's own successes, beside RL."""
     max_episode_steps: Count | None = None
     """Control steps after which an episode has failed; None: as the environment's family says for fine-tuning."""
     cameras: tuple[str, ...] = ()
@@ -182,7 +185,10 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         seed=config.seed,
         device=device,
         init=vla.train(),
-        parts={"rewards": config.process_reward.terms(features, vla.cameras, device)},
+        parts={
+            "rewards": config.process_reward.terms(features, vla.cameras, device),
+            "auxiliaries": config.imitation.parts(vla, config.seed),
+        },
     )
     with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
         return config.build(start), meta
@@ -293,6 +299,7 @@ def plan(config: Any) -> Plan:
             f"step {config.worlds} worlds of each; train {weights:,} weights: {method.what}",
             *([f"add the process reward of {reward.model}, {reward.cap:g} a decision at most"] if reward.model else []),
             *([f"hold it near what it was: KL to the start, weight {near.weight:g}"] if near.weight else []),
+            *config.imitation.lines(),
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],

@@ -1,0 +1,203 @@
+"""Imitation of a policy's own successes beside RL: PPO on chunks with self-behaviour-cloning.
+
+    L = w L_PPO + weight * L_SFT(own successful episodes, demonstrations)
+
+The policy gradient says little about one update (its noise moves every weight); a regression on what worked has a
+minimum, so it holds the policy where successes are.  Self-imitation: Oh et al. 2018, arXiv 1806.05635; its alternation
+with RL on VLAs: iRe-VLA, arXiv 2501.16664.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toddle.algorithms.parts import Auxiliary
+from toddle.algorithms.sft import SampleSource
+from toddle.core.config import config
+from toddle.core.device import device_of, to_device
+from toddle.core.errors import problem
+from toddle.core.numbers import NonNegative, Share, Size
+from toddle.core.protocols import FineTunable, Scorable
+from toddle.core.seeding import numpy_generator, torch_generator
+from toddle.core.types import Score
+from toddle.experience.rollout import Minibatch, Rollout
+
+__all__ = ["OwnSuccesses", "OwnSuccessesConfig"]
+
+Episode = dict[str, Any]
+"""Tensors (D, ...) of an episode's D decisions: what was observed, `executed` (D, H_exec * A); and its sentence."""
+Place = tuple[int, str]
+"""An environment's number and a sentence: episodes are compared within."""
+
+
+@config
+class OwnSuccessesConfig:
+    """Imitation of the policy's own successful episodes, beside RL."""
+
+    weight: NonNegative = 0.0
+    """Weight of the supervised loss on successful episodes; 0 switches it off."""
+    episodes: Size = 50
+    """Own episodes kept of each task, the latest."""
+    choose: Literal["all", "shorter"] = "all"
+    """Keep every success, or those alone that are no longer than the median of what is kept of the task."""
+    batch: Size = 64
+    """Decisions in the supervised loss of one update."""
+    demonstrated: Share = 0.25
+    """Share of a batch that comes from demonstrations, where there are any."""
+
+
+class OwnSuccesses(Auxiliary):
+    """The supervised loss of successful episodes that the policy has played during RL, and of demonstrations."""
+
+    def __init__(
+        self,
+        policy: FineTunable,
+        settings: OwnSuccessesConfig,
+        *,
+        demonstrations: SampleSource | None = None,
+        seed: int = 0,
+    ) -> None:
+        """`policy` is the VLA whose explorer acts; what is drawn follows from `seed`."""
+        self.policy, self.settings, self.demonstrations = policy, settings, demonstrations
+        self.kept: dict[Place, list[Episode]] = {}
+        self.open: dict[tuple[int, int], list[Episode]] = {}  # of (source, world): pieces of the episode under way
+        self.numbers = numpy_generator(seed, "own successes")
+        self.noise = torch_generator(seed, "own successes")
+
+    # ---- what is kept ------------------------------------------------------------------------------------------------
+    def begin(self, rollouts: Sequence[Rollout], policy: Scorable) -> dict[str, float]:
+        """Take in the successes that ended in these rollouts."""
+        entered = 0
+        for source, rollout in enumerate(rollouts):
+            if rollout.reached is None:
+                expected = "0 where the environment does not report success"
+                raise problem("imitation.weight", expected, self.settings.weight)
+            for world in range(rollout.worlds):
+                entered += self._take(source, world, rollout)
+        held = [episode for kept in self.kept.values() for episode in kept]
+        metrics = {"imitation/entered": float(entered), "imitation/held": float(len(held))}
+        return metrics | ({"imitation/decisions": statistics.mean(map(_decisions, held))} if held else {})
+
+    def _take(self, source: int, world: int, rollout: Rollout) -> int:
+        """Go through a world's decisions; return how many episodes entered."""
+        key, entered, begun = (source, world), 0, 0
+        assert rollout.reached is not None
+        success = rollout.reached[:, world].tolist()
+        ended = (rollout.terminated | rollout.truncated)[:, world].tolist()
+        whole = rollout.mask is not None
+        length = rollout.length if rollout.mask is None else int(rollout.mask[:, world].sum())
+        pieces = [] if whole else self.open.pop(key, [])
+        done = bool(pieces) and bool(pieces[-1]["done"])
+        for t in range(length):
+            if success[t] and not done:
+                entered += self._enter(source, [*pieces, _piece(rollout, world, begun, t + 1)])
+                done = True
+            if ended[t]:
+                begun, pieces, done = t + 1, [], False
+        if not whole:
+            self.open[key] = [*pieces, _piece(rollout, world, begun, length) | {"done": done}] if begun < length else []
+        return entered
+
+    def _enter(self, source: int, pieces: list[Episode]) -> bool:
+        names = [name for name, value in pieces[0].items() if isinstance(value, Tensor)]
+        episode: Episode = {name: torch.cat([piece[name] for piece in pieces]) for name in names}
+        episode["instruction"] = pieces[-1]["instruction"]
+        held = self.kept.setdefault((source, episode["instruction"]), [])
+        longest = statistics.median(map(_decisions, held)) if self.settings.choose == "shorter" and held else math.inf
+        if _decisions(episode) > longest:
+            return False
+        held.append(episode)
+        del held[: -self.settings.episodes]
+        return True
+
+    # ---- the loss ----------------------------------------------------------------------------------------------------
+    def loss(self, part: Minibatch, score: Score) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted supervised loss of a batch drawn from all that is kept; 0 while nothing is."""
+        total = sum(len(kept) for kept in self.kept.values())
+        device = device_of(self.policy)
+        shown = round(self.settings.demonstrated * self.settings.batch) if self.demonstrations is not None else 0
+        losses: list[tuple[float, Tensor]] = []
+        if total and shown < self.settings.batch:
+            batch = to_device(self._own(self.settings.batch - shown), device)
+            losses.append((1.0 - shown / self.settings.batch, self.policy.loss(batch, self.noise)[0]))
+        if self.demonstrations is not None and shown:
+            chosen = self.numbers.integers(len(self.demonstrations), size=shown)
+            batch = to_device(self.demonstrations.batch(chosen), device)
+            losses.append((shown / self.settings.batch, self.policy.loss(batch, self.noise)[0]))
+        if not losses:
+            none = torch.zeros((), device=device)
+            return none, {"imitation/loss": none}
+        loss = sum((share * each for share, each in losses), torch.zeros((), device=device))
+        return self.settings.weight * loss, {"imitation/loss": loss.detach()}
+
+    def _own(self, count: int) -> dict[str, Any]:
+        """Return a batch of decisions, the tasks with equal weight: observation (T, B, ...), action, mask."""
+        places = list(self.kept)
+        samples: list[tuple[Episode, Tensor, Tensor]] = []
+        for place in self.numbers.integers(len(places), size=count):
+            held = self.kept[places[place]]
+            lengths = np.array([_decisions(episode) for episode in held])
+            at = int(self.numbers.integers(lengths.sum()))
+            index = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+            samples.append(self._window(held[index], at - int(lengths[:index].sum())))
+        names = [name for name, value in samples[0][0].items() if isinstance(value, Tensor)]
+        observation: dict[str, Any] = {name: torch.stack([seen[name] for seen, _, _ in samples], 1) for name in names}
+        if "context" not in observation:
+            observation["instruction"] = [seen["instruction"] for seen, _, _ in samples]
+        action, mask = torch.stack([chunk for _, chunk, _ in samples]), torch.stack([real for _, _, real in samples])
+        return {"observation": observation, "action": action, "mask": mask}
+
+    def _window(self, episode: Episode, at: int) -> tuple[Episode, Tensor, Tensor]:
+        """Return what was observed at the decisions up to `at`, the chunk (H, A) executed from there, what is real."""
+        horizon, history, stride = self.policy.window_sizes
+        wanted = torch.arange(at + 1 - history, at + 1)
+        rows = wanted.clamp(min=0)
+        seen = {
+            name: value[rows] for name, value in episode.items() if isinstance(value, Tensor) and name != "executed"
+        }
+        seen["first"] = wanted == max(0, at + 1 - history)
+        seen["instruction"] = episode["instruction"]
+        actions = episode["executed"][at:].unflatten(1, (stride, -1)).flatten(0, 1)
+        ahead = torch.arange(horizon)
+        return seen, actions[ahead.clamp(max=len(actions) - 1)], ahead < len(actions)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the episodes kept and under way, and where what is drawn stands."""
+        return {
+            "kept": [(place, list(held)) for place, held in self.kept.items()],
+            "open": [(key, list(pieces)) for key, pieces in self.open.items()],
+            "numbers": self.numbers.bit_generator.state,
+            "noise": self.noise.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.kept = {tuple(place): list(held) for place, held in state["kept"]}
+        self.open = {tuple(key): list(pieces) for key, pieces in state["open"]}
+        self.numbers.bit_generator.state = state["numbers"]
+        self.noise.set_state(state["noise"])
+
+
+def _decisions(episode: Episode) -> int:
+    return len(episode["executed"])
+
+
+def _piece(rollout: Rollout, world: int, start: int, stop: int) -> Episode:
+    """Return decisions [start, stop) of a world, as copies on the CPU."""
+    seen = rollout.observation
+    found: Episode = {
+        name: value[start:stop, world].clone().cpu()
+        for name, value in seen.items()
+        if isinstance(value, Tensor) and name not in ("task", "critic", "first")
+    }
+    assert rollout.executed is not None
+    found["executed"] = rollout.executed[start:stop, world].clone()
+    found["instruction"] = seen["instruction"][int(seen["task"][start, world])] if "task" in seen else ""
+    return found

@@ -1,0 +1,53 @@
+"""Imitation of successes beside RL (`toddle finetune --imitation.weight`): its settings, and what they are built of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toddle.algorithms.own_successes import OwnSuccesses, OwnSuccessesConfig
+from toddle.core.config import changes, config, to_dict
+from toddle.core.errors import problem
+from toddle.core.protocols import Explorable
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.recipes import sft
+
+__all__ = ["ImitationSettings"]
+
+
+@config
+class ImitationSettings(OwnSuccessesConfig):
+    """Imitation of the policy's own successful episodes, and of demonstrations, beside RL."""
+
+    dataset: tuple[Path, ...] = ()
+    """Demonstrations that are imitated beside own successes: those the policy was fine-tuned on."""
+    cache: Path = Path(".cache/features")
+    """Where their features are kept, as `toddle sft --cache`."""
+
+    def __post_init__(self) -> None:
+        """Check that nothing is given without effect."""
+        own = {name: value for name, value in to_dict(self).items() if name != "weight"}
+        given = changes({name: to_dict(ImitationSettings.__dataclass_fields__[name].default) for name in own}, own)
+        if not self.weight and given:
+            raise problem("imitation.weight", "above 0", self.weight, f"imitation.{given[0][0]} has no effect without")
+
+    def lines(self) -> list[str]:
+        """Return what a plan says of it."""
+        if not self.weight:
+            return []
+        shown = sum(len(dataset.episodes) for dataset in self._datasets())
+        beside = f" and {shown} demonstrated episodes" if shown else ""
+        return [f"imitate own successes{beside}, weight {self.weight:g}"]
+
+    def _datasets(self) -> list[LeRobotDataset]:
+        return sft.open_datasets(sft.Config(dataset=self.dataset)) if self.dataset else []
+
+    def parts(self, policy: Explorable, seed: int) -> list[OwnSuccesses]:
+        """Return the auxiliary loss, none or one.  Raises InputError where the demonstrations do not fit the policy."""
+        if not self.weight:
+            return []
+        demonstrations = None
+        if self.dataset:
+            datasets = self._datasets()
+            sft.check_fits(policy, datasets)
+            demonstrations = sft.make_data(sft.Config(dataset=self.dataset, cache=self.cache), policy, datasets)
+        return [OwnSuccesses(policy, self, demonstrations=demonstrations, seed=seed)]
