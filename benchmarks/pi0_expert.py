@@ -119,25 +119,11 @@ def contenders(ours: FlowVLA, pi0: Pi0Policy, batch: int) -> dict[str, Callable[
     cached = Observation(proprio=seen["proprio"], context=raw, context_mask=mask)
     drawn = torch.Generator().manual_seed(2)
 
-    @torch.no_grad()
-    def prefix() -> Any:
-        inputs = pi0._inputs(seen["proprio"], seen["images"], seen["instruction"])
-        mask, model = inputs["attention_mask"], pi0.model.model
-        embedded = model.embed_prefix(inputs["input_ids"], inputs["pixel_values"], inputs["pixel_attention_mask"])
-        kinds = torch.zeros_like(embedded)[:, :, 0]
-        return model.vlm(
-            inputs_embeds=embedded,
-            attention_mask=mask,
-            position_ids=mask.cumsum(-1) - 1,
-            token_type_ids=kinds,
-            use_cache=True,
-        ).past_key_values
-
     return {
         f"toddle, whole, {batch}": lambda: ours.act(seen, generator=drawn),
         f"pi0, whole, {batch}": lambda: pi0.act(seen, generator=drawn),
         f"toddle, VLM, {batch}": lambda: ours.backbone.encode(seen["images"], seen["instruction"]),
-        f"pi0, VLM, {batch}": prefix,
+        f"pi0, VLM, {batch}": lambda: pi0.encode(seen),
         f"toddle, expert, {batch}": lambda: ours.act(cached, generator=drawn),
     }
 

@@ -19,6 +19,8 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
+from toddle.policies.pi0 import pixels_of
+
 SENTENCES = ["open the green drawer", "press the red button", "close the window"]
 SPECIAL = ["<pad>", "<s>", "<image>", "<fake_token_around_image>", "<global-img>"]
 
@@ -108,8 +110,10 @@ def save_paligemma(folder: Path) -> Path:
     return folder
 
 
-def save_pi0(folder: Path, *, chunk_size: int = 6, max_state_dim: int = 10, vision_heads: int = 2) -> Path:
-    """pi0: actions up to 7 numbers."""
+def save_pi0(
+    folder: Path, *, chunk_size: int = 6, max_state_dim: int = 10, max_action_dim: int = 7, vision_heads: int = 2
+) -> Path:
+    """pi0; a context token has 32 numbers."""
     tokenizer = save_tokenizer(folder)
     vlm = PaliGemmaConfig(
         vision_config=_vision(vision_heads),
@@ -120,8 +124,26 @@ def save_pi0(folder: Path, *, chunk_size: int = 6, max_state_dim: int = 10, visi
     )
     expert = GemmaConfig(**{key: value for key, value in _gemma(len(tokenizer), 16).items() if key != "model_type"})
     config = PI0Config(
-        vlm_config=vlm, dit_config=expert, chunk_size=chunk_size, max_state_dim=max_state_dim, max_action_dim=7
+        vlm_config=vlm,
+        dit_config=expert,
+        chunk_size=chunk_size,
+        max_state_dim=max_state_dim,
+        max_action_dim=max_action_dim,
     )
     torch.manual_seed(0)
     PI0ForConditionalGeneration(config).save_pretrained(folder)
     return folder
+
+
+def pi0_inputs(policy: Any, proprio: torch.Tensor, images: torch.Tensor, sentences: list[str]) -> dict[str, Any]:
+    """What transformers' own pi0 takes of states (N, O) that need no normalising, pictures and sentences."""
+    ids, real = policy._words(sentences)
+    tokens = images.shape[1] * (policy.sizes.picture // 8) ** 2
+    places = torch.full((len(images), tokens), policy.model.config.vlm_config.image_token_id)
+    return {
+        "state": torch.nn.functional.pad(proprio, (0, policy.sizes.state - proprio.shape[-1])),
+        "pixel_values": pixels_of(images, policy.sizes.picture).unflatten(0, images.shape[:2]),
+        "pixel_attention_mask": torch.ones(images.shape[:2], dtype=torch.bool),
+        "input_ids": torch.cat([places, ids], 1),
+        "attention_mask": torch.cat([torch.ones_like(places), real.long()], 1),
+    }

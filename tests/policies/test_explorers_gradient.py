@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from tests.policies.tiny_vla import PROPRIO, tiny_token_vla, tiny_vla
+from tests.policies.tiny_vla import ACTION, PROPRIO, tiny_token_vla, tiny_vla
+from tests.tiny_vlm import save_pi0
 from torch import Tensor
 
-from toddle.core.types import Observation
+from toddle.core.types import BodySpec, Observation
 from toddle.policies.flow_explorer import SamplerConfig
+from toddle.policies.pi0 import Pi0Config, Pi0Policy
 
 BATCH, STEP = 2048, 0.02
 
@@ -28,6 +32,12 @@ def explorer_of(kind: str) -> Any:
         policy: Any = tiny_token_vla()
     elif kind == "oft":
         policy = tiny_token_vla(decoding="parallel", head="laplace")
+    elif kind == "pi0":
+        body = BodySpec(name="toy", proprio=PROPRIO, action=ACTION, dt=0.05)
+        with TemporaryDirectory() as folder:  # all that flows is scored: no padding, the whole chunk
+            save_pi0(Path(folder), chunk_size=2, max_action_dim=ACTION)
+            policy = Pi0Policy.from_pretrained(Pi0Config(source=folder, body=body, executed=2))
+        kind = "flow-noise"
     else:
         policy = tiny_vla()
     generator = torch.Generator().manual_seed(5)
@@ -39,25 +49,25 @@ def explorer_of(kind: str) -> Any:
     return policy.explorer(SamplerConfig(noise=noise, reduce="sum") if flows else SamplerConfig())
 
 
-def observed(seed: int) -> Any:
+def observed(seed: int, width: int) -> Any:
     draws = torch.Generator().manual_seed(seed)
     return Observation(
         proprio=torch.randn(BATCH, PROPRIO, generator=draws),
-        context=torch.randn(BATCH, 6, 16, generator=draws),
+        context=torch.randn(BATCH, 6, width, generator=draws),
         context_mask=torch.ones(BATCH, 6, dtype=torch.bool),
     )
 
 
-def play(policy: Any, seed: int) -> tuple[Any, Any, Tensor]:
+def play(policy: Any, seed: int, width: int) -> tuple[Any, Any, Tensor]:
     """Decide once; the pay is the first number of the first action."""
-    seen = observed(seed)
+    seen = observed(seed, width)
     decision, _ = policy.act(seen, policy.initial_memory(BATCH), generator=torch.Generator().manual_seed(seed + 1))
     return seen, decision, decision.action[:, 0, 0]
 
 
-def gradient(policy: Any, seed: int, *, shuffled: bool = False) -> Tensor:
+def gradient(policy: Any, seed: int, width: int, *, shuffled: bool = False) -> Tensor:
     """Return the score's gradient of the mean pay, as one vector."""
-    seen, decision, pay = play(policy, seed)
+    seen, decision, pay = play(policy, seed, width)
     advantage = pay - pay.mean()
     if shuffled:
         advantage = advantage[torch.randperm(BATCH, generator=torch.Generator().manual_seed(seed))]
@@ -72,20 +82,22 @@ def gradient(policy: Any, seed: int, *, shuffled: bool = False) -> Tensor:
 
 def slopes(kind: str) -> Slopes:
     policy = explorer_of(kind)
-    way = gradient(policy, 10)
+    width = 32 if kind == "pi0" else 16  # numbers of a context token
+    way = gradient(policy, 10, width)
     way = way / way.norm()
-    said, shuffled = float(gradient(policy, 20) @ way), float(gradient(policy, 20, shuffled=True) @ way)
+    said, shuffled = float(gradient(policy, 20, width) @ way), float(gradient(policy, 20, width, shuffled=True) @ way)
     parameters = [value for value in policy.parameters() if value.requires_grad]
     start, pays = torch.nn.utils.parameters_to_vector(parameters).detach(), []
     for sign in (1.0, -1.0):
         torch.nn.utils.vector_to_parameters(start + sign * STEP * way, parameters)
-        pays.append(float(play(policy, 30)[2].mean()))
+        pays.append(float(play(policy, 30, width)[2].mean()))
     return Slopes((pays[0] - pays[1]) / (2 * STEP), said, shuffled)
 
 
 # Flow-SDE scores one step of four, so its gradient is a quarter of the whole (a step size, not a direction).
 @pytest.mark.parametrize(
-    ("kind", "share"), [("flow-sde", 0.25), ("flow-noise", 1.0), ("reinflow", 1.0), ("tokens", 1.0), ("oft", 1.0)]
+    ("kind", "share"),
+    [("flow-sde", 0.25), ("flow-noise", 1.0), ("reinflow", 1.0), ("pi0", 1.0), ("tokens", 1.0), ("oft", 1.0)],
 )
 def test_the_score_is_the_gradient_of_the_pay(kind: str, share: float) -> None:
     found, said, shuffled = slopes(kind)

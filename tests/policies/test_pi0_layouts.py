@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.tiny_dataset import write_toy_dataset
-from tests.tiny_vlm import SENTENCES, save_pi0, save_tokenizer
+from tests.tiny_vlm import SENTENCES, pi0_inputs, save_pi0, save_tokenizer
 from torch import Tensor
 
 from toddle.algorithms.sft import SFTConfig
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
 from toddle.policies.foreign import layout_of
-from toddle.policies.pi0 import Pi0Config, Pi0Policy
+from toddle.policies.pi0 import Pi0Config, Pi0Policy, embed_paligemma, pixels_of
 from toddle.policies.pi0_layouts import read_statistics
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes import sft
@@ -160,17 +160,14 @@ def test_the_words_are_the_files_and_the_sentence_matters(theirs: Path, tmp_path
 def test_words_are_scaled_once_and_pictures_not(theirs: Path, tmp_path: Path) -> None:
     """The mean square of words in the prefix is sqrt(width) that of the table; of pictures it is the projector's."""
     policy, now = source(write(theirs, tmp_path / "lerobot"), theirs), seen()
-    inputs = policy._inputs(now["proprio"], now["images"], now["instruction"])
-    vlm = policy.model.model.vlm
-    names = ("input_ids", "pixel_values", "pixel_attention_mask", "attention_mask")
+    words, vlm, count = policy._words(now["instruction"]), policy.model.model.vlm, 16
     with torch.no_grad():
-        prefix = policy.model.model.embed_prefix(**{name: inputs[name] for name in names})
-        tower = vlm.vision_tower(inputs["pixel_values"].flatten(0, 1)).last_hidden_state
+        prefix, _ = embed_paligemma(vlm, now["images"], words, policy.sizes.picture)
+        tower = vlm.vision_tower(pixels_of(now["images"], policy.sizes.picture)).last_hidden_state
         projected = vlm.multi_modal_projector(tower)
-    words = inputs["input_ids"][:, policy.picture_tokens :]
-    rows = load_file(tmp_path / "lerobot" / "model.safetensors")[f"{Q}paligemma.lm_head.weight"][words]
-    assert torch.allclose(prefix[:, policy.picture_tokens :], rows * 24**0.5, rtol=1e-3)
-    assert torch.allclose(prefix[:, : policy.picture_tokens], projected, rtol=1e-5)
+    rows = load_file(tmp_path / "lerobot" / "model.safetensors")[f"{Q}paligemma.lm_head.weight"][words[0]]
+    assert torch.allclose(prefix[:, count:], rows * 24**0.5, rtol=1e-3)
+    assert torch.allclose(prefix[:, :count], projected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +296,7 @@ def test_a_wrong_number_of_heads_would_show(theirs: Path, tmp_path: Path) -> Non
 def test_a_picture_that_is_masked_changes_nothing(theirs: Path, tmp_path: Path) -> None:
     """LeRobot fills `empty_cameras` with masked pictures; here they are left out."""
     policy, now = source(write(theirs, tmp_path / "lerobot"), theirs), seen()
-    inputs, count = policy._inputs(now["proprio"], now["images"], now["instruction"]), policy.picture_tokens
+    inputs, count = pi0_inputs(policy, now["proprio"], now["images"], now["instruction"]), 16
     more = dict(inputs)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     more["input_ids"] = torch.cat([ids[:, :count], ids], dim=1)
@@ -314,9 +311,8 @@ def test_a_picture_that_is_masked_changes_nothing(theirs: Path, tmp_path: Path) 
 
 def test_a_wide_picture_has_its_empty_rows_above_and_below(theirs: Path, tmp_path: Path) -> None:
     """Padded with -1, not with -3 (LeRobot 0.4.0 to 0.4.4), and on both sides, not on one (older ones)."""
-    policy = source(write(theirs, tmp_path / "lerobot"), theirs)
     white = torch.full((1, 1, 3, 24, 32), 255, dtype=torch.uint8)
-    pixels = policy._inputs(torch.zeros(1, 5), white, [SENTENCES[0]])["pixel_values"][0, 0, 0]
+    pixels = pixels_of(white, source(write(theirs, tmp_path / "lerobot"), theirs).sizes.picture)[0, 0]
     assert pixels.shape == (32, 32) and pixels.min() == -1.0 and pixels.max() == 1.0
     assert (pixels[:4] == -1.0).all() and (pixels[-4:] == -1.0).all() and (pixels[4:-4] == 1.0).all()
 

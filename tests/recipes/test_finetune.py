@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.policies.tiny_vla import tiny_backbone
+from tests.tiny_vlm import save_pi0
 
 from toddle.algorithms.sft import SFTConfig
 from toddle.cli import main
@@ -81,6 +82,22 @@ def reward(vla: Path) -> Path:
     return vla.parent / "reward"
 
 
+@pytest.fixture(scope="module")
+def pi0(vla: Path) -> Path:
+    """A tiny pi0 of random weights, taught the same."""
+    save_pi0(vla.parent / "pi0")
+    settings = sft.Config(
+        dataset=(vla.parent / "data",),
+        out=vla.parent / "pi0_taught",
+        init=str(vla.parent / "pi0"),
+        cameras=("top",),
+        expert=sft.FreshExpert(executed=4),
+        sft=SFTConfig(steps=5, batch=8),
+    )
+    sft.run(settings)
+    return settings.out
+
+
 SMALL: dict[str, Any] = {"env": ("dots/one",), "worlds": 4, "steps": 320, "evaluation": {"episodes": 3, "videos": 0}}
 
 
@@ -114,6 +131,48 @@ def test_every_method_runs(vla: Path, tmp_path: Path, method: str, more: dict[st
     assert all(torch.equal(state[n], before[n]) for n in state if n.startswith("expert.tokens.norm"))
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert len(metrics) >= 2 and all(("reference/kl" in row) == ("reference" in more) for row in metrics)
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("ppo", {"collect": {"length": 5}, "critic": "context"}),
+        ("ppo", {"collect": {"length": 5, "keep": "pictures"}, "critic": "homogeneous", "sampler": {"noise": "fpo"}}),
+        ("grpo", {"episodes": {"group": 2}, "sampler": {"noise": "reinflow"}, "reward": "dense"}),
+    ],
+)
+def test_pi0_learns_by_the_same_methods(pi0: Path, tmp_path: Path, method: str, more: dict[str, Any]) -> None:
+    """Its expert does, its VLM stays; a killed run goes on to the same weights."""
+    given = SMALL | more | {"policy": pi0, "method": method, "ppo": {"minibatches": 2, "critic_warm_up": 0}}
+    given |= {"steps": 480, "checkpoint_every": 1, "evaluation": {"episodes": 2, "videos": 0}}
+    settings = finetune.configure(given | {"out": tmp_path / "run"})
+    assert settings.preset is None or settings.preset == "flow"
+    finetune.run(settings)
+    kind, config, _, state = read_policy(tmp_path / "run")
+    assert kind == "pi0" and (config.steps, config.start) == (4, "drawn")
+    before = load_policy(pi0).state_dict()
+    moved = {name for name in state if not torch.equal(state[name], before[name])}
+    assert any(".dit." in name for name in moved) and not any(".vlm." in name for name in moved)
+
+
+def test_a_killed_pi0_goes_on_to_the_same_weights(pi0: Path, tmp_path: Path) -> None:
+    given = SMALL | {"policy": pi0, "collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}
+    least = 4 * sum(value.numel() for value in load_policy(pi0).parameters())
+    assert finetune.plan(finetune.configure(given)).memory_bytes > 700 * 2**20 + least
+    learners = [finetune.build(finetune.configure(given | {"reward": "dense"}))[0].learner for _ in range(2)]
+    learners[0].step()
+    learners[1].load_state_dict(copy_tree(learners[0].state_dict()))
+    states = []
+    for learner in learners:
+        learner.step()
+        states.append(learner.state_dict()["policy"])
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_process_reward_of_a_pi0_needs_pictures(pi0: Path, reward: Path) -> None:
+    settings = finetune.configure(SMALL | {"policy": pi0, "process_reward": {"model": reward}})
+    with pytest.raises(InputError, match=r"expected rollouts that keep pictures .* with a pi0"):
+        finetune.plan(settings)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,10 @@ class Explorable(FineTunable, Protocol):
         """Return the hidden state (..., D) of the last token of what it reads before it acts, at observations
         (T, B, ...) in time order or single ones (N, ...)."""
 
+    @property
+    def context_width(self) -> int:
+        """D, numbers of a token of the `context` that `encode` keeps in place of pictures; 0 where it keeps none."""
+
     def frozen_copy(self, *, lora: bool = False) -> Self:
         """Return a copy that does not learn, as it is now; it shares the backbone's own weights.  With `lora` the
         copy's LoRA goes on learning."""

@@ -27,8 +27,10 @@ from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.homogeneous_critic import HomogeneousCritic
 from toddle.policies.vla_critic import VLACritic, VLACriticConfig
 
-__all__ = ["GROUP_PPO", "SHOWN", "VLAGroupSettings", "VLAPPOSettings"]
+__all__ = ["FLOWS", "GROUP_PPO", "SHOWN", "VLAGroupSettings", "VLAPPOSettings"]
 
+FLOWS = ("flow_vla", "pi0")
+"""Kinds of VLAs that act by a flow."""
 SHOWN = ("episode/success", "ppo/kl")
 GROUP_PPO: dict[str, Any] = {
     "epochs": 2,
@@ -134,7 +136,7 @@ class VLAPPOSettings:
         return run_of(learner, vla, explorer, iterations, collectors)
 
     def _critic(self, vla: Explorable, bodies: tuple[BodySpec, ...], start: Start) -> VLACritic | HomogeneousCritic:
-        frozen, seed = vla.features, start.seed
+        width, seed = vla.context_width, start.seed
         known = {numbers_of(env, "critic") for env in start.envs}
         if self.critic == "privileged" and (0 in known or len(known) > 1):
             raise problem("critic", "environments that give a critic equally many numbers of their state", self.critic)
@@ -142,18 +144,19 @@ class VLAPPOSettings:
             return VLACritic(VLACriticConfig(proprio=known.pop(), key="critic", hidden=self.critic_hidden, seed=seed))
         if self.critic in ("homogeneous", "homogeneous-lora"):
             lora = self.critic == "homogeneous-lora"
-            if lora and frozen is not None:
+            if lora and width:
                 raise problem("critic", "homogeneous, or a VLA with LoRA on its backbone", self.critic)
             return HomogeneousCritic(vla, seed=seed, lora=lora)
-        if self.critic == "context" and (frozen is None or self.collect.keep == "pictures"):
+        if self.collect.keep == "pictures":
+            width = 0
+        if self.critic == "context" and not width:
             raise problem("critic", "state, or a frozen backbone whose features are kept", "context")
-        reads = self.critic != "state" and frozen is not None and self.collect.keep == "features"
         proprio = {body.proprio for body in bodies}
         if len(proprio) > 1:
             raise problem("policy", "a VLA of one body, for the critic", ", ".join(b.name for b in bodies))
         sizes = VLACriticConfig(
             proprio=proprio.pop(),
-            context=frozen.shape[1] if reads and frozen is not None else 0,
+            context=0 if self.critic == "state" else width,
             hidden=self.critic_hidden,
             seed=seed,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.methods._base import Method, Preset, Run, Start
-from toddle.methods._vla import GROUP_PPO, VLAGroupSettings
+from toddle.methods._vla import FLOWS, GROUP_PPO, VLAGroupSettings
 from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD", "VLAGRPOSettings"]
@@ -27,12 +27,12 @@ METHOD = Method(
     name="vla-grpo",
     what="PPO on a VLA without a critic: each episode against others of the same start",
     paper="SimpleVLA-RL, arXiv 2509.09674; GRPO, arXiv 2402.03300; clip-higher and dropped groups: arXiv 2503.14476",
-    policies="flow_vla, token_vla",
+    policies=", ".join((*FLOWS, "token_vla")),
     deviations=("groups of one kind are dropped and not drawn again; the share is a metric",),
     presets=(
         Preset(
             name="flow",
-            kinds=("flow_vla",),
+            kinds=FLOWS,
             source="SimpleVLA-RL: group 8, success alone, no KL; ours: clip (densities are averaged) and rates",
             settings=VLAGRPOSettings(ppo=PPOConfig(**GROUP_PPO, clip_low=0.05, clip_high=0.07)),
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from toddle.algorithms.ppo import PPOConfig
 from toddle.experience.collect import CollectConfig
 from toddle.methods._base import Method, Preset
-from toddle.methods._vla import VLAPPOSettings
+from toddle.methods._vla import FLOWS, VLAPPOSettings
 from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD"]
@@ -14,7 +14,7 @@ METHOD = Method(
     name="vla-ppo",
     what="PPO on a VLA, with a critic of its own that sees the frozen backbone's context",
     paper="flows: pi_RL, arXiv 2510.25889; tokens: VLA-RL, arXiv 2505.18719",
-    policies="flow_vla, token_vla",
+    policies=", ".join((*FLOWS, "token_vla")),
     deviations=(
         "the critic shares no layer with the expert: it sees the simulator's state, or pools the frozen context itself",
         "densities of a link are averaged over its dimensions, and the clip range is small for that reason",
@@ -22,7 +22,7 @@ METHOD = Method(
     presets=(
         Preset(
             name="flow",
-            kinds=("flow_vla",),
+            kinds=FLOWS,
             source="pi_RL: K 4, level 0.5, one random step, lambda 0.95, rate 5e-6, critic first; ours: gamma, clip",
             settings=VLAPPOSettings(
                 collect=CollectConfig(length=25, discount=0.995, scale_rewards=False),

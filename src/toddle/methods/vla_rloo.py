@@ -5,7 +5,7 @@ from __future__ import annotations
 from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.methods._base import Method, Preset, Run, Start
-from toddle.methods._vla import GROUP_PPO, VLAGroupSettings
+from toddle.methods._vla import FLOWS, GROUP_PPO, VLAGroupSettings
 from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD", "VLARLOOSettings"]
@@ -24,12 +24,12 @@ METHOD = Method(
     name="vla-rloo",
     what="PPO on a VLA without a critic: an episode against the mean of the others of its start",
     paper="RIPT-VLA, arXiv 2505.17016; RLOO, arXiv 2402.14740",
-    policies="flow_vla, token_vla",
+    policies=", ".join((*FLOWS, "token_vla")),
     deviations=("flows are scored by Flow-SDE, not by a Laplace head; several epochs",),
     presets=(
         Preset(
             name="flow",
-            kinds=("flow_vla",),
+            kinds=FLOWS,
             source="RIPT-VLA: leave-one-out, uniform groups dropped; ours: group 8, clip (averaged densities), rates",
             settings=VLARLOOSettings(ppo=PPOConfig(**GROUP_PPO, clip_low=0.05, clip_high=0.05)),
         ),

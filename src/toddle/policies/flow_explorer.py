@@ -168,6 +168,7 @@ class NoisyFlow(FlowExplorer):
     def _explore(
         self, observation: Observation, memory: Memory, generator: torch.Generator | None
     ) -> tuple[Decision, Memory]:
+        observation = self.vla.encode(observation)  # once, where it is frozen: the flow and the spread read it
         velocity, memory = self.vla.open_flow(observation, memory)
         summary, own = self._summary(observation), self.vla.own_numbers(observation)
         noise = randn((len(own), *self.vla.flow_shape), generator, own.device)
@@ -194,7 +195,7 @@ class NoisyFlow(FlowExplorer):
 
         The mean action is the last scored link's.
         """
-        lead = chain.shape[:-1]
+        lead, observation = chain.shape[:-1], self.vla.encode(observation)
         states, index = self.links.unpack(chain.flatten(0, 1), self.vla.flow_shape)
         x = states[:, :-1]
         tau = self.links.times[index].expand(x.shape[:2])

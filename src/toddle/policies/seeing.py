@@ -80,6 +80,11 @@ class HoldingPolicy(nn.Module):
         return found
 
     @property
+    def context_width(self) -> int:
+        """0: `encode` keeps what was seen, unless a subclass says otherwise."""
+        return 0
+
+    @property
     def _reader(self) -> Any:
         """What reads now: the model, or its merged copy."""
         return (self._merged or self._held)[0]
@@ -118,6 +123,11 @@ class SeeingPolicy(HoldingPolicy):
             return None
         shape = (self.backbone.tokens(len(self.cameras)), self.backbone.width)
         return FeatureSource(self.fingerprint, shape, self.backbone.encode)
+
+    @property
+    def context_width(self) -> int:
+        """D of the frozen backbone's features, which `encode` keeps; 0 where LoRA trains it."""
+        return 0 if self.backbone.trainable else self.backbone.width
 
     def context(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Return adapted context (..., G, d_g) and its mask: cached features where given, else pictures and sentence.

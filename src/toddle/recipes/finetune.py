@@ -178,7 +178,11 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     for line in dict.fromkeys(line for name in config.env for line in _pictures(config, name, vla, meta)[1]):
         print(line, file=sys.stderr)
     device = resolve_device(config.device)
-    features = None if to_dict(config).get("collect", {}).get("keep") == "pictures" else vla.features
+    pictures = to_dict(config).get("collect", {}).get("keep") == "pictures"
+    features = None if pictures else vla.features
+    if config.process_reward.model and features is None and vla.context_width and not pictures:
+        want = "rollouts that keep pictures (--method ppo --collect.keep pictures)"
+        raise problem("process_reward.model", f"{want} with a {vla.kind}", "its keys and values")
     start = Start(
         envs=envs,
         steps=config.steps,
@@ -288,7 +292,8 @@ def plan(config: Any) -> Plan:
     began = time.perf_counter()
     made.learner.step()
     seconds = (time.perf_counter() - began) * made.iterations
-    weights = sum(p.numel() for p in made.policy.parameters() if p.requires_grad)
+    sizes = [(p.numel(), p.requires_grad) for p in made.policy.parameters()]
+    weights, frozen = (sum(size for size, learns in sizes if learns is wanted) for wanted in (True, False))
     kept = sum(source.bytes for source in made.sources)
     _, method, preset = _chosen(to_dict(config))
     reward, near = config.process_reward, config.reference
@@ -303,7 +308,7 @@ def plan(config: Any) -> Plan:
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=2 * kept + (20 if near.weight else 16) * weights + 700 * 2**20,
+        memory_bytes=2 * kept + (20 if near.weight else 16) * weights + 4 * frozen + 700 * 2**20,
         seconds=seconds + 2 * len(config.env) * config.evaluation.episodes * 0.7,
     )
 

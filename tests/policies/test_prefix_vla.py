@@ -1,0 +1,138 @@
+"""VLAs that read their VLM layer by layer, as RL explores with them: tiny, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny_vlm import SENTENCES, save_pi0
+
+from toddle.core.errors import InputError
+from toddle.core.types import BodySpec, Observation
+from toddle.policies.check_policy import check_policy
+from toddle.policies.flow_explorer import SamplerConfig
+from toddle.policies.homogeneous_critic import HomogeneousCritic
+from toddle.policies.pi0 import Pi0Config, Pi0Policy
+
+NOISES: Any = ("flow-sde", "flow-noise", "reinflow", "fpo")
+BATCH, PROPRIO, ACTION = 3, 5, 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pi0(tmp_path_factory.mktemp("pi0"))
+
+
+def made(folder: Path, **more: Any) -> Any:
+    body = BodySpec(name="toy", proprio=PROPRIO, action=ACTION, dt=0.05)
+    policy = Pi0Policy.from_pretrained(Pi0Config(source=str(folder), body=body, executed=4, text_tokens=9, **more))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():  # fresh biases are zeros
+        for value in policy.parameters():
+            value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    return policy
+
+
+def observed(seed: int, batch: int = BATCH) -> Observation:
+    generator = torch.Generator().manual_seed(seed)
+    return Observation(
+        proprio=torch.randn(batch, PROPRIO, generator=generator),
+        images=torch.randint(0, 256, (batch, 1, 3, 24, 24), generator=generator, dtype=torch.uint8),
+        instruction=[SENTENCES[(i + seed) % 3] for i in range(batch)],
+        body=torch.zeros(batch, dtype=torch.int64),
+    )
+
+
+def stacked(seen: list[Observation]) -> Any:
+    """(T, B, ...) as a rollout keeps it: sentences as a table."""
+    found: Any = {key: torch.stack([step[key] for step in seen]) for key in seen[0] if key != "instruction"}  # type: ignore[literal-required]
+    if "instruction" in seen[0]:
+        found["instruction"] = SENTENCES
+        found["task"] = torch.tensor([[SENTENCES.index(s) for s in step["instruction"]] for step in seen])
+    return found
+
+
+@pytest.mark.parametrize(("train", "keep"), [("expert", "features"), ("expert", "pictures"), ("all", "pictures")])
+@pytest.mark.parametrize("noise", NOISES)
+def test_scores_what_it_drew_and_reads_its_vlm_once_a_decision(folder: Path, noise: Any, train: str, keep: str) -> None:
+    policy = made(folder, train=train)
+    explorer, read = policy.explorer(SamplerConfig(noise=noise)), []
+    policy.model.model.vlm.vision_tower.register_forward_hook(lambda *_: read.append(1))
+    generator, seen, drawn = torch.Generator().manual_seed(0), [], []
+    for t in range(2):
+        now = explorer.encode(observed(t)) if keep == "features" else observed(t)
+        assert ("images" in now) is (keep == "pictures")
+        seen.append(now)
+        drawn.append(explorer.act(now, generator=generator)[0])
+    again = 2 if train == "all" and noise in ("flow-noise", "reinflow") else 1  # the spread sees a VLM that learns anew
+    assert len(read) == 2 * again
+    score = explorer.score(stacked(seen), torch.stack([decision.chain for decision in drawn]))
+    assert len(read) == 2 * again + again * (keep == "pictures")
+    old = torch.stack([decision.log_prob for decision in drawn])
+    assert old.std() > 0 and score.entropy.shape == (2, BATCH)
+    torch.testing.assert_close(score.log_prob, old, atol=2e-5, rtol=2e-5)
+    if score.mean is not None:
+        assert score.mean.shape == (2, BATCH, 4, ACTION)
+    score.log_prob.sum().backward()
+    moved = {name for name, value in explorer.named_parameters() if value.grad is not None and value.grad.abs().sum()}
+    assert any("model.dit.layers" in name for name in moved)
+    assert any("model.vlm" in name for name in moved) is (train == "all")
+
+
+def test_many_chunks_of_a_decision_flow_as_each_alone(folder: Path) -> None:
+    policy, generator = made(folder), torch.Generator().manual_seed(1)
+    seen, links = policy.encode(observed(0)), 3
+    x, tau = torch.randn(BATCH, links, 6, 7, generator=generator), torch.rand(BATCH, links, generator=generator)
+    velocity, _ = policy.open_flow(seen, None)
+    alone = torch.cat([velocity(x[:, i : i + 1], tau[:, i : i + 1]) for i in range(links)], 1)
+    torch.testing.assert_close(velocity(x, tau), alone, rtol=1e-5, atol=1e-6)
+    together = policy.velocities(stacked([seen]), x[None], tau[None])[0]
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    assert (alone[:, 0] - alone[:, 1]).abs().max() > 0.1
+
+
+def test_kept_features_act_as_pictures_do(folder: Path) -> None:
+    """To the rounding of float16."""
+    policy, seen = made(folder), observed(0)
+    kept = policy.encode(seen)
+    assert kept["context"].dtype == torch.float16 and kept["context"].shape == (BATCH, 25, policy.context_width)
+    a, b = (policy.act(o, generator=torch.Generator().manual_seed(2))[0].action for o in (seen, kept))
+    torch.testing.assert_close(a, b, atol=5e-3, rtol=0)
+    other = policy.encode(observed(1))
+    c = policy.act(other | {"proprio": seen["proprio"]}, generator=torch.Generator().manual_seed(2))[0].action
+    assert (a - c).abs().max() > 0.05, "the control: other pictures give other actions"
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_without_noise_it_is_the_vla(folder: Path, noise: Any) -> None:
+    policy = made(folder)
+    explorer, seen = policy.explorer(SamplerConfig(noise=noise, steps=3)), observed(0)
+    found, own = (
+        each.act(seen, generator=torch.Generator().manual_seed(2), deterministic=True)[0].action
+        for each in (explorer, policy)
+    )
+    assert torch.equal(found, own) and (policy.config.steps, policy.config.start) == (3, "drawn")
+    assert not torch.equal(
+        own, policy.act(seen, generator=torch.Generator().manual_seed(3), deterministic=True)[0].action
+    )
+
+
+def test_a_frozen_copy_stays_and_shares_the_vlm(folder: Path) -> None:
+    policy = made(folder)
+    critic, seen = HomogeneousCritic(policy, seed=0), observed(0)
+    kept = critic.copy.model.model
+    assert kept.vlm.language_model.norm.weight is policy.model.model.vlm.language_model.norm.weight
+    assert kept.dit.norm.weight is not policy.model.model.dit.norm.weight
+    before = critic.value(seen)
+    assert before.shape == (BATCH,) and before.std() > 0
+    with torch.no_grad():
+        policy.model.model.dit.norm.weight.add_(1.0)
+    assert torch.equal(critic.value(seen), before)
+    with pytest.raises(InputError, match="critic: expected homogeneous"):
+        policy.frozen_copy(lora=True)
+
+
+def test_it_keeps_what_its_protocols_promise(folder: Path) -> None:
+    check_policy(made(folder), observed(0))
