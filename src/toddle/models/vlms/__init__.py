@@ -1,0 +1,1 @@
+"""Vision-language models whose causal language model says actions, as OpenVLA does."""
