@@ -118,13 +118,13 @@ def test_waivers_are_needed() -> None:
 
 
 def test_heavy_packages_are_imported_in_few_files() -> None:
-    """Each optional or heavy package has at most one file that imports it (backbones and pi0 share transformers)."""
+    """Each optional or heavy package has at most one file that imports it (those of VLMs share transformers)."""
     users: dict[str, set[str]] = {}
     for path in FILES:
         for name in imported(path):
             if (top := name.split(".")[0]) in HEAVY:
                 users.setdefault(top, set()).add(str(path.relative_to(ROOT)))
-    limits = {"transformers": 3, "pyarrow": 2, "av": 1}
+    limits = {"transformers": 4, "pyarrow": 2, "av": 1}
     crowded = {top: files for top, files in users.items() if len(files) > limits.get(top, 1)}
     assert crowded == {}
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.policies.tiny_vla import SENTENCES, tiny_backbone, tiny_config, tiny_token_config
+from tests.prismatic_folders import save_oft, save_openvla
 from tests.tiny_vlm import save_pi0
 
 from toddle.core.protocols import FineTunable, Imitating, Scorable
@@ -24,6 +25,7 @@ from toddle.policies.check_policy import check_policy
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig, Unsaid
 from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.policies.pi0 import Pi0Config, Pi0Policy
 from toddle.policies.store import KINDS
@@ -104,6 +106,20 @@ def pi0(folder: Path) -> tuple[Any, Observation]:
     return Pi0Policy.from_pretrained(Pi0Config(source=str(source), body=ARM, executed=4, text_tokens=9)), seen(24)
 
 
+def openvla(folder: Path) -> tuple[Any, Observation]:
+    source = save_openvla(folder / "openvla")
+    body = BodySpec(name="arm", proprio=5, action=7, dt=0.2)
+    return LanguageVLA.from_config(LanguageVLAConfig(source=str(source), body=body, lora_rank=2)), seen(40)
+
+
+def openvla_oft(folder: Path) -> tuple[Any, Observation]:
+    source, body = save_oft(folder / "oft", proprio=False), BodySpec(name="arm", proprio=5, action=7, dt=0.2)
+    unsaid = Unsaid(horizon=4, attention="bidirectional")
+    return LanguageVLA.from_config(
+        LanguageVLAConfig(source=str(source), body=body, unsaid=unsaid, executed=2, lora_rank=0)
+    ), seen(40)
+
+
 Make = Callable[[Path], tuple[Any, Observation]]
 MADE: dict[str, tuple[Make, ...]] = {
     "gaussian": (gaussian,),
@@ -113,13 +129,14 @@ MADE: dict[str, tuple[Make, ...]] = {
     "tokens": (tokens,),
     "token_vla": (token_vla, oft_tokens, oft),
     "flow_vla": (flow_vla,),
+    "language_vla": (openvla, openvla_oft),
     "pi0": (pi0,),
 }
 LEARN: dict[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("gaussian", "denoising", "fpo"), (Scorable, Imitating)),
     **dict.fromkeys(("causal", "tokens"), (Scorable,)),
     **dict.fromkeys(("flow_vla", "pi0"), (FineTunable,)),
-    "token_vla": (Scorable, FineTunable),
+    **dict.fromkeys(("token_vla", "language_vla"), (Scorable, FineTunable)),
 }
 """What a kind can learn by: what `check_policy` looks at is what is meant to be there."""
 

@@ -27,10 +27,12 @@ from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.homogeneous_critic import HomogeneousCritic
 from toddle.policies.vla_critic import VLACritic, VLACriticConfig
 
-__all__ = ["FLOWS", "GROUP_PPO", "SHOWN", "VLAGroupSettings", "VLAPPOSettings"]
+__all__ = ["FLOWS", "GROUP_PPO", "SHOWN", "TOKENS", "VLAGroupSettings", "VLAPPOSettings"]
 
 FLOWS = ("flow_vla", "pi0")
 """Kinds of VLAs that act by a flow."""
+TOKENS = ("token_vla", "language_vla")
+"""Kinds of VLAs that say tokens."""
 SHOWN = ("episode/success", "ppo/kl")
 GROUP_PPO: dict[str, Any] = {
     "epochs": 2,

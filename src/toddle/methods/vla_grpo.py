@@ -5,7 +5,7 @@ from __future__ import annotations
 from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.methods._base import Method, Preset, Run, Start
-from toddle.methods._vla import FLOWS, GROUP_PPO, VLAGroupSettings
+from toddle.methods._vla import FLOWS, GROUP_PPO, TOKENS, VLAGroupSettings
 from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD", "VLAGRPOSettings"]
@@ -27,7 +27,7 @@ METHOD = Method(
     name="vla-grpo",
     what="PPO on a VLA without a critic: each episode against others of the same start",
     paper="SimpleVLA-RL, arXiv 2509.09674; GRPO, arXiv 2402.03300; clip-higher and dropped groups: arXiv 2503.14476",
-    policies=", ".join((*FLOWS, "token_vla")),
+    policies=", ".join((*FLOWS, *TOKENS)),
     deviations=("groups of one kind are dropped and not drawn again; the share is a metric",),
     presets=(
         Preset(
@@ -38,7 +38,7 @@ METHOD = Method(
         ),
         Preset(
             name="tokens",
-            kinds=("token_vla",),
+            kinds=TOKENS,
             source="SimpleVLA-RL: group 8, a ratio a token, clip 0.2 / 0.28, temperature 1.6, no KL; ours: rates",
             settings=VLAGRPOSettings(
                 sampler=SamplerConfig(temperature=1.6, ratio_per="token"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from toddle.algorithms.ppo import PPOConfig
 from toddle.experience.collect import CollectConfig
 from toddle.methods._base import Method, Preset
-from toddle.methods._vla import FLOWS, VLAPPOSettings
+from toddle.methods._vla import FLOWS, TOKENS, VLAPPOSettings
 from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD"]
@@ -14,7 +14,7 @@ METHOD = Method(
     name="vla-ppo",
     what="PPO on a VLA, with a critic of its own that sees the frozen backbone's context",
     paper="flows: pi_RL, arXiv 2510.25889; tokens: VLA-RL, arXiv 2505.18719",
-    policies=", ".join((*FLOWS, "token_vla")),
+    policies=", ".join((*FLOWS, *TOKENS)),
     deviations=(
         "the critic shares no layer with the expert: it sees the simulator's state, or pools the frozen context itself",
         "densities of a link are averaged over its dimensions, and the clip range is small for that reason",
@@ -42,7 +42,7 @@ METHOD = Method(
         ),
         Preset(
             name="tokens",
-            kinds=("token_vla",),
+            kinds=TOKENS,
             source="VLA-RL: a ratio for each action's tokens, clip 0.2, value clip 0.2, advantages as they are, "
             "critic first, temperature 1.5; ours: epochs, rates",
             settings=VLAPPOSettings(

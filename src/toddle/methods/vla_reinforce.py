@@ -7,7 +7,7 @@ from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.experience.episodes import EpisodesConfig
 from toddle.methods._base import Method, Preset, Run, Start
-from toddle.methods._vla import FLOWS, GROUP_PPO, VLAGroupSettings
+from toddle.methods._vla import FLOWS, GROUP_PPO, TOKENS, VLAGroupSettings
 
 __all__ = ["METHOD", "VLAReinforceSettings"]
 
@@ -25,7 +25,7 @@ METHOD = Method(
     name="vla-reinforce",
     what="the policy gradient on a VLA: one update a batch, each episode against the mean of all others",
     paper='Williams 1992, "Simple statistical gradient-following algorithms", Machine Learning 8',
-    policies=", ".join((*FLOWS, "token_vla")),
+    policies=", ".join((*FLOWS, *TOKENS)),
     deviations=("Adam makes the step",),
     presets=(
         Preset(

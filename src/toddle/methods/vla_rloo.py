@@ -5,7 +5,7 @@ from __future__ import annotations
 from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.methods._base import Method, Preset, Run, Start
-from toddle.methods._vla import FLOWS, GROUP_PPO, VLAGroupSettings
+from toddle.methods._vla import FLOWS, GROUP_PPO, TOKENS, VLAGroupSettings
 from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD", "VLARLOOSettings"]
@@ -24,7 +24,7 @@ METHOD = Method(
     name="vla-rloo",
     what="PPO on a VLA without a critic: an episode against the mean of the others of its start",
     paper="RIPT-VLA, arXiv 2505.17016; RLOO, arXiv 2402.14740",
-    policies=", ".join((*FLOWS, "token_vla")),
+    policies=", ".join((*FLOWS, *TOKENS)),
     deviations=("flows are scored by Flow-SDE, not by a Laplace head; several epochs",),
     presets=(
         Preset(
@@ -35,7 +35,7 @@ METHOD = Method(
         ),
         Preset(
             name="tokens",
-            kinds=("token_vla",),
+            kinds=TOKENS,
             source="RIPT-VLA: a ratio for each action, clip 0.1; ours: the spread as it is taught, rates",
             settings=VLARLOOSettings(
                 sampler=SamplerConfig(ratio_per="action"),

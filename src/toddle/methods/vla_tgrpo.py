@@ -8,7 +8,7 @@ from toddle.core.config import config
 from toddle.core.numbers import NonNegative
 from toddle.experience.episodes import EpisodesConfig
 from toddle.methods._base import Method, Preset, Run, Start
-from toddle.methods._vla import FLOWS, GROUP_PPO, VLAGroupSettings
+from toddle.methods._vla import FLOWS, GROUP_PPO, TOKENS, VLAGroupSettings
 
 __all__ = ["METHOD", "VLATGRPOSettings"]
 
@@ -32,7 +32,7 @@ METHOD = Method(
     name="vla-tgrpo",
     what="GRPO on a VLA with advantages of steps and of whole episodes; a group stops at its first success",
     paper="TGRPO, arXiv 2506.08440",
-    policies=", ".join((*FLOWS, "token_vla")),
+    policies=", ".join((*FLOWS, *TOKENS)),
     deviations=(
         "the reward is the environment's own (--reward dense takes Meta-World's), not one written by a language model",
         "both weights 0.5: the paper gives none",

@@ -54,7 +54,8 @@ def merged_copy(module: M) -> M:
             held: Any = layer
             base = held.get_base_layer()
             plain = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
-            plain.weight = nn.Parameter(base.weight + held.get_delta_weight("default"), requires_grad=False)
+            whole = (base.weight + held.get_delta_weight("default")).to(base.weight.dtype)  # LoRA may be the finer
+            plain.weight = nn.Parameter(whole, requires_grad=False)
             plain.bias = base.bias
             memo[id(layer)] = plain
     return copy.deepcopy(module, memo).eval()

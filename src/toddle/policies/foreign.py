@@ -1,6 +1,6 @@
 """Which published layout a folder of other people's weights is: told by its files, its config.json and its keys.
 
-Nothing of the folder is run and no pickle is opened: JSON is read by `core.reading`, of safetensors the names alone.
+Nothing of the folder is run and no .pt file is opened: JSON is read by `core.reading`, of safetensors the names alone.
 The order of the tests is that of `layout_of`; what none of them knows is refused by naming those that are known.
 Layouts as read in openvla/openvla, moojink/openvla-oft, huggingface/lerobot and Physical-Intelligence/openpi.
 """
@@ -27,8 +27,8 @@ class Layout(NamedTuple):
 
 
 LAYOUTS: dict[str, Layout] = {
-    "openvla": Layout("OpenVLA / Prismatic (Hugging Face folder)", ("vision_backbone.", "language_model.")),
-    "openvla_oft": Layout("OpenVLA-OFT", ("vision_backbone.", "language_model.")),
+    "openvla": Layout("OpenVLA / Prismatic (Hugging Face folder)", ("vision_backbone.", "language_model."), loads=True),
+    "openvla_oft": Layout("OpenVLA-OFT", ("vision_backbone.", "language_model."), loads=True),
     "prismatic": Layout("Prismatic's own .pt files"),
     "lerobot_pi0": Layout("LeRobot pi0", ("model.paligemma_with_expert.", "model.state_proj."), loads=True),
     "lerobot_pi0_old": Layout("LeRobot pi0 as written to v0.3.3", ("model.paligemma_with_expert.",), loads=True),

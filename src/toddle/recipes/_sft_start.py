@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from toddle.core.config import config
 from toddle.core.errors import problem
-from toddle.core.numbers import Seed, Size
+from toddle.core.numbers import Positive, Seed, Size
 from toddle.core.protocols import FineTunable
 from toddle.core.types import BodySpec
 from toddle.data.lerobot_dataset import LeRobotDataset
@@ -18,6 +18,7 @@ from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.store import load_policy, read_policy
 from toddle.policies.token_vla import TokenVLA, TokenVLAConfig
+from toddle.policies.unsaid import Unsaid
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 
 __all__ = ["FreshExpert", "FreshTokens", "StartConfig", "start_policy"]
@@ -58,13 +59,32 @@ class FreshTokens:
 
 
 @config
+class LanguageStart:
+    """What no file of an OpenVLA or OpenVLA-OFT says, and how it learns."""
+
+    unsaid: Unsaid = Unsaid()
+    """How it was trained."""
+    executed: Size | None = None
+    """Actions that are said and executed in one decision; None: all of the chunk."""
+    lora_rank: Size = 32
+    """Rank of LoRA on the language model's attention."""
+    lora_alpha: Positive = 16.0
+    """LoRA's scale: the update is multiplied by alpha / rank."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number type of the model's own weights."""
+
+
+@config
 class StartConfig:
     """Which policy is fine-tuned."""
 
     init: str = "random"
-    """'random' for a fresh expert, or a policy folder: of `toddle transfer`, of an earlier SFT, or of a pi0."""
+    """'random' for a fresh expert, or a policy folder: of `toddle transfer`, of an earlier SFT, of a pi0 or OpenVLA."""
     tokenizer: str = ""
-    """With a pi0 whose folder has none (LeRobot's, openpi's): folder or hub id of PaliGemma's tokenizer."""
+    """With a pi0 whose folder has none (LeRobot's, openpi's): folder or hub id of PaliGemma's tokenizer; with an
+    OpenVLA whose folder has none: folder of Llama-2's tokenizer.json."""
+    openvla: LanguageStart = LanguageStart()
+    """With the folder of an OpenVLA or OpenVLA-OFT."""
     like: Path | None = None
     """With --init random: a policy folder whose architecture is copied, not its weights (a fair baseline)."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -92,8 +112,24 @@ class StartConfig:
 def start_policy(config: StartConfig, datasets: list[LeRobotDataset]) -> FineTunable:
     """Load the policy of `init`, or build one with fresh weights for the datasets' body."""
     if config.init != "random":
+        from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig, is_openvla_folder
         from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder  # with it comes transformers
 
+        if is_openvla_folder(Path(config.init)):
+            return LanguageVLA.from_config(
+                LanguageVLAConfig(
+                    source=config.init,
+                    body=_body(datasets[0]),
+                    unsaid=config.openvla.unsaid,
+                    executed=config.openvla.executed,
+                    tokenizer=config.tokenizer,
+                    cameras=config.cameras,
+                    lora_rank=config.openvla.lora_rank,
+                    lora_alpha=config.openvla.lora_alpha,
+                    precision=config.openvla.precision,
+                    seed=config.seed,
+                )
+            )
         if not is_pi0_folder(Path(config.init)):
             return load_policy(Path(config.init))
         executed = config.expert.executed

@@ -1,0 +1,295 @@
+"""LanguageVLA: a language model that reads pictures and says actions in its own words (OpenVLA, arXiv 2406.09246).
+
+    prompt [start | patches | (proprioception) | question]  ->  H_exec A words of the 256 that say numbers
+What is said, drawn and scored is `policies.speaking`'s; OpenVLA-OFT (arXiv 2502.19645) says all at once, by words or by
+its L1 head.  The model's weights stand outside the policy's, in the folder they came from (`source`); the policy's own
+are LoRA's, OFT's parts and the statistics.  LoRA is on the language model's attention alone (upstream: on every linear
+layer), and the loss is over the 256 words and without the stop word (upstream: over the vocabulary, and with it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from toddle.core.config import config
+from toddle.core.errors import InputError, problem
+from toddle.core.numbers import Positive, Seed, Size, SizeOrNone
+from toddle.core.seeding import seed_sequence
+from toddle.core.types import BodySpec, Observation, sentences_of
+from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
+from toddle.maths.action_tokens import bin_centres, openvla_tokens
+from toddle.models.backbones.base import tell_what_is_lost
+from toddle.models.lora import add_lora
+from toddle.models.oft_heads import ProprioProjector
+from toddle.models.vlms.base import WORDS, Prompt, SpeakingModel
+from toddle.policies.foreign import layout_of
+from toddle.policies.prismatic_layouts import OFTParts, load_prismatic, read_parts, read_statistics, statistics_of
+from toddle.policies.seeing import HoldingPolicy
+from toddle.policies.speaking import LOG_SCALE, Speaking, rows_of
+from toddle.policies.unsaid import Unsaid
+
+__all__ = ["OPENVLA", "LanguageVLA", "LanguageVLAConfig", "Unsaid", "is_openvla_folder"]
+
+OPENVLA = ("openvla", "openvla_oft")
+"""Layouts that are read (policies.foreign)."""
+EPS = 1e-8
+"""What OFT adds to the width of a range."""
+
+
+@config
+class LanguageVLAConfig:
+    """A VLA that says actions in a language model's words."""
+
+    source: str
+    """Folder of the model: OpenVLA's or OpenVLA-OFT's, or a folder or hub id of a model of transformers."""
+    body: BodySpec
+    """The embodiment."""
+    unsaid: Unsaid = Unsaid()
+    """What no file of the source says."""
+    executed: Size | None = None
+    """Actions that are said and executed in one decision; None: all of the chunk."""
+    tokenizer: str = ""
+    """Folder with tokenizer.json, where the source has none."""
+    cameras: tuple[str, ...] = ("close",)
+    """Cameras whose pictures it reads, in this order."""
+    lora_rank: SizeOrNone = 32
+    """Rank of LoRA on the language model's attention; 0: it acts and does not learn (but for OFT's parts)."""
+    lora_alpha: Positive = 16.0
+    """LoRA's scale: the update is multiplied by alpha / rank."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number type of the model's weights; LoRA and OFT's parts are in float32."""
+    temperature: Positive = 1.0
+    """Logits are divided by it, when drawing and when scoring alike."""
+    ratio_per: Literal["token", "action", "chunk"] = "action"
+    """What one log-density is of: a token, the tokens of one action, or all of a decision."""
+    head: Literal["tokens", "laplace"] = "tokens"
+    """Words, or OFT's L1 head with a spread; filled in when it is built, as what was left open in `unsaid` is."""
+    fingerprint: str = ""
+    """Fingerprint of the model the policy was made with; filled in when it is built."""
+    seed: Seed = 0
+    """Seed of fresh weights."""
+
+    @property
+    def horizon(self) -> int:
+        """H, actions of a chunk."""
+        return self.unsaid.horizon or 1
+
+    @property
+    def decoding(self) -> str:
+        """How it says them."""
+        return self.unsaid.decoding
+
+
+def is_openvla_folder(folder: Path) -> bool:
+    """Return whether a folder holds OpenVLA's or OpenVLA-OFT's weights."""
+    try:
+        return layout_of(Path(folder)) in OPENVLA
+    except InputError:
+        return False
+
+
+class LanguageVLA(Speaking, HoldingPolicy):
+    """A VLA whose decision is a sequence of a language model's words.  The chain is (B, L): bins, or the head's draws.
+
+    Statistics are the folder's where they are of the body's size, until `fit_normalization` replaces them.
+    """
+
+    kind: ClassVar[str] = "language_vla"
+    features: ClassVar[None] = None  # pictures are kept: the embedded prompt is larger than they are
+    proprio_offset: Tensor
+    proprio_scale: Tensor
+
+    def __init__(self, config: LanguageVLAConfig, model: SpeakingModel, parts: OFTParts = OFTParts()) -> None:  # noqa: B008
+        """Build on a loaded model.  Raises InputError for what does not fit, and for what must be given and is not."""
+        super().__init__(model, config.fingerprint, config.source)
+        config = _resolved(config, parts)
+        self.config = replace(config, fingerprint=self.fingerprint)
+        self.horizon, self.bodies, self.cameras = int(config.executed or 0), (config.body,), config.cameras
+        action, proprio = config.body.action, config.body.proprio
+        if parts.head is not None and parts.head.action != action:
+            raise problem(f"body '{config.body.name}'", f"{parts.head.action} actions, as the head says", action)
+        projects: ProprioProjector | None = parts.proprio
+        if projects is not None and projects.fc1.in_features != proprio:
+            want = f"{projects.fc1.in_features} numbers of proprioception, as the projector reads"
+            raise problem(f"body '{config.body.name}'", want, proprio)
+        self.action_head, self.proprio_projector = parts.head, projects
+        if parts.head is not None:
+            self.log_scale = nn.Parameter(torch.full((config.horizon * action,), -2.0))
+        self.register_buffer("action_offset", torch.full((1, action), float("nan")))
+        self.register_buffer("action_scale", torch.full((1, action), float("nan")))
+        if projects is not None:
+            self.register_buffer("proprio_offset", torch.full((proprio,), float("nan")))
+            self.register_buffer("proprio_scale", torch.full((proprio,), float("nan")))
+        centres = bin_centres(WORDS - 1)  # 256 words for 255 bins: the last is said for 1.0 alone
+        self.register_buffer("centres", torch.cat([centres, centres[-1:]]), persistent=False)
+        self._share_lora()
+
+    @classmethod
+    def from_config(cls, config: LanguageVLAConfig) -> LanguageVLA:
+        """Load the model of `config.source` and the statistics beside it; a saved policy's own replace them.
+
+        Raises InputError, one line, for what is missing, unknown or does not fit.
+        """
+        folder = Path(config.source).expanduser()
+        if not folder.is_dir() or layout_of(folder) not in OPENVLA:
+            raise problem("source", "a folder of OpenVLA or OpenVLA-OFT", config.source)
+        parts = read_parts(folder)
+        model = load_prismatic(
+            folder,
+            config.unsaid.pictures,
+            dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
+            tokenizer=Path(config.tokenizer).expanduser() if config.tokenizer else folder,
+            film=parts.towers,
+        )
+        _with_lora(model, config)
+        policy = cls(config, model, parts)
+        policy._take_statistics(folder)
+        return policy
+
+    def _take_statistics(self, folder: Path) -> None:
+        """Normalise by a folder's statistics; NaN, with which nothing acts, where none apply or they are another's."""
+        key, oft = self.config.unsaid.unnorm_key, self.config.decoding == "parallel"
+        bounds = ("q01", "q99") if self.config.unsaid.bounds == "quantiles" else ("min", "max")
+        for part in ("action", *(("proprio",) if self.proprio_projector is not None else ())):
+            offset, scale = getattr(self, f"{part}_offset"), getattr(self, f"{part}_scale")
+            found = statistics_of(folder, key, part, bounds)
+            if found is None or len(found[0]) != offset.shape[-1]:
+                continue
+            low, high, mask = found
+            width = (high - low + (EPS if oft else 0.0)) / 2
+            offset.copy_(torch.where(mask, low + width, torch.zeros_like(low)))
+            scale.copy_(torch.where(mask, width, torch.ones_like(low)))
+
+    # ---- what SFT asks ---------------------------------------------------------------------------------------------
+    def encode(self, observation: Observation) -> Observation:
+        """Return the observation: pictures are kept."""
+        return observation
+
+    def fit_normalization(
+        self, proprio: Tensor, actions: FeatureStatistics, mode: Mode, body: int, *, refit: bool = False
+    ) -> None:
+        """Fit to demonstrations, always anew: actions by `mode`, proprioception (N, O) by quantiles where it is read.
+
+        They are in the environment's units, the gripper's too, which is said as it is from then on.
+        """
+        self._fit_actions(actions, mode)
+        self.config = replace(self.config, unsaid=replace(self.config.unsaid, gripper="as_said"))
+        if self.proprio_projector is not None:
+            made = Normalization.of(feature_statistics(proprio.cpu().numpy()), "quantile")
+            self.proprio_offset.copy_(torch.from_numpy(made.offset))
+            self.proprio_scale.copy_(torch.from_numpy(made.scale))
+
+    # ---- what it says (policies.speaking) --------------------------------------------------------------------------
+    def _prompt(self, observation: Observation) -> Prompt:
+        """Read observations (N, ...)."""
+        if "images" not in observation or "instruction" not in observation:
+            remedy = f"make the environment with cameras={self.cameras}"
+            raise problem("observation", "'images' and 'instruction'", ", ".join(observation), remedy)
+        if bool(self.action_scale.isnan().any()):
+            self._refuse_to_act()
+        images, sentences = observation["images"], sentences_of(observation)
+        sentences = sentences * (len(images) // len(sentences))
+        for sentence in set(sentences):
+            tell_what_is_lost(sentence, self.reading(sentence), "shorten it")
+        more = None
+        if self.proprio_projector is not None:
+            state = (observation["proprio"] - self.proprio_offset) / self.proprio_scale
+            more = self.proprio_projector(state.clamp(-1.0, 1.0))[:, None]
+        prompt: Prompt = self._reader.prompt(images, sentences, more)
+        return prompt
+
+    def _refuse_to_act(self) -> None:
+        known = ", ".join(sorted(read_statistics(Path(self.config.source).expanduser())))
+        want = f"statistics of the {self.config.body.action} actions of body '{self.config.body.name}'"
+        remedy = "name a data set (unnorm_key) or fine-tune it (toddle sft --init)"
+        raise problem(f"{self.config.source}", want, f"those of {known}" if known else "none", remedy)
+
+    def _hidden(self, observation: Observation, length: int, tokens: Tensor | None) -> Tensor:
+        prompt = self._prompt(observation)
+        if self.config.decoding == "parallel" or tokens is None:
+            both, whole = self.config.unsaid.attention == "bidirectional", self.config.horizon * self.config.body.action
+            hidden: Tensor = self._reader.together(prompt, whole, both_ways=both)
+            return hidden[:, :length]
+        forced: Tensor = self._reader.forced(prompt, tokens)
+        return forced
+
+    def _one_by_one(self, observation: Observation) -> Callable[[Tensor | None], Tensor]:
+        following: Callable[[Tensor | None], Tensor] = self._reader.one_by_one(self._prompt(observation))
+        return following
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self._reader.logits(hidden)
+        return logits
+
+    def _laplace(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.action_head is not None
+        mean = self.action_head(hidden.float()).flatten(1)
+        return mean, self.log_scale[: mean.shape[1]].clamp(*LOG_SCALE).expand_as(mean)
+
+    def _bins(self, action: Tensor) -> Tensor:
+        return WORDS - 1 - openvla_tokens(action, WORDS)
+
+    def _action(self, numbers: Tensor) -> Tensor:
+        action = super()._action(numbers)
+        if self.config.unsaid.gripper == "libero":
+            action = torch.cat([action[..., :-1], -(2 * action[..., -1:] - 1).sign()], -1)
+        return action
+
+    # ---- what a homogeneous critic asks ----------------------------------------------------------------------------
+    @property
+    def prompt_width(self) -> int:
+        """Numbers of `prompt_hidden`."""
+        return int(self._held[0].width)
+
+    def prompt_hidden(self, observation: Observation) -> Tensor:
+        """Return the hidden state (..., D) at the prompt's last token, before anything is said."""
+        lead = observation["proprio"].shape[:-1]
+        rows = rows_of(observation, len(lead))
+        if self.config.decoding == "parallel":
+            hidden = self._hidden(rows, 1, None)[:, 0]
+        else:
+            hidden = self._reader.prompt_hidden(self._prompt(rows))
+        return hidden.float().unflatten(0, lead)
+
+
+def _with_lora(model: SpeakingModel, config: LanguageVLAConfig) -> None:
+    if not config.lora_rank:
+        return
+    model.base_fingerprint = model.fingerprint()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed_sequence(config.seed, "language vla").generate_state(1)[0]))
+        add_lora(model.decoder, rank=config.lora_rank, alpha=config.lora_alpha)
+    for name, value in model.named_parameters():
+        if ".lora_" in name:
+            value.data = value.data.float()
+    model.trainable = True
+
+
+def _resolved(config: LanguageVLAConfig, parts: OFTParts) -> LanguageVLAConfig:
+    """Return the config with everything said.  Raises InputError for what must be given, or contradicts the folder."""
+    unsaid, remedy = config.unsaid, "no file of the folder says it"
+    decoding = unsaid.decoding
+    if decoding == "auto":
+        decoding = "autoregressive" if parts == OFTParts() else "parallel"
+    if decoding == "autoregressive":
+        if parts != OFTParts():
+            raise problem("unsaid.decoding", "parallel, as OpenVLA-OFT's parts are", decoding)
+        if unsaid.attention == "bidirectional":
+            raise problem("unsaid.attention", "causal, where words are said one by one", unsaid.attention)
+        unsaid = replace(unsaid, horizon=unsaid.horizon or 1, attention="causal")
+    elif unsaid.horizon is None:
+        raise problem("unsaid.horizon", "actions of a chunk (OFT: LIBERO 8, Bridge 5, ALOHA 25)", "none", remedy)
+    elif unsaid.attention == "auto":
+        raise problem("unsaid.attention", "bidirectional (OpenVLA-OFT's own) or causal", "auto", remedy)
+    executed = config.executed or unsaid.horizon
+    assert unsaid.horizon is not None and executed is not None
+    if executed > unsaid.horizon:
+        raise problem("executed", f"at most the chunk's {unsaid.horizon}", executed)
+    head: Literal["tokens", "laplace"] = "tokens" if parts.head is None else "laplace"
+    return replace(config, unsaid=replace(unsaid, decoding=decoding), executed=executed, head=head)

@@ -1,0 +1,70 @@
+"""OpenVLA through the commands: SFT from its folder, evaluation, RL from pictures; and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.prismatic_folders import save_oft, save_openvla
+
+from toddle.algorithms.sft import SFTConfig
+from toddle.cli import main
+from toddle.policies.language_vla import Unsaid
+from toddle.policies.store import load_policy, read_policy
+from toddle.recipes import finetune, record, sft
+from toddle.recipes._sft_start import LanguageStart
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("openvla")
+    save_openvla(root / "openvla")
+    save_oft(root / "oft", proprio=False)
+    shown: Any = {"cameras": ("top",), "image_size": 32, "images": "image"}
+    record.run(record.Config(out=root / "data", env=("dots/one",), episodes=3, **shown), resume=False)
+    return root
+
+
+def taught(root: Path, start: LanguageStart, steps: int = 3) -> Path:
+    out = root / "sft"
+    settings = {"dataset": (root / "data",), "out": out, "cache": root / "cache", "cameras": ("top",)}
+    sft.run(sft.Config(init=str(root / "openvla"), openvla=start, sft=SFTConfig(steps=steps, batch=8), **settings))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("ppo", {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 1}, "critic": "homogeneous"}),
+        ("grpo", {"episodes": {"group": 2}, "reward": "dense"}),
+    ],
+)
+def test_openvla_is_fine_tuned_and_improved(root: Path, tmp_path: Path, method: str, more: dict[str, Any]) -> None:
+    if not (root / "sft" / "policy").exists():
+        taught(root, LanguageStart(unsaid=Unsaid(horizon=4), lora_rank=2))
+    kind, config, meta, _ = read_policy(root / "sft")
+    assert kind == "language_vla" and config.executed == 4 and meta["init"] == str(root / "openvla")
+    small: dict[str, Any] = {"env": ("dots/one",), "worlds": 2, "steps": 60, "max_episode_steps": 10}
+    small |= {"evaluation": {"episodes": 2, "videos": 0}, "policy": root / "sft", "out": tmp_path / "run"}
+    settings = finetune.configure(small | more | {"method": method})
+    assert settings.preset == "tokens"
+    finetune.run(settings)
+    before, after = (load_policy(path).state_dict() for path in (root / "sft", tmp_path / "run"))
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved and all(name.startswith("lora.") for name in moved)
+
+
+def test_a_folder_is_not_yet_a_policy_and_oft_asks_for_its_chunk(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, line in (
+        (["evaluate", "--policy", str(root / "openvla"), "--env", "dots/one"], "toddle sft --init takes it"),
+        (["sft", "--init", str(root / "oft"), "--dataset", str(root / "data")], "unsaid.horizon: expected actions"),
+    ):
+        for dry in ([], ["--dry-run"]):
+            with pytest.raises(SystemExit) as ended:
+                main([*arguments, "--out", str(tmp_path / "out"), *dry])
+            shown = capsys.readouterr().err
+            assert ended.value.code == 2 and line in shown and shown.count("\n") == 1
