@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from toddle.maths.objectives import (
     clipped_surrogate,
     clipped_value_loss,
+    decision_weights,
     kl_k3,
     link_clips,
     link_discounts,
@@ -133,3 +135,73 @@ def test_mean_where_by_hand() -> None:
     assert mean_where(x, None).item() == 26.5
     assert mean_where(x, torch.tensor([[True, True], [True, False]])).item() == 2.0
     assert mean_where(x, torch.zeros(2, 2, dtype=torch.bool)).item() == 0.0
+
+
+# ---- what counts alike -----------------------------------------------------------------------------------------------
+def two_trajectories(first: float, second: float) -> tuple[torch.Tensor, ...]:
+    """One of 10 decisions with a loss each, and one of 100, in two worlds of 100 decisions: loss, ended, mask."""
+    mask = torch.ones(100, 2, dtype=torch.bool)
+    mask[10:, 0] = False
+    ended = torch.zeros(100, 2, dtype=torch.bool)
+    ended[9, 0] = ended[99, 1] = True
+    return torch.tensor([first, second]).expand(100, 2).clone(), ended, mask
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "first", "second", "expected"),
+    [
+        ("link", 1.0, 1.0, 1.0),
+        ("trajectory", 1.0, 1.0, 1.0),
+        ("link", 1.0, 2.0, 210 / 110),  # 1.9091
+        ("decision", 1.0, 2.0, 210 / 110),
+        ("trajectory", 1.0, 2.0, 1.5),
+        ("trajectory_sum", 1.0, 2.0, 105.0),
+    ],
+)
+def test_what_counts_alike(aggregate: Any, first: float, second: float, expected: float) -> None:
+    """Minus the surrogate at ratio 1 is the mean of minus the advantages; over all, and on average over minibatches."""
+    loss, ended, mask = two_trajectories(first, second)
+    loss[~mask] = float("nan")
+    weight = decision_weights(aggregate, mask.float(), ended, mask)
+    whole, _ = clipped_surrogate(torch.zeros(100, 2, 1), -loss, 0.2, 0.2, None, mask, weight)
+    assert whole.item() == pytest.approx(expected, rel=1e-5)
+    order = torch.randperm(110, generator=torch.Generator().manual_seed(0)).chunk(5)
+    real = mask.flatten().nonzero()[:, 0]
+    parts = [
+        clipped_surrogate(
+            torch.zeros(len(rows), 1),
+            -loss.flatten()[real[rows]],
+            0.2,
+            0.2,
+            None,
+            None,
+            None if weight is None else weight.flatten()[real[rows]],
+        )[0].item()
+        for rows in order
+    ]
+    assert sum(parts) / 5 == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_episode_is_a_trajectory_and_its_end_begins_another() -> None:
+    """One world: episodes of 2, 1 and 3 decisions, the last cut by the rollout's end; its last has 1 link of 3."""
+    links, ended = torch.tensor([[3.0], [3.0], [3.0], [3.0], [3.0], [1.0]]), torch.zeros(6, 1, dtype=torch.bool)
+    ended[1] = ended[2] = True
+    weight = decision_weights("trajectory", links, ended)
+    assert weight is not None
+    assert weight[:, 0].tolist() == pytest.approx([1.0, 1.0, 2.0, 6 / 7, 6 / 7, 2 / 7])
+    every = decision_weights("decision", links, ended)
+    assert every is not None and every.tolist() == [[1.0]] * 6
+
+
+def test_links_that_are_not_real_count_nowhere() -> None:
+    """Two decisions of two links, of which the last is not real: by links the mean is over 3, by decisions over 2."""
+    log_ratio = torch.zeros(2, 2, requires_grad=True)
+    real = torch.tensor([[True, True], [True, False]])
+    advantage = torch.tensor([1.0, 4.0])
+    loss, _ = clipped_surrogate(log_ratio, advantage, 0.2, 0.2, None, real)
+    loss.backward()
+    assert loss.item() == pytest.approx(-2.0)
+    assert log_ratio.grad is not None
+    assert torch.allclose(log_ratio.grad, torch.tensor([[-1.0, -1.0], [-4.0, 0.0]]) / 3)
+    by_decision, _ = clipped_surrogate(torch.zeros(2, 2), advantage, 0.2, 0.2, None, real, torch.ones(2))
+    assert by_decision.item() == pytest.approx(-2.5)

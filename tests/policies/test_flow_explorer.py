@@ -131,3 +131,44 @@ def test_many_chunks_of_a_decision_flow_as_each_alone(window: int, more: Any) ->
     for t in range(steps):
         velocity, memory = vla.open_flow(seen[t], memory)
         torch.testing.assert_close(velocity(x[t], tau[t]), alone[t], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+@pytest.mark.parametrize("noise", ["flow-sde", "reinflow"])
+def test_actions_that_were_not_executed_do_not_count(noise: Any, reduce: Any) -> None:
+    """An episode that ended after the first of two actions: the density is that of the first action's numbers alone."""
+    config = SamplerConfig(noise=noise, reduce=reduce, log_prob_bounds=(-1e9, 1e9))
+    explorer: Any = make_explorer(stirred(tiny_vla()), config)
+    seen = explorer.encode(observed(0, first=True))
+    decision, _ = explorer.act(seen, generator=torch.Generator().manual_seed(0))
+    stacked: Any = {key: value[None] for key, value in seen.items()}
+    whole = explorer.score(stacked, decision.chain[None])
+    stacked["executed"] = torch.tensor([[1, 2, 1, 2]])
+    cut = explorer.score(stacked, decision.chain[None])
+    states, _ = explorer.links.unpack(decision.chain, (4, ACTION))
+    drawn = states[:, 1:, :2].flatten(2)
+    known = torch.distributions.Normal(whole.distribution.mean[0], whole.distribution.std[0]).log_prob(drawn)
+    first, both = known[..., :ACTION], known
+    expected = torch.where(
+        torch.tensor([True, False, True, False])[:, None],
+        *((part.sum(-1) if reduce == "sum" else part.mean(-1)) for part in (first, both)),
+    )
+    torch.testing.assert_close(cut.log_prob[0], expected, atol=1e-4, rtol=1e-5)
+    assert not torch.allclose(cut.log_prob[0, 0], whole.log_prob[0, 0], atol=1e-3)
+    moved = explorer.score({**stacked, "executed": torch.full((1, BATCH), 2)}, decision.chain[None])
+    assert torch.equal(moved.log_prob, whole.log_prob)
+    held = stacked | {"executed": torch.ones(1, BATCH, dtype=torch.int64)}
+    weight = explorer.score(held, decision.chain[None]).distribution.weight
+    assert (weight[..., :ACTION] > 0).all() and not weight[..., ACTION:].any()
+
+
+def test_fpo_counts_the_executed_numbers_alone() -> None:
+    explorer = make_explorer(stirred(tiny_vla()), SamplerConfig(noise="fpo"))
+    seen = explorer.encode(observed(0, first=True))
+    decision, _ = explorer.act(seen, generator=torch.Generator().manual_seed(0))
+    noisy = torch.rand(BATCH, 3, 4, ACTION, requires_grad=True)
+    own = explorer._counted({**seen, "executed": torch.tensor([1, 2, 1, 2])})  # type: ignore[typeddict-item]
+    value = explorer._log_prob(noisy, torch.zeros(BATCH, 3), torch.zeros_like(noisy), torch.zeros_like(noisy), own)  # type: ignore[attr-defined]
+    expected = -torch.stack([noisy[i, :, :n].square().mean() for i, n in enumerate((1, 2, 1, 2))])
+    torch.testing.assert_close(value[:, 0], expected)
+    assert decision.log_prob.shape == (BATCH, 1)

@@ -126,3 +126,29 @@ def test_impossible_settings_are_refused() -> None:
         with pytest.raises(InputError, match=said):
             TokenVLAConfig(body=tiny_token_vla().config.body, **more)  # type: ignore[arg-type]
     assert SENTENCES
+
+
+@pytest.mark.parametrize("more", KINDS)
+@pytest.mark.parametrize("per", ["token", "action", "chunk"])
+def test_actions_that_were_not_executed_do_not_count(more: dict[str, Any], per: Any) -> None:
+    """An episode that ended after the first of two actions: what was said of the second changes nothing."""
+    policy, seen = tiny_token_vla(**more, ratio_per=per).eval(), observed(2)
+    decision, _ = policy.act(seen, generator=torch.Generator().manual_seed(0))
+    whole = scored(policy, seen, decision.chain)
+    cut: Any = {**seen, "executed": torch.tensor([1, 2])}
+    score = scored(policy, cut, decision.chain)
+    links = {"token": 2 * ACTION, "action": 2, "chunk": 1}[per]
+    assert score.real.sum(-1).tolist() == [[max(links // 2, 1), links]]
+    torch.testing.assert_close(score.log_prob[0, 1], whole.log_prob[0, 1])
+    assert not score.log_prob[~score.real].any()
+    other = decision.chain.clone()
+    other[0, ACTION:] = other[1, ACTION:]
+    assert not torch.equal(other, decision.chain)
+    again = scored(policy, cut, other)
+    torch.testing.assert_close(again.log_prob, score.log_prob)
+    torch.testing.assert_close(again.entropy, score.entropy)
+    assert not torch.allclose(scored(policy, seen, other).log_prob, whole.log_prob)
+    policy.explorer(SamplerConfig(ratio_per="token", temperature=policy.config.temperature))
+    tokens = scored(policy, cut, decision.chain)
+    torch.testing.assert_close(score.log_prob.sum(-1), tokens.log_prob.sum(-1))
+    assert (tokens.log_prob[0, 0, :ACTION] != 0).all() and not tokens.distribution.weight[0, 0, ACTION:].any()

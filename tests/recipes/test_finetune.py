@@ -293,6 +293,24 @@ def test_a_homogeneous_critic_learns_beside_the_policy(
         assert all(torch.equal(value, again.state_dict()[part][name]) for name, value in after[part].items())
 
 
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+@pytest.mark.parametrize("kind", ["flow", "tokens"])
+def test_the_first_ratio_is_one_though_chunks_are_cut(vla: Path, tokens: Path, kind: str, method: str) -> None:
+    """Episodes of 6 steps in chunks of 4: the second is cut, and its densities are taken again for what was done."""
+    given: dict[str, Any] = SMALL | {"policy": {"flow": vla, "tokens": tokens}[kind], "method": method}
+    given |= {"max_episode_steps": 6, "reward": "dense"}
+    given["ppo"] = {"epochs": 1, "minibatches": 1, "critic_warm_up": 0, "aggregate": "trajectory"}
+    given |= {"collect": {"length": 5}} if method == "ppo" else {"episodes": {"group": 2}}
+    made = finetune.build(finetune.configure(given))[0]
+    metrics = made.learner.step()
+    rollout: Any = made.sources[0].rollout  # type: ignore[attr-defined]
+    assert {2, 4} <= set(rollout.executed.unique().tolist()), "some chunks were cut and some were not"
+    assert abs(metrics["ppo/kl"]) < 1e-8 and metrics["ppo/clipped"] == 0.0
+    seen, chain = rollout.observation, rollout.chain
+    acted = made.acting.score(seen, chain).log_prob if made.acting is not None else None  # type: ignore[attr-defined]
+    assert acted is not None and not torch.allclose(acted, rollout.log_prob, atol=1e-2), "of whole chunks it is another"
+
+
 def test_tokens_refuse_what_only_flows_heed(tokens: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = SMALL | {"policy": tokens, "sampler": {"noise": "fpo"}, "out": tmp_path / "run"}
     with pytest.raises(InputError, match=r"sampler\.noise: expected nothing with a VLA that acts by tokens"):
@@ -359,6 +377,7 @@ def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None
         ("--method rloo --episodes.curriculum.tau 0", "episodes.curriculum.tau: expected a number above 0"),
         ("--reference.refresh 2", "reference.refresh: expected 0 where reference.weight is 0, got 2"),
         ("--reference.weight -1", "reference.weight: expected a number"),
+        ("--ppo.aggregate tokens", "invalid choice 'tokens' for argument '--ppo.aggregate'"),
         ("--critic homogeneous-lora", "critic: expected homogeneous, or a VLA with LoRA on its backbone"),
         ("--collect.keep pictures --critic context", "critic: expected state"),
         ("--sampler.level nan", "sampler.level: expected a number above 0"),

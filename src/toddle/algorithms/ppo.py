@@ -49,13 +49,16 @@ from toddle.core.seeding import torch_generator
 from toddle.experience.rollout import Minibatch, Rollout
 from toddle.maths.advantages import standardise
 from toddle.maths.objectives import (
+    Aggregate,
     Ratio,
     clipped_surrogate,
     clipped_value_loss,
+    decision_weights,
     kl_k3,
     link_clips,
     link_discounts,
     link_log_ratio,
+    links_where,
     mean_where,
 )
 from toddle.optim.flat_adam import FlatAdam
@@ -89,6 +92,9 @@ class PPOConfig:
     """The ratio is held below 1 + clip_high."""
     ratio: Ratio = "sum"
     """How the links of a decision form its ratio."""
+    aggregate: Aggregate = "link"
+    """What counts alike in the policy's loss: every link (token), every decision, every trajectory (an episode, or the
+    part of it in the rollout) whatever its length, or every trajectory by the sum of its links."""
     link_discount: Share = 1.0
     """Weight of the advantage falls by this factor a link, counted back from the last (only with `per_link`)."""
     link_clip_first: Positive | None = None
@@ -140,6 +146,7 @@ class PPO:
         rewards: Sequence[RewardTerm] = (),
         auxiliaries: Sequence[Auxiliary] = (),
         engine: Engine | None = None,
+        cut_chunks: bool = False,
         optimiser: Callable[[dict[str, tuple[Module, float]]], Optimiser] | None = None,
     ) -> None:
         """Raises InputError when there is no source, no critic where one is needed, or they are on several devices."""
@@ -153,6 +160,7 @@ class PPO:
             if device_of(module) != device_of(policy):
                 raise problem(name, f"the policy's device {device_of(policy)}", str(device_of(module)))
         self.sources, self.config, self.iterations = list(sources), config, iterations
+        self.cut_chunks = cut_chunks
         self.estimator = estimator or GAE(config.lam)
         self.rewards, self.auxiliaries, self.engine = list(rewards), list(auxiliaries), engine or Engine()
         rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
@@ -210,9 +218,12 @@ class PPO:
             if rollout.episode_return is not None:  # what groups compare
                 rollout.episode_return += added.sum(0)
             metrics |= term.metrics()
-        if self.config.rescore:
-            rollout.log_prob.copy_(self._rescored(rollout))
+        if not self.cut_chunks:
+            rollout.executed = None
+        links = self._rescore(rollout)
         metrics |= self.estimator.fill(rollout)
+        ended = rollout.terminated | rollout.truncated
+        rollout.weight = decision_weights(self.config.aggregate, links, ended, rollout.mask)
         real = slice(None) if rollout.mask is None else rollout.mask
         sums = [getattr(rollout, name)[real].sum() for name in ("target", "advantage", "log_prob")]
         if not torch.isfinite(torch.stack(sums)).all():
@@ -223,11 +234,28 @@ class PPO:
         return metrics
 
     @torch.no_grad()
-    def _rescored(self, rollout: Rollout, worlds: int = 16) -> Tensor:
-        """Return the learner's own log-densities (T, B, L) of a rollout, a few worlds at a time."""
-        parts = torch.arange(rollout.worlds, device=rollout.chain.device).split(worlds)
-        found = [self.policy.score(part.observation, part.chain).log_prob for part in map(rollout.worlds_of, parts)]
-        return torch.cat(found, 1)
+    def _rescore(self, rollout: Rollout, worlds: int = 16) -> Tensor:
+        """Take the learner's own log-densities, a few worlds at a time, where those of acting do not do: everywhere
+        (`rescore`), or of chunks that were cut.  Return how many links of each decision count (T, B)."""
+        config, whole = self.config, self.config.rescore or self.policy.sequential
+        count = rollout.log_prob.shape[-1] if config.ratio == "per_link" else 1
+        links = torch.full_like(rollout.reward, float(count))
+        chosen = torch.zeros_like(rollout.terminated)
+        if rollout.executed is not None:
+            chosen = rollout.executed < self.policy.horizon
+        if config.rescore:
+            chosen = torch.ones_like(chosen)
+        rows = (chosen.any(0) if whole else chosen.flatten()).nonzero()[:, 0]
+        for part in rows.split(worlds if whole else 256) if len(rows) else ():
+            batch = rollout.part(part, whole=whole)
+            score = self.policy.score(batch.observation, batch.chain)
+            real = None if score.real is None or count == 1 else score.real.sum(-1).float()
+            for held, value in ((rollout.log_prob, score.log_prob), (links, real)):
+                if value is not None and whole:
+                    held[:, part] = value
+                elif value is not None:
+                    held.flatten(0, 1)[part] = value[0]
+        return links
 
     def _update(self, rollouts: list[Rollout]) -> dict[str, float]:
         config, updates, kl = self.config, 0, 0.0
@@ -295,7 +323,8 @@ class PPO:
         score = self.policy.score(part.observation, part.chain)
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
         low, high, weight = self._link_settings(log_ratio.shape[-1], log_ratio.device)
-        policy_loss, outside = clipped_surrogate(log_ratio, advantage, low, high, weight, mask)
+        real = mask if score.real is None or config.ratio != "per_link" else links_where(score.real, mask)
+        policy_loss, outside = clipped_surrogate(log_ratio, advantage, low, high, weight, real, part.weight)
         loss = config.policy_weight * policy_loss + loss
         entropy = mean_where(score.entropy, mask)
         if config.entropy:
@@ -304,7 +333,7 @@ class PPO:
             term, found = auxiliary.loss(part, score)
             loss, facts = loss + term, facts | found
         with torch.no_grad():
-            kl = kl_k3(log_ratio, mask)
+            kl = kl_k3(log_ratio, real)
         facts |= {"policy_loss": policy_loss.detach(), "entropy": entropy.detach(), "kl": kl, "clipped": outside}
         return loss, facts
 

@@ -21,7 +21,7 @@ from toddle.core.numbers import NonNegative, Whole
 from toddle.core.protocols import Scorable
 from toddle.core.types import Score
 from toddle.experience.rollout import Minibatch, Rollout
-from toddle.maths.objectives import kl_k3, mean_where
+from toddle.maths.objectives import kl_k3, links_where, mean_where
 
 __all__ = ["ReferenceKL", "ReferenceSettings"]
 
@@ -58,10 +58,11 @@ class ReferenceKL(Auxiliary):
         """Return the penalty, and `reference/kl`."""
         with torch.no_grad():
             held = self.reference.score(part.observation, part.chain)
+        real = links_where(score.real, part.mask)
         if score.distribution is None or held.distribution is None:
-            kl = kl_k3(held.log_prob - score.log_prob, part.mask)
+            kl = kl_k3(held.log_prob - score.log_prob, real)
         else:
-            kl = mean_where(score.distribution.kl(held.distribution), part.mask)
+            kl = mean_where(score.distribution.kl(held.distribution), real)
         return self.settings.weight * kl, {"reference/kl": kl.detach()}
 
     def state_dict(self) -> dict[str, Any]:

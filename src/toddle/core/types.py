@@ -50,6 +50,7 @@ class Observation(TypedDict, total=False):
     task: Tensor  # (...) int64, which sentence of `instruction` each entry has
     context: Tensor  # (..., G, D_vlm) float32, features of a frozen backbone (cached or just computed)
     context_mask: Tensor  # (..., G) bool, True where the token is real
+    executed: Tensor  # (...) int64, when scoring: actions of the chunk that were executed; absent: all
     condition: Tensor  # (..., C) float32, an extra condition of a denoising policy (a mode embedding, say)
 
 
@@ -76,6 +77,7 @@ class Score(NamedTuple):
     entropy: Tensor  # (T, B)
     mean: Tensor | None = None  # (T, B, H_exec, A), what guidance and behaviour cloning pull on; None: it has none
     distribution: Distribution | None = None  # what the links were drawn from, where divergences have a closed form
+    real: Tensor | None = None  # (T, B, L) bool, False for links of actions that were not executed; None: all are
 
 
 class FeatureSource(NamedTuple):

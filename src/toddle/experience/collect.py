@@ -96,6 +96,7 @@ class Collector:
             "terminated": np.zeros(shape, bool),
             "truncated": np.zeros(shape, bool),
         }
+        self._executed = np.zeros(shape, np.int64)
         self.reward_scale = RewardScale(env.num_envs)
         self.generator = torch_generator(seed, "actions", env.name, body)
         self.actor = Actor(env, body=body)
@@ -157,6 +158,8 @@ class Collector:
         if self._succeeded is not None:
             rollout.columns["succeeded"] = torch.from_numpy(self._succeeded[:-1].copy()).to(rollout.reward.device)
             rollout.reached = torch.from_numpy(self._reached.copy())
+        if policy.horizon > 1:
+            rollout.executed = torch.from_numpy(self._executed.copy()).to(rollout.reward.device)
         _keep_finals(rollout, finals)
         if critic is not None:
             self._value(critic, rollout)
@@ -176,6 +179,7 @@ class Collector:
         self._raw, reward, terminated, truncated, info = self.env.step_chunk(chunk, discount=gamma)
         outcome = self._outcome
         outcome["reward"][t], outcome["terminated"][t], outcome["truncated"][t] = reward, terminated, truncated
+        self._executed[t] = info["steps"]
         if chunk.shape[1] > 1:
             outcome["discount"][t] = gamma ** info["steps"].astype(np.float32)
         ended = terminated | truncated

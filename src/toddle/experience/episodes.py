@@ -90,6 +90,7 @@ class GroupCollector:
         ends = [np.zeros((length, worlds), bool), np.zeros((length, worlds), bool)]
         success: NDArray[Any] | None = None
         succeeded, reached = np.zeros((length, worlds), bool), np.zeros((length, worlds), bool)  # before, in a decision
+        executed = np.full((length, worlds), policy.horizon)
         for t in range(length):
             if success is not None:
                 succeeded[t] = success
@@ -103,6 +104,7 @@ class GroupCollector:
             raw, reward, terminated, truncated, info = env.step_chunk(
                 actor.executable(decision), active=running, reset_done=False
             )
+            executed[t] = np.where(running, info["steps"], policy.horizon)
             rewards[t], ends[0][t], ends[1][t] = np.where(running, reward, 0.0), terminated, truncated
             if "success" in info:
                 reached[t] = np.asarray(info["success"], bool) & running
@@ -118,6 +120,8 @@ class GroupCollector:
             if not running.any():
                 break
         assert self.rollout is not None
+        if policy.horizon > 1:
+            self.rollout.executed = torch.from_numpy(executed).to(self.rollout.reward.device)
         if success is not None:
             self.rollout.columns["succeeded"] = torch.from_numpy(succeeded).to(self.rollout.reward.device)
             self.rollout.reached = torch.from_numpy(reached)

@@ -46,6 +46,7 @@ class Minibatch:
     advantage: Tensor  # (...)
     target: Tensor  # (...), returns-to-go for the critic
     mask: Tensor | None = None  # (...) bool, True where the decision is real; None: all are
+    weight: Tensor | None = None  # (...), how much each decision counts; None: all alike
     columns: dict[str, Tensor] = field(default_factory=dict)  # (..., ...), what others wrote into the rollout
 
 
@@ -57,6 +58,9 @@ class Rollout:
     named tensors) and, once they are computed, `value`, `next_value`, `advantage`, `target`.
     `mask` (T, B) bool is True where a decision is real, None where all are; `group` (B,) int64 numbers the starts that
     worlds share, `episode_return`, `success` (B,) what became of their one episode, where whole episodes were gathered.
+    `executed` (T, B) int64 is how many actions of each chunk were executed (not all where an episode ended within it),
+    None where chunks have one action or nobody asks; `weight` (T, B) is how much each decision counts in the policy's
+    loss, None where all count alike.
     `reward_scale` is what the environment's rewards were divided by.  Where the environment reports success,
     `columns["succeeded"]` (T, B) bool is True once an episode had succeeded before the decision.
     `executed` (T, B, H_exec * A) holds, on the CPU, the actions that were executed; `reached` (T, B) bool, where the
@@ -94,6 +98,8 @@ class Rollout:
         self.terminated, self.truncated = rows(0, number.bool()), rows(0, number.bool())
         self.columns: dict[str, Tensor] = {}
         self.reward_scale = 1.0
+        self.executed: Tensor | None = None
+        self.weight: Tensor | None = None
         self.mask: Tensor | None = None
         self.group: Tensor | None = None
         self.episode_return: Tensor | None = None
@@ -129,9 +135,9 @@ class Rollout:
         """Real decisions."""
         return self.length * self.worlds if self.mask is None else int(self.mask.sum())
 
-    def worlds_of(self, worlds: Tensor) -> Minibatch:
-        """Return whole worlds (b,) as a minibatch (T, b, ...)."""
-        return self._minibatch({name: _take(value, worlds, True) for name, value in self._held(True).items()})
+    def part(self, chosen: Tensor, *, whole: bool) -> Minibatch:
+        """Return whole worlds `chosen` (b,) as a minibatch (T, b, ...), or decisions t B + b (M,) as (1, M, ...)."""
+        return self._minibatch({name: _take(value, chosen, whole) for name, value in self._held(whole).items()})
 
     def _held(self, sequential: bool) -> dict[str, Tensor]:
         """Return everything a minibatch carries, (T, B, ...), by kind and name."""
@@ -140,6 +146,10 @@ class Rollout:
         held |= {name: getattr(self, name) for name in ("chain", "log_prob", "value", "advantage", "target")}
         if sequential and self.mask is not None:
             held["mask"] = self.mask
+        if self.weight is not None:
+            held["weight"] = self.weight
+        if self.executed is not None:
+            held["o/executed"] = self.executed
         return held
 
     def observe(self, t: int, observation: Observation) -> None:

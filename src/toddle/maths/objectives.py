@@ -18,17 +18,21 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "Aggregate",
     "Ratio",
     "clipped_surrogate",
     "clipped_value_loss",
+    "decision_weights",
     "kl_k3",
     "link_clips",
     "link_discounts",
     "link_log_ratio",
+    "links_where",
     "mean_where",
 ]
 
 Ratio = Literal["sum", "mean", "per_link"]
+Aggregate = Literal["link", "decision", "trajectory", "trajectory_sum"]
 
 
 def link_log_ratio(log_prob: Tensor, old_log_prob: Tensor, ratio: Ratio) -> Tensor:
@@ -56,12 +60,51 @@ def link_clips(links: int, first: float, last: float, rate: float = 3.0) -> Tens
     return first + (last - first) * torch.expm1(rate * position) / math.expm1(rate)
 
 
-def mean_where(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of x (..., R) or (...) where `mask` (...) is True, whatever stands elsewhere; over all for None."""
-    if mask is None:
+def mean_where(x: Tensor, mask: Tensor | None, weight: Tensor | None = None) -> Tensor:
+    """Mean of x (..., R) or (...) where `mask` (..., R) or (...) is True, whatever stands elsewhere; over all for None.
+
+    With `weight` (...): the mean over rows of x (..., R) that have anything real, of weight times the row's own mean.
+    """
+    if mask is None and weight is None:
         return x.mean()
+    if mask is None:
+        mask = torch.ones_like(x, dtype=torch.bool)
     inside = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand_as(x)
-    return torch.where(inside, x, 0.0).sum() / inside.sum().clamp(min=1)
+    held = torch.where(inside, x, 0.0)
+    if weight is not None:
+        rows = held.sum(-1) / inside.sum(-1).clamp(min=1)
+        return (rows * weight).sum() / inside.any(-1).sum().clamp(min=1)
+    return held.sum() / inside.sum().clamp(min=1)
+
+
+def links_where(links: Tensor | None, decisions: Tensor | None) -> Tensor | None:
+    """Return the mask of what is real of links (..., L) in decisions (...); None for all."""
+    return decisions if links is None else links if decisions is None else links & decisions.unsqueeze(-1)
+
+
+def decision_weights(aggregate: Aggregate, links: Tensor, ended: Tensor, mask: Tensor | None = None) -> Tensor | None:
+    """Return how much each decision (T, B) counts in a mean over decisions of the mean over their links.
+
+        link            None: every link alike, whatever decision it is of (DAPO's token mean)
+        decision        1: every decision alike
+        trajectory      n_i / n(trajectory) N / M: every trajectory alike, and within it every link (SimpleVLA-RL)
+        trajectory_sum  n_i N / M: the mean over trajectories of the sum over their links (DeepThinkVLA)
+
+    `links` (T, B) is n_i, how many links of a decision count; N decisions are real, M trajectories.  A trajectory is a
+    world's decisions up to one that `ended` (T, B) bool, or to the end of the rollout.  The mean over all decisions is
+    the aggregate exactly, that over a minibatch is without bias.
+    """
+    if aggregate == "link":
+        return None
+    if aggregate == "decision":
+        return torch.ones_like(links)
+    length, worlds = links.shape
+    counted = links if mask is None else torch.where(mask, links, 0.0)
+    before = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]).cumsum(0)
+    owner = before + (length + 1) * torch.arange(worlds, device=links.device)
+    total = torch.zeros((length + 1) * worlds, device=links.device).index_add(0, owner.flatten(), counted.flatten())
+    share = (counted > 0).sum() / (total > 0).sum().clamp(min=1)
+    return counted * share if aggregate == "trajectory_sum" else counted * share / total[owner].clamp(min=1)
 
 
 def clipped_surrogate(
@@ -71,23 +114,26 @@ def clipped_surrogate(
     clip_high: Any,
     link_weight: Tensor | None = None,
     mask: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Minus the clipped surrogate, averaged over everything (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 
     `log_ratio` (..., R), `advantage` (...), clips both numbers or both (R,): the ratio is held to
     [1 - clip_low, 1 + clip_high] (clip-higher: Yu et al. 2025, arXiv 2503.14476).  `link_weight` (R,) multiplies the
-    advantage of each link; `mask` (...) bool marks the decisions that are real.
+    advantage of each link; `mask` (...) bool marks the decisions that are real, (..., R) the links; `weight` (...) is
+    how much each decision counts (`decision_weights`).
     Returns the loss (a number, to be minimised) and the fraction of ratios outside the range (detached).
     """
     if mask is not None:
-        log_ratio = torch.where(mask.unsqueeze(-1), log_ratio, 0.0)  # before the arithmetic: 0 times NaN is NaN
-        advantage = torch.where(mask, advantage, 0.0)
+        inside = mask if mask.dim() == log_ratio.dim() else mask.unsqueeze(-1)
+        log_ratio = torch.where(inside, log_ratio, 0.0)  # before the arithmetic: 0 times NaN is NaN
+        advantage = torch.where(inside.any(-1), advantage, 0.0)
     gain = advantage.unsqueeze(-1)
     if link_weight is not None:
         gain = gain * link_weight
     ratio = torch.exp(log_ratio)
     held = torch.clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    loss = -mean_where(torch.minimum(ratio * gain, held * gain), mask)
+    loss = -mean_where(torch.minimum(ratio * gain, held * gain), mask, weight)
     return loss, mean_where((held != ratio).detach().to(ratio.dtype), mask)
 
 

@@ -133,6 +133,7 @@ class VLAPPOSettings:
             iterations=iterations,
             seed=start.seed,
             engine=MergedLora(vla),
+            cut_chunks=True,
             **with_reference(start, self.reference, vla, self.sampler),
         )
         return run_of(learner, vla, explorer, iterations, collectors)
@@ -202,6 +203,7 @@ class VLAGroupSettings:
             seed=start.seed,
             estimator=estimator,
             engine=MergedLora(vla),
+            cut_chunks=True,
             **with_reference(start, self.reference, vla, self.sampler),
         )
         return run_of(learner, vla, explorer, iterations, collectors)

@@ -39,10 +39,11 @@ METHOD = Method(
         Preset(
             name="tokens",
             kinds=TOKENS,
-            source="SimpleVLA-RL: group 8, a ratio a token, clip 0.2 / 0.28, temperature 1.6, no KL; ours: rates",
+            source="SimpleVLA-RL: group 8, a ratio a token, trajectories alike, clip 0.2 / 0.28, temperature 1.6, "
+            "no KL; ours: rates",
             settings=VLAGRPOSettings(
                 sampler=SamplerConfig(temperature=1.6, ratio_per="token"),
-                ppo=PPOConfig(**GROUP_PPO, ratio="per_link", clip_low=0.2, clip_high=0.28),
+                ppo=PPOConfig(**GROUP_PPO, ratio="per_link", aggregate="trajectory", clip_low=0.2, clip_high=0.28),
             ),
         ),
     ),

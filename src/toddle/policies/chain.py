@@ -66,7 +66,7 @@ def link_density(
     """Return log-density (M, L) and entropy (M,) of chunks y (M, L, H, A): of the `executed` first actions alone.
 
     std: that of the log-density, broadcastable.  bounds: of a dimension's log-density, where it is averaged.
-    own: (M, A) float, 1 for the numbers of an action that a body has; None: all.
+    own: (M, executed, A) float, 1 for the numbers that count; None: all.
     """
     std = std.expand_as(mean)[..., :executed, :]
     z = (y - mean)[..., :executed, :] / std
@@ -77,8 +77,8 @@ def link_density(
     if own is None:
         entropy = entropy.flatten(1).mean(1)
         return (log_prob.flatten(2).sum(-1) if reduce == "sum" else log_prob.flatten(2).mean(-1)), entropy
-    weight = own[:, None, None, :]
-    count = own.sum(-1) * executed
+    weight = own[:, None]
+    count = own.sum((1, 2))
     total = (log_prob * weight).flatten(2).sum(-1)
     entropy = (entropy * weight).flatten(1).sum(1) / (count * y.shape[1])
     return (total if reduce == "sum" else total / count[:, None]), entropy

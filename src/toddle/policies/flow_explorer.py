@@ -125,6 +125,15 @@ class FlowExplorer(nn.Module, ABC):
             return self.vla.act(observation, memory, generator=generator, deterministic=True)
         return self._explore(observation, memory, generator)
 
+    def _counted(self, observation: Observation) -> Tensor:
+        """Return (M, H_exec, A) float, 1 for the numbers of a chunk that are the body's own and that were executed, as
+        far as that is known."""
+        own = self.vla.own_numbers(observation).flatten(0, -2)[:, None].repeat(1, self.horizon, 1)
+        if "executed" in observation:
+            order = torch.arange(self.horizon, device=own.device)
+            own = own * (order < observation["executed"].flatten()[:, None])[..., None]
+        return own
+
     @abstractmethod
     def _explore(
         self, observation: Observation, memory: Memory, generator: torch.Generator | None
@@ -170,7 +179,7 @@ class NoisyFlow(FlowExplorer):
     ) -> tuple[Decision, Memory]:
         observation = self.vla.encode(observation)  # once, where it is frozen: the flow and the spread read it
         velocity, memory = self.vla.open_flow(observation, memory)
-        summary, own = self._summary(observation), self.vla.own_numbers(observation)
+        summary, own = self._summary(observation), self._counted(observation)
         noise = randn((len(own), *self.vla.flow_shape), generator, own.device)
         single = self.links.draw_single(len(noise), generator, noise.device)
 
@@ -202,17 +211,17 @@ class NoisyFlow(FlowExplorer):
         velocity = self.vla.velocities(observation, x.unflatten(0, lead), tau.unflatten(0, lead)).flatten(0, 1)
         summary = self._summary(observation)
         mean, std = self.links.link(x, velocity, index, None if summary is None else self._std(summary, index))
-        own = self.vla.own_numbers(observation).flatten(0, -2)
+        own = self._counted(observation)
         log_prob, entropy = self._density(states[:, 1:], mean, std, own)
         action = self.vla.executed(mean[:, -1].unflatten(0, lead), observation)
         drawn = self._distribution(mean, std.expand_as(mean), own, lead)
         return Score(log_prob.unflatten(0, lead), entropy.unflatten(0, lead), action, drawn)
 
     def _distribution(self, mean: Tensor, std: Tensor, own: Tensor, lead: torch.Size) -> Normal:
-        """Return the links' Gaussians (..., L, E) of chunks (M, L, H, A): of the executed numbers, as densities are."""
+        """Return the links' Gaussians (..., L, E) of chunks (M, L, H, A), of the numbers that count."""
         mean, std = (part[:, :, : self.horizon].flatten(2).unflatten(0, lead) for part in (mean, std))
-        share = 1.0 if self.config.reduce == "sum" else 1.0 / (self.horizon * own.sum(-1, keepdim=True))
-        weight = (own * share).repeat(1, self.horizon).unflatten(0, lead).unsqueeze(-2)
+        count = 1.0 if self.config.reduce == "sum" else own.sum((1, 2), keepdim=True)
+        weight = (own / count).flatten(1).unflatten(0, lead).unsqueeze(-2)
         return Normal(mean=mean, std=std, weight=weight)
 
 
@@ -223,7 +232,7 @@ class MatchedFlow(FlowExplorer):
         self, observation: Observation, memory: Memory, generator: torch.Generator | None
     ) -> tuple[Decision, Memory]:
         velocity, memory = self.vla.open_flow(observation, memory)
-        own, count = self.vla.own_numbers(observation), self.config.samples
+        own, count = self._counted(observation), self.config.samples
         batch, device = len(own), own.device
         x = randn((batch, *self.vla.flow_shape), generator, device)
         eps = randn((batch, count, *self.vla.flow_shape), generator, device)
@@ -238,10 +247,10 @@ class MatchedFlow(FlowExplorer):
             return Decision(self.vla.executed(x, observation), chain, log_prob), memory
 
     def _log_prob(self, noisy: Tensor, tau: Tensor, eps: Tensor, velocity: Tensor, own: Tensor) -> Tensor:
-        """Return minus the flow-matching loss (M, 1), in terms of the noise: of executed numbers alone."""
+        """Return minus the flow-matching loss (M, 1), in terms of the noise: of the numbers that count alone."""
         predicted = noisy - tau[..., None, None] * velocity
-        error = (predicted - eps).square()[:, :, : self.horizon] * own[:, None, None, :]
-        loss = error.flatten(2).sum(-1) / (own.sum(-1, keepdim=True) * self.horizon)
+        error = (predicted - eps).square()[:, :, : self.horizon] * own[:, None]
+        loss = error.flatten(2).sum(-1) / own.sum((1, 2))[:, None]
         return -loss.mean(1, keepdim=True)
 
     def score(self, observation: Observation, chain: Tensor) -> Score:
@@ -252,7 +261,7 @@ class MatchedFlow(FlowExplorer):
         eps = eps.unflatten(1, (count, *shape))
         noisy = interpolate(eps, action.unflatten(1, (1, *shape)).expand_as(eps), tau)
         velocity = self.vla.velocities(observation, noisy.unflatten(0, lead), tau.unflatten(0, lead)).flatten(0, 1)
-        own = self.vla.own_numbers(observation).flatten(0, -2)
+        own = self._counted(observation)
         log_prob = self._log_prob(noisy, tau, eps, velocity, own)
         return Score(log_prob.unflatten(0, lead), torch.zeros_like(log_prob[:, 0]).unflatten(0, lead))
 

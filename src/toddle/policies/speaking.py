@@ -154,6 +154,13 @@ class Speaking:
         """Return the log-densities (..., L') of what `ratio_per` says, of those of numbers (..., L)."""
         return self._by_link(log_prob).sum(-1)
 
+    def _executed(self, observation: Observation) -> Tensor | None:
+        """Return (..., L) bool, True for the numbers that were executed; None where that is not known."""
+        if "executed" not in observation:
+            return None
+        steps = observation["executed"][..., None] * self.config.body.action
+        return torch.arange(self._length, device=steps.device) < steps
+
     # ---- Policy ----------------------------------------------------------------------------------------------------
     def initial_memory(self, batch: int) -> None:
         """Return None: nothing is remembered."""
@@ -197,23 +204,26 @@ class Speaking:
         lead, flat = chain.shape[:-1], chain.flatten(0, 1)
         rows = rows_of(observation, len(lead))
         tokens = None if self.config.head == "laplace" else flat
-        hidden = self._hidden(rows, self._length, tokens)
+        hidden, alive = self._hidden(rows, self._length, tokens), self._executed(rows)
+        weight = self._by_link(torch.ones_like(flat) if alive is None else alive).unflatten(0, lead)
         if self.config.head == "laplace":
             mean, log_scale = self._laplace(hidden)
             scale = log_scale.exp() * self.config.temperature
             log_prob = _laplace_log_prob(flat, mean, scale)
-            entropy = (1 + math.log(2) + scale.log()).mean(-1)
+            entropy = 1 + math.log(2) + scale.log()
             each = [self._by_link(part).unflatten(0, lead) for part in (mean, scale)]
-            drawn: Distribution = Laplace(mean=each[0], scale=each[1], weight=torch.ones_like(each[0]))
+            drawn: Distribution = Laplace(mean=each[0], scale=each[1], weight=weight)
         else:
             log_probs = self._log_probs(hidden)
             log_prob = log_probs.gather(-1, flat[..., None])[..., 0]
             probability = log_probs.exp()
-            entropy, mean = -(probability * log_probs).sum(-1).mean(-1), (probability * self.centres).sum(-1)
-            said = self._by_link(log_probs, 1).unflatten(0, lead)
-            drawn = Categorical(log_probs=said, weight=torch.ones_like(said[..., 0]))
+            entropy, mean = -(probability * log_probs).sum(-1), (probability * self.centres).sum(-1)
+            drawn = Categorical(log_probs=self._by_link(log_probs, 1).unflatten(0, lead), weight=weight)
+        if alive is not None:
+            log_prob, entropy = (torch.where(alive, part, 0.0) for part in (log_prob, entropy))
+        entropy = entropy.mean(-1) if alive is None else entropy.sum(-1) / alive.sum(-1)
         found = [value.unflatten(0, lead) for value in (self._links(log_prob), entropy, self._action(mean))]
-        return Score(found[0], found[1], found[2], drawn)
+        return Score(found[0], found[1], found[2], drawn, None if alive is None else weight.bool().any(-1))
 
     def update_normaliser(self, observation: Observation) -> None:
         """Leave the statistics as they are: it was fine-tuned with them."""
