@@ -138,6 +138,12 @@ def test_only_worlds_that_moved_are_rendered(monkeypatch: pytest.MonkeyPatch) ->
     assert len(rendered) == 1  # once for the chunk, for the world that moved
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
     assert (after[1] != before[1]).any()
+    rendered.clear()
+    env.draw_ends, env._length[1] = "none", 0
+    for world, limit in ((0, 1), (1, 9)):  # the first world's episode ends here, the second's goes on
+        env._envs[world].curr_path_length = env.max_episode_steps - limit
+    info = env.step_chunk(actions[:, :2], active=np.array([True, True, False]), reset_done=False)[4]
+    assert info["_final_obs"].tolist() == [True, False, False] and len(rendered) == 1
     env.rendering = False
     assert "images" not in env.current_observation()
 

@@ -10,7 +10,10 @@ import torch
 
 from tiny_env import EndlessEnv, ReachEnv
 from toddle.core.types import BodySpec, Observation, sentences_of
+from toddle.envs.dots import DotsEnv
 from toddle.experience.collect import CollectConfig, Collector, RewardScale
+from toddle.experience.episodes import EpisodesConfig, GroupCollector
+from toddle.experience.evaluate import evaluate
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.critic import CriticConfig, ValueNet
@@ -180,6 +183,64 @@ def test_pictures_are_drawn_at_decisions_alone() -> None:
     policy = Seeing(GaussianConfig(bodies=(POINT,), hidden=(8,), horizon=3))
     Collector(env, CollectConfig(length=4), seed=0).collect(policy, None)
     assert env.drawn == 1 + 4
+
+
+class Watched(Seeing):
+    """Sees through the camera of dots; counts the observations that it encodes."""
+
+    cameras = ("top",)  # type: ignore[assignment]
+
+    def __init__(self, *, chunk: int = 3) -> None:
+        dot = BodySpec(name="dot", proprio=2, action=2, dt=0.1)
+        super().__init__(GaussianConfig(bodies=(dot,), hidden=(8,), horizon=chunk))
+        self.encoded = 0
+
+    def encode(self, observation: Observation) -> Observation:
+        self.encoded += len(observation["images"])
+        return super().encode(observation)
+
+
+def dots(worlds: int, monkeypatch: pytest.MonkeyPatch) -> tuple[DotsEnv, list[int]]:
+    """Worlds of dots/one whose episodes end within chunks, and the list that their pictures are counted in."""
+    env = DotsEnv("one", worlds, cameras=("top",), image_size=8, max_episode_steps=11)
+    monkeypatch.setattr("toddle.envs.dots.REACHED", 0.6)  # so that one who knows nothing succeeds at times
+    drawn, picture = list[int](), env._picture
+    monkeypatch.setattr(env, "_picture", lambda world: drawn.append(world) or picture(world))
+    return env, drawn
+
+
+@pytest.mark.parametrize("critic_sees", [True, False])
+def test_a_picture_is_drawn_and_read_for_each_decision_alone(critic_sees: bool, monkeypatch: Any) -> None:
+    """And for a critic that sees, of what a time limit cut; not of what success ended in."""
+    env, drawn = dots(6, monkeypatch)
+    collector, policy = Collector(env, CollectConfig(length=20), seed=0, critic_sees=critic_sees), Watched()
+    value = ValueNet(CriticConfig(inputs=(2,), hidden=(4,)))
+    cuts = wins = 0
+    for _ in range(2):
+        rollout, _ = collector.collect(policy, value)
+        cuts, wins = cuts + int(rollout.truncated.sum()), wins + int(rollout.terminated.sum())
+    assert cuts and wins
+    expected = (2 * 20 + 1) * 6 + critic_sees * cuts  # the last observation is the next rollout's first
+    assert len(drawn) == expected and policy.encoded == expected + 6  # which is encoded for both
+
+
+def test_of_whole_episodes_no_picture_is_drawn_after_their_end(monkeypatch: Any) -> None:
+    env, drawn = dots(6, monkeypatch)
+    policy = Watched()
+    rollout, _ = GroupCollector(env, EpisodesConfig(group=2), seed=0).collect(policy, None)
+    assert rollout.mask is not None
+    assert 6 * 4 > len(drawn) == int(rollout.mask.sum()) and rollout.terminated.any()
+    assert policy.encoded <= len(drawn) + 6  # and the one after the last decision
+
+
+def test_of_an_evaluation_no_picture_is_drawn_after_the_end(monkeypatch: Any) -> None:
+    env, drawn = dots(3, monkeypatch)
+    results = evaluate(Watched(), env, seeds=range(6))
+    assert len(drawn) == sum(-(-result.length // 3) for result in results) and env.draw_ends == "all"
+    env.reset(seed=0)
+    drawn.clear()
+    env.step_chunk(np.zeros((3, 12, 2)))
+    assert len(drawn) == 6, "a plain caller sees what every episode ended in"
 
 
 class CostlyEnv(ReachEnv):

@@ -304,7 +304,7 @@ def test_the_first_ratio_is_one_though_chunks_are_cut(vla: Path, tokens: Path, k
     made = finetune.build(finetune.configure(given))[0]
     metrics = made.learner.step()
     rollout: Any = made.sources[0].rollout  # type: ignore[attr-defined]
-    assert {2, 4} <= set(rollout.executed.unique().tolist()), "some chunks were cut and some were not"
+    assert {2, 4} <= set(rollout.steps.unique().tolist()), "some chunks were cut and some were not"
     assert abs(metrics["ppo/kl"]) < 1e-8 and metrics["ppo/clipped"] == 0.0
     seen, chain = rollout.observation, rollout.chain
     acted = made.acting.score(seen, chain).log_prob if made.acting is not None else None  # type: ignore[attr-defined]

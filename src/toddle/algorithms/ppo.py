@@ -219,7 +219,7 @@ class PPO:
                 rollout.episode_return += added.sum(0)
             metrics |= term.metrics()
         if not self.cut_chunks:
-            rollout.executed = None
+            rollout.steps = None
         links = self._rescore(rollout)
         metrics |= self.estimator.fill(rollout)
         ended = rollout.terminated | rollout.truncated
@@ -241,8 +241,8 @@ class PPO:
         count = rollout.log_prob.shape[-1] if config.ratio == "per_link" else 1
         links = torch.full_like(rollout.reward, float(count))
         chosen = torch.zeros_like(rollout.terminated)
-        if rollout.executed is not None:
-            chosen = rollout.executed < self.policy.horizon
+        if rollout.steps is not None:
+            chosen = rollout.steps < self.policy.horizon
         if config.rescore:
             chosen = torch.ones_like(chosen)
         rows = (chosen.any(0) if whole else chosen.flatten()).nonzero()[:, 0]

@@ -7,7 +7,7 @@ ended in is in ``info["final_obs"]``.  `terminated` and `truncated` are never me
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -53,6 +53,10 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     instruction: list[str] | None = None  # one sentence a world, for tasks that have one
     cameras: tuple[str, ...] = ()  # names of the pictures in the observation's `images`
     rendering: bool = True  # while False, observations come without `images`, which saves their time
+    draw_ends: Literal["all", "cut", "none"] = "all"
+    """Of which worlds that ended a picture is drawn of what they ended in: of all; of those cut by a time limit, whose
+    value a learner asks; of none.  `images` of a world that is not drawn are those of before, or black."""
+    pictured: Array  # (N,) bool, the worlds whose pictures `_observe` has to draw where they are not up to date
 
     # ---- what a subclass implements ------------------------------------------------------------------------------
     def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
@@ -90,6 +94,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
 
     def current_observation(self) -> Obs:
         """Return the observations of all worlds now (after `load_state_dict`, say)."""
+        self.pictured[:] = True
         return self._observe()
 
     def expert_action(self) -> Array:
@@ -117,6 +122,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         """Set up the batch's counters and spaces; called at the end of a subclass's constructor."""
         n = self.num_envs
         self._return, self._length = np.zeros(n), np.zeros(n, dtype=np.int64)
+        self.pictured = np.ones(n, bool)
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, n)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, n)
 
@@ -146,8 +152,12 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         except Exception as error:
             raise EnvironmentFault.of(self.name, moment, error) from error
 
-    def _shown(self, moment: str) -> Obs:
-        """Return the observations of all worlds now.  Raises NaNError where one is not finite."""
+    def _shown(self, moment: str, pictured: Array | None = None) -> Obs:
+        """Return the observations of all worlds now, with pictures of those `pictured` (None: all).
+
+        Raises NaNError where one is not finite.
+        """
+        self.pictured[:] = True if pictured is None or self.draw_ends == "all" else pictured
         found = self._call(moment, self._observe)
         for key, value in found.items() if isinstance(found, dict) else (("proprio", found),):
             self._check_finite(f"observation '{key}'", value)
@@ -190,6 +200,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             raise problem("actions", f"shape ({self.num_envs}, H, {expected[1]})", str(actions.shape))
         self._check_finite("action", actions)
         running = np.ones(self.num_envs, bool) if active is None else np.array(active, dtype=bool)
+        begun = running.copy()
         reward, steps = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.int64)
         terminated, truncated, ended = (np.zeros(self.num_envs, bool) for _ in range(3))
         info: dict[str, Any] = {}
@@ -221,6 +232,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         info |= {"episode_return": self._return.copy(), "episode_length": self._length.copy(), "steps": steps}
         info["_final_obs"] = ended
         if ended.any() and reset_done:
-            info["final_obs"] = self._shown("in step")
+            info["final_obs"] = self._shown("in step", truncated & (self.draw_ends == "cut"))
             self._begin(ended)
-        return self._shown("in step"), reward, terminated, truncated, info
+            ended = np.zeros_like(ended)
+        return self._shown("in step", begun & ~ended), reward, terminated, truncated, info

@@ -108,7 +108,9 @@ class DotsEnv(BatchedEnv):
     def _observe(self) -> Obs:
         observation = {"proprio": self._point.astype(np.float32)}
         if self.cameras and self.rendering:
-            pictures = np.stack([self._picture(world) for world in range(self.num_envs)])
+            pictures: Array = np.zeros((self.num_envs, 3, self.image_size, self.image_size), np.uint8)
+            for world in np.flatnonzero(self.pictured):
+                pictures[world] = self._picture(int(world))
             shape = (self.num_envs, len(self.cameras), *pictures.shape[1:])
             observation["images"] = np.broadcast_to(pictures[:, None], shape).copy()
         return observation

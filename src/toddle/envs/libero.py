@@ -201,11 +201,11 @@ class LiberoEnv(BatchedEnv):
     def _observe(self) -> Obs:
         observation = {"proprio": np.stack([self._proprio(env) for env in self._envs])}
         if self.cameras and self.rendering:
-            for world in np.flatnonzero(self._stale):
+            for world in np.flatnonzero(self._stale & self.pictured):
                 for index, camera in enumerate(self.cameras):
                     picture = self._picture(int(world), camera, self.image_size, self.image_size)
                     self._images[world, index] = picture.transpose(2, 0, 1)
-            self._stale[:] = False
+            self._stale &= ~self.pictured
             observation["images"] = self._images.copy()
         return observation
 

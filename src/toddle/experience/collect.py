@@ -82,9 +82,20 @@ class Collector:
     """Gathers rollouts from one environment.  `body` is the index of its embodiment in the policy's banks."""
 
     def __init__(
-        self, env: BatchedEnv, config: CollectConfig, *, seed: int, body: int = 0, label: str | None = None
+        self,
+        env: BatchedEnv,
+        config: CollectConfig,
+        *,
+        seed: int,
+        body: int = 0,
+        label: str | None = None,
+        critic_sees: bool = True,
     ) -> None:
-        """Reset the environment with `seed` and get ready.  `label` names it in metrics (its body)."""
+        """Reset the environment with `seed` and get ready.  `label` names it in metrics (its body).
+
+        critic_sees: whether the critic reads pictures or what is made of them; else none is drawn for it alone.
+        """
+        env.draw_ends, self.critic_sees = "cut" if critic_sees else "none", critic_sees
         self.env, self.config, self.body, self.label = env, config, body, label or env.body
         self.total_steps = 0
         self._bounds = (env.single_action_space.low, env.single_action_space.high)  # [-1, 1] unless made otherwise
@@ -96,7 +107,7 @@ class Collector:
             "terminated": np.zeros(shape, bool),
             "truncated": np.zeros(shape, bool),
         }
-        self._executed = np.zeros(shape, np.int64)
+        self._steps = np.zeros(shape, np.int64)
         self.reward_scale = RewardScale(env.num_envs)
         self.generator = torch_generator(seed, "actions", env.name, body)
         self.actor = Actor(env, body=body)
@@ -159,7 +170,7 @@ class Collector:
             rollout.columns["succeeded"] = torch.from_numpy(self._succeeded[:-1].copy()).to(rollout.reward.device)
             rollout.reached = torch.from_numpy(self._reached.copy())
         if policy.horizon > 1:
-            rollout.executed = torch.from_numpy(self._executed.copy()).to(rollout.reward.device)
+            rollout.steps = torch.from_numpy(self._steps.copy()).to(rollout.reward.device)
         _keep_finals(rollout, finals)
         if critic is not None:
             self._value(critic, rollout)
@@ -179,7 +190,7 @@ class Collector:
         self._raw, reward, terminated, truncated, info = self.env.step_chunk(chunk, discount=gamma)
         outcome = self._outcome
         outcome["reward"][t], outcome["terminated"][t], outcome["truncated"][t] = reward, terminated, truncated
-        self._executed[t] = info["steps"]
+        self._steps[t] = info["steps"]
         if chunk.shape[1] > 1:
             outcome["discount"][t] = gamma ** info["steps"].astype(np.float32)
         ended = terminated | truncated
@@ -228,9 +239,11 @@ class Collector:
             final = info["final_obs"]
             rows = {k: v[cut] for k, v in final.items()} if isinstance(final, dict) else final[cut]
             said = None if self.env.instruction is None else [self.env.instruction[world] for world in cut]
+            if blind := not self.critic_sees and bool(policy.cameras):
+                rows, said = {key: value for key, value in rows.items() if key != "images"}, None
             never = np.zeros(len(cut), bool)
             seen = self.actor.as_observation(rows, never, self.actor.previous[cut], said)
-            finals.append((t, cut, policy.encode(seen) if self.config.keep == "features" else seen))
+            finals.append((t, cut, seen if blind or self.config.keep == "pictures" else policy.encode(seen)))
 
     @torch.no_grad()
     def _value(self, critic: Critic, rollout: Rollout) -> None:

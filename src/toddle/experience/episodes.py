@@ -57,6 +57,7 @@ class GroupCollector:
         """Get ready; the worlds must make whole groups."""
         if env.num_envs % config.group:
             raise problem("worlds", f"a multiple of the group's {config.group}", env.num_envs)
+        env.draw_ends = "none"
         self.env, self.config, self.label = env, config, label or env.body
         self.actor = Actor(env, body=body)
         self.total_steps = 0
@@ -94,7 +95,7 @@ class GroupCollector:
         for t in range(length):
             if success is not None:
                 succeeded[t] = success
-            seen = policy.encode(actor.observe(raw))
+            seen = _encoded(policy, actor.observe(raw), running)
             decision = actor.decide(policy, seen, self.generator)
             if self.rollout is None:
                 self.rollout = Rollout(length, worlds, seen, decision)
@@ -121,7 +122,7 @@ class GroupCollector:
                 break
         assert self.rollout is not None
         if policy.horizon > 1:
-            self.rollout.executed = torch.from_numpy(executed).to(self.rollout.reward.device)
+            self.rollout.steps = torch.from_numpy(executed).to(self.rollout.reward.device)
         if success is not None:
             self.rollout.columns["succeeded"] = torch.from_numpy(succeeded).to(self.rollout.reward.device)
             self.rollout.reached = torch.from_numpy(reached)
@@ -195,3 +196,22 @@ class GroupCollector:
         self.total_steps = int(state["total_steps"])
         if self.curriculum is not None:
             self.curriculum.load_state_dict(state["curriculum"])
+
+
+def _encoded(policy: Acting, seen: Observation, running: NDArray[Any]) -> Observation:
+    """Return `policy.encode` of what the running worlds (B,) see; the first of them stands in the places of the others,
+    whose decisions nobody reads."""
+    if running.all() or not policy.cameras:
+        return policy.encode(seen)
+    worlds = np.flatnonzero(running)
+    found: Any = policy.encode(_rows(seen, worlds))
+    return _rows(found, np.where(running, np.cumsum(running) - 1, 0))
+
+
+def _rows(observation: Observation, rows: NDArray[Any]) -> Observation:
+    """Return some rows of an observation (B, ...)."""
+    index = torch.from_numpy(rows)
+    found: Any = {key: value[index] for key, value in observation.items() if isinstance(value, torch.Tensor)}
+    if "instruction" in observation:
+        found["instruction"] = [observation["instruction"][row] for row in rows]
+    return found

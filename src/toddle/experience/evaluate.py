@@ -97,6 +97,7 @@ def evaluate(
     body = body_in(policy, env) if body is None else body
     results = dict(done or {})
     filmed = set(seeds[: video.episodes]) if video else set()
+    ends, env.draw_ends = env.draw_ends, "none"
     training = policy.training if isinstance(policy, nn.Module) else False
     if isinstance(policy, nn.Module):
         policy.eval()
@@ -113,6 +114,7 @@ def evaluate(
                     if on_episode is not None:
                         on_episode(result)
     finally:
+        env.draw_ends = ends
         if isinstance(policy, nn.Module):
             policy.train(training)
     return [results[seed] for seed in seeds]

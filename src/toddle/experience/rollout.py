@@ -58,7 +58,7 @@ class Rollout:
     named tensors) and, once they are computed, `value`, `next_value`, `advantage`, `target`.
     `mask` (T, B) bool is True where a decision is real, None where all are; `group` (B,) int64 numbers the starts that
     worlds share, `episode_return`, `success` (B,) what became of their one episode, where whole episodes were gathered.
-    `executed` (T, B) int64 is how many actions of each chunk were executed (not all where an episode ended within it),
+    `steps` (T, B) int64 is how many actions of each chunk were executed (not all where an episode ended within it),
     None where chunks have one action or nobody asks; `weight` (T, B) is how much each decision counts in the policy's
     loss, None where all count alike.
     `reward_scale` is what the environment's rewards were divided by.  Where the environment reports success,
@@ -98,7 +98,7 @@ class Rollout:
         self.terminated, self.truncated = rows(0, number.bool()), rows(0, number.bool())
         self.columns: dict[str, Tensor] = {}
         self.reward_scale = 1.0
-        self.executed: Tensor | None = None
+        self.steps: Tensor | None = None
         self.weight: Tensor | None = None
         self.mask: Tensor | None = None
         self.group: Tensor | None = None
@@ -141,15 +141,16 @@ class Rollout:
 
     def _held(self, sequential: bool) -> dict[str, Tensor]:
         """Return everything a minibatch carries, (T, B, ...), by kind and name."""
-        held = {f"o/{key}": value[:-1] for key, value in self._observation.items()}
+        seen = {key: value[:-1] for key, value in self._observation.items()}
+        if self.steps is not None:
+            seen["executed"] = self.steps
+        held = {f"o/{key}": value for key, value in seen.items()}
         held |= {f"c/{key}": value for key, value in self.columns.items()}
         held |= {name: getattr(self, name) for name in ("chain", "log_prob", "value", "advantage", "target")}
         if sequential and self.mask is not None:
             held["mask"] = self.mask
         if self.weight is not None:
             held["weight"] = self.weight
-        if self.executed is not None:
-            held["o/executed"] = self.executed
         return held
 
     def observe(self, t: int, observation: Observation) -> None:

@@ -113,16 +113,21 @@ class VLAPPOSettings:
         """Build PPO around the VLA of `start.init`."""
         vla = start.init.to(start.device)
         explorer = vla.explorer(self.sampler).to(start.device)
+        critic = self._critic(vla, explorer.bodies, start).to(start.device)
         collectors = [
             Collector(
-                env, self.collect, seed=start.seed + 1000 * index, body=body_in(explorer, env), label=label_of(env.name)
+                env,
+                self.collect,
+                seed=start.seed + 1000 * index,
+                body=body_in(explorer, env),
+                label=label_of(env.name),
+                critic_sees=critic.sees,
             )
             for index, env in enumerate(start.envs)
         ]
         worlds = min(env.num_envs for env in start.envs)
         if explorer.sequential and self.ppo.minibatches > worlds:
             raise problem("ppo.minibatches", f"at most {worlds} (worlds): the VLA has a history", self.ppo.minibatches)
-        critic = self._critic(vla, explorer.bodies, start).to(start.device)
         steps = explorer.horizon * sum(collector.decisions for collector in collectors)
         iterations = max(1, round(start.steps / steps))
         learner = PPO(

@@ -29,6 +29,8 @@ HIDDEN = (1024, 512)
 class HomogeneousCritic(nn.Module):
     """V(o) read at the last token of the prompt of a frozen copy of the VLA."""
 
+    sees = True
+
     def __init__(self, vla: Explorable, *, seed: Seed, lora: bool = False) -> None:
         """Copy the VLA as it is now; the head's weights follow from `seed`.
 

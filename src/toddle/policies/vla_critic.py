@@ -48,8 +48,8 @@ class VLACritic(nn.Module):
         self.norm = RunningNorm([config.proprio])
         generator = torch_generator(config.seed, "vla critic")
         inputs = config.proprio
-        self.reads = config.context > 0
-        if self.reads:
+        self.sees = config.context > 0
+        if self.sees:
             self.context_norm = nn.LayerNorm(config.context)
             self.keys, self.values = (
                 nn.Parameter(torch.randn(config.context, config.width, generator=generator) * config.context**-0.5)
@@ -64,7 +64,7 @@ class VLACritic(nn.Module):
     def value(self, observation: Observation) -> Tensor:
         """Return values (...) of observations (..., O) with, where it reads them, `context` and `context_mask`."""
         parts = [self.norm(observation[self.config.key])]
-        if self.reads:
+        if self.sees:
             tokens = self.context_norm(observation["context"].float())
             logits = (tokens @ self.keys) @ self.queries.T * self.config.width**-0.5  # (..., G, queries)
             logits = logits.masked_fill(~observation["context_mask"][..., None], float("-inf"))
