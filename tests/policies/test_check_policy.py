@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.policies.tiny_vla import SENTENCES, tiny_backbone, tiny_config, tiny_token_config
 from tests.prismatic_folders import save_oft, save_openvla
-from tests.tiny_vlm import save_pi0
+from tests.tiny_vlm import save_pi0, save_smolvlm
 
 from toddle.core.protocols import FineTunable, Imitating, Scorable
 from toddle.core.types import BodySpec, Decision, Observation, Score
+from toddle.data.statistics import feature_statistics
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
 from toddle.models.denoisers import MlpDenoiserConfig
@@ -120,6 +122,15 @@ def openvla_oft(folder: Path) -> tuple[Any, Observation]:
     ), seen(40)
 
 
+def smolvlm(folder: Path) -> tuple[Any, Observation]:
+    (folder / "smolvlm").mkdir()
+    source = str(save_smolvlm(folder / "smolvlm"))
+    policy = LanguageVLA.from_config(LanguageVLAConfig(source=source, body=ARM, unsaid=Unsaid(horizon=2)))
+    numbers = np.linspace(-1, 2, 30).reshape(10, 3)
+    policy.fit_normalization(torch.zeros(1, 5), feature_statistics(numbers), "min_max", 0)
+    return policy, seen(24)
+
+
 Make = Callable[[Path], tuple[Any, Observation]]
 MADE: dict[str, tuple[Make, ...]] = {
     "gaussian": (gaussian,),
@@ -129,7 +140,7 @@ MADE: dict[str, tuple[Make, ...]] = {
     "tokens": (tokens,),
     "token_vla": (token_vla, oft_tokens, oft),
     "flow_vla": (flow_vla,),
-    "language_vla": (openvla, openvla_oft),
+    "language_vla": (openvla, openvla_oft, smolvlm),
     "pi0": (pi0,),
 }
 LEARN: dict[str, tuple[type[Any], ...]] = {

@@ -406,7 +406,7 @@ def test_films_lora_is_merged_with_its_own_scale() -> None:
         ("two_towers", {"unsaid": Unsaid(unnorm_key="bridge")}, "unnorm_key: expected a data set of"),
         ("two_towers", {"unsaid": Unsaid(attention="bidirectional")}, "unsaid.attention: expected causal"),
         ("two_towers", {"tokenizer": "/nowhere"}, "tokenizer: expected a folder with tokenizer.json"),
-        ("nowhere", {}, "source: expected a folder of OpenVLA or OpenVLA-OFT"),
+        ("nowhere", {}, "source: expected a folder that exists or a hub id"),
     ],
 )
 def test_what_must_be_given_and_what_does_not_fit_is_one_line(

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from tests.prismatic_folders import save_oft, save_openvla
+from tests.tiny_vlm import save_smolvlm
 
 from toddle.algorithms.sft import SFTConfig
 from toddle.cli import main
+from toddle.models.backbones.base import BackboneConfig
 from toddle.policies.language_vla import Unsaid
 from toddle.policies.store import load_policy, read_policy
 from toddle.recipes import finetune, record, sft
@@ -30,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taught(root: Path, start: LanguageStart, steps: int = 3) -> Path:
     out = root / "sft"
     settings = {"dataset": (root / "data",), "out": out, "cache": root / "cache", "cameras": ("top",)}
-    sft.run(sft.Config(init=str(root / "openvla"), openvla=start, sft=SFTConfig(steps=steps, batch=8), **settings))
+    sft.run(sft.Config(init=str(root / "openvla"), language=start, sft=SFTConfig(steps=steps, batch=8), **settings))
     return out
 
 
@@ -54,6 +56,21 @@ def test_openvla_is_fine_tuned_and_improved(root: Path, tmp_path: Path, method: 
     before, after = (load_policy(path).state_dict() for path in (root / "sft", tmp_path / "run"))
     moved = {name for name in after if not torch.equal(before[name], after[name])}
     assert moved and all(name.startswith("lora.") for name in moved)
+
+
+def test_a_model_of_transformers_is_taught_to_say_actions(root: Path) -> None:
+    (root / "smolvlm").mkdir()
+    shared: Any = {"dataset": (root / "data",), "cache": root / "cache", "cameras": ("top",), "kind": "language"}
+    start = LanguageStart(unsaid=Unsaid(horizon=4), lora_rank=2)
+    backbone = BackboneConfig(name=str(save_smolvlm(root / "smolvlm")))
+    sft.run(
+        sft.Config(out=root / "words", backbone=backbone, language=start, sft=SFTConfig(steps=3, batch=8), **shared)
+    )
+    policy = load_policy(root / "words" / "policy")
+    assert policy.kind == "language_vla" and policy.horizon == 4 and policy.config.source == backbone.name
+    seen: Any = {"proprio": torch.zeros(1, 2), "instruction": ["go to the red dot"]}
+    seen["images"] = torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8)
+    assert bool((policy.act(seen)[0].action.abs() <= 1).all())
 
 
 def test_a_folder_is_not_yet_a_policy_and_oft_asks_for_its_chunk(

@@ -20,14 +20,18 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 from toddle.core.numbers import Positive, Seed, Size, SizeOrNone
+from toddle.core.reading import read_json
 from toddle.core.seeding import seed_sequence
 from toddle.core.types import BodySpec, Observation, sentences_of
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
 from toddle.maths.action_tokens import bin_centres, openvla_tokens
-from toddle.models.backbones.base import tell_what_is_lost
+from toddle.models.backbones.base import BackboneConfig, tell_what_is_lost
+from toddle.models.backbones.hub import FAMILIES
 from toddle.models.lora import add_lora
 from toddle.models.oft_heads import ProprioProjector
 from toddle.models.vlms.base import WORDS, Prompt, SpeakingModel
+from toddle.models.vlms.hub import load_speaking_hub
+from toddle.models.vlms.prismatic import Prismatic
 from toddle.policies.foreign import layout_of
 from toddle.policies.prismatic_layouts import OFTParts, load_prismatic, read_parts, read_statistics, statistics_of
 from toddle.policies.seeing import HoldingPolicy
@@ -47,7 +51,7 @@ class LanguageVLAConfig:
     """A VLA that says actions in a language model's words."""
 
     source: str
-    """Folder of the model: OpenVLA's or OpenVLA-OFT's, or a folder or hub id of a model of transformers."""
+    """Folder of the model: OpenVLA's or OpenVLA-OFT's; or a folder or hub id of a SmolVLM2, Idefics3 or PaliGemma."""
     body: BodySpec
     """The embodiment."""
     unsaid: Unsaid = Unsaid()
@@ -58,6 +62,8 @@ class LanguageVLAConfig:
     """Folder with tokenizer.json, where the source has none."""
     cameras: tuple[str, ...] = ("close",)
     """Cameras whose pictures it reads, in this order."""
+    text_tokens: Size = 32
+    """Tokens of a sentence that are kept, of a model of transformers (OpenVLA reads sentences whole)."""
     lora_rank: SizeOrNone = 32
     """Rank of LoRA on the language model's attention; 0: it acts and does not learn (but for OFT's parts)."""
     lora_alpha: Positive = 16.0
@@ -136,20 +142,18 @@ class LanguageVLA(Speaking, HoldingPolicy):
 
         Raises InputError, one line, for what is missing, unknown or does not fit.
         """
-        folder = Path(config.source).expanduser()
-        if not folder.is_dir() or layout_of(folder) not in OPENVLA:
-            raise problem("source", "a folder of OpenVLA or OpenVLA-OFT", config.source)
-        parts = read_parts(folder)
-        model = load_prismatic(
-            folder,
-            config.unsaid.pictures,
-            dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-            tokenizer=Path(config.tokenizer).expanduser() if config.tokenizer else folder,
-            film=parts.towers,
-        )
+        folder, dtype = Path(config.source).expanduser(), getattr(torch, config.precision)
+        parts, model = OFTParts(), _of_transformers(config, dtype)
+        if model is None:
+            if not folder.is_dir() or layout_of(folder) not in OPENVLA:
+                raise problem("source", "a folder of OpenVLA or OpenVLA-OFT", config.source)
+            parts = read_parts(folder)
+            tokenizer = Path(config.tokenizer).expanduser() if config.tokenizer else folder
+            model = load_prismatic(folder, config.unsaid.pictures, dtype=dtype, tokenizer=tokenizer, film=parts.towers)
         _with_lora(model, config)
         policy = cls(config, model, parts)
-        policy._take_statistics(folder)
+        if isinstance(model, Prismatic):
+            policy._take_statistics(folder)
         return policy
 
     def _take_statistics(self, folder: Path) -> None:
@@ -205,7 +209,8 @@ class LanguageVLA(Speaking, HoldingPolicy):
         return prompt
 
     def _refuse_to_act(self) -> None:
-        known = ", ".join(sorted(read_statistics(Path(self.config.source).expanduser())))
+        folder = Path(self.config.source).expanduser()
+        known = ", ".join(sorted(read_statistics(folder))) if is_openvla_folder(folder) else ""
         want = f"statistics of the {self.config.body.action} actions of body '{self.config.body.name}'"
         remedy = "name a data set (unnorm_key) or fine-tune it (toddle sft --init)"
         raise problem(f"{self.config.source}", want, f"those of {known}" if known else "none", remedy)
@@ -256,6 +261,19 @@ class LanguageVLA(Speaking, HoldingPolicy):
         else:
             hidden = self._reader.prompt_hidden(self._prompt(rows))
         return hidden.float().unflatten(0, lead)
+
+
+def _of_transformers(config: LanguageVLAConfig, dtype: torch.dtype) -> SpeakingModel | None:
+    """Load a model of transformers; None where the source is a folder of another kind."""
+    source, path = config.source, Path(config.source).expanduser() / "config.json"
+    if not path.parent.is_dir() and (source.startswith(("/", ".", "~")) or source.count("/") != 1):
+        raise problem("source", "a folder that exists or a hub id like owner/model", source)
+    if path.exists() and read_json(path, finite=False).get("model_type") not in FAMILIES:
+        return None
+    plain = replace(config.unsaid, horizon=None, decoding="auto", attention="auto")
+    if plain != Unsaid() or config.unsaid.decoding == "parallel":
+        raise problem("unsaid", f"horizon alone: {config.source} is no OpenVLA", "other settings of OpenVLA's")
+    return load_speaking_hub(BackboneConfig(name=config.source, text_tokens=config.text_tokens), dtype)
 
 
 def _with_lora(model: SpeakingModel, config: LanguageVLAConfig) -> None:

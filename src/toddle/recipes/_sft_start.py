@@ -60,7 +60,7 @@ class FreshTokens:
 
 @config
 class LanguageStart:
-    """What no file of an OpenVLA or OpenVLA-OFT says, and how it learns."""
+    """How a VLA learns that says actions in a language model's words, and what no file of an OpenVLA says."""
 
     unsaid: Unsaid = Unsaid()
     """How it was trained."""
@@ -83,15 +83,15 @@ class StartConfig:
     tokenizer: str = ""
     """With a pi0 whose folder has none (LeRobot's, openpi's): folder or hub id of PaliGemma's tokenizer; with an
     OpenVLA whose folder has none: folder of Llama-2's tokenizer.json."""
-    openvla: LanguageStart = LanguageStart()
-    """With the folder of an OpenVLA or OpenVLA-OFT."""
+    language: LanguageStart = LanguageStart()
+    """With the folder of an OpenVLA or OpenVLA-OFT, and with --kind language."""
     like: Path | None = None
     """With --init random: a policy folder whose architecture is copied, not its weights (a fair baseline)."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """The vision-language model (with --init random; of a pi0 its text_tokens alone, which are at least 48)."""
-    kind: Literal["flow", "tokens", "oft", "oft-tokens"] = "flow"
+    kind: Literal["flow", "tokens", "oft", "oft-tokens", "language"] = "flow"
     """With --init random, how it acts: a flow from noise; tokens one by one (OpenVLA); a number for each at once, by
-    the L1 loss (OpenVLA-OFT), or tokens at once."""
+    the L1 loss (OpenVLA-OFT), or tokens at once; or words of the backbone's own language model (OpenVLA's way)."""
     expert: FreshExpert = field(default_factory=FreshExpert)
     """The action expert (with --init random, kind flow)."""
     tokens: FreshTokens = FreshTokens()
@@ -112,24 +112,11 @@ class StartConfig:
 def start_policy(config: StartConfig, datasets: list[LeRobotDataset]) -> FineTunable:
     """Load the policy of `init`, or build one with fresh weights for the datasets' body."""
     if config.init != "random":
-        from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig, is_openvla_folder
+        from toddle.policies.language_vla import is_openvla_folder
         from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder  # with it comes transformers
 
         if is_openvla_folder(Path(config.init)):
-            return LanguageVLA.from_config(
-                LanguageVLAConfig(
-                    source=config.init,
-                    body=_body(datasets[0]),
-                    unsaid=config.openvla.unsaid,
-                    executed=config.openvla.executed,
-                    tokenizer=config.tokenizer,
-                    cameras=config.cameras,
-                    lora_rank=config.openvla.lora_rank,
-                    lora_alpha=config.openvla.lora_alpha,
-                    precision=config.openvla.precision,
-                    seed=config.seed,
-                )
-            )
+            return _language(config, config.init, _body(datasets[0]))
         if not is_pi0_folder(Path(config.init)):
             return load_policy(Path(config.init))
         executed = config.expert.executed
@@ -142,6 +129,8 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset]) -> FineTun
         if kind != FlowVLA.kind:
             raise problem("like", f"a policy of kind '{FlowVLA.kind}'", kind)
         return FlowVLA.from_config(replace(architecture, seed=config.seed))
+    if config.kind == "language":
+        return _language(config, config.backbone.name, _body(datasets[0]))
     if config.kind != "flow":
         return TokenVLA.from_config(_token_config(config, _body(datasets[0])))
     fresh = config.expert
@@ -158,6 +147,26 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset]) -> FineTun
         backbone=config.backbone, expert=expert, steps=fresh.steps, cameras=config.cameras, seed=config.seed
     )
     return FlowVLA.from_config(settings)
+
+
+def _language(config: StartConfig, source: str, body: BodySpec) -> FineTunable:
+    from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig  # with it comes transformers
+
+    return LanguageVLA.from_config(
+        LanguageVLAConfig(
+            source=source,
+            body=body,
+            unsaid=config.language.unsaid,
+            executed=config.language.executed,
+            tokenizer=config.tokenizer,
+            cameras=config.cameras,
+            text_tokens=config.backbone.text_tokens,
+            lora_rank=config.language.lora_rank,
+            lora_alpha=config.language.lora_alpha,
+            precision=config.language.precision,
+            seed=config.seed,
+        )
+    )
 
 
 def _token_config(config: StartConfig, body: BodySpec) -> TokenVLAConfig:

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import cached_file
 
 from toddle.core.errors import InputError, problem
 from toddle.core.reading import read_json
 from toddle.models.backbones.base import Backbone, BackboneConfig, tokenizer_data
 
-__all__ = ["FAMILIES", "HubBackbone", "fit_square", "load_hub_backbone"]
+__all__ = ["FAMILIES", "HubBackbone", "fit_square", "load_hub_backbone", "load_hub_vlm"]
 
 FAMILIES = {"smolvlm": "idefics", "idefics3": "idefics", "paligemma": "paligemma"}
 """Supported `model_type`s of a checkpoint's config.json, and how their prompt is laid out."""
@@ -107,17 +107,20 @@ class HubBackbone(Backbone):
         missing = self.room - len(words)
         return pictures + words + [pad] * missing, [1] * (len(pictures) + len(words)) + [0] * missing
 
-    def _features(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def inputs(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ids and mask (B, G) and pixels of images (B, n, 3, H, W) uint8 and B sentences, as the model takes."""
         batch, cameras = images.shape[:2]
         prompts = {sentence: self._prompt(sentence, cameras) for sentence in set(instructions)}
         device = self.mean.device
         ids = torch.tensor([prompts[sentence][0] for sentence in instructions], device=device)
         mask = torch.tensor([prompts[sentence][1] for sentence in instructions], device=device)
         pixels = (fit_square(images.flatten(0, 1).to(device), self.size) - self.mean) / self.std
+        return ids, mask, pixels.unflatten(0, (batch, cameras)) if self.family == "idefics" else pixels
+
+    def _features(self, images: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids, mask, pixels = self.inputs(images, instructions)
         extra: dict[str, Any] = {}
-        if self.family == "idefics":
-            pixels = pixels.unflatten(0, (batch, cameras))
-        else:
+        if self.family == "paligemma":
             extra["token_type_ids"] = torch.zeros_like(ids)  # the whole prompt is a prefix: it sees itself both ways
         output = self.model(input_ids=ids, attention_mask=mask, pixel_values=pixels, use_cache=False, **extra)
         return output.last_hidden_state, mask.bool()
@@ -125,6 +128,25 @@ class HubBackbone(Backbone):
 
 def load_hub_backbone(settings: BackboneConfig) -> HubBackbone:
     """Load a checkpoint from a folder or the hub, in float32.  Raises InputError, one line, when it cannot be had."""
+    source, model, tokenizer = _load(settings, AutoModel, torch.float32)
+    return HubBackbone(model, tokenizer, settings, _moments(source))
+
+
+def load_hub_vlm(settings: BackboneConfig, dtype: torch.dtype) -> tuple[HubBackbone, Tensor]:
+    """Load a checkpoint as a backbone in `dtype`, and its head (V, D).
+
+    Raises InputError, one line, when it cannot be had or a weight is missing, left over or of another size.
+    """
+    source, (model, told), tokenizer = _load(settings, AutoModelForImageTextToText, dtype, output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if told[kind]:
+            got = f"{kind.replace('_keys', '')}: {', '.join(sorted(map(str, told[kind]))[:3])}"
+            raise problem(f"backbone {source}", "every weight of the model and no other", got)
+    return HubBackbone(model.model, tokenizer, settings, _moments(source)), model.get_output_embeddings().weight
+
+
+def _load(settings: BackboneConfig, auto: Any, dtype: torch.dtype, **more: Any) -> tuple[str, Any, Any]:
+    """Return the source, what `auto` loads from it, and the tokenizer."""
     name = settings.name
     folder = Path(name).expanduser()
     if not folder.is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
@@ -136,15 +158,17 @@ def load_hub_backbone(settings: BackboneConfig) -> HubBackbone:
             raise problem("backbone", f"a model of type {', '.join(FAMILIES)}", config.model_type)
         if config.model_type == "paligemma":
             config.vision_config.vision_use_head = False
-        model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        return (
+            source,
+            auto.from_pretrained(source, config=config, dtype=dtype, **more),
+            AutoTokenizer.from_pretrained(source),
+        )
     except InputError:
         raise
     except (OSError, ValueError, KeyError) as error:
         line = " ".join(str(error).split())[:160]
         remedy = "check the folder's files" if folder.is_dir() else "download it and give its folder, or use 'embedded'"
         raise InputError(f"backbone: '{name}' cannot be loaded ({line}); {remedy}") from None
-    return HubBackbone(model, tokenizer, settings, _moments(source))
 
 
 def _moments(source: str) -> tuple[list[float], list[float]]:
