@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.algorithms.test_process_reward import HalfSeenEnv, policy
 
 from tiny_env import StartsEnv
 from toddle.core.errors import InputError
 from toddle.core.seeding import numpy_generator
-from toddle.experience.curriculum import StartCurriculum, StartCurriculumConfig
+from toddle.envs.mixture import MixtureEnv
+from toddle.experience.collect import CollectConfig, Collector
+from toddle.experience.curriculum import StartCurriculum, StartCurriculumConfig, TaskCurriculum, TaskCurriculumConfig
 from toddle.experience.episodes import EpisodesConfig, GroupCollector
 from toddle.runs.checkpoint import copy_tree
 
@@ -26,8 +29,9 @@ def played(source: GroupCollector, times: int) -> list[list[int]]:
     draw, found = source._draw, list[list[int]]()
 
     def kept(count: int) -> Any:
-        found.append(draw(count).tolist())
-        return np.array(found[-1])
+        seeds, names = draw(count)
+        found.append(seeds.tolist())
+        return seeds, names
 
     source._draw = kept  # type: ignore[method-assign]
     for _ in range(times):
@@ -113,3 +117,90 @@ def test_it_needs_success() -> None:
     config = EpisodesConfig(group=2, starts=3, curriculum=StartCurriculumConfig(kind="frontier"))
     with pytest.raises(InputError, match="reports success"):
         GroupCollector(HalfSeenEnv(4), config, seed=0).collect(policy(), None)
+
+
+# ---- over tasks ------------------------------------------------------------------------------------------------------
+TASKS = ("tiny/a", "tiny/b", "tiny/c")
+
+
+def test_every_task_keeps_its_floor_and_shares_sum_to_one() -> None:
+    for kind, hardest in (("literal", 0), ("frontier", 1)):
+        curriculum = TaskCurriculum(TaskCurriculumConfig(kind=kind, tau=0.01, floor=0.3), TASKS)  # type: ignore[arg-type]
+        curriculum.success[:] = (0.0, 0.5, 1.0)
+        metrics = curriculum.metrics()
+        shares = [metrics[f"curriculum/share/{task.replace('/', '-')}"] for task in TASKS]
+        assert sum(shares) == pytest.approx(1.0) and int(np.argmax(shares)) == hardest
+        assert min(shares) == pytest.approx(0.1) and max(shares) == pytest.approx(0.8), "tau is low: all but the floors"
+        draws = curriculum.draw(6000, np.random.default_rng(0))
+        assert np.bincount(draws, minlength=3) / 6000 == pytest.approx(shares, abs=0.02)
+
+
+def test_pairs_of_task_and_start_keep_the_tasks_floor() -> None:
+    curriculum = TaskCurriculum(TaskCurriculumConfig(kind="literal", tau=0.01, floor=0.3), TASKS, starts=4)
+    curriculum.success[:] = np.repeat((0.0, 0.9, 1.0), 4)
+    curriculum.note(np.array([5]), np.array([[True, False]]))  # start 1 of the second task
+    assert curriculum.success[5] == pytest.approx(0.9 * 0.9 + 0.1 * 0.5)
+    metrics = curriculum.metrics()
+    shares = [metrics[f"curriculum/share/{task.replace('/', '-')}"] for task in TASKS]
+    assert sum(shares) == pytest.approx(1.0) and min(shares) == pytest.approx(0.1)
+    assert metrics["curriculum/success/tiny-b"] == pytest.approx((3 * 0.9 + 0.86) / 4)
+    assert len(set(curriculum.draw(12, np.random.default_rng(0)).tolist())) == 12
+
+
+class Named(StartsEnv):
+    """Starts by seed, under a name; the task `easy` is reached from everywhere."""
+
+    def __init__(self, name: str, worlds: int) -> None:
+        super().__init__(worlds, limit=6)
+        self.name = name
+
+    def _infos(self) -> dict[str, Any]:
+        return {"success": np.full(self.num_envs, self.name == "tiny/easy")}
+
+
+def sources(kind: str, worlds: int = 8, **more: Any) -> list[Any]:
+    """Both ways to gather experience in two tasks that share the worlds."""
+    tasks = TaskCurriculumConfig(kind=kind)  # type: ignore[arg-type]
+
+    def env() -> MixtureEnv:
+        return MixtureEnv([Named("tiny/easy", worlds), Named("tiny/hard", worlds)])
+
+    episodes = EpisodesConfig(group=2, starts=3, first_start=100)
+    return [
+        Collector(env(), CollectConfig(length=9), seed=0, tasks=tasks),
+        GroupCollector(env(), EpisodesConfig(group=2), seed=0, tasks=tasks),
+        GroupCollector(env(), episodes, seed=0, tasks=tasks),
+    ]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_what_fails_is_practised_more_and_a_killed_run_draws_the_same(which: int) -> None:
+    source, again = sources("literal")[which], sources("literal")[which]
+    for _ in range(12):
+        _, metrics = source.collect(policy(), None)
+    assert metrics["curriculum/success/tiny-easy"] > 0.5 > metrics["curriculum/success/tiny-hard"]
+    assert metrics["curriculum/share/tiny-hard"] > 0.55
+    state = copy_tree(source.state_dict())
+    plain, further = [], []
+    for each, found in ((source, plain), (again, further)):
+        if each is again:
+            each.load_state_dict(state)
+        for _ in range(3):
+            rollout, facts = each.collect(policy(), None)
+            found.append((rollout.observation["proprio"].clone(), each.env.task.copy(), facts))
+    for (seen, task, facts), (seen_too, task_too, facts_too) in zip(plain, further, strict=True):
+        assert torch.equal(seen, seen_too) and task.tolist() == task_too.tolist() and facts == facts_too
+
+
+def test_a_group_is_of_one_task_and_one_start() -> None:
+    source = sources("uniform")[2]
+    for _ in range(3):
+        rollout, _ = source.collect(policy(), None)
+        first = rollout.observation["proprio"][0]
+        for group in rollout.group.unique():
+            members = rollout.group == group
+            assert len(set(source.env.task[members.numpy()].tolist())) == 1
+            assert torch.equal(first[members], first[members][:1].expand_as(first[members]))
+    given = EpisodesConfig(group=2, starts=3, curriculum=StartCurriculumConfig(kind="frontier"))
+    with pytest.raises(InputError, match=r"episodes\.curriculum\.kind: expected uniform beside tasks\.kind"):
+        GroupCollector(source.env, given, seed=0, tasks=TaskCurriculumConfig(kind="uniform"))

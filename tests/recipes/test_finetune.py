@@ -311,6 +311,31 @@ def test_the_first_ratio_is_one_though_chunks_are_cut(vla: Path, tokens: Path, k
     assert acted is not None and not torch.allclose(acted, rollout.log_prob, atol=1e-2), "of whole chunks it is another"
 
 
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("ppo", {"collect": {"length": 12}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}),
+        ("grpo", {"episodes": {"group": 2, "starts": 3}, "reward": "dense"}),
+    ],
+)
+def test_tasks_share_the_worlds_by_a_curriculum(vla: Path, tmp_path: Path, method: str, more: dict[str, Any]) -> None:
+    """Both tasks are evaluated as ever, one source gathers in both, and what each is drawn is logged."""
+    given: dict[str, Any] = SMALL | more | {"policy": vla, "out": tmp_path / "run", "method": method}
+    given |= {"env": ("dots/one", "dots/reach"), "steps": 640, "tasks": {"kind": "literal"}}
+    settings = finetune.configure(given)
+    assert any("step 4 worlds that all share, tasks drawn literal" in step for step in finetune.plan(settings).steps)
+    finetune.run(settings)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    for row in rows:
+        assert row["curriculum/share/dots-one"] + row["curriculum/share/dots-reach"] == pytest.approx(1.0)
+        assert min(row["curriculum/share/dots-one"], row["curriculum/share/dots-reach"]) >= 0.05
+    assert len({row["curriculum/success/dots-reach"] for row in rows}) > 1
+    episodes = read_episodes(tmp_path / "run" / "episodes.jsonl")
+    assert {(row["candidate"], row["env"]) for row in episodes} == {
+        (when, env) for when in ("before", "after") for env in given["env"]
+    }
+
+
 def test_tokens_refuse_what_only_flows_heed(tokens: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = SMALL | {"policy": tokens, "sampler": {"noise": "fpo"}, "out": tmp_path / "run"}
     with pytest.raises(InputError, match=r"sampler\.noise: expected nothing with a VLA that acts by tokens"):
@@ -377,6 +402,8 @@ def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None
         ("--method rloo --episodes.curriculum.tau 0", "episodes.curriculum.tau: expected a number above 0"),
         ("--reference.refresh 2", "reference.refresh: expected 0 where reference.weight is 0, got 2"),
         ("--reference.weight -1", "reference.weight: expected a number"),
+        ("--tasks.kind frontier", "tasks.kind: expected several environments, for a curriculum over tasks"),
+        ("--tasks.floor 2", "tasks.floor: expected"),
         ("--ppo.aggregate tokens", "invalid choice 'tokens' for argument '--ppo.aggregate'"),
         ("--critic homogeneous-lora", "critic: expected homogeneous, or a VLA with LoRA on its backbone"),
         ("--collect.keep pictures --critic context", "critic: expected state"),

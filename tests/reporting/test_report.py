@@ -15,9 +15,11 @@ import pytest
 from toddle.core.errors import InputError
 from toddle.core.types import EpisodeResult
 from toddle.maths.intervals import Interval
+from toddle.reporting.curves import curricula_of
 from toddle.reporting.episode_log import EpisodeLog, summarise
 from toddle.reporting.plots import COLOURS, colours_of, curve_panels, interval_bars, smooth
 from toddle.reporting.report import EMBEDDED_BYTES, write_report
+from toddle.reporting.run_data import find_runs
 
 
 def make_run(folder: Path, command: str, metrics: list[dict[str, float]] | None = None) -> Path:
@@ -179,3 +181,26 @@ def test_a_fine_tuning_is_compared_with_what_it_was_before(tmp_path: Path) -> No
     assert (
         "rl before (reference)" in page and "rl2 after" in page and "40 episodes" in page and "80 episodes" not in page
     )
+
+
+def test_a_curriculum_is_drawn_over_training(tmp_path: Path) -> None:
+    lines = [
+        {
+            "rollout/total_steps": 100.0 * i,
+            "episode/success": 0.5,
+            "curriculum/entropy": 1.0,
+            "curriculum/share/dots-one": 0.3 + 0.02 * i,
+            "curriculum/success/dots-one": 0.5 - 0.02 * i,
+            "curriculum/share/dots-reach": 0.7 - 0.02 * i,
+        }
+        for i in range(5)
+    ]
+    run = make_run(tmp_path / "rl", "finetune", lines)
+    found = curricula_of(find_runs([run]))
+    assert found["share of the draws"]["dots-reach"] == [(100.0 * i, 0.7 - 0.02 * i) for i in range(5)]
+    assert set(found) == {"share of the draws", "success lately"} and len(found["share of the draws"]) == 2
+    html = write_report([run], tmp_path / "page.html").read_text()
+    assert "share of the draws" in html and "dots-reach" in html and html.count("<svg") == 2
+    assert "curriculum/entropy" not in html
+    plain = make_run(tmp_path / "plain", "finetune", [{"episode/success": 0.5}] * 3)
+    assert curricula_of(find_runs([plain])) == {}

@@ -51,6 +51,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     single_action_space: gymnasium.spaces.Box  # normalised policies act in [-1, 1]; envs rescale if theirs differ
     discrete: int | None = None  # actions of a discrete space, said as the one number 0, 1, ...; None: continuous
     instruction: list[str] | None = None  # one sentence a world, for tasks that have one
+    tasks: tuple[str, ...] = ()  # where each episode is of one of several tasks (`envs.mixture`), their names
+    choose: Callable[[int], Array] | None = None  # then: how many episodes begin -> which tasks (count,) these are of
     cameras: tuple[str, ...] = ()  # names of the pictures in the observation's `images`
     rendering: bool = True  # while False, observations come without `images`, which saves their time
     draw_ends: Literal["all", "cut", "none"] = "all"

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toddle.core.config import config
+from toddle.core.errors import problem
 from toddle.core.numbers import Discount, Positive, Size
 from toddle.core.protocols import Acting, Critic
-from toddle.core.seeding import torch_generator
+from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import Observation
 from toddle.envs.base import Array, BatchedEnv
 from toddle.experience.actor import Actor
+from toddle.experience.curriculum import TaskCurriculum, TaskCurriculumConfig
 from toddle.experience.rollout import Rollout
 from toddle.maths.advantages import discounted_returns
 
@@ -90,10 +92,12 @@ class Collector:
         body: int = 0,
         label: str | None = None,
         critic_sees: bool = True,
+        tasks: TaskCurriculumConfig | None = None,
     ) -> None:
         """Reset the environment with `seed` and get ready.  `label` names it in metrics (its body).
 
         critic_sees: whether the critic reads pictures or what is made of them; else none is drawn for it alone.
+        tasks: how tasks are drawn, in an environment that has several.
         """
         env.draw_ends, self.critic_sees = "cut" if critic_sees else "none", critic_sees
         self.env, self.config, self.body, self.label = env, config, body, label or env.body
@@ -111,6 +115,10 @@ class Collector:
         self.reward_scale = RewardScale(env.num_envs)
         self.generator = torch_generator(seed, "actions", env.name, body)
         self.actor = Actor(env, body=body)
+        self.tasks = TaskCurriculum(tasks, env.tasks) if tasks is not None and env.tasks else None
+        self._task_draws = numpy_generator(seed, "tasks", env.name, body)
+        if self.tasks is not None:
+            env.choose = self._choose
         self._begun = False  # the actor's sizes are the policy's, once there is one
         self._raw, _ = env.reset(seed=int(torch.randint(2**31 - 1, (), generator=self.generator)))
         self._ended: dict[str, list[float]] = {}  # by metric, one number an episode or a goal that ended
@@ -178,6 +186,10 @@ class Collector:
             self._scale(rollout)
         return rollout, self._metrics(rollout, steps)
 
+    def _choose(self, count: int) -> NDArray[np.int64]:
+        assert self.tasks is not None
+        return self.tasks.draw(count, self._task_draws)
+
     def _observation(self, policy: Acting) -> Observation:
         seen = self.actor.observe(self._raw)
         return policy.encode(seen) if self.config.keep == "features" else seen
@@ -232,6 +244,10 @@ class Collector:
         if self._cost is not None:
             facts["cost"] = self._episode_cost.copy()
             self._episode_cost[ended] = 0.0
+        if self.tasks is not None:
+            if "success" not in info:
+                raise problem("tasks.kind", "environments that report success", self.env.name)
+            self.tasks.note(info["task"][ended], np.asarray(info["success"], bool)[ended, None])
         for key, value in facts.items():
             self._ended.setdefault(f"episode/{key}", []).extend(value[ended].astype(float).tolist())
         cut = np.flatnonzero(truncated)
@@ -272,7 +288,7 @@ class Collector:
         self.total_steps += steps
         metrics["rollout/reward"] = float(rollout.reward.mean())
         metrics["rollout/total_steps"] = float(self.total_steps)
-        return metrics
+        return metrics | ({} if self.tasks is None else self.tasks.metrics())
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next rollout depends on."""
@@ -284,6 +300,8 @@ class Collector:
             "episode_cost": None if self._cost is None else self._episode_cost.copy(),
             "succeeded": None if self._succeeded is None else self._succeeded[-1].copy(),
             "total_steps": self.total_steps,
+            "tasks": None if self.tasks is None else self.tasks.state_dict(),
+            "task_draws": self._task_draws.bit_generator.state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -302,6 +320,9 @@ class Collector:
             self._succeeded = np.zeros((self.config.length + 1, self.env.num_envs), bool)
             self._succeeded[-1] = np.asarray(state["succeeded"], bool)
         self.total_steps = int(state["total_steps"])
+        if self.tasks is not None:
+            self.tasks.load_state_dict(state["tasks"])
+            self._task_draws.bit_generator.state = state["task_draws"]
 
 
 def _keep_finals(rollout: Rollout, finals: list[tuple[int, NDArray[Any], Observation]]) -> None:

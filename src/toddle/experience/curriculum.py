@@ -1,13 +1,14 @@
 """Which starts to practise: more of those that are worth it, by how often each has succeeded lately.
 
 The shares are those of `maths.curriculum` (VLA-RL); skipping what is mastered is RIPT-VLA's rule (arXiv 2505.17016).
-It chooses among the starts WITHIN an environment.  Across environments (tasks) nothing is chosen: a task's share is its
-share of the worlds, which is fixed.
+`StartCurriculum` chooses among the starts within an environment; `TaskCurriculum` among several tasks, or tasks and
+their starts, that share the worlds (`envs.mixture`).  Where each environment has its own worlds, nothing is chosen.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,14 @@ from toddle.core.config import config
 from toddle.core.numbers import Positive, Share
 from toddle.maths.curriculum import CurriculumKind, curriculum_shares
 
-__all__ = ["MAX_STARTS", "SKIPS", "StartCurriculum", "StartCurriculumConfig"]
+__all__ = [
+    "MAX_STARTS",
+    "SKIPS",
+    "StartCurriculum",
+    "StartCurriculumConfig",
+    "TaskCurriculum",
+    "TaskCurriculumConfig",
+]
 
 SKIPS = 3
 """Times a mastered start is passed over before it is tried again."""
@@ -108,3 +116,53 @@ class StartCurriculum:
         """Restore it."""
         for name in ("success", "mastered", "skips"):
             getattr(self, name)[:] = state[name]
+
+
+@config
+class TaskCurriculumConfig:
+    """Whether several environments share the worlds, and which are practised more often then, by their success."""
+
+    kind: Literal["apart"] | CurriculumKind = "apart"
+    """apart: each environment has worlds of its own, and all count alike; else they share the worlds, and the task of
+    each episode (or group) is drawn: uniform: all alike; literal: the less success the more (VLA-RL, equation 4);
+    frontier: most at one half."""
+    tau: Positive = 0.5
+    """Temperature: the lower, the more it chooses."""
+    ema: Share = 0.9
+    """What is left of a task's success rate after an episode (or group); it begins at 0.5."""
+    floor: Share = 0.1
+    """Least probability of every task, as a share of the uniform one."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether tasks are drawn."""
+        return self.kind != "apart"
+
+
+class TaskCurriculum(StartCurriculum):
+    """Draws tasks, or pairs of a task and one of its starts: pair i is of task i // starts and start i % starts.
+
+    As every pair keeps its floor, so does every task.
+    """
+
+    def __init__(self, config: TaskCurriculumConfig, tasks: Sequence[str], *, starts: int = 1) -> None:
+        """Begin with a rate of 0.5 for each of the tasks, or of their starts."""
+        kind: Any = config.kind
+        own = StartCurriculumConfig(kind=kind, tau=config.tau, ema=config.ema, floor=config.floor)
+        super().__init__(own, len(tasks) * starts)
+        self.tasks, self.starts = tuple(tasks), starts
+
+    def draw(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Return `count` pairs: of starts all different where there are enough; of tasks alone each drawn by itself."""
+        if self.starts > 1:
+            return super().draw(count, generator)
+        return generator.choice(len(self.tasks), size=count, p=self.shares)
+
+    def metrics(self) -> dict[str, float]:
+        """Return each task's share of the draws and running success rate, and what `StartCurriculum` says of pairs."""
+        shares, success = (part.reshape(-1, self.starts) for part in (self.shares, self.success))
+        found = super().metrics()
+        for task, share, rate in zip(self.tasks, shares.sum(1), success.mean(1), strict=True):
+            label = task.replace("/", "-")
+            found |= {f"curriculum/share/{label}": float(share), f"curriculum/success/{label}": float(rate)}
+        return found

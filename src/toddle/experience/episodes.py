@@ -16,7 +16,13 @@ from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import Observation
 from toddle.envs.base import BatchedEnv
 from toddle.experience.actor import Actor
-from toddle.experience.curriculum import MAX_STARTS, StartCurriculum, StartCurriculumConfig
+from toddle.experience.curriculum import (
+    MAX_STARTS,
+    StartCurriculum,
+    StartCurriculumConfig,
+    TaskCurriculum,
+    TaskCurriculumConfig,
+)
 from toddle.experience.rollout import Rollout
 
 __all__ = ["EpisodesConfig", "GroupCollector"]
@@ -52,9 +58,19 @@ class GroupCollector:
     """
 
     def __init__(
-        self, env: BatchedEnv, config: EpisodesConfig, *, seed: int, body: int = 0, label: str | None = None
+        self,
+        env: BatchedEnv,
+        config: EpisodesConfig,
+        *,
+        seed: int,
+        body: int = 0,
+        label: str | None = None,
+        tasks: TaskCurriculumConfig | None = None,
     ) -> None:
-        """Get ready; the worlds must make whole groups."""
+        """Get ready; the worlds must make whole groups.
+
+        tasks: how tasks (with `config.starts`, pairs of task and start) are drawn in an environment that has several.
+        """
         if env.num_envs % config.group:
             raise problem("worlds", f"a multiple of the group's {config.group}", env.num_envs)
         env.draw_ends = "none"
@@ -65,6 +81,11 @@ class GroupCollector:
         self.generator = torch_generator(seed, "episodes", env.name, body)
         self.rollout: Rollout | None = None
         self.curriculum = StartCurriculum(config.curriculum, config.starts) if config.curriculum.chooses else None
+        if tasks is not None and env.tasks:
+            if self.curriculum is not None:
+                given = config.curriculum.kind
+                raise problem("episodes.curriculum.kind", "uniform beside tasks.kind, which draws starts too", given)
+            self.curriculum = TaskCurriculum(tasks, env.tasks, starts=max(config.starts, 1))
 
     @property
     def bytes(self) -> int:
@@ -83,7 +104,8 @@ class GroupCollector:
         """
         config, env, actor, worlds = self.config, self.env, self.actor, self.env.num_envs
         groups, length = worlds // config.group, -(-env.max_episode_steps // policy.horizon)
-        seeds = np.repeat(self._draw(groups), config.group)
+        starts, drawn = self._draw(groups)
+        seeds = np.repeat(starts, config.group)
         raw, _ = env.reset(seed=[int(seed) for seed in seeds])
         actor.begin(policy)
         running, mask = np.ones(worlds, bool), np.zeros((length, worlds), bool)
@@ -126,17 +148,24 @@ class GroupCollector:
         if success is not None:
             self.rollout.columns["succeeded"] = torch.from_numpy(succeeded).to(self.rollout.reward.device)
             self.rollout.reached = torch.from_numpy(reached)
-        self._finish(self.rollout, policy.encode(actor.observe(raw)), rewards, ends, mask, seeds, success)
+        self._finish(
+            self.rollout, policy.encode(actor.observe(raw)), rewards, ends, mask, np.stack([starts, drawn], 1), success
+        )
         return self.rollout, self._metrics(self.rollout, mask)
 
-    def _draw(self, count: int) -> NDArray[Any]:
-        """Return the seeds of this rollout's starts, all different where there are enough."""
+    def _draw(self, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the seeds of this rollout's starts (count,), all different where there are enough, and what the
+        curriculum calls them."""
         config = self.config
+        drawn = np.zeros(count, np.int64) if self.curriculum is None else self.curriculum.draw(count, self.starts)
+        if self.env.tasks and self.curriculum is not None:
+            task = drawn // max(config.starts, 1)
+            self.env.choose = lambda worlds: np.repeat(task, worlds // count)
         if not config.starts:
-            return self.starts.integers(2**31 - 1, size=count)
-        if self.curriculum is not None:
-            return config.first_start + self.curriculum.draw(count, self.starts)
-        return config.first_start + self.starts.choice(config.starts, size=count, replace=count > config.starts)
+            return self.starts.integers(2**31 - 1, size=count), drawn
+        if self.curriculum is None:
+            drawn = self.starts.choice(config.starts, size=count, replace=count > config.starts)
+        return config.first_start + drawn % config.starts, drawn
 
     def _finish(
         self,
@@ -145,9 +174,10 @@ class GroupCollector:
         rewards: NDArray[Any],
         ends: list[NDArray[Any]],
         mask: NDArray[Any],
-        seeds: NDArray[Any],
+        starts: NDArray[Any],
         success: NDArray[Any] | None,
     ) -> None:
+        """Write what became of the episodes.  `starts` (groups, 2): seed, and what the curriculum calls it."""
         device = rollout.reward.device
         rollout.observe(rollout.length, last)
         rollout.reward.copy_(torch.from_numpy(rewards))
@@ -155,7 +185,8 @@ class GroupCollector:
         rollout.truncated.copy_(torch.from_numpy(ends[1]))
         rollout.discount.fill_(1.0)
         rollout.mask = torch.from_numpy(mask).to(device)
-        rollout.group = torch.from_numpy(np.unique(seeds, return_inverse=True)[1]).to(device)
+        same = np.unique(starts, axis=0, return_inverse=True)[1].reshape(-1)
+        rollout.group = torch.from_numpy(np.repeat(same, self.config.group)).to(device)
         rollout.success = None if success is None else torch.from_numpy(success).to(device)
         rollout.episode_return = rollout.reward.sum(0)
         if self.config.success_return:
@@ -165,8 +196,7 @@ class GroupCollector:
         if self.curriculum is not None:
             if success is None:
                 raise problem("episodes.curriculum", "an environment that reports success", self.env.name)
-            group = self.config.group
-            self.curriculum.note(seeds[::group] - self.config.first_start, success.reshape(-1, group))
+            self.curriculum.note(starts[:, 1], success.reshape(-1, self.config.group))
 
     def _metrics(self, rollout: Rollout, mask: NDArray[Any]) -> dict[str, float]:
         assert rollout.episode_return is not None

@@ -23,6 +23,7 @@ from toddle.core.device import CPU, resolve_device
 from toddle.core.errors import nearest, problem
 from toddle.core.protocols import Acting, Learner
 from toddle.envs.base import BatchedEnv
+from toddle.experience.curriculum import TaskCurriculumConfig
 
 __all__ = [
     "PREFIX",
@@ -51,6 +52,8 @@ class Start:
     """The stored policy to go on from, or None."""
     folder: Path | None = None
     """The run's folder, in which what comes before RL (imitation) is kept; None: nothing is trained yet (a plan)."""
+    tasks: TaskCurriculumConfig | None = None
+    """How tasks are drawn that share the worlds of an environment (`envs.mixture`)."""
     parts: Mapping[str, Any] = field(default_factory=dict)
     """Parts of PPO that a method adds to another's (`rewards`, `auxiliaries`)."""
 

@@ -122,6 +122,7 @@ class VLAPPOSettings:
                 body=body_in(explorer, env),
                 label=label_of(env.name),
                 critic_sees=critic.sees,
+                tasks=start.tasks,
             )
             for index, env in enumerate(start.envs)
         ]
@@ -195,6 +196,7 @@ class VLAGroupSettings:
                 seed=start.seed + 1000 * index,
                 body=body_in(explorer, env),
                 label=label_of(env.name),
+                tasks=start.tasks,
             )
             for index, env in enumerate(start.envs)
         ]

@@ -24,7 +24,9 @@ from toddle.core.rendering import RenderSettings
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import family_of, make_env
+from toddle.envs.mixture import MixtureEnv
 from toddle.experience.actor import body_in
+from toddle.experience.curriculum import TaskCurriculumConfig
 from toddle.experience.evaluate import VideoRequest, evaluate
 from toddle.experience.taught import picture_options
 from toddle.maths.intervals import difference_of_shares
@@ -79,7 +81,9 @@ class Config:
     preset: str | None = None
     """Name of the settings to begin from; None takes the method's own."""
     worlds: Size = 16
-    """Worlds of each environment."""
+    """Worlds of each environment; where tasks are drawn, of all together."""
+    tasks: TaskCurriculumConfig = TaskCurriculumConfig()
+    """How several environments share the experience."""
     threads: Size = 1
     """Threads that step the physics, where the environment has any."""
     steps: Count = 100_000
@@ -113,6 +117,8 @@ class Config:
             raise problem("env", "at least one environment", "none")
         if len(set(self.env)) != len(self.env):
             raise problem("env", "different environments", ", ".join(self.env))
+        if self.tasks.draws and len(self.env) < 2:
+            raise problem("tasks.kind", "several environments, for a curriculum over tasks", self.tasks.kind)
 
 
 def config_class(method: str) -> type[Config]:
@@ -175,6 +181,8 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     ]
     for env in envs:
         body_in(vla, env)
+    if config.tasks.draws:
+        envs = [MixtureEnv(envs)]
     for line in dict.fromkeys(line for name in config.env for line in _pictures(config, name, vla, meta)[1]):
         print(line, file=sys.stderr)
     device = resolve_device(config.device)
@@ -189,6 +197,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         seed=config.seed,
         device=device,
         init=vla.train(),
+        tasks=config.tasks if config.tasks.draws else None,
         parts={
             "rewards": config.process_reward.terms(features, vla.cameras, device),
             "auxiliaries": config.imitation.parts(vla, config.seed),
@@ -297,11 +306,12 @@ def plan(config: Any) -> Plan:
     kept = sum(source.bytes for source in made.sources)
     _, method, preset = _chosen(to_dict(config))
     reward, near = config.process_reward, config.reference
+    shared = f"that all share, tasks drawn {config.tasks.kind}" if config.tasks.draws else "of each"
     return Plan(
         steps=[
             *preset_lines(config, preset),
             f"evaluate {config.policy} as it is: {config.evaluation.episodes} episodes each of {', '.join(config.env)}",
-            f"step {config.worlds} worlds of each; train {weights:,} weights: {method.what}",
+            f"step {config.worlds} worlds {shared}; train {weights:,} weights: {method.what}",
             *([f"add the process reward of {reward.model}, {reward.cap:g} a decision at most"] if reward.model else []),
             *([f"hold it near what it was: KL to the start, weight {near.weight:g}"] if near.weight else []),
             *config.imitation.lines(),
@@ -328,7 +338,7 @@ def run(config: Any, *, resume: bool = False) -> None:
             made.iterations,
             checkpoint_every=config.checkpoint_every,
             label="finetune",
-            show=made.show if len(config.env) == 1 else tuple(f"episode/success/{label}" for label in labels),
+            show=made.show if len(made.sources) == 1 else tuple(f"episode/success/{label}" for label in labels),
         )
         facts = {"envs": list(config.env), "algorithm": config.method, "from": str(config.policy)}
         facts["steps"] = sum(source.total_steps for source in made.sources)

@@ -18,8 +18,9 @@ import numpy as np
 from toddle.core.files import write_text_atomic
 from toddle.maths.intervals import Interval, matched_interval, sign_flip_p
 from toddle.reporting import page, plots, run_data
+from toddle.reporting.curves import curves_section
 from toddle.reporting.episode_log import EvaluationReport, compare, score_of, summarise
-from toddle.reporting.run_data import PROGRESS, Cell, RunData, cells_of, curves_of, environment, find_runs
+from toddle.reporting.run_data import Cell, RunData, cells_of, environment, find_runs
 
 __all__ = ["write_report"]
 
@@ -29,7 +30,6 @@ SHORT = 12
 """A table of a conversion with more rows is folded."""
 OUTCOME = {True: '<span class="good">success</span>', False: '<span class="bad">failure</span>', None: ""}
 CONDITIONS = {"plain": "Undisturbed", "pushed": "Pushed once in the middle of the episode"}
-COMMANDS = {"pretrain": "Pretraining by reinforcement learning", "sft": "Fine-tuning on demonstrations"}
 WORDS = {
     "no_ops": "actions that move nothing",
     "action_change": "mean squared change of action",
@@ -65,7 +65,7 @@ def write_report(
     body = [
         ("Success", _success(cells, reports, effects, colours, reference)),
         ("What did not work, or is not resolved", _negative(effects, runs, notes)),
-        ("Learning curves", _curves(runs, colours)),
+        ("Learning curves", curves_section(runs, colours)),
         ("Conversion", page.section(*(_conversion(run) for run in runs if run.conversion is not None))),
         ("Motion and speed", _motion(cells, reports)),
         ("Videos", _videos(cells, colours, out.parent)),
@@ -239,31 +239,6 @@ def _negative(effects: Sequence[Effect], runs: Sequence[RunData], notes: Sequenc
     if not items:
         return page.paragraph("Every difference above excludes zero.") if effects else ""
     return f"<ul>{items}</ul>"
-
-
-def _curves(runs: Sequence[RunData], colours: Mapping[str, str]) -> str:
-    parts = []
-    for command in dict.fromkeys(run.command for run in runs if len(run.metrics) > 1):
-        chosen = [run for run in runs if run.command == command]
-        panels = curves_of(chosen)
-        if not panels:
-            continue
-        names = list(dict.fromkeys(name for series in panels.values() for name in series))
-        spare = iter(colour for colour in (*plots.COLOURS, *plots.COLOURS) if colour not in colours.values())
-        own = {name: _colour_of(name, colours) or next(spare) for name in names}
-        parts.append(f"<h3>{escape(COMMANDS.get(command, command))}</h3>")
-        if len(names) > 1:
-            parts.append(page.chips(own))
-        caption = "Faint: each iteration. Bold: running mean over 5 %."
-        label = "control steps" if any(PROGRESS in line for run in chosen for line in run.metrics) else "step"
-        parts.append(page.figure(plots.curve_panels(panels, own, x_label=label), caption))
-    return page.section(*parts)
-
-
-def _colour_of(run: str, colours: Mapping[str, str]) -> str | None:
-    """The colour of the candidate whose name the run's name holds, the longest such name first."""
-    held = sorted((name for name in colours if name in run), key=len)
-    return colours[held[-1]] if held else None
 
 
 def _conversion(run: RunData) -> str:

@@ -17,7 +17,7 @@ from toddle.core.types import EpisodeResult
 from toddle.reporting.episode_log import read_episodes, result_of
 from toddle.runs.metrics import CLOCK_GROUP, read_metrics
 
-__all__ = ["Cell", "RunData", "cells_of", "curves_of", "environment", "find_runs", "usual_reference"]
+__all__ = ["Cell", "RunData", "cells_of", "curves_of", "environment", "find_runs", "points_of", "usual_reference"]
 
 PREFERRED = (
     r"^goal/success$",
@@ -130,26 +130,25 @@ def curves_of(runs: Iterable[RunData], most: int = 6) -> dict[str, dict[str, lis
     """Return {metric: {run: [(x, value), ...]}} of at most `most` metrics, the telling ones first."""
     named = list(runs)
     names = dict.fromkeys(
-        key for run in named for line in run.metrics for key in line if "/" in key and not key.startswith(CLOCK_GROUP)
+        key
+        for run in named
+        for line in run.metrics
+        for key in line
+        if "/" in key and not key.startswith((CLOCK_GROUP, "curriculum/"))
     )
 
     def rank(name: str) -> int:
         return next((i for i, word in enumerate(PREFERRED) if re.search(word, name)), len(PREFERRED))
 
-    def position(line: dict[str, Any]) -> float:
-        return float(line.get(PROGRESS, line["step"]))
-
     names.pop(PROGRESS, None)
     chosen = sorted(names, key=rank)[:most]  # stable: within a rank in the order they were logged
-    curves = {
-        name: {
-            run.name: points
-            for run in named
-            if len(points := [(position(line), float(line[name])) for line in run.metrics if name in line]) > 1
-        }
-        for name in chosen
-    }
+    curves = {name: {run.name: points for run in named if len(points := points_of(run, name)) > 1} for name in chosen}
     return {name: series for name, series in curves.items() if series}
+
+
+def points_of(run: RunData, name: str) -> list[tuple[float, float]]:
+    """Return (x, value) of a metric, wherever it was logged."""
+    return [(float(line.get(PROGRESS, line["step"])), float(line[name])) for line in run.metrics if name in line]
 
 
 def environment() -> str:
