@@ -49,8 +49,11 @@ def test_a_crop_reaches_from_corner_to_corner() -> None:
 
 def test_turning_and_letterboxing() -> None:
     picture = pictures(1, 1, (28, 28))[0]
-    (plain,), (turned,) = (prepare(picture, [BYTES], "resize-naive", PictureSettings(turned=t)) for t in (False, True))
+    views: Any = ("as_drawn", "mirrored", "turned")
+    plain, mirrored, turned = (prepare(picture, [BYTES], "resize-naive", PictureSettings(view=v))[0] for v in views)
     assert torch.equal(turned, plain.flip((-2, -1)))
+    (robosuites,) = prepare(picture.flip(-2), [BYTES], "resize-naive", PictureSettings(view="turned"))
+    assert torch.equal(mirrored, robosuites)  # rows from below, turned, is upright and mirrored
     towers = [BYTES, TowerPicture(28, "bicubic", (0.5, 0.25, 0.1), (1.0, 1.0, 1.0))]
     wide = torch.full((1, 3, 14, 28), 200, dtype=torch.uint8)
     boxed = prepare(wide, towers, "letterbox", PictureSettings())[0]

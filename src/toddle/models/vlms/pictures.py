@@ -19,12 +19,17 @@ Strategy = Literal["resize-naive", "resize-crop", "letterbox"]
 STRATEGIES: tuple[Strategy, ...] = ("resize-naive", "resize-crop", "letterbox")
 
 
+VIEWS = {"as_drawn": (), "mirrored": (-1,), "turned": (-2, -1)}
+"""Which sides are reversed."""
+
+
 @config
 class PictureSettings:
     """What is done to pictures before the model's own preparation: no file of the weights says it."""
 
-    turned: bool = False
-    """Turn pictures by 180 degrees (LIBERO's, which are drawn upside down, in upstream's evaluation)."""
+    view: Literal["as_drawn", "mirrored", "turned"] = "as_drawn"
+    """mirrored: left becomes right, as checkpoints of LIBERO saw it.  turned: by 180 degrees, which is the same where
+    pictures are upside down, as robosuite's own are (toddle's are upright)."""
     lanczos: bool = False
     """Resize to the model's size by Lanczos first, as the released LIBERO evaluations do."""
     crop: Positive = 1.0
@@ -48,8 +53,7 @@ def prepare(
     images: Tensor, towers: Sequence[TowerPicture], strategy: Strategy, settings: PictureSettings
 ) -> list[Tensor]:
     """Return pictures (N, 3, H, W) uint8 as each tower takes them, (N, 3, S, S) float32, normalised."""
-    pixels = images.flip((-2, -1)) if settings.turned else images
-    pixels = pixels.double()
+    pixels = images.flip(VIEWS[settings.view]).double()
     height, width = pixels.shape[-2:]
     size = towers[0].size
     if settings.lanczos:

@@ -87,7 +87,7 @@ class Prismatic(SpeakingModel):
             "kind": "prismatic",
             "pictures": [list(tower) for tower in self.sizes.pictures],
             "strategy": self.sizes.strategy,
-            "before": [self.settings.turned, self.settings.lanczos, self.settings.crop],
+            "before": [self.settings.view, self.settings.lanczos, self.settings.crop],
             "prompt": PROMPTS[self.sizes.prompt],
             "vocabulary": self.sizes.vocabulary,
             "tokenizer": tokenizer_data(self.tokenizer),
