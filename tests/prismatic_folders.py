@@ -194,6 +194,28 @@ def write_shards(folder: Path, tensors: dict[str, Tensor], shards: int) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
 
 
+def save_native(folder: Path, *, fused: bool = True, file: str = "latest-checkpoint.pt") -> Path:
+    """Write Prismatic's own folder with the tensors of `save_openvla`, without a tokenizer."""
+    parts: dict[str, dict[str, Tensor]] = {"vision_backbone": {}, "projector": {}, "llm_backbone": {}}
+    for name, value in random_tensors(shapes_of(fused=fused)).items():
+        first, _, rest = name.partition(".")
+        if first == "vision_backbone":
+            tower, _, rest = rest.partition(".")
+            old = {"featurizer": "dino_featurizer", "fused_featurizer": "siglip_featurizer"}[tower] if fused else tower
+            parts[first][f"{old}.{rest.replace('scale_factor', 'gamma')}"] = value
+        elif first == "projector":
+            layer, _, rest = rest.partition(".")
+            parts[first][f"projector.{2 * int(layer[2]) - 2}.{rest}"] = value
+        else:
+            parts["llm_backbone"][f"llm.{rest}"] = value
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save({"model": parts}, folder / "checkpoints" / file)
+    base = "prism-dinosiglip-224px+7b" if fused else "siglip-224px+7b"
+    (folder / "config.json").write_text(json.dumps({"vla": {"base_vlm": base}}))
+    (folder / "dataset_statistics.json").write_text(json.dumps({"bridge_orig": statistics()}))
+    return folder
+
+
 def oft_tensors(horizon_width: int = ACTION * WIDTH) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of OpenVLA-OFT's L1 head and of its projector, by file."""
     head: dict[str, tuple[int, ...]] = {"layer_norm1.weight": (horizon_width,), "layer_norm1.bias": (horizon_width,)}

@@ -18,11 +18,14 @@ from tests.prismatic_folders import (
     ACTION,
     PROPRIO,
     SPACE,
+    TEXT,
     VOCABULARY,
     WIDTH,
     film_tensors,
     pictures,
     random_tensors,
+    save_llama_tokenizer,
+    save_native,
     save_oft,
     save_openvla,
     shapes_of,
@@ -134,6 +137,33 @@ def llama(folder: Path) -> Any:
     prefix = "language_model."
     model.load_state_dict({n.removeprefix(prefix): v.float() for n, v in state.items() if n.startswith(prefix)})
     return model.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_prismatics_own_folder_is_its_converted_one(tmp_path: Path, fused: bool) -> None:
+    """The converted folder says Llama-2's settings of its own: one head here, and 1e-5 in the norms."""
+    text = TEXT | {"num_attention_heads": 1, "num_key_value_heads": 1, "rms_norm_eps": 1e-5}
+    converted = loaded(save_openvla(tmp_path / "hf", fused=fused, text_config=text))
+    native = loaded(save_native(tmp_path / "native", fused=fused), tokenizer=str(tmp_path / "hf"))
+    decisions = [policy.act(seen(), deterministic=True)[0] for policy in (converted, native)]
+    assert torch.equal(decisions[0].action, decisions[1].action)
+    assert torch.equal(decisions[0].log_prob, decisions[1].log_prob)
+
+
+def test_prismatics_own_folder_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = save_native(tmp_path / "native", file="step-1.pt")
+    save_llama_tokenizer(tmp_path)
+    with pytest.raises(InputError, match=r"tokenizer: expected a folder with tokenizer\.json"):
+        loaded(folder)
+    (folder / "config.json").write_text(json.dumps({"vla": {"base_vlm": "phi-2+3b"}}))
+    with pytest.raises(InputError, match="base_vlm: expected prism-dinosiglip-224px"):
+        loaded(folder, tokenizer=str(tmp_path))
+    (folder / "config.json").write_text(json.dumps({"vla": {"base_vlm": "siglip-224px+7b"}}))
+    with pytest.raises(InputError, match=r"tower vision_backbone.featurizer: expected no registers"):
+        loaded(folder, tokenizer=str(tmp_path))
+    shutil.copy(folder / "checkpoints" / "step-1.pt", folder / "checkpoints" / "step-2.pt")
+    with pytest.raises(InputError, match=r"expected latest-checkpoint\.pt, or one \.pt file, got '2 files'"):
+        loaded(folder, tokenizer=str(tmp_path))
 
 
 # ---- drawing and scoring ---------------------------------------------------------------------------------------------

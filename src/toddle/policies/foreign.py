@@ -29,7 +29,7 @@ class Layout(NamedTuple):
 LAYOUTS: dict[str, Layout] = {
     "openvla": Layout("OpenVLA / Prismatic (Hugging Face folder)", ("vision_backbone.", "language_model."), loads=True),
     "openvla_oft": Layout("OpenVLA-OFT", ("vision_backbone.", "language_model."), loads=True),
-    "prismatic": Layout("Prismatic's own .pt files"),
+    "prismatic": Layout("Prismatic's own .pt files", loads=True),
     "lerobot_pi0": Layout("LeRobot pi0", ("model.paligemma_with_expert.", "model.state_proj."), loads=True),
     "lerobot_pi0_old": Layout("LeRobot pi0 as written to v0.3.3", ("model.paligemma_with_expert.",), loads=True),
     "lerobot_pi05": Layout("LeRobot pi0.5", ("model.paligemma_with_expert.", "model.time_mlp_in.")),

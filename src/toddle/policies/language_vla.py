@@ -40,7 +40,7 @@ from toddle.policies.unsaid import Unsaid
 
 __all__ = ["OPENVLA", "LanguageVLA", "LanguageVLAConfig", "Unsaid", "is_openvla_folder"]
 
-OPENVLA = ("openvla", "openvla_oft")
+OPENVLA = ("openvla", "openvla_oft", "prismatic")
 """Layouts that are read (policies.foreign)."""
 EPS = 1e-8
 """What OFT adds to the width of a range."""

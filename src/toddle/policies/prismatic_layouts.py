@@ -1,4 +1,4 @@
-"""OpenVLA and Prismatic as their Hugging Face folders write them, and the files that OpenVLA-OFT puts beside.
+"""OpenVLA and Prismatic as their folders write them, and the files that OpenVLA-OFT puts beside.
 
 Upstream drops what does not fit and goes on with random weights; here every tensor is placed or refused by name.
 Sizes are read off the weights and the config.  What the folder's Python files say is never run; OFT's .pt files are
@@ -24,6 +24,7 @@ from toddle.models.vit import TowerSizes
 from toddle.models.vlms.parts import llama_config, read_tokenizer
 from toddle.models.vlms.pictures import STRATEGIES, PictureSettings, TowerPicture
 from toddle.models.vlms.prismatic import Prismatic, PrismaticSizes
+from toddle.policies.prismatic_native import is_native, native_config, native_processor, native_tensors, unpickled
 
 __all__ = ["OFTParts", "load_prismatic", "read_parts", "read_statistics", "statistics_of"]
 
@@ -65,6 +66,9 @@ def _files(folder: Path) -> list[Path]:
 
 def _tensors(folder: Path, *, shapes: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield every tensor of the folder by its name, or its shape.  Raises InputError for what cannot be read."""
+    if is_native(folder):
+        yield from ((name, tuple(value.shape) if shapes else value) for name, value in native_tensors(folder))
+        return
     for path in _files(folder):
         try:
             with safe_open(path, framework="pt") as file:
@@ -77,10 +81,7 @@ def _tensors(folder: Path, *, shapes: bool = False) -> Iterator[tuple[str, Any]]
 
 def _pickled(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .pt file of OFT's.  Raises InputError where it holds anything else."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail in any way
-        raise InputError(f"{path}: not readable as tensors: {' '.join(str(error).split())[:160]}") from None
+    found = unpickled(path)
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise problem(str(path), "tensors by name", "something else")
     return {str(name).removeprefix("module."): value for name, value in found.items()}
@@ -138,7 +139,10 @@ def _pictures(folder: Path, towers: tuple[TowerSizes, ...]) -> tuple[tuple[Tower
     """Return how each tower wants its pictures, of preprocessor_config.json, and how they are brought to size."""
     path = folder / "preprocessor_config.json"
     kinds = {"image_resize_strategy": str, "input_sizes": list, "interpolations": list, "means": list, "stds": list}
-    found = read_json(path, kinds)
+    if is_native(folder):
+        found = native_processor(folder, [tower.side * tower.patch for tower in towers])
+    else:
+        found = read_json(path, kinds)
     if found["image_resize_strategy"] not in STRATEGIES:
         raise problem(f"{path}: image_resize_strategy", ", ".join(STRATEGIES), found["image_resize_strategy"])
     made = []
@@ -167,7 +171,7 @@ def load_prismatic(
     tokenizer: folder with tokenizer.json; film: the towers of OFT's vision file, which replace the folder's.
     Raises InputError, one line, for each tensor that is missing, unknown, of another size, or not finite.
     """
-    found = read_json(folder / "config.json", finite=False)
+    found = native_config(folder) if is_native(folder) else read_json(folder / "config.json", finite=False)
     sizes = _sizes(folder, found, film is not None)
     model = Prismatic(sizes, read_tokenizer(tokenizer / "tokenizer.json"), pictures)
     state: dict[str, Tensor] = {}
