@@ -96,10 +96,10 @@ def test_damaged_files_and_lone_adapters_are_one_line(tmp_path: Path) -> None:
 def test_commands_end_with_2_and_the_layout(
     command: str, dry: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_folder(tmp_path / "theirs", *FOLDERS["lerobot_pi05"])
+    folder = write_folder(tmp_path / "theirs", *FOLDERS["lerobot_pi0_fast"])
     arguments = [command, "--policy", str(folder), "--env", "dots/one", "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as ended:
         main([*arguments, *dry])
     assert ended.value.code == 2
     shown = capsys.readouterr().err
-    assert shown.count("\n") == 1 and "LeRobot pi0.5" in shown and "does not load this layout" in shown
+    assert shown.count("\n") == 1 and "LeRobot pi0-FAST" in shown and "does not load this layout" in shown

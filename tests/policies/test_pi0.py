@@ -16,7 +16,8 @@ from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
 from toddle.data.statistics import feature_statistics
-from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder
+from toddle.policies.foreign import expert_kind
+from toddle.policies.pi0 import Pi0Config, Pi0Policy
 from toddle.policies.store import load_policy, save_policy
 
 BODY = BodySpec(name="toy", proprio=5, action=3, dt=0.05)
@@ -134,7 +135,7 @@ def test_save_and_load(folder: Path, tmp_path: Path) -> None:
 
 
 def test_clear_lines(folder: Path, tmp_path: Path) -> None:
-    assert is_pi0_folder(folder) and not is_pi0_folder(tmp_path)
+    assert expert_kind(folder) == "pi0" and expert_kind(tmp_path) is None
     with pytest.raises(InputError, match="pi0 source"):
         Pi0Policy.from_pretrained(Pi0Config(source=str(tmp_path / "no"), body=BODY))
     with pytest.raises(InputError, match="executed: expected a whole number from 1"):

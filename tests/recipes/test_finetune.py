@@ -169,6 +169,28 @@ def test_a_killed_pi0_goes_on_to_the_same_weights(pi0: Path, tmp_path: Path) -> 
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+@pytest.mark.parametrize("kind", ["pi05", "smolvla"])
+def test_lerobots_other_vlas_learn_too(vla: Path, pi0: Path, tmp_path: Path, kind: str) -> None:
+    """From a folder that LeRobot wrote, by SFT and one iteration of PPO; pi0's folder has the tokenizer."""
+    settings = sft.Config(
+        dataset=(vla.parent / "data",),
+        out=tmp_path / "taught",
+        init=str(Path(__file__).parents[1] / f"policies/data/lerobot_{kind}"),
+        tokenizer=str(vla.parent / "pi0"),
+        cameras=("top",),
+        expert=sft.FreshExpert(executed=4),
+        sft=SFTConfig(steps=2, batch=4),
+    )
+    sft.run(settings)
+    given = SMALL | {"policy": settings.out, "collect": {"length": 3}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}
+    made, _ = finetune.build(finetune.configure(given | {"reward": "dense"}))
+    before = copy_tree(made.policy.state_dict())
+    made.learner.step()
+    moved = {name for name, value in made.policy.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("model.expert.layers") for name in moved)
+    assert not any(name.startswith("model.vlm.") for name in moved)
+
+
 def test_a_process_reward_of_a_pi0_needs_pictures(pi0: Path, reward: Path) -> None:
     settings = finetune.configure(SMALL | {"policy": pi0, "process_reward": {"model": reward}})
     with pytest.raises(InputError, match=r"expected rollouts that keep pictures .* with a pi0"):

@@ -99,8 +99,8 @@ def test_going_on_from_a_policy_and_like_it(setting: Config, tmp_path: Path) -> 
 
 
 def test_other_peoples_weights_are_named(setting: Config, tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "theirs", *FOLDERS["lerobot_smolvla"])
-    with pytest.raises(InputError, match=r"got 'the layout of LeRobot SmolVLA'; toddle does not load this layout"):
+    folder = write_folder(tmp_path / "theirs", *FOLDERS["lerobot_pi0_fast"])
+    with pytest.raises(InputError, match=r"got 'the layout of LeRobot pi0-FAST'; toddle does not load this layout"):
         plan(replace(setting, init=str(folder)))
 
 

@@ -29,7 +29,7 @@ from toddle.policies.vla_critic import VLACritic, VLACriticConfig
 
 __all__ = ["FLOWS", "GROUP_PPO", "SHOWN", "TOKENS", "VLAGroupSettings", "VLAPPOSettings"]
 
-FLOWS = ("flow_vla", "pi0")
+FLOWS = ("flow_vla", "pi0", "pi05", "smolvla")
 """Kinds of VLAs that act by a flow."""
 TOKENS = ("token_vla", "language_vla")
 """Kinds of VLAs that say tokens."""

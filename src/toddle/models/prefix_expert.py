@@ -8,21 +8,74 @@ The functions run over layers with the names of transformers' Gemma and Llama (`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from toddle.models.attention import Table, rotate
 
-__all__ = ["attend", "keys_of", "project", "read_layer", "read_prefix", "rotary", "suffix_view"]
+__all__ = [
+    "Attention",
+    "GatedMLP",
+    "Keys",
+    "attend",
+    "embed_time",
+    "keys_of",
+    "leave",
+    "project",
+    "read_layer",
+    "read_prefix",
+    "rotary",
+    "suffix_view",
+]
 
 BASE = 10_000.0
 """Of the rotary angles, in all three."""
 Keys = tuple[Tensor, Tensor]
 """Keys and values (B, key heads, n, head_dim) of one layer."""
+
+
+class Attention(nn.Module):
+    """The projections of an attention of grouped heads, without biases, named as in Gemma and Llama."""
+
+    def __init__(self, width: int, heads: int, key_heads: int, head_dim: int, reads: int | None = None) -> None:
+        """Read queries from tokens of `width`, keys and values from tokens of `reads` (the same width where None)."""
+        super().__init__()
+        reads = width if reads is None else reads
+        self.q_proj = nn.Linear(width, heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(reads, key_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(reads, key_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
+
+
+class GatedMLP(nn.Module):
+    """down(act(gate(x)) * up(x)), without biases: SiLU as in Llama, or the tanh form of GELU as in Gemma."""
+
+    def __init__(self, width: int, hidden: int, *, gelu: bool = False) -> None:
+        super().__init__()
+        self.gelu = gelu
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        gate = self.gate_proj(x)
+        made: Tensor = self.down_proj(
+            (F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)) * self.up_proj(x)
+        )
+        return made
+
+
+def embed_time(t: Tensor, width: int, shortest: float, longest: float) -> Tensor:
+    """Return sines and cosines (..., width) of times t (...), of periods from `shortest` to `longest`."""
+    share = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=t.device)
+    angle = t[..., None].double() * (2 * math.pi / (shortest * (longest / shortest) ** share))
+    return torch.cat([angle.sin(), angle.cos()], -1).float()
 
 
 def rotary(positions: Tensor, head_dim: int) -> Table:

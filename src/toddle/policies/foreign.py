@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from toddle.core.errors import InputError, problem
 from toddle.core.reading import read_json
 
-__all__ = ["LAYOUTS", "Layout", "layout_of", "refusal", "weight_names"]
+__all__ = ["EXPERT_KINDS", "LAYOUTS", "Layout", "expert_kind", "layout_of", "refusal", "weight_names"]
 
 
 class Layout(NamedTuple):
@@ -32,18 +32,28 @@ LAYOUTS: dict[str, Layout] = {
     "prismatic": Layout("Prismatic's own .pt files", loads=True),
     "lerobot_pi0": Layout("LeRobot pi0", ("model.paligemma_with_expert.", "model.state_proj."), loads=True),
     "lerobot_pi0_old": Layout("LeRobot pi0 as written to v0.3.3", ("model.paligemma_with_expert.",), loads=True),
-    "lerobot_pi05": Layout("LeRobot pi0.5", ("model.paligemma_with_expert.", "model.time_mlp_in.")),
+    "lerobot_pi05": Layout("LeRobot pi0.5", ("model.paligemma_with_expert.", "model.time_mlp_in."), loads=True),
     "lerobot_pi0_fast": Layout("LeRobot pi0-FAST"),
-    "lerobot_smolvla": Layout("LeRobot SmolVLA", ("model.vlm_with_expert.",)),
+    "lerobot_smolvla": Layout("LeRobot SmolVLA", ("model.vlm_with_expert.",), loads=True),
     "pi0": Layout("transformers' pi0", loads=True),
     "openpi_pi0": Layout("openpi's PyTorch port, pi0", ("paligemma_with_expert.", "state_proj."), loads=True),
-    "openpi_pi05": Layout("openpi's PyTorch port, pi0.5", ("paligemma_with_expert.", "time_mlp_in.")),
+    "openpi_pi05": Layout("openpi's PyTorch port, pi0.5", ("paligemma_with_expert.", "time_mlp_in."), loads=True),
 }
 """Every layout that is recognised."""
 OFT_PARTS = ("action_head", "proprio_projector", "noisy_action_projector", "vision_backbone")
 """Names of the .pt files that OpenVLA-OFT puts beside OpenVLA's."""
 LEROBOT = {"pi0": "lerobot_pi0", "pi05": "lerobot_pi05", "pi0_fast": "lerobot_pi0_fast", "smolvla": "lerobot_smolvla"}
 """LeRobot's names of the policies that are VLAs."""
+EXPERT_KINDS = {
+    "pi0": "pi0",
+    "lerobot_pi0": "pi0",
+    "lerobot_pi0_old": "pi0",
+    "openpi_pi0": "pi0",
+    "lerobot_pi05": "pi05",
+    "openpi_pi05": "pi05",
+    "lerobot_smolvla": "smolvla",
+}
+"""Layouts of VLAs with an action expert, and the kind of policy (`policies.store`) that each becomes."""
 OLD_PI0 = ("normalize_inputs.", "model.paligemma_with_expert.paligemma.language_model.model.")
 """How names begin that LeRobot's pi0 had to v0.3.3 alone."""
 
@@ -74,6 +84,14 @@ def layout_of(folder: Path) -> str | None:
                 want = f"weights named {prefix}*, as {LAYOUTS[kind].name} has them"
                 raise problem(str(folder), want, ", ".join(names[:2]) or "none")
     return kind
+
+
+def expert_kind(folder: Path) -> str | None:
+    """Return the kind of policy that a folder of others becomes whose VLA has an action expert; None for any other."""
+    try:
+        return EXPERT_KINDS.get(layout_of(Path(folder)) or "")
+    except InputError:
+        return None
 
 
 def _by_config(folder: Path, found: dict[str, Any]) -> str | None:

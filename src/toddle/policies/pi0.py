@@ -6,35 +6,31 @@ others of its kind is in `policies.prefix_vla`; here are the networks, which are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PI0Config, PI0ForConditionalGeneration
+from transformers import AutoTokenizer, PaliGemmaConfig, PaliGemmaModel, PI0Config, PI0ForConditionalGeneration
 
 from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 from toddle.models.backbones.hub import fit_square
 from toddle.models.prefix_expert import keys_of, read_layer, read_prefix, rotary, suffix_view
 from toddle.policies.foreign import layout_of
-from toddle.policies.pi0_layouts import OTHERS, is_other_pi0, read_settings, read_statistics, read_weights
+from toddle.policies.pi0_layouts import is_other_pi0, read_settings, read_statistics, read_weights
 from toddle.policies.prefix_vla import PrefixConfig, PrefixVLA, Seen, Sizes, check_sizes, pad
 
-__all__ = ["Pi0Config", "Pi0Policy", "embed_paligemma", "is_pi0_folder", "pixels_of", "read_paligemma"]
+__all__ = ["Pi0Config", "Pi0Policy", "embed_paligemma", "load_source", "make_paligemma", "pixels_of", "read_paligemma"]
+
+TOKENIZER = "PaliGemma's tokenizer (google/paligemma-3b-pt-224)"
+"""What LeRobot's and openpi's folders do not hold."""
 
 
 @config
 class Pi0Config(PrefixConfig):
     """A pi0 for one body."""
-
-
-def is_pi0_folder(folder: Path) -> bool:
-    """Return whether a folder holds pi0 weights as transformers, LeRobot or openpi's PyTorch port saves them."""
-    try:
-        return layout_of(Path(folder)) in ("pi0", *OTHERS)
-    except InputError:
-        return False
 
 
 class Pi0Policy(PrefixVLA):
@@ -54,7 +50,7 @@ class Pi0Policy(PrefixVLA):
     @classmethod
     def from_config(cls, config: Pi0Config) -> Pi0Policy:
         """Build with the architecture and tokenizer of `config.source` and fresh weights (`load_policy` fills them)."""
-        settings, tokenizer = _read(config, _settings)
+        settings, tokenizer = load_source(config, _settings, cls.kind, TOKENIZER)
         with torch.random.fork_rng(devices=[]):
             return cls(config, PI0ForConditionalGeneration(settings), tokenizer)
 
@@ -70,7 +66,7 @@ class Pi0Policy(PrefixVLA):
             check_sizes(config, cls.kind, _sizes(settings))  # before gigabytes of weights are read
             return _load(source, settings)
 
-        policy = cls(config, *_read(config, load))
+        policy = cls(config, *load_source(config, load, cls.kind, TOKENIZER))
         if is_other_pi0(config.source):
             policy._take_statistics(read_statistics(Path(config.source).expanduser()))
         return policy
@@ -98,6 +94,11 @@ class Pi0Policy(PrefixVLA):
         words: list[int] = self.tokenizer(sentence.strip() + "\n", add_special_tokens=False)["input_ids"]
         start = self.tokenizer.bos_token_id
         return words if start is None else [start, *words]
+
+
+def make_paligemma(settings: dict[str, Any]) -> nn.Module:
+    """Return a PaliGemma with fresh weights, of the settings that `pi0_layouts.paligemma` reads off a folder."""
+    return PaliGemmaModel(PaliGemmaConfig(**settings))
 
 
 def pixels_of(images: Tensor, side: int) -> Tensor:
@@ -148,7 +149,7 @@ def _load(source: str, settings: Any) -> Any:
     if is_other_pi0(source):
         with torch.random.fork_rng(devices=[]):
             model = PI0ForConditionalGeneration(settings)
-        read_weights(Path(source).expanduser(), model)
+        read_weights(Path(source).expanduser(), model, dead=("model.dit.embed_tokens.weight",))  # a table of words
         return model
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
     model, told = PI0ForConditionalGeneration.from_pretrained(source, **options)
@@ -160,18 +161,22 @@ def _load(source: str, settings: Any) -> Any:
     return model
 
 
-def _read(config: Pi0Config, load: Any) -> tuple[Any, Any]:
-    """Return what `load` makes of the source, and its tokenizer.  Raises InputError, one line, where it cannot."""
-    source, words = config.source, config.tokenizer or config.source
+def load_source(config: Any, load: Callable[[str], Any], kind: str, words: str) -> tuple[Any, Any]:
+    """Return what `load` makes of the source, and its tokenizer, `words` by name.
+
+    Raises InputError, one line, where it cannot.
+    """
+    source, tokenizer = config.source, config.tokenizer or config.source
     if not Path(source).expanduser().is_dir() and (source.startswith(("/", ".", "~")) or source.count("/") != 1):
-        raise problem("pi0 source", "a folder that exists or a hub id like lerobot/pi0_base", source)
-    if words == source and is_other_pi0(source) and not list(Path(source).expanduser().glob("tokenizer*")):
-        want = "a folder or hub id with PaliGemma's tokenizer (google/paligemma-3b-pt-224)"
+        raise problem(f"{kind} source", "a folder that exists or a hub id like lerobot/pi0_base", source)
+    folder = Path(source).expanduser()
+    if tokenizer == source and folder.is_dir() and layout_of(folder) != "pi0" and not list(folder.glob("tokenizer*")):
+        want = f"a folder or hub id with {words}"
         raise problem("tokenizer", want, f"none in {source}", "name it (toddle sft --tokenizer)")
     try:
-        return load(source), AutoTokenizer.from_pretrained(words)
+        return load(source), AutoTokenizer.from_pretrained(tokenizer)
     except InputError:
         raise
     except (OSError, ValueError, KeyError) as error:
         line = " ".join(str(error).split())[:160]
-        raise InputError(f"pi0: '{source}' cannot be loaded ({line}); download it and give its folder") from None
+        raise InputError(f"{kind}: '{source}' cannot be loaded ({line}); download it and give its folder") from None

@@ -8,6 +8,7 @@ lm_head where it is tied, and the heads are dropped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,20 @@ from toddle.core.errors import InputError, problem
 from toddle.core.reading import inside, read_json
 from toddle.policies.foreign import layout_of
 
-__all__ = ["OTHERS", "is_other_pi0", "read_settings", "read_statistics", "read_weights"]
+__all__ = [
+    "BUFFERS",
+    "OTHERS",
+    "gemma",
+    "is_other_pi0",
+    "layers_of",
+    "new_name",
+    "paligemma",
+    "read_config",
+    "read_settings",
+    "read_statistics",
+    "read_weights",
+    "sizes_of",
+]
 
 OTHERS = ("lerobot_pi0", "lerobot_pi0_old", "openpi_pi0")
 """Layouts that are read here."""
@@ -45,6 +59,8 @@ NAMES = (
 HEAD, WORDS = "paligemma_with_expert.paligemma.lm_head.weight", "model.vlm.language_model.embed_tokens.weight"
 DEAD = ("paligemma_with_expert.gemma_expert.lm_head.weight", "paligemma_with_expert.gemma_expert.model.embed_tokens.")
 """What is in some files and is never read."""
+Names = Callable[[str], str | None]
+"""What a tensor of a file is called here; None: it is never read."""
 BUFFERS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 """Where statistics are among the weights (to v0.3.3)."""
 
@@ -74,35 +90,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
     Raises InputError for settings that change what the network computes and are not read here.
     """
-    path, sizes = Path(folder) / "config.json", _sizes(folder)
-    found = read_json(path, finite=False)
-    for field, why in (("adapt_to_pi_aloha", "joints are not turned here"), ("use_relative_actions", "not added here")):
-        if found.get(field):
-            raise problem(f"{path}: {field}", f"false ({why})", True)
-    tower, words = "model.vlm.vision_tower.", "model.vlm.language_model."
-    patches, width = sizes[f"{tower}embeddings.position_embedding.weight"]
-    patch = sizes[f"{tower}embeddings.patch_embedding.weight"][-1]
-    vision = {
-        "model_type": "siglip_vision_model",
-        "hidden_size": width,
-        "intermediate_size": sizes[f"{tower}encoder.layers.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": _count(sizes, f"{tower}encoder.layers."),
-        "num_attention_heads": VISION_HEADS,
-        "patch_size": patch,
-        "image_size": patch * round(patches**0.5),
-        "vision_use_head": False,
-    }
-    text = _gemma(sizes, words) | {"vocab_size": sizes[WORDS][0], "pad_token_id": 0}
+    found, sizes = read_config(folder), sizes_of(folder, new_name)
     return {
-        "vlm_config": {
-            "model_type": "paligemma",
-            "vision_config": vision,
-            "text_config": text,
-            "projection_dim": text["hidden_size"],
-            "image_token_id": text["vocab_size"],  # marks a place, is never looked up
-            "pad_token_id": 0,
-        },
-        "dit_config": _gemma(sizes, "model.dit.") | {"pad_token_id": 0},
+        "vlm_config": paligemma(sizes, "model.vlm."),
+        "dit_config": gemma(sizes, "model.dit.") | {"pad_token_id": 0},
         "chunk_size": found.get("chunk_size", found.get("action_horizon", 50)),
         "max_state_dim": sizes["embed_action_time.state_proj.weight"][1],
         "max_action_dim": sizes["action_out_proj.weight"][0],
@@ -111,7 +102,47 @@ def read_settings(folder: Path) -> dict[str, Any]:
     }
 
 
-def _gemma(sizes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a folder's config.json.  Raises InputError for settings that change actions and are not read here."""
+    path = Path(folder) / "config.json"
+    found = read_json(path, finite=False)
+    for field, why in (
+        ("adapt_to_pi_aloha", "joints are not turned here"),
+        ("use_relative_actions", "not added here"),
+        ("use_delta_joint_actions_aloha", "not added here"),
+    ):
+        if found.get(field):
+            raise problem(f"{path}: {field}", f"false ({why})", True)
+    return dict(found)
+
+
+def paligemma(sizes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Any]:
+    """Return the settings of a PaliGemma whose tensors begin with `prefix`, of these sizes."""
+    tower, words = f"{prefix}vision_tower.", f"{prefix}language_model."
+    patches, width = sizes[f"{tower}embeddings.position_embedding.weight"]
+    patch = sizes[f"{tower}embeddings.patch_embedding.weight"][-1]
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": width,
+        "intermediate_size": sizes[f"{tower}encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": layers_of(sizes, f"{tower}encoder.layers."),
+        "num_attention_heads": VISION_HEADS,
+        "patch_size": patch,
+        "image_size": patch * round(patches**0.5),
+        "vision_use_head": False,
+    }
+    text = gemma(sizes, words) | {"vocab_size": sizes[f"{words}embed_tokens.weight"][0], "pad_token_id": 0}
+    return {
+        "model_type": "paligemma",
+        "vision_config": vision,
+        "text_config": text,
+        "projection_dim": text["hidden_size"],
+        "image_token_id": text["vocab_size"],  # marks a place, is never looked up
+        "pad_token_id": 0,
+    }
+
+
+def gemma(sizes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Any]:
     """Return the sizes of a Gemma, which has one head of keys in pi0."""
     head = sizes[f"{prefix}layers.0.self_attn.k_proj.weight"][0]
     inner, width = sizes[f"{prefix}layers.0.mlp.up_proj.weight"]
@@ -119,14 +150,14 @@ def _gemma(sizes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Any]:
         "model_type": "gemma",
         "hidden_size": width,
         "intermediate_size": inner,
-        "num_hidden_layers": _count(sizes, f"{prefix}layers."),
+        "num_hidden_layers": layers_of(sizes, f"{prefix}layers."),
         "num_attention_heads": sizes[f"{prefix}layers.0.self_attn.q_proj.weight"][0] // head,
         "num_key_value_heads": 1,
         "head_dim": head,
     }
 
 
-def _count(sizes: dict[str, tuple[int, ...]], prefix: str) -> int:
+def layers_of(sizes: dict[str, tuple[int, ...]], prefix: str) -> int:
     return len({name.removeprefix(prefix).partition(".")[0] for name in sizes if name.startswith(prefix)})
 
 
@@ -136,30 +167,32 @@ class _Sizes(dict[str, tuple[int, ...]]):
 
 
 def _module_name(name: str) -> str:
-    """Return transformers' name within the module, where the tower has one level less than in files."""
-    return name.replace("model.vlm.vision_tower.vision_model.", "model.vlm.vision_tower.")
+    """Return transformers' name within the module, where PaliGemma's tower has one level less than in files."""
+    return name.replace(".vision_tower.vision_model.", ".vision_tower.")
 
 
-def _sizes(folder: Path) -> _Sizes:
+def sizes_of(folder: Path, names: Names) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of a folder's tensors, by the names they get here; asking for another raises InputError."""
     with _weights(folder) as file:
-        named = ((new_name(name), tuple(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+        named = ((names(name), tuple(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
         return _Sizes({_module_name(name): shape for name, shape in named if name is not None})
 
 
-def read_weights(folder: Path, model: torch.nn.Module) -> None:
-    """Fill transformers' model with the weights of a folder, in the model's own number type.
+def read_weights(folder: Path, model: torch.nn.Module, names: Names = new_name, dead: tuple[str, ...] = ()) -> None:
+    """Fill a model with the weights of a folder, in the model's own number type.
 
+    names: what each tensor is called here.  dead: tensors of the model that nothing reads and no file has.
     Raises InputError, one line, for each tensor that is missing, unknown, of another size, or not finite.
     """
     state: dict[str, Tensor] = {}
     with _weights(folder) as file:
         for name in sorted(file.keys(), key=lambda name: not name.endswith("lm_head.weight")):  # the table itself wins
-            if (new := new_name(name)) is not None:
+            if (new := names(name)) is not None:
                 state[_module_name(new)] = file.get_tensor(name)
     own = model.state_dict()
-    if any(name.startswith("model.vlm.vision_tower.vision_model.") for name in own):  # transformers before 5.20
+    if any(".vision_tower.vision_model." in name for name in own):  # transformers before 5.20
         state = {name.replace(".vision_tower.", ".vision_tower.vision_model."): value for name, value in state.items()}
-    state["model.dit.embed_tokens.weight"] = own["model.dit.embed_tokens.weight"]  # a table of words, never read
+    state |= {name: own[name] for name in dead}
     for name, value in state.items():
         if not bool(torch.isfinite(value).all()):
             raise problem(f"{folder}: {name}", "finite weights", "NaN or infinity")
@@ -167,7 +200,7 @@ def read_weights(folder: Path, model: torch.nn.Module) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:300]
-        raise InputError(f"{folder}: the weights are not those of pi0: {detail}") from None
+        raise InputError(f"{folder}: the weights are not those of its layout: {detail}") from None
 
 
 def _weights(folder: Path) -> Any:
@@ -187,7 +220,7 @@ def read_statistics(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     Raises InputError for pictures that are normalised, relative actions, and modes that are not known.
     """
     folder = Path(folder)
-    if layout_of(folder) == "openpi_pi0":
+    if str(layout_of(folder)).startswith("openpi"):
         return {}
     found = read_json(folder / "config.json", finite=False)
     modes = dict(found.get("normalization_mapping") or {"STATE": "MEAN_STD", "ACTION": "MEAN_STD"})

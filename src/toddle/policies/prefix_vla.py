@@ -347,11 +347,10 @@ class PrefixVLA(nn.Module, ABC):
         """Return ids and mask (N, text_tokens) of sentences (and states (N, O), where they are read as text)."""
         rows, room = list[list[int]](), self.config.text_tokens
         for index, sentence in enumerate(sentences):
-            if sentence not in sentences[:index]:
-                tell_what_is_lost(
-                    sentence, self.reading(sentence), "shorten it, or make the policy with more text_tokens"
-                )
-            rows.append(self._ids(sentence, None if state is None else state[index])[:room])
+            row = self._ids(sentence, None if state is None else state[index])
+            remedy = "shorten it, or make the policy with more text_tokens"
+            tell_what_is_lost(sentence, reading_of(row, room, self.tokenizer), remedy)
+            rows.append(row[:room])
         pad_id = self.tokenizer.pad_token_id or 0
         ids = torch.tensor([row + [pad_id] * (room - len(row)) for row in rows], device=self.state_scale.device)
         real = torch.tensor([len(row) for row in rows], device=ids.device)

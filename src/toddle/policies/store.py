@@ -29,6 +29,7 @@ from toddle.policies.seeing import HoldingPolicy
 
 __all__ = [
     "StoredExpert",
+    "classes_of",
     "load_expert",
     "load_policy",
     "load_tensors",
@@ -50,6 +51,8 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "language_vla": ("toddle.policies.language_vla", "LanguageVLA", "LanguageVLAConfig"),
     "flow_vla": ("toddle.policies.vla", "FlowVLA", "FlowVLAConfig"),
     "pi0": ("toddle.policies.pi0", "Pi0Policy", "Pi0Config"),
+    "pi05": ("toddle.policies.pi05", "Pi05Policy", "Pi05Config"),
+    "smolvla": ("toddle.policies.smolvla", "SmolVLAPolicy", "SmolVLAConfig"),
 }
 """kind -> (module, policy class, config class); a new policy is one line here.  Imported when it is loaded."""
 
@@ -151,9 +154,15 @@ def read_policy(folder: Path | str) -> tuple[str, Any, dict[str, Any], dict[str,
     card = _own_card(path, {"kind": str, "config": dict, "sha256": str})
     if card["kind"] not in KINDS:
         raise problem(f"{path}: kind", "a known kind of policy", card["kind"], nearest(str(card["kind"]), KINDS))
-    module, _, config_class = KINDS[card["kind"]]
-    config = from_dict(getattr(importlib.import_module(module), config_class), card["config"], where=str(path))
+    config = from_dict(classes_of(card["kind"])[1], card["config"], where=str(path))
     return card["kind"], config, card.get("meta", {}), load_tensors(path.parent / WEIGHTS, card["sha256"])
+
+
+def classes_of(kind: str) -> tuple[Any, Any]:
+    """Return the class of a kind of policies and of its config."""
+    module, policy, config = KINDS[kind]
+    found = importlib.import_module(module)
+    return getattr(found, policy), getattr(found, config)
 
 
 def kind_of(folder: Path) -> str | None:
@@ -192,8 +201,7 @@ def load_policy(folder: Path | str, device: torch.device = CPU, *, acting: bool 
     Raises InputError when the folder is incomplete or damaged.
     """
     kind, config, _, state = read_policy(folder)
-    module, name, _ = KINDS[kind]
-    policy = getattr(importlib.import_module(module), name).from_config(config)
+    policy = classes_of(kind)[0].from_config(config)
     assert isinstance(policy, nn.Module)
     try:
         policy.load_state_dict(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from toddle.core.config import config
 from toddle.core.errors import problem
@@ -16,7 +16,8 @@ from toddle.models.backbones.base import BackboneConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
-from toddle.policies.store import load_policy, read_policy
+from toddle.policies.foreign import expert_kind
+from toddle.policies.store import classes_of, load_policy, read_policy
 from toddle.policies.token_vla import TokenVLA, TokenVLAConfig
 from toddle.policies.unsaid import Unsaid
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
@@ -79,10 +80,11 @@ class StartConfig:
     """Which policy is fine-tuned."""
 
     init: str = "random"
-    """'random' for a fresh expert, or a policy folder: of `toddle transfer`, of an earlier SFT, of a pi0 or OpenVLA."""
+    """'random' for a fresh expert, or a policy folder: of `toddle transfer`, of an earlier SFT, or of others'
+    weights (a pi0, pi0.5, SmolVLA, OpenVLA: docs/checkpoints.md)."""
     tokenizer: str = ""
-    """With a pi0 whose folder has none (LeRobot's, openpi's): folder or hub id of PaliGemma's tokenizer; with an
-    OpenVLA whose folder has none: folder of Llama-2's tokenizer.json."""
+    """Where the folder has none: folder or hub id of PaliGemma's tokenizer with a pi0 or pi0.5, of SmolVLM2's with a
+    SmolVLA; folder of Llama-2's tokenizer.json with an OpenVLA."""
     language: LanguageStart = LanguageStart()
     """With the folder of an OpenVLA or OpenVLA-OFT, and with --kind language."""
     like: Path | None = None
@@ -113,17 +115,23 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset]) -> FineTun
     """Load the policy of `init`, or build one with fresh weights for the datasets' body."""
     if config.init != "random":
         from toddle.policies.language_vla import is_openvla_folder
-        from toddle.policies.pi0 import Pi0Config, Pi0Policy, is_pi0_folder  # with it comes transformers
 
         if is_openvla_folder(Path(config.init)):
             return _language(config, config.init, _body(datasets[0]))
-        if not is_pi0_folder(Path(config.init)):
+        if (found := expert_kind(Path(config.init))) is None:
             return load_policy(Path(config.init))
-        executed = config.expert.executed
-        body, room = _body(datasets[0]), max(Pi0Config.text_tokens, config.backbone.text_tokens)
-        given: dict[str, Any] = {"executed": executed, "cameras": config.cameras, "text_tokens": room}
-        pi0 = Pi0Config(source=config.init, body=body, tokenizer=config.tokenizer, **given)
-        return Pi0Policy.from_pretrained(pi0)
+        policy, settings = classes_of(found)
+        started: FineTunable = policy.from_pretrained(
+            settings(
+                source=config.init,
+                body=_body(datasets[0]),
+                tokenizer=config.tokenizer,
+                executed=config.expert.executed,
+                cameras=config.cameras,
+                text_tokens=max(settings.text_tokens, config.backbone.text_tokens),
+            )
+        )
+        return started
     if config.like is not None:
         kind, architecture, _, _ = read_policy(config.like)
         if kind != FlowVLA.kind:

@@ -27,8 +27,11 @@ FAMILIES = {"smolvlm": "idefics", "idefics3": "idefics", "paligemma": "paligemma
 """Supported `model_type`s of a checkpoint's config.json, and how their prompt is laid out."""
 
 
-def fit_square(images: Tensor, size: int) -> Tensor:
-    """Scale pictures (N, 3, H, W) uint8 to fit size x size, keep the aspect, pad with black; float32 in [0, 1]."""
+def fit_square(images: Tensor, size: int, *, corner: bool = False) -> Tensor:
+    """Scale pictures (N, 3, H, W) uint8 to fit size x size, keep the aspect, pad with black; float32 in [0, 1].
+
+    They are put in the middle, or with `corner` to the right and below.
+    """
     pixels = images.float() / 255.0
     height, width = pixels.shape[-2:]
     scale = size / max(height, width)
@@ -36,6 +39,8 @@ def fit_square(images: Tensor, size: int) -> Tensor:
     if new != (height, width):
         pixels = F.interpolate(pixels, size=new, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
     down, right = size - new[0], size - new[1]
+    if corner:
+        return F.pad(pixels, (right, 0, down, 0))
     return F.pad(pixels, (right // 2, right - right // 2, down // 2, down - down // 2))
 
 
