@@ -232,6 +232,16 @@ def oft_tensors(horizon_width: int = ACTION * WIDTH) -> dict[str, dict[str, Tens
     }
 
 
+def diffusion_tensors() -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of OpenVLA-OFT's diffusion head and of its projectors, by file."""
+    files = oft_tensors()
+    head = {name.replace("model.", "noise_predictor.mlp_resnet."): t for name, t in files["action_head"].items()}
+    noisy = {"fc1.weight": (WIDTH, 1), "fc1.bias": (WIDTH,), "fc2.weight": (WIDTH, WIDTH), "fc2.bias": (WIDTH,)}
+    projector = random_tensors(noisy, 12)
+    projector["fc1.weight"] *= 0.02  # else 50 steps of a random head amplify rounding
+    return files | {"action_head": head, "noisy_action_projector": projector}
+
+
 def film_tensors(rank: int = 32) -> dict[str, Tensor]:
     """Return the tensors of FiLM's vision file: the towers under LoRA, wrapped."""
     found: dict[str, tuple[int, ...]] = {}
@@ -258,10 +268,12 @@ def film_tensors(rank: int = 32) -> dict[str, Tensor]:
     return random_tensors(found, 8)
 
 
-def save_oft(folder: Path, *, proprio: bool = True, film: bool = False, step: str = "150000") -> Path:
+def save_oft(
+    folder: Path, *, proprio: bool = True, film: bool = False, diffusion: bool = False, step: str = "150000"
+) -> Path:
     """Write OpenVLA-OFT's folder."""
     save_openvla(folder)
-    files = oft_tensors()
+    files = diffusion_tensors() if diffusion else oft_tensors()
     if not proprio:
         del files["proprio_projector"]
     if film:

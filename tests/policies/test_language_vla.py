@@ -22,6 +22,7 @@ from tests.prismatic_folders import (
     VOCABULARY,
     WIDTH,
     film_tensors,
+    oft_tensors,
     pictures,
     random_tensors,
     save_llama_tokenizer,
@@ -39,6 +40,7 @@ from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
 from toddle.models.vlms.pictures import PictureSettings, prepare
 from toddle.models.vlms.prismatic import PROMPTS
+from toddle.policies import language_vla
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig, Unsaid
 from toddle.policies.prismatic_layouts import TOWER_BLOCKS, merged_towers
@@ -58,6 +60,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_openvla(root / "one_tower", fused=False, shards=1)
     save_oft(root / "oft")
     save_oft(root / "film", film=True, step="latest")
+    save_oft(root / "diffusion", diffusion=True)
     return root
 
 
@@ -104,6 +107,44 @@ def test_it_says_what_ofts_own_classes_say(folders: Path, tmp_path: Path) -> Non
     words = shutil.copytree(folders / "oft", tmp_path / "words", ignore=shutil.ignore_patterns("*.pt"))
     decision, _ = oft(words, replace(OFT, decoding="parallel")).act(seen(2), deterministic=True)
     torch.testing.assert_close(decision.action, ANSWER["oft_tokens.action"], atol=1e-6, rtol=0)
+
+
+def test_ofts_diffusion_head_denoises_as_its_own_classes_do(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From upstream's noise; 50 steps of a random head amplify rounding, a change of 1e-6 to 2e-5."""
+    policy = oft(folders / "diffusion")
+    monkeypatch.setattr(language_vla, "randn", lambda *_: ANSWER["oft_diffusion.noise"].flatten(1))
+    decision, _ = policy.act(seen(2))
+    torch.testing.assert_close(decision.action, ANSWER["oft_diffusion.action"], atol=3e-4, rtol=0)
+    assert decision.log_prob.shape == (2, 0)
+
+
+def test_ofts_diffusion_head_learns_by_sft_and_not_by_rl(folders: Path) -> None:
+    policy = oft(folders / "diffusion")
+    observed = {key: value[None] if isinstance(value, Tensor) else value for key, value in seen(2).items()}
+    observed["instruction"], _ = SENTENCES, observed.pop("task")
+    batch = {"observation": observed, "action": torch.zeros(2, 8, ACTION), "mask": torch.ones(2, 8, dtype=torch.bool)}
+    losses = [policy.loss(batch, torch.Generator().manual_seed(0))[0] for _ in range(2)]
+    assert torch.equal(*losses)
+    losses[0].backward()
+    assert all(value.grad is not None for value in policy.action_head.parameters())
+    assert policy.noisy_action_projector.fc1.weight.grad is not None
+    with pytest.raises(InputError, match="its diffusion head"):
+        policy.explorer(SamplerConfig())
+
+
+def test_a_projector_of_proprioception_may_be_among_the_models_own_tensors(folders: Path, tmp_path: Path) -> None:
+    """SimpleVLA-RL stores it so, beside a head of words; `unsaid` says the rest."""
+    projector = {f"proprio_projector.{name}": t for name, t in oft_tensors()["proprio_projector"].items()}
+    folder = rewritten(folders, tmp_path / "words", lambda tensors: tensors | projector)
+    policy = oft(folder)
+    assert policy.config.head == "tokens" and policy.config.decoding == "parallel"
+    plain, _ = policy.act(seen(2), deterministic=True)
+    moved = seen(2) | {"proprio": seen(2)["proprio"] + 0.5}
+    other, _ = policy.act(moved, deterministic=True)
+    assert not torch.equal(plain.log_prob, other.log_prob)
+    torch.save(oft_tensors()["proprio_projector"], folder / "proprio_projector--1_checkpoint.pt")
+    with pytest.raises(InputError, match="proprio_projector: expected one, got"):
+        oft(folder)
 
 
 def test_the_language_model_is_transformers_llama(folders: Path) -> None:
@@ -496,5 +537,6 @@ def test_damaged_and_doubled_parts_are_one_line(folders: Path, tmp_path: Path) -
     with pytest.raises(InputError, match="not readable as tensors"):
         oft(folder)
     torch.save({"fc1.weight": torch.zeros(1)}, folder / "noisy_action_projector--7_checkpoint.pt")
-    with pytest.raises(InputError, match="diffusion head"):
+    (folder / "action_head--7_checkpoint.pt").unlink()
+    with pytest.raises(InputError, match="noisy_action_projector beside OFT's diffusion head, and only there"):
         oft(folder)

@@ -5,10 +5,13 @@ Names of the weights are those of its files.  Source: moojink/openvla-oft, prism
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ActionHead", "ProprioProjector"]
+__all__ = ["ActionHead", "NoiseHead", "NoisyActionProjector", "ProprioProjector", "time_features"]
 
 
 class _Block(nn.Module):
@@ -47,6 +50,44 @@ class ActionHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         done: Tensor = self.model(hidden.unflatten(1, (-1, self.action)).flatten(2))
         return done
+
+
+class _NoisePredictor(nn.Module):
+    def __init__(self, action: int, width: int) -> None:
+        super().__init__()
+        self.mlp_resnet = _ResNet(action * width, width, action)
+
+
+class NoiseHead(nn.Module):
+    """The diffusion head: hidden states (N, H A, D), one time step's A after the other, to the noise (N, H, A)."""
+
+    def __init__(self, action: int, width: int) -> None:
+        super().__init__()
+        self.action = action
+        self.noise_predictor = _NoisePredictor(action, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        done: Tensor = self.noise_predictor.mlp_resnet(hidden.unflatten(1, (-1, self.action)).flatten(2))
+        return done
+
+
+class NoisyActionProjector(nn.Module):
+    """Noisy numbers (N, H A) to one token each (N, H A, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(1, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        done: Tensor = self.fc2(F.gelu(self.fc1(x[..., None])))
+        return done
+
+
+def time_features(step: Tensor, width: int) -> Tensor:
+    """Return sines and cosines (N, D) of diffusion steps (N,), of wavelengths from 2 pi to 20,000 pi."""
+    places = torch.arange(width // 2, device=step.device)
+    angle = step[:, None].float() * torch.exp(places * (-math.log(10000.0) / (width // 2 - 1)))
+    return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 class ProprioProjector(nn.Module):

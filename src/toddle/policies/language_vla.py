@@ -2,9 +2,10 @@
 
     prompt [start | patches | (proprioception) | question]  ->  H_exec A words of the 256 that say numbers
 What is said, drawn and scored is `policies.speaking`'s; OpenVLA-OFT (arXiv 2502.19645) says all at once, by words or by
-its L1 head.  The model's weights stand outside the policy's, in the folder they came from (`source`); the policy's own
-are LoRA's, OFT's parts and the statistics.  LoRA is on the language model's attention alone (upstream: on every linear
-layer), and the loss is over the 256 words and without the stop word (upstream: over the vocabulary, and with it).
+its L1 head or its diffusion head, which RL does not train.  The model's weights stand outside the policy's, in the
+folder they came from (`source`); the policy's own are LoRA's, OFT's parts and the statistics.  LoRA is on the language
+model's attention alone (upstream: on every linear layer), and the loss is over the 256 words and without the stop word
+(upstream: over the vocabulary, and with it).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +22,19 @@ from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 from toddle.core.numbers import Positive, Seed, Size, SizeOrNone
 from toddle.core.reading import read_json
-from toddle.core.seeding import seed_sequence
-from toddle.core.types import BodySpec, Observation, sentences_of
+from toddle.core.seeding import rand, randn, seed_sequence
+from toddle.core.types import BodySpec, Decision, Observation, sentences_of
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
 from toddle.maths.action_tokens import bin_centres, openvla_tokens
+from toddle.maths.diffusion import cosine_alpha_bar, eps_to_x0
 from toddle.models.backbones.base import BackboneConfig, tell_what_is_lost
 from toddle.models.backbones.hub import FAMILIES
 from toddle.models.lora import add_lora
-from toddle.models.oft_heads import ProprioProjector
+from toddle.models.oft_heads import ProprioProjector, time_features
 from toddle.models.vlms.base import WORDS, Prompt, SpeakingModel
 from toddle.models.vlms.hub import load_speaking_hub
 from toddle.models.vlms.prismatic import Prismatic
+from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.foreign import layout_of
 from toddle.policies.prismatic_layouts import OFTParts, load_prismatic, read_parts, read_statistics, statistics_of
 from toddle.policies.seeing import HoldingPolicy
@@ -42,6 +45,8 @@ __all__ = ["OPENVLA", "LanguageVLA", "LanguageVLAConfig", "Unsaid", "is_openvla_
 
 OPENVLA = ("openvla", "openvla_oft", "prismatic")
 """Layouts that are read (policies.foreign)."""
+DIFFUSION_STEPS = 50
+"""Steps of OFT's diffusion head, in training and in acting."""
 EPS = 1e-8
 """What OFT adds to the width of a range."""
 
@@ -74,8 +79,9 @@ class LanguageVLAConfig:
     """Logits are divided by it, when drawing and when scoring alike."""
     ratio_per: Literal["token", "action", "chunk"] = "action"
     """What one log-density is of: a token, the tokens of one action, or all of a decision."""
-    head: Literal["tokens", "laplace"] = "tokens"
-    """Words, or OFT's L1 head with a spread; filled in when it is built, as what was left open in `unsaid` is."""
+    head: Literal["tokens", "laplace", "diffusion"] = "tokens"
+    """Words, OFT's L1 head with a spread, or its diffusion head; filled in when it is built, as what `unsaid` leaves
+    open is."""
     fingerprint: str = ""
     """Fingerprint of the model the policy was made with; filled in when it is built."""
     seed: Seed = 0
@@ -124,8 +130,8 @@ class LanguageVLA(Speaking, HoldingPolicy):
         if projects is not None and projects.fc1.in_features != proprio:
             want = f"{projects.fc1.in_features} numbers of proprioception, as the projector reads"
             raise problem(f"body '{config.body.name}'", want, proprio)
-        self.action_head, self.proprio_projector = parts.head, projects
-        if parts.head is not None:
+        self.action_head, self.proprio_projector, self.noisy_action_projector = parts.head, projects, parts.noisy
+        if config.head == "laplace":
             self.log_scale = nn.Parameter(torch.full((config.horizon * action,), -2.0))
         self.register_buffer("action_offset", torch.full((1, action), float("nan")))
         self.register_buffer("action_scale", torch.full((1, action), float("nan")))
@@ -190,8 +196,8 @@ class LanguageVLA(Speaking, HoldingPolicy):
             self.proprio_scale.copy_(torch.from_numpy(made.scale))
 
     # ---- what it says (policies.speaking) --------------------------------------------------------------------------
-    def _prompt(self, observation: Observation) -> Prompt:
-        """Read observations (N, ...)."""
+    def _prompt(self, observation: Observation, time: Tensor | None = None) -> Prompt:
+        """Read observations (N, ...); time (N, D) is one more token, of the diffusion head."""
         if "images" not in observation or "instruction" not in observation:
             remedy = f"make the environment with cameras={self.cameras}"
             raise problem("observation", "'images' and 'instruction'", ", ".join(observation), remedy)
@@ -205,6 +211,8 @@ class LanguageVLA(Speaking, HoldingPolicy):
         if self.proprio_projector is not None:
             state = (observation["proprio"] - self.proprio_offset) / self.proprio_scale
             more = self.proprio_projector(state.clamp(-1.0, 1.0))[:, None]
+        if time is not None:
+            more = time[:, None] if more is None else torch.cat([more, time[:, None]], 1)
         prompt: Prompt = self._reader.prompt(images, sentences, more)
         return prompt
 
@@ -245,6 +253,69 @@ class LanguageVLA(Speaking, HoldingPolicy):
         if self.config.unsaid.gripper == "libero":
             action = torch.cat([action[..., :-1], -(2 * action[..., -1:] - 1).sign()], -1)
         return action
+
+    # ---- OFT's diffusion head --------------------------------------------------------------------------------------
+    def _noise(self, prompt: Prompt, noisy: Tensor) -> Tensor:
+        """Return the noise (N, H A) that the head finds in noisy numbers (N, H A)."""
+        assert self.action_head is not None and self.noisy_action_projector is not None
+        both, holders = self.config.unsaid.attention == "bidirectional", self.noisy_action_projector(noisy)
+        hidden = self._reader.together(prompt, noisy.shape[1], both_ways=both, placeholders=holders)
+        found: Tensor = self.action_head(hidden.float()).flatten(1)
+        return found
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Observation,
+        memory: None = None,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Decision, None]:
+        """Decide for (B, ...) observations; `deterministic` takes the likeliest word of each (the mean).
+
+        OFT's diffusion head draws by 50 DDIM steps from noise, from zero where `deterministic`: log_prob is (B, 0).
+        """
+        if self.config.head != "diffusion":
+            return super().act(observation, memory, generator=generator, deterministic=deterministic)
+        size, length = len(observation["proprio"]), self.config.horizon * self.config.body.action
+        noise = torch.zeros(size, length, device=self.action_scale.device)
+        if not deterministic:
+            noise = randn(noise.shape, generator, noise.device)
+        steps = torch.arange(DIFFUSION_STEPS, device=noise.device)
+        times, left = time_features(steps, self.prompt_width), cosine_alpha_bar(DIFFUSION_STEPS).tolist()
+        prompt = self._prompt(observation, times[:1].expand(size, -1))  # pictures are read once
+        place = int(self._held[0].picture_tokens(len(self.cameras))) + (1 if self.proprio_projector is None else 2)
+        x = noise
+        for step in reversed(range(DIFFUSION_STEPS)):
+            prompt.x[:, place] = times[step].to(prompt.x.dtype)
+            found = self._noise(prompt, x)
+            clean = eps_to_x0(x, found, x.new_tensor(left[step]))
+            after = left[step - 1] if step else 1.0
+            x = after**0.5 * clean + (1 - after) ** 0.5 * found  # DDIM; the noise is the head's, though x0 is clamped
+        return Decision(self._action(x[:, : self._length]), noise, x.new_zeros(size, 0)), None
+
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy of demonstrated words, the L1 loss, or the error of the diffusion head's noise."""
+        if self.config.head != "diffusion":
+            return super().loss(batch, generator)
+        observation: Any = {key: value[-1] for key, value in batch["observation"].items() if isinstance(value, Tensor)}
+        observation["instruction"] = batch["observation"]["instruction"]
+        action = ((batch["action"] - self.action_offset) / self.action_scale).flatten(1)
+        weight = batch["mask"].repeat_interleave(self.config.body.action, 1).to(action.dtype)
+        noise = randn(action.shape, generator, action.device)
+        step = (rand((len(action),), generator, action.device) * DIFFUSION_STEPS).long().clamp(max=DIFFUSION_STEPS - 1)
+        left = cosine_alpha_bar(DIFFUSION_STEPS).to(action)[step][:, None]
+        noisy = left.sqrt() * action + (1 - left).sqrt() * noise
+        found = self._noise(self._prompt(observation, time_features(step, self.prompt_width)), noisy)
+        loss = ((found - noise).square() * weight).sum() / weight.sum().clamp(min=1)
+        return loss, {"sft/loss": loss.item()}
+
+    def explorer(self, sampler: SamplerConfig) -> Self:
+        """Return itself, drawing at the sampler's temperature.  Raises InputError for the diffusion head."""
+        if self.config.head == "diffusion":
+            raise problem("policy", "a language_vla that says words or has OFT's L1 head", "its diffusion head")
+        return super().explorer(sampler)
 
     # ---- what a homogeneous critic asks ----------------------------------------------------------------------------
     @property
@@ -309,5 +380,6 @@ def _resolved(config: LanguageVLAConfig, parts: OFTParts) -> LanguageVLAConfig:
     assert unsaid.horizon is not None and executed is not None
     if executed > unsaid.horizon:
         raise problem("executed", f"at most the chunk's {unsaid.horizon}", executed)
-    head: Literal["tokens", "laplace"] = "tokens" if parts.head is None else "laplace"
+    head: Literal["tokens", "laplace", "diffusion"] = "tokens" if parts.head is None else "laplace"
+    head = head if parts.noisy is None else "diffusion"
     return replace(config, unsaid=replace(unsaid, decoding=decoding), executed=executed, head=head)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.reading import inside, read_json
-from toddle.models.oft_heads import ActionHead, ProprioProjector
+from toddle.models.oft_heads import ActionHead, NoiseHead, NoisyActionProjector, ProprioProjector
 from toddle.models.vit import TowerSizes
 from toddle.models.vlms.parts import llama_config, read_tokenizer
 from toddle.models.vlms.pictures import STRATEGIES, PictureSettings, TowerPicture
@@ -39,6 +39,7 @@ TOWER_HEADS = 16
 """Attention heads of DINOv2 ViT-L and of SigLIP so400m: no file of the folder says it."""
 TOWER_BLOCKS = {1024: 24, 1152: 27}
 """Blocks of DINOv2 ViT-L and of SigLIP so400m in their files, by their width."""
+PROPRIO = "proprio_projector."
 PREFIXES = {"featurizer": "towers.0.", "fused_featurizer": "towers.1."}
 LLAMAS = {"llama2": "pure", "vicuna": "vicuna"}
 """How ids of language models begin that are read, and how each is asked."""
@@ -49,8 +50,9 @@ NEW_SCALES = (1e-5, 1.0)
 class OFTParts(NamedTuple):
     """The parts of OpenVLA-OFT in a folder, None for each that it has not got."""
 
-    head: ActionHead | None = None
+    head: ActionHead | NoiseHead | None = None
     proprio: ProprioProjector | None = None
+    noisy: NoisyActionProjector | None = None  # beside a NoiseHead
     towers: dict[str, Tensor] | None = None  # of FiLM: tensors of the towers by HF's names, LoRA merged
 
 
@@ -64,15 +66,20 @@ def _files(folder: Path) -> list[Path]:
     return [inside(folder, name, f"{index}: weight_map") for name in names]
 
 
-def _tensors(folder: Path, *, shapes: bool = False) -> Iterator[tuple[str, Any]]:
-    """Yield every tensor of the folder by its name, or its shape.  Raises InputError for what cannot be read."""
+def _tensors(folder: Path, *, shapes: bool = False, only: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every tensor of the folder whose name begins with `only`, or its shape.
+
+    Raises InputError for what cannot be read.
+    """
     if is_native(folder):
-        yield from ((name, tuple(value.shape) if shapes else value) for name, value in native_tensors(folder))
+        for name, value in native_tensors(folder):
+            if name.startswith(only):
+                yield name, tuple(value.shape) if shapes else value
         return
     for path in _files(folder):
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
+                for name in (name for name in file.keys() if name.startswith(only)):  # noqa: SIM118
                     yield name, tuple(file.get_slice(name).get_shape()) if shapes else file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             line = " ".join(str(error).split())[:160]
@@ -197,6 +204,8 @@ def _new_name(name: str, sizes: PrismaticSizes) -> str | None:
         return "head"
     if name.startswith("language_model.model."):
         return None if name.endswith("rotary_emb.inv_freq") else name.replace("language_model.model.", "decoder.")
+    if name.startswith(PROPRIO):  # SimpleVLA-RL's, which `read_parts` reads
+        return None
     if name.startswith("projector."):
         return name
     part, _, rest = name.removeprefix("vision_backbone.").partition(".")
@@ -237,23 +246,53 @@ def _part(folder: Path, name: str) -> dict[str, Tensor] | None:
 
 
 def read_parts(folder: Path) -> OFTParts:
-    """Read what OpenVLA-OFT puts beside OpenVLA.  Raises InputError for what is not read and what does not fit."""
-    if _part(folder, "noisy_action_projector") is not None:
-        raise problem(str(folder), "OpenVLA-OFT's L1 head", "its diffusion head", "that is not read here")
-    head, proprio, vision = (_part(folder, name) for name in ("action_head", "proprio_projector", "vision_backbone"))
-    made_head, made_proprio = None, None
-    if head is not None:
-        fc1, fc2 = (head.get(f"model.{name}.weight") for name in ("fc1", "fc2"))
-        if fc1 is None or fc2 is None:
-            raise problem(f"{folder}: action_head", "OFT's L1 head (model.fc1, model.fc2)", ", ".join(sorted(head)[:2]))
-        made_head = ActionHead(fc2.shape[0], fc1.shape[0])
-        _place(made_head, {name: value.float() for name, value in head.items()}, f"{folder}: action_head")
-    if proprio is not None:
-        if (first := proprio.get("fc1.weight")) is None:
-            raise problem(f"{folder}: proprio_projector", "a tensor fc1.weight", ", ".join(sorted(proprio)[:2]))
-        made_proprio = ProprioProjector(first.shape[1], first.shape[0])
-        _place(made_proprio, {name: value.float() for name, value in proprio.items()}, f"{folder}: proprio_projector")
-    return OFTParts(made_head, made_proprio, None if vision is None else merged_towers(vision))
+    """Read what OpenVLA-OFT puts beside OpenVLA.  Raises InputError for what does not fit.
+
+    The projector of proprioception is a file, or (SimpleVLA-RL) among the folder's own tensors.
+    """
+    names = ("action_head", "proprio_projector", "noisy_action_projector", "vision_backbone")
+    head, proprio, noisy, vision = (_part(folder, name) for name in names)
+    own = {name.removeprefix(PROPRIO): value for name, value in _tensors(folder, only=PROPRIO)}
+    if own and proprio is not None:
+        raise problem(f"{folder}: proprio_projector", "one", "a file, and tensors among the model's own")
+    made_head = None if head is None else _head(folder, head)
+    if isinstance(made_head, NoiseHead) != (noisy is not None):
+        want = "noisy_action_projector beside OFT's diffusion head, and only there"
+        raise problem(str(folder), want, "none" if noisy is None else "one")
+    made_proprio, made_noisy = None, None
+    if kept := proprio or own:
+        width, size = _first(folder, "proprio_projector", kept)
+        made_proprio = ProprioProjector(size, width)
+        _place(made_proprio, _floats(kept), f"{folder}: proprio_projector")
+    if noisy is not None:
+        made_noisy = NoisyActionProjector(_first(folder, "noisy_action_projector", noisy)[0])
+        _place(made_noisy, _floats(noisy), f"{folder}: noisy_action_projector")
+    return OFTParts(made_head, made_proprio, made_noisy, None if vision is None else merged_towers(vision))
+
+
+def _head(folder: Path, tensors: dict[str, Tensor]) -> ActionHead | NoiseHead:
+    """Return the L1 head or the diffusion head with its weights, whichever the names are of."""
+    where = f"{folder}: action_head"
+    stems = ("model.", "noise_predictor.mlp_resnet.")
+    stem = next((one for one in stems if {f"{one}fc1.weight", f"{one}fc2.weight"} <= tensors.keys()), None)
+    if stem is None:
+        want = "OFT's L1 head (model.fc1, model.fc2) or its diffusion head"
+        raise problem(where, want, ", ".join(sorted(tensors)[:2]))
+    sizes = len(tensors[f"{stem}fc2.weight"]), len(tensors[f"{stem}fc1.weight"])
+    head = ActionHead(*sizes) if stem == stems[0] else NoiseHead(*sizes)
+    _place(head, _floats(tensors), where)
+    return head
+
+
+def _first(folder: Path, name: str, tensors: dict[str, Tensor]) -> tuple[int, int]:
+    """Return the sizes of a projector's first matrix."""
+    if (first := tensors.get("fc1.weight")) is None or first.ndim != 2:
+        raise problem(f"{folder}: {name}", "a matrix fc1.weight", ", ".join(sorted(tensors)[:2]))
+    return first.shape[0], first.shape[1]
+
+
+def _floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.float() for name, value in tensors.items()}
 
 
 def merged_towers(vision: dict[str, Tensor]) -> dict[str, Tensor]:

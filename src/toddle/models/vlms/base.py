@@ -67,11 +67,12 @@ class SpeakingModel(VisionLanguageModel):
         after = self.words(self.top - said[:, :-1])
         return self._answers(prompt, after, self._seen(_longer(prompt.real, after.shape[1]), prompt.real.shape[1]))
 
-    def together(self, prompt: Prompt, length: int, *, both_ways: bool) -> Tensor:
-        """Return the hidden states (N, L, D) that say `length` words at once."""
+    def together(self, prompt: Prompt, length: int, *, both_ways: bool, placeholders: Tensor | None = None) -> Tensor:
+        """Return the hidden states (N, L, D) that say `length` words at once; placeholders (N, L, D) in place of 0."""
         size = len(prompt.x)
         stop = self.words(torch.full((size, 1), self.stop, device=prompt.x.device))
-        after = torch.cat([stop.new_zeros(size, length, self.width), stop], 1)
+        holders = stop.new_zeros(size, length, self.width) if placeholders is None else placeholders.to(stop.dtype)
+        after = torch.cat([holders, stop], 1)
         real = _longer(prompt.real, length + 1)
         seen = real[:, None].expand(-1, real.shape[1], -1) if both_ways else self._seen(real, prompt.real.shape[1])
         return self._answers(prompt, after, seen)[:, :length]

@@ -122,6 +122,10 @@ class Prismatic(SpeakingModel):
         whole = torch.cat([real[:, :1], real.new_ones(between.shape[:2]), real[:, 1:]], 1)
         return Prompt(x, whole, between.shape[1] + count - 1)
 
+    def picture_tokens(self, cameras: int) -> int:
+        """Return the tokens that so many pictures take."""
+        return cameras * self.sizes.towers[0].side ** 2
+
     def patches(self, images: Tensor, language: Tensor | None = None) -> Tensor:
         """Return the projected patches (N, n P, D) of pictures (N, n, 3, H, W) uint8, picture after picture."""
         size, cameras = images.shape[:2]
