@@ -121,6 +121,7 @@ class Collector:
             env.choose = self._choose
         self._begun = False  # the actor's sizes are the policy's, once there is one
         self._raw, _ = env.reset(seed=int(torch.randint(2**31 - 1, (), generator=self.generator)))
+        self._last: Observation | None = None  # what the rollout before ended with, encoded
         self._ended: dict[str, list[float]] = {}  # by metric, one number an episode or a goal that ended
         self._sums: dict[str, NDArray[Any]] = {}  # by metric, a sum over decisions for each world
         self._cost: NDArray[Any] | None = None  # (T, B), once the environment has reported one
@@ -153,13 +154,14 @@ class Collector:
             self._begun = True
         if self.env.cameras and self.env.rendering != bool(policy.cameras):  # no picture that nobody looks at
             self.env.rendering = bool(policy.cameras)
-            self._raw = self.env.current_observation()
+            self._raw, self._last = self.env.current_observation(), None
         finals: list[tuple[int, NDArray[Any], Observation]] = []
         steps = 0
         if self._succeeded is not None:
             self._succeeded[0] = self._succeeded[-1]
         for t in range(length):
-            observation = self._observation(policy)
+            known = self._last if t == 0 and not policy.sequential else None  # else `first` is set anew
+            observation = self._observation(policy) if known is None else known
             decision = actor.decide(policy, observation, self.generator)
             if self.rollout is None:
                 self.rollout = Rollout(length, worlds, observation, decision)
@@ -169,7 +171,8 @@ class Collector:
             self.rollout.execute(t, actor.previous)
         rollout = self.rollout
         assert rollout is not None
-        rollout.observe(length, self._observation(policy))
+        self._last = self._observation(policy)
+        rollout.observe(length, self._last)
         for name, values in self._outcome.items():
             getattr(rollout, name).copy_(torch.from_numpy(values))
         if self._cost is not None:
@@ -301,13 +304,13 @@ class Collector:
             "succeeded": None if self._succeeded is None else self._succeeded[-1].copy(),
             "total_steps": self.total_steps,
             "tasks": None if self.tasks is None else self.tasks.state_dict(),
-            "task_draws": self._task_draws.bit_generator.state,
+            "task_draws": None if self.tasks is None else self._task_draws.bit_generator.state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
         self.env.load_state_dict(state["env"])
-        self._raw = self.env.current_observation()
+        self._raw, self._last = self.env.current_observation(), None
         if state["actor"] is not None:
             self.actor.load_state_dict(state["actor"])
             self._begun = True
