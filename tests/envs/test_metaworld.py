@@ -50,6 +50,24 @@ def test_equal_to_the_bare_package(task: str) -> None:
         assert our_info["success_now"][0] == bool(info["success"])
 
 
+def test_touching_is_what_the_package_says() -> None:
+    """All along an episode in which the expert grasps, carries and lets be; in the bare package nothing is replaced."""
+    env = MetaWorldEnv("pick-place-v3", 2, seed=3)
+    own, bare = type(env._envs[0]), ENV_CLS_MAP["pick-place-v3"]
+    assert own.touching_object is not bare.touching_object
+    said = []
+    for step in range(90):
+        action = env.expert_action()
+        action[1, 3] = -1.0  # the second never grasps
+        env.step(action)
+        for world in env._envs:
+            geoms = [world._get_id_main_object(), step % world.model.ngeom]
+            found = [world.touching_object(geom) for geom in geoms]
+            assert found == [bare.touching_object(world, geom) for geom in geoms]
+            said.append(found[0])
+    assert 5 < sum(said[::2]) < 85 and not any(said[1::2])
+
+
 @pytest.mark.parametrize("task", ["reach-v3", "faucet-open-v3"])
 def test_an_episode_depends_on_its_seed_alone(task: str) -> None:
     fresh, used = MetaWorldEnv(task, 2, seed=0), MetaWorldEnv(task, 2, seed=77)
