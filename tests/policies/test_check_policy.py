@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests.policies.tiny_vla import SENTENCES, tiny_backbone, tiny_config, tiny_token_config
 from tests.prismatic_folders import save_oft, save_openvla
-from tests.tiny_vlm import save_pi0, save_smolvlm
+from tests.tiny_vlm import save_pi0, save_smolvlm, save_tokenizer
 
 from toddle.core.protocols import FineTunable, Imitating, Scorable
 from toddle.core.types import BodySpec, Decision, Observation, Score
@@ -30,7 +30,7 @@ from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig, Unsaid
 from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.policies.pi0 import Pi0Config, Pi0Policy
-from toddle.policies.store import KINDS
+from toddle.policies.store import KINDS, classes_of
 from toddle.policies.token_vla import TokenVLA
 from toddle.policies.tokens import TokenConfig, TokenPolicy
 from toddle.policies.vla import FlowVLA
@@ -108,6 +108,19 @@ def pi0(folder: Path) -> tuple[Any, Observation]:
     return Pi0Policy.from_pretrained(Pi0Config(source=str(source), body=ARM, executed=4, text_tokens=9)), seen(24)
 
 
+def lerobots(kind: str, room: int) -> Make:
+    """One that LeRobot wrote."""
+
+    def make(folder: Path) -> tuple[Any, Observation]:
+        save_tokenizer(folder)
+        policy, config = classes_of(kind)
+        source = str(Path(__file__).parent / f"data/lerobot_{kind}")
+        given = {"source": source, "tokenizer": str(folder), "body": ARM, "executed": 4, "text_tokens": room}
+        return policy.from_pretrained(config(**given)), seen(24)
+
+    return make
+
+
 def openvla(folder: Path) -> tuple[Any, Observation]:
     source = save_openvla(folder / "openvla")
     body = BodySpec(name="arm", proprio=5, action=7, dt=0.2)
@@ -142,11 +155,13 @@ MADE: dict[str, tuple[Make, ...]] = {
     "flow_vla": (flow_vla,),
     "language_vla": (openvla, openvla_oft, smolvlm),
     "pi0": (pi0,),
+    "pi05": (lerobots("pi05", 90),),
+    "smolvla": (lerobots("smolvla", 9),),
 }
 LEARN: dict[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("gaussian", "denoising", "fpo"), (Scorable, Imitating)),
     **dict.fromkeys(("causal", "tokens"), (Scorable,)),
-    **dict.fromkeys(("flow_vla", "pi0"), (FineTunable,)),
+    **dict.fromkeys(("flow_vla", "pi0", "pi05", "smolvla"), (FineTunable,)),
     **dict.fromkeys(("token_vla", "language_vla"), (Scorable, FineTunable)),
 }
 """What a kind can learn by: what `check_policy` looks at is what is meant to be there."""

@@ -11,7 +11,6 @@ from tests.tiny_vlm import SENTENCES, save_pi0
 
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec, Observation
-from toddle.policies.check_policy import check_policy
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.homogeneous_critic import HomogeneousCritic
 from toddle.policies.store import classes_of
@@ -149,8 +148,3 @@ def test_a_frozen_copy_stays_and_shares_the_vlm(folder: Path) -> None:
     assert torch.equal(critic.value(seen), before)
     with pytest.raises(InputError, match="critic: expected homogeneous"):
         policy.frozen_copy(lora=True)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_keeps_what_its_protocols_promise(folder: Path, kind: str) -> None:
-    check_policy(made(folder, kind), observed(0))
