@@ -126,6 +126,22 @@ def test_pi05_takes_tied_words_from_its_head(words: Path, tmp_path: Path) -> Non
         made(words, "pi05", edit(folder, {}, (head,)))
 
 
+def test_openpis_port_of_pi05_is_taken_to_be_fine_tuned(words: Path, tmp_path: Path) -> None:
+    """The same weights under the same names but for `model.`; no file says how to normalise, so it does not act yet."""
+    state = load_file(DATA / "lerobot_pi05/model.safetensors")
+    save_file({name.removeprefix("model."): value for name, value in state.items()}, tmp_path / "model.safetensors")
+    config = {"action_dim": 7, "action_horizon": 6, "paligemma_variant": "gemma_2b", "precision": "float32"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    policy, known = made(words, "pi05", tmp_path), made(words, "pi05")
+    with pytest.raises(InputError, match="expected statistics of the state and actions"):
+        act(policy)
+    for name in ("state_offset", "state_scale", "action_offset", "action_scale"):
+        getattr(policy, name).copy_(getattr(known, name))
+    assert torch.equal(act(policy), act(known))
+    with pytest.raises(InputError, match=r"tensor state_proj\.weight: expected a name that pi0\.5 has"):
+        made(words, "pi05", edit(tmp_path, {"state_proj.weight": torch.zeros(12, 10)}))
+
+
 def test_smolvla_scales_words_and_pictures_and_not_the_state(words: Path) -> None:
     policy, known = made(words, "smolvla"), answer("smolvla")
     vlm, state = policy.model.vlm, policy._see(seen_of(known)).state
