@@ -68,6 +68,16 @@ def test_weights_are_refused_before_they_are_filled(monkeypatch: pytest.MonkeyPa
     assert filled == [1024, 1026]
 
 
+def test_frozen_weights_are_kept_once_and_weights_on_no_device_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: 3 * memory.NOTABLE)
+    weight = torch.zeros(memory.NOTABLE // 4 + 1)
+    with weights_that_fit(4.0):
+        held = nn.ParameterList([nn.Parameter(torch.empty(10 * memory.NOTABLE, device="meta"))])
+        held.append(nn.Parameter(weight, requires_grad=False))
+    with pytest.raises(InputError, match="memory: a network of more than"), weights_that_fit(4.0):
+        held.append(nn.Parameter(weight))
+
+
 def test_what_the_allocator_says_becomes_the_same_line_and_other_errors_pass() -> None:
     with pytest.raises(InputError, match="memory: a network does not fit"), weights_that_fit():
         torch.empty(2**50)

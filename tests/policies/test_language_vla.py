@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +364,16 @@ def test_the_second_last_block_without_the_norm_is_read(folders: Path, tmp_path:
         plain = loaded(folders / "two_towers")._held[0]
         difference = (model.patches(seen()["images"]) - plain.patches(seen()["images"])).abs().max()
         assert (float(difference) > 0.1) if reads else (float(difference) == 0.0)
+
+
+def test_the_towers_gelu_is_the_exact_one(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' SigLIP takes the approximate one; timm's, which OpenVLA has, does not."""
+    approximate = partial(torch.nn.functional.gelu, approximate="tanh")
+    monkeypatch.setattr("toddle.models.vit.F.gelu", approximate)
+    policy = loaded(folders / "two_towers")
+    with torch.no_grad():
+        difference = (policy._logits(policy.prompt_hidden(seen())) - ANSWER["openvla.logits"]).abs().max()
+    assert float(difference) > 20 * 5e-5  # what the test against upstream's class allows
 
 
 def test_a_file_without_the_last_block_is_refused(

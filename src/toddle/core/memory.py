@@ -93,19 +93,21 @@ def check_memory(needed: float, what: str, remedy: str, *, device: torch.device 
 def weights_that_fit(copies: float = 4.0) -> Iterator[None]:
     """Refuse modules built inside whose weights do not fit, before they are filled with numbers.
 
-    copies: how often the weights are kept in the end; training by Adam keeps gradients and two moments beside them.
+    copies: how often weights that learn are kept in the end; training by Adam keeps gradients and two moments beside
+    them.  Frozen weights are kept once, and what is on no device (meta) takes no memory yet.
     Raises InputError.
     """
-    free, total = free_memory(), 0
+    free, total, needed = free_memory(), 0, 0.0
     remedy = "take smaller networks (widths, hidden layers, depth)"
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal total
-        size = 0 if parameter is None else parameter.numel() * parameter.element_size()
+        nonlocal total, needed
+        size = 0 if parameter is None or parameter.is_meta else parameter.numel() * parameter.element_size()
         total += size
+        needed += size if parameter is None or not parameter.requires_grad else copies * size
         if size > NOTABLE:
             what = f"a network of more than {total // 4:,} weights with all that is kept beside them"
-            check_memory(copies * total, what, remedy, free=free)
+            check_memory(needed, what, remedy, free=free)
 
     handle = register_module_parameter_registration_hook(count)
     try:

@@ -81,6 +81,7 @@ class Prismatic(SpeakingModel):
             self.projector = Projector(features, self.width, fused=len(sizes.towers) > 1)
             self.head = nn.Parameter(torch.empty(WORDS, self.width), requires_grad=False)
         self.decoder = make_llama(sizes.llama)
+        self.requires_grad_(False)
 
     def preprocessing(self) -> dict[str, Any]:
         return {
