@@ -138,7 +138,7 @@ def test_every_method_runs(vla: Path, tmp_path: Path, method: str, more: dict[st
     [
         ("ppo", {"collect": {"length": 5}, "critic": "context"}),
         ("ppo", {"collect": {"length": 5, "keep": "pictures"}, "critic": "homogeneous", "sampler": {"noise": "fpo"}}),
-        ("grpo", {"episodes": {"group": 2}, "sampler": {"noise": "reinflow"}, "reward": "dense"}),
+        ("grpo", {"episodes": {"group": 2, "keep": "pictures"}, "sampler": {"noise": "reinflow"}, "reward": "dense"}),
     ],
 )
 def test_pi0_learns_by_the_same_methods(pi0: Path, tmp_path: Path, method: str, more: dict[str, Any]) -> None:

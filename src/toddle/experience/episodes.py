@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ class EpisodesConfig:
     """Compare episodes by success (1 or 0) in place of their sums of rewards."""
     curriculum: StartCurriculumConfig = StartCurriculumConfig()
     """Which starts are drawn more often."""
+    keep: Literal["features", "pictures"] = "features"
+    """What a rollout keeps of a policy that sees, as `collect.keep` of PPO says."""
 
     def __post_init__(self) -> None:
         if self.curriculum.chooses and not 1 <= self.starts <= MAX_STARTS:
@@ -117,7 +119,7 @@ class GroupCollector:
         for t in range(length):
             if success is not None:
                 succeeded[t] = success
-            seen = _encoded(policy, actor.observe(raw), running)
+            seen = self._seen(policy, actor.observe(raw), running)
             decision = actor.decide(policy, seen, self.generator)
             if self.rollout is None:
                 self.rollout = Rollout(length, worlds, seen, decision)
@@ -148,10 +150,13 @@ class GroupCollector:
         if success is not None:
             self.rollout.columns["succeeded"] = torch.from_numpy(succeeded).to(self.rollout.reward.device)
             self.rollout.reached = torch.from_numpy(reached)
-        self._finish(
-            self.rollout, policy.encode(actor.observe(raw)), rewards, ends, mask, np.stack([starts, drawn], 1), success
-        )
+        last = self._seen(policy, actor.observe(raw), np.ones(worlds, bool))
+        self._finish(self.rollout, last, rewards, ends, mask, np.stack([starts, drawn], 1), success)
         return self.rollout, self._metrics(self.rollout, mask)
+
+    def _seen(self, policy: Acting, observation: Observation, running: NDArray[Any]) -> Observation:
+        """Return what is kept of an observation, and acted on."""
+        return observation if self.config.keep == "pictures" else _encoded(policy, observation, running)
 
     def _draw(self, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the seeds of this rollout's starts (count,), all different where there are enough, and what the

@@ -186,10 +186,11 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     for line in dict.fromkeys(line for name in config.env for line in _pictures(config, name, vla, meta)[1]):
         print(line, file=sys.stderr)
     device = resolve_device(config.device)
-    pictures = to_dict(config).get("collect", {}).get("keep") == "pictures"
+    gathered = to_dict(config)
+    pictures = gathered.get("collect", gathered.get("episodes", {})).get("keep") == "pictures"
     features = None if pictures else vla.features
     if config.process_reward.model and features is None and vla.context_width and not pictures:
-        want = "rollouts that keep pictures (--method ppo --collect.keep pictures)"
+        want = "rollouts that keep pictures (--collect.keep pictures, of whole episodes --episodes.keep pictures)"
         raise problem("process_reward.model", f"{want} with a {vla.kind}", "its keys and values")
     start = Start(
         envs=envs,
