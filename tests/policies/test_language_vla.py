@@ -250,6 +250,8 @@ def test_lora_learns_and_the_model_does_not(folders: Path) -> None:
     now = policy._held[0].state_dict()
     assert all(torch.equal(now[name], value) for name, value in kept.items())
     assert len(weights) == 2 * 4 * 2  # two matrices for each of four projections of two layers
+    wider = loaded(folders / "two_towers", lora_rank=4, lora_on="all")
+    assert sum(value.requires_grad for value in wider.parameters()) == 2 * 7 * 2
 
 
 def test_in_bfloat16_it_says_the_same_to_its_precision(folders: Path) -> None:

@@ -15,10 +15,14 @@ __all__ = ["TARGETS", "add_lora", "lora_parameters", "merged_copy"]
 M = TypeVar("M", bound=nn.Module)
 TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "o_proj")
 """Attention projections, as the models of transformers name them."""
+MLP = ("gate_proj", "up_proj", "down_proj")
+"""The layers of a Llama's or Gemma's MLP."""
 
 
-def add_lora(module: nn.Module, *, rank: int, alpha: float) -> list[str]:
+def add_lora(module: nn.Module, *, rank: int, alpha: float, mlp: bool = False) -> list[str]:
     """Put LoRA matrices of `rank` beside the attention projections of `module`, in place; the rest stays frozen.
+
+    mlp: beside the layers of the MLPs too.
 
     The second matrix starts at zero, so the function is unchanged.  Returns the names of the new parameters.
     Raises InputError when peft is missing, `rank` is below 1 or no projection is found.
@@ -31,7 +35,7 @@ def add_lora(module: nn.Module, *, rank: int, alpha: float) -> list[str]:
         raise InputError("backbone.lora_rank: package 'peft' is missing; install toddle[vla]") from None
     if not any(name.rsplit(".", 1)[-1] in TARGETS for name, _ in module.named_modules()):
         raise problem("backbone.lora_rank", "0: this backbone has no attention projections LoRA knows", rank)
-    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS))
+    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=[*TARGETS, *(MLP if mlp else ())])
     inject_adapter_in_model(settings, module)
     return lora_parameters(module)
 

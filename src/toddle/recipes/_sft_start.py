@@ -68,9 +68,11 @@ class LanguageStart:
     executed: Size | None = None
     """Actions that are said and executed in one decision; None: all of the chunk."""
     lora_rank: Size = 32
-    """Rank of LoRA on the language model's attention."""
+    """Rank of LoRA on the language model."""
     lora_alpha: Positive = 16.0
     """LoRA's scale: the update is multiplied by alpha / rank."""
+    lora_on: Literal["attention", "all"] = "attention"
+    """Which of the language model's layers LoRA is on: those of attention, or those of the MLPs too (as upstream)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number type of the model's own weights."""
 
@@ -171,6 +173,7 @@ def _language(config: StartConfig, source: str, body: BodySpec) -> FineTunable:
             text_tokens=config.backbone.text_tokens,
             lora_rank=config.language.lora_rank,
             lora_alpha=config.language.lora_alpha,
+            lora_on=config.language.lora_on,
             precision=config.language.precision,
             seed=config.seed,
         )
