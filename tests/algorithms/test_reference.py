@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ def drawn(kind: str, worlds: int = 1) -> tuple[Any, ReferenceKL, Any]:
     vla, sampler = KINDS[kind]()
     reference = vla.frozen_copy().explorer(sampler)
     policy = vla.explorer(sampler)
-    held = ReferenceKL(reference.requires_grad_(False), ReferenceSettings(weight=0.5))
+    held = ReferenceKL(reference.requires_grad_(False), policy, ReferenceSettings(weight=0.5))
     seen = policy.encode(observed(0, first=True))
     many: Any = {key: value.repeat_interleave(worlds, 0) for key, value in seen.items()}
 
@@ -110,6 +111,20 @@ def test_it_is_taken_anew_every_so_many_iterations() -> None:
     again.load_state_dict(state)
     assert again.iteration == 4
     assert torch.equal(again.reference.state_dict()["out.weight"], held.reference.state_dict()["out.weight"])
+
+
+def test_what_it_shares_with_the_policy_is_not_stored_twice() -> None:
+    vla = tiny_token_vla()
+    vla.decoder.requires_grad_(False)
+    shared: Any = {id(value): value for value in vla.parameters() if not value.requires_grad}
+    held = ReferenceKL(copy.deepcopy(vla, shared).requires_grad_(False), vla, ReferenceSettings(weight=0.5, refresh=1))
+    stored = set(held.state_dict()["reference"])
+    assert "out.weight" in stored and not any(name.startswith("decoder.") for name in stored)
+    moved(vla, 0.05)  # what is shared moves along here, what is not does not
+    assert not torch.equal(held.reference.state_dict()["out.weight"], vla.state_dict()["out.weight"])
+    held.iteration = 1
+    held.begin([], vla)
+    assert all(torch.equal(value, vla.state_dict()[name]) for name, value in held.reference.state_dict().items())
 
 
 def test_a_refresh_without_weight_is_refused() -> None:

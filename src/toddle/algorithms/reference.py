@@ -43,14 +43,20 @@ class ReferenceSettings:
 class ReferenceKL(Auxiliary):
     """`weight` times the mean over links and decisions of KL(policy || reference)."""
 
-    def __init__(self, reference: Scorable, settings: ReferenceSettings) -> None:
-        """reference: a copy of the policy that shares nothing that learns."""
+    def __init__(self, reference: Scorable, policy: Scorable, settings: ReferenceSettings) -> None:
+        """reference: a copy of the policy that shares nothing that learns; what it shares is stored once, elsewhere."""
+        shared = {value.data_ptr() for value in policy.state_dict().values()}
+        self._own = [name for name, value in reference.state_dict().items() if value.data_ptr() not in shared]
         self.reference, self.settings, self.iteration = reference, settings, 0
+
+    def _take(self, state: dict[str, Tensor]) -> None:
+        held = self.reference.state_dict()
+        self.reference.load_state_dict(held | {name: state[name] for name in self._own})
 
     def begin(self, rollouts: Sequence[Rollout], policy: Scorable) -> dict[str, float]:
         """Take the reference anew where it is time."""
         if self.settings.refresh and self.iteration and self.iteration % self.settings.refresh == 0:
-            self.reference.load_state_dict(policy.state_dict())
+            self._take(policy.state_dict())
         self.iteration += 1
         return {}
 
@@ -67,9 +73,10 @@ class ReferenceKL(Auxiliary):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the reference and how many iterations it has seen."""
-        return {"reference": dict(self.reference.state_dict()), "iteration": self.iteration}
+        held = self.reference.state_dict()
+        return {"reference": {name: held[name] for name in self._own}, "iteration": self.iteration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore them."""
-        self.reference.load_state_dict(state["reference"])
+        self._take(state["reference"])
         self.iteration = int(state["iteration"])

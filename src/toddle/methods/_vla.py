@@ -66,13 +66,13 @@ class MergedLora(Engine):
 
 
 def with_reference(
-    start: Start, settings: ReferenceSettings, vla: Explorable, sampler: SamplerConfig
+    start: Start, settings: ReferenceSettings, vla: Explorable, explorer: Scorable, sampler: SamplerConfig
 ) -> dict[str, Any]:
     """Return the parts that PPO is given besides: the run's own, and the KL to a reference where it has a weight."""
     parts = dict(start.parts)
     if settings.weight:
         copy = vla.frozen_copy().explorer(sampler).requires_grad_(False).to(start.device)
-        parts["auxiliaries"] = [*parts.get("auxiliaries", ()), ReferenceKL(copy, settings)]
+        parts["auxiliaries"] = [*parts.get("auxiliaries", ()), ReferenceKL(copy, explorer, settings)]
     return parts
 
 
@@ -140,7 +140,7 @@ class VLAPPOSettings:
             seed=start.seed,
             engine=MergedLora(vla),
             cut_chunks=True,
-            **with_reference(start, self.reference, vla, self.sampler),
+            **with_reference(start, self.reference, vla, explorer, self.sampler),
         )
         return run_of(learner, vla, explorer, iterations, collectors)
 
@@ -211,7 +211,7 @@ class VLAGroupSettings:
             estimator=estimator,
             engine=MergedLora(vla),
             cut_chunks=True,
-            **with_reference(start, self.reference, vla, self.sampler),
+            **with_reference(start, self.reference, vla, explorer, self.sampler),
         )
         return run_of(learner, vla, explorer, iterations, collectors)
 
