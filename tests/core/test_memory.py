@@ -12,7 +12,7 @@ from torch import nn
 
 from toddle.core import memory
 from toddle.core.errors import InputError
-from toddle.core.memory import check_memory, free_memory, size_text, weights_that_fit
+from toddle.core.memory import check_memory, free_memory, resident, size_text, weights_that_fit
 
 
 def group(path: Path, limit: str, taken: int, files: dict[str, int], version: int) -> None:
@@ -66,6 +66,13 @@ def test_weights_are_refused_before_they_are_filled(monkeypatch: pytest.MonkeyPa
     assert filled == [1024]
     nn.Linear(1026, 5 * 1024)  # outside nothing is counted
     assert filled == [1024, 1026]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not say it")
+def test_what_the_process_holds_grows_with_what_it_fills() -> None:
+    before = resident()
+    held = torch.ones(2**26)  # 256 MiB
+    assert before > 50 * 2**20 and resident() - before > 200 * 2**20 and len(held)
 
 
 def test_frozen_weights_are_kept_once_and_weights_on_no_device_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from toddle.algorithms.process_reward import ProcessRewardSettings
 from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
-from toddle.core.memory import weights_that_fit
+from toddle.core.memory import resident, weights_that_fit
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
@@ -319,7 +319,7 @@ def plan(config: Any) -> Plan:
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=2 * kept + (20 if near.weight else 16) * weights + 4 * frozen + 700 * 2**20,
+        memory_bytes=max(2 * kept + (20 if near.weight else 16) * weights + 4 * frozen + 700 * 2**20, resident()),
         seconds=seconds + 2 * len(config.env) * config.evaluation.episodes * 0.7,
     )
 

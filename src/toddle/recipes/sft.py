@@ -10,7 +10,7 @@ from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
-from toddle.core.memory import weights_that_fit
+from toddle.core.memory import resident, weights_that_fit
 from toddle.core.numbers import Count
 from toddle.core.plan import Plan
 from toddle.core.protocols import FineTunable
@@ -99,7 +99,7 @@ def plan(config: Config) -> Plan:
             *drawings(datasets, mix=config.mix_renderings),
             f"write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=KEPT * weights + 10**9,
+        memory_bytes=KEPT * weights + max(10**9, resident()),  # the model that LoRA is on is loaded by now
         seconds=0.01 * pictures + config.sft.steps * (0.01 + 1.4e-9 * weights * config.sft.batch),
     )
 
