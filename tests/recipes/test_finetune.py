@@ -14,6 +14,7 @@ from tests.tiny_vlm import save_pi0
 from toddle.algorithms.sft import SFTConfig
 from toddle.cli import main
 from toddle.core.errors import InputError
+from toddle.core.memory import peak_memory
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
 from toddle.models.backbones.load import load_backbone
@@ -345,7 +346,9 @@ def test_tasks_share_the_worlds_by_a_curriculum(vla: Path, tmp_path: Path, metho
     given: dict[str, Any] = SMALL | more | {"policy": vla, "out": tmp_path / "run", "method": method}
     given |= {"env": ("dots/one", "dots/reach"), "steps": 640, "tasks": {"kind": "literal"}}
     settings = finetune.configure(given)
-    assert any("step 4 worlds that all share, tasks drawn literal" in step for step in finetune.plan(settings).steps)
+    before, plan = peak_memory(), finetune.plan(settings)
+    assert any("step 4 worlds that all share, tasks drawn literal" in step for step in plan.steps)
+    assert plan.memory_bytes >= before > 2**26, "it has made two iterations: so much is taken"
     finetune.run(settings)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     for row in rows:

@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from toddle.core.device import CPU
 from toddle.core.errors import InputError, is_out_of_memory
 
-__all__ = ["check_memory", "free_memory", "resident", "size_text", "weights_that_fit"]
+__all__ = ["check_memory", "free_memory", "peak_memory", "resident", "size_text", "weights_that_fit"]
 
 UNKNOWN = sys.maxsize
 NOTABLE = 2**20
@@ -52,6 +52,11 @@ def free_memory(device: torch.device = CPU) -> int:
 def resident() -> int:
     """Return the bytes of memory that this process holds now; 0 where the system does not say."""
     return _numbers(Path("/proc/self/status"), 1024).get("VmRSS", 0)
+
+
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has held at once so far; 0 where the system does not say."""
+    return _numbers(Path("/proc/self/status"), 1024).get("VmHWM", 0)
 
 
 def _left_by_groups(root: Path, path: str, version: int) -> list[int]:

@@ -16,7 +16,7 @@ from toddle.algorithms.process_reward import ProcessRewardSettings
 from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
-from toddle.core.memory import resident, weights_that_fit
+from toddle.core.memory import peak_memory, weights_that_fit
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
@@ -245,9 +245,8 @@ def _measure(
 
 
 def _films(config: Config, folder: Path, stem: str) -> VideoRequest | None:
-    if not config.evaluation.videos:
-        return None
-    return VideoRequest(path=lambda seed: folder / f"{stem}-{seed}.mp4", episodes=config.evaluation.videos)
+    films = VideoRequest(path=lambda seed: folder / f"{stem}-{seed}.mp4", episodes=config.evaluation.videos)
+    return films if films.episodes else None
 
 
 def _check_start(config: Config, table: dict[tuple[str, str, str], list[EpisodeResult]]) -> None:
@@ -308,6 +307,8 @@ def plan(config: Any) -> Plan:
     _, method, preset = _chosen(to_dict(config))
     reward, near = config.process_reward, config.reference
     shared = f"that all share, tasks drawn {config.tasks.kind}" if config.tasks.draws else "of each"
+    world = [family_of(name).world_bytes for name in config.env]
+    least = 2 * kept + 16 * weights + 4 * frozen + 700 * 2**20 + config.worlds * sum(world)
     return Plan(
         steps=[
             *preset_lines(config, preset),
@@ -319,7 +320,7 @@ def plan(config: Any) -> Plan:
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=max(2 * kept + (20 if near.weight else 16) * weights + 4 * frozen + 700 * 2**20, resident()),
+        memory_bytes=max(least, peak_memory()) + 2 * min(10, config.evaluation.episodes) * max(world),
         seconds=seconds + 2 * len(config.env) * config.evaluation.episodes * 0.7,
     )
 
