@@ -89,7 +89,8 @@ class Config:
     steps: Count = 100_000
     """Control steps to learn from at most, all environments together."""
     reward: Literal["success", "dense"] = "success"
-    """1 at success, which ends the episode; or the environment's dense reward, where it has one."""
+    """1 at success, which ends the episode; or the environment's dense reward, where it has one: then success does not
+    end an episode in which it learns, for what is still to be earned would make it better to go on without."""
     process_reward: ProcessRewardSettings = ProcessRewardSettings()
     """A reward on the way to success, said by a model (docs/process_reward.md)."""
     imitation: ImitationSettings = ImitationSettings()
@@ -145,13 +146,17 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
 
 
 # ---- what learns and where -------------------------------------------------------------------------------------------
-def _make_env(config: Config, name: str, worlds: int, seed: int, policy: Acting, meta: dict[str, Any]) -> BatchedEnv:
+def _make_env(
+    config: Config, name: str, worlds: int, seed: int, policy: Acting, meta: dict[str, Any], *, learning: bool = False
+) -> BatchedEnv:
     """Build an environment as the policy was taught to see it, with the reward that RL learns from."""
     family = family_of(name)
     options = dict(family.finetuning)
     if config.reward != Config.reward:
         family.check("reward", name, config.reward)
         options["reward"] = config.reward
+        if learning and family.takes("terminate_on_success"):
+            options["terminate_on_success"] = False
     family.check("cameras", name, " ".join(config.cameras or policy.cameras))
     options |= _pictures(config, name, policy, meta)[0]
     if config.max_episode_steps is not None:
@@ -176,7 +181,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     if not vla.cameras:
         raise problem("policy", "a VLA, which sees pictures", f"kind '{vla.kind}'", "toddle pretrain --init goes on")
     envs = [
-        _make_env(config, name, config.worlds, config.seed + 1000 * index, vla, meta)
+        _make_env(config, name, config.worlds, config.seed + 1000 * index, vla, meta, learning=True)
         for index, name in enumerate(config.env)
     ]
     for env in envs:

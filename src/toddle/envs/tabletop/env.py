@@ -1,0 +1,384 @@
+"""Six manipulation tasks of a Panda on a table, in the batched pool: replicas of ManiSkill's (VLAJS; Feng et al. 2025).
+
+Source of starts, success rules, dense rewards and limits: ManiSkill 3.0.1 (arXiv 2410.00425), read from its package;
+the physics is MuJoCo's, so its numbers are not ManiSkill's (`tasks` says what else differs).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from scipy.spatial.transform import Rotation
+
+from toddle.core.errors import nearest, problem
+from toddle.core.rendering import RenderSettings, RenderVariation
+from toddle.envs.base import Array, BatchedEnv, Obs
+from toddle.envs.mujoco_pool import MujocoPool
+from toddle.envs.scene_renderer import FreeCamera, Renderers
+from toddle.envs.streams import WorldStreams
+from toddle.envs.tabletop.control import REACH, TURN, joint_motion, tool_jacobian
+from toddle.envs.tabletop.scene import HOME, build_scene
+from toddle.envs.tabletop.task import Moment
+from toddle.envs.tabletop.tasks import TASKS
+
+__all__ = ["CAMERAS", "TASKS", "TabletopEnv"]
+
+CAMERAS = ("close", "side")
+VIEWS = {
+    "close": FreeCamera(lookat=(0.0, 0.0, 0.05), distance=1.0, azimuth=180.0, elevation=-50.0),
+    "side": FreeCamera(lookat=(0.0, 0.0, 0.1), distance=1.2, azimuth=135.0, elevation=-30.0),
+}
+FIELDS = ("qpos", "qvel", "xanchor", "xaxis", "site_xpos", "site_xmat", "sensordata")
+SUBSTEPS = 10
+"""Physics steps of 5 ms in one control step."""
+
+
+class _Draws:
+    """The random numbers of the worlds that begin an episode."""
+
+    def __init__(self, streams: WorldStreams, worlds: Array) -> None:
+        self.streams, self.worlds = streams, worlds
+
+    def uniform(self, *shape: int) -> Array:
+        """Return (W, *shape) numbers in [0, 1)."""
+        return self.streams.uniform(self.worlds, *shape)
+
+
+class TabletopEnv(BatchedEnv):
+    """N worlds of one task.  Actions (N, 7) in [-1, 1]: motion of the tool (10 cm, 0.1 rad about the axes of the
+    world), gripper (1 open, -1 shut), at 20 Hz.
+
+    Observations: `proprio` (N, 27) float32, the arm's own: joints, joint speeds, the tool's place and two axes of its
+    hand; with `observation` "state" what is held, where things and goals are, and their differences follow.  "auto"
+    is "arm" where there are cameras and "state" where there are none.  With cameras `images`, drawn for worlds that
+    moved since.  Infos: `success` (reached at some step), `success_now`, `tool_position`, `tool_orientation`.
+    Rewards: "dense" is ManiSkill's, divided by what success pays; "simplified" is 1 where solved and else how near
+    the last thing is to its place, alone (S4's third protocol as we read it); "sparse" is 1 where solved, else 0.
+    """
+
+    dt = 0.05
+
+    def __init__(
+        self,
+        task: str,
+        num_envs: int = 1,
+        *,
+        seed: int = 0,
+        threads: int = 1,
+        cameras: tuple[str, ...] = (),
+        image_size: int = 96,
+        max_episode_steps: int | None = None,
+        horizon_scale: int = 1,
+        terminate_on_success: bool = False,
+        paraphrases: bool = False,
+        observation: Literal["auto", "arm", "state"] = "auto",
+        reward: Literal["dense", "simplified", "sparse", "success"] = "dense",
+        privileged: bool = False,
+        render: RenderSettings | None = None,
+        variation: RenderVariation | None = None,
+    ) -> None:
+        """Build the worlds.
+
+        `horizon_scale` multiplies the task's limit, `privileged` adds the numbers of "state" as `critic`; reward
+        "success" is another word for "sparse".  Raises InputError on unknown names.
+        """
+        task = task.removeprefix("tabletop/")
+        if task not in TASKS:
+            raise problem("task", f"one of {', '.join(TASKS)}", task, nearest(task, TASKS))
+        for label, word, words in (
+            ("observation", observation, ("auto", "arm", "state")),
+            ("reward", reward, ("dense", "simplified", "sparse", "success")),
+        ):
+            if word not in words:
+                raise problem(label, " or ".join(map(repr, words)), word)
+        for label, value in (("num_envs", num_envs), ("horizon_scale", horizon_scale)):
+            if value < 1:
+                raise problem(label, "at least 1", value)
+        self.task, self.name, self.num_envs = TASKS[task], f"tabletop/{task}", num_envs
+        self.cameras, self.image_size = tuple(cameras), image_size
+        self.observation = ("arm" if self.cameras else "state") if observation == "auto" else observation
+        self.body = "panda_tool" if self.observation == "arm" else f"panda_tool_{task.replace('-', '_')}"
+        self.reward, self.privileged, self.terminate_on_success = reward, privileged, terminate_on_success
+        self.paraphrases = paraphrases
+        self.max_episode_steps = max_episode_steps or horizon_scale * self.task.limit
+        self.published_steps = self.task.limit
+        sized = self.task.holder is not None
+        model = build_scene(self.task.things, marks=self.task.marks, holder=self.task.holder)
+        self._pool = MujocoPool(
+            model, num_envs, threads=threads, fields=FIELDS, per_world_models=sized, after_step=("mj_kinematics",)
+        )
+        self._mocap = {name: int(model.body(name).mocapid[0]) for name in self._marks}
+        self._streams = WorldStreams(num_envs, seed)
+        self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
+        self._memory = {"phase": np.zeros(num_envs, np.int64), "count": np.zeros(num_envs, np.int64)}
+        self._sizes: dict[str, Array] = {}
+        self._moment: Moment | None = None
+        self._said = [self.task.sentences[0]] * num_envs
+        self.instruction = self._said
+        self._renderers = Renderers(lambda: model, render, variation, free_cameras=VIEWS, hidden_groups=(3,))
+        for camera in self.cameras:
+            self._renderers.get(image_size, image_size).check_camera(camera)
+        pictures = (len(self.cameras), 3, image_size, image_size)
+        self._images, self._stale = np.zeros((num_envs, *pictures), np.uint8), np.ones(num_envs, bool)
+        self._episode = np.full(num_envs, -1, dtype=np.int64)
+        self._seed = np.arange(seed, seed + num_envs, dtype=np.int64)
+        self._reset_worlds(np.ones(num_envs, bool), None)
+        arm, whole = self._numbers()
+        seen = {"arm": arm, "state": whole}[self.observation].shape[1]
+        parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (seen,), np.float32)}
+        if privileged:
+            parts["critic"] = spaces.Box(-np.inf, np.inf, (whole.shape[1],), np.float32)
+        if self.cameras:
+            parts["images"] = spaces.Box(0, 255, pictures, np.uint8)
+        self.single_observation_space = spaces.Dict(parts)
+        self.single_action_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
+        self._allocate()
+
+    @property
+    def pool(self) -> MujocoPool:
+        """The worlds' physics."""
+        return self._pool
+
+    @property
+    def _marks(self) -> list[str]:
+        return [name for name, *_ in self.task.marks] + ([self.task.holder[0]] if self.task.holder else [])
+
+    # ---- episodes ------------------------------------------------------------------------------------------------
+    def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
+        worlds = np.flatnonzero(mask)
+        for world in worlds:
+            if seeds is not None and seeds[world] is not None:
+                self._streams.reseed(world, seeds[world])
+                self._seed[world], self._episode[world] = seeds[world], -1
+            self._episode[world] += 1
+            self._renderers.begin_episode(int(world), int(self._seed[world]), int(self._episode[world]))
+        draws = _Draws(self._streams, worlds)
+        start = self.task.begin(draws)
+        said = draws.uniform()
+        for name, values in start.sizes.items():
+            self._sizes.setdefault(name, np.zeros((self.num_envs, *values.shape[1:])))[worlds] = values
+        if start.sizes:
+            self._reshape(worlds)
+        qpos = np.zeros((len(worlds), self._pool.model.nq))
+        qpos[:, :9] = HOME
+        qpos[:, :7] += 0.02 * self._streams.normal(worlds, 7)
+        for index, thing in enumerate(self.task.things):
+            at = 9 + 7 * index
+            qpos[:, at : at + 3] = start.at[thing.name]
+            qpos[:, at + 3 : at + 7] = _quaternions(start.rotation.get(thing.name))
+        place, turn = self._pool.mocap_pos.copy(), self._pool.mocap_quat.copy()
+        for name, index in self._mocap.items():
+            place[worlds, index] = start.at[name]
+            turn[worlds, index] = _quaternions(start.rotation.get(name))
+        self._pool.set_state(mask, qpos, np.zeros((len(worlds), self._pool.model.nv)), mocap_pos=place, mocap_quat=turn)
+        self._pool.ctrl[worlds, :7], self._pool.ctrl[worlds, 7] = qpos[:, :7], HOME[7]
+        for values in self._memory.values():
+            values[worlds] = 0
+        self._success[mask], self._success_now[mask], self._stale[mask], self._moment = False, False, True, None
+        if self.paraphrases:
+            for world, number in zip(worlds, said):
+                self._said[world] = self.task.sentences[int(number * len(self.task.sentences))]
+
+    def _reshape(self, worlds: Array) -> None:
+        """Give the peg and the walls of the box of these worlds their sizes."""
+        for world in worlds:
+            model = self._pool.models[world]
+            length, radius = (float(self._sizes[name][world]) for name in ("length", "radius"))
+            peg, box = model.body("peg").id, model.body("box").id
+            first = model.body_geomadr[peg]
+            _resize(model, first, (length, radius, radius))
+            for sign, geom in ((1.0, first + 1), (-1.0, first + 2)):
+                _resize(model, geom, (length / 2, radius, radius), (sign * length / 2, 0.0, 0.0))
+            mass = 8000.0 * length * radius * radius
+            model.body_mass[peg] = mass
+            model.body_inertia[peg] = mass / 3 * np.array([2 * radius**2, *[length**2 + radius**2] * 2])
+            inner = radius + 0.003
+            wall, (y, z) = (length - inner) / 2, self._sizes["centre"][world]
+            walls = model.body_geomadr[box] + np.arange(4)
+            _resize(model, walls[0], (length, length, wall - z / 2), (0.0, 0.0, inner + wall + z / 2))
+            _resize(model, walls[1], (length, length, wall + z / 2), (0.0, 0.0, -inner - wall + z / 2))
+            _resize(model, walls[2], (length, wall - y / 2, length), (0.0, inner + wall + y / 2, 0.0))
+            _resize(model, walls[3], (length, wall + y / 2, length), (0.0, -inner - wall + y / 2, 0.0))
+
+    def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
+        pool = self._pool
+        action = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        tool = pool.state["site_xpos"][:, self._tool]
+        jacobian = tool_jacobian(pool.state["xanchor"][:, :7], pool.state["xaxis"][:, :7], tool)
+        motion = np.concatenate([REACH * action[:, :3], TURN * action[:, 3:6]], 1)
+        pool.ctrl[active, :7] = (pool.state["qpos"][:, :7] + joint_motion(jacobian, motion))[active]
+        pool.ctrl[active, 7] = (0.015 + 0.025 * action[:, 6])[active]
+        pool.step(SUBSTEPS, None if active.all() else active)
+        self._moment = None
+        self._stale |= active
+        solved = self.task.solved(self._now())
+        self._success_now = np.where(active, solved, self._success_now)
+        self._success |= self._success_now & active
+        ended = self._success & active if self.terminate_on_success else np.zeros(self.num_envs, bool)
+        truncated = (self._length + 1 >= self.max_episode_steps) & ~ended
+        return self._pay(solved), ended, truncated
+
+    @property
+    def _tool(self) -> int:
+        return 0  # the first site of the scene
+
+    def _pay(self, solved: Array) -> Array:
+        if self.reward in ("sparse", "success"):
+            return solved.astype(np.float64)
+        if self.reward == "simplified":
+            return np.where(solved, 1.0, self.task.simplified(self._now()))
+        return np.where(solved, 1.0, self.task.dense(self._now()) / self.task.best)
+
+    def _now(self) -> Moment:
+        """Return all worlds as they are."""
+        if self._moment is None:
+            state, pool = self._pool.state, self._pool
+            place, turn = {}, dict[str, Rotation]()
+            for index, thing in enumerate(self.task.things):
+                begin = 9 + 7 * index
+                place[thing.name] = state["qpos"][:, begin : begin + 3].copy()
+                turn[thing.name] = Rotation.from_quat(state["qpos"][:, begin + 3 : begin + 7], scalar_first=True)
+            for name, index in self._mocap.items():
+                place[name] = pool.mocap_pos[:, index].copy()
+                turn[name] = Rotation.from_quat(pool.mocap_quat[:, index], scalar_first=True)
+            self._moment = Moment(
+                tool=state["site_xpos"][:, self._tool].copy(),
+                turn=Rotation.from_matrix(state["site_xmat"][:, self._tool].reshape(-1, 3, 3)),
+                speed=state["qvel"][:, :7].copy(),
+                width=state["qpos"][:, 7:9].sum(1),
+                touch=state["sensordata"][:, :2].copy(),
+                at=place,
+                rotation=turn,
+                sizes=self._sizes,
+            )
+        return self._moment
+
+    def _infos(self) -> dict[str, Array]:
+        now = self._now()
+        return {
+            "success": self._success.copy(),
+            "success_now": self._success_now.copy(),
+            "tool_position": now.tool.copy(),
+            "tool_orientation": now.turn.as_quat(scalar_first=True),
+        }
+
+    # ---- what is seen --------------------------------------------------------------------------------------------
+    def _numbers(self) -> tuple[Array, Array]:
+        """Return the arm's numbers (N, 27), and with them those of everything else."""
+        now, state = self._now(), self._pool.state
+        axes = state["site_xmat"][:, self._tool].reshape(-1, 3, 3)[:, :, :2].reshape(-1, 6)
+        arm = np.concatenate([state["qpos"][:, :9], state["qvel"][:, :9], now.tool, axes], 1)
+        parts = [arm]
+        things = [thing.name for thing in self.task.things]
+        for thing in things:
+            half = self.task.things[things.index(thing)].half_size
+            size = half if "radius" not in self._sizes else _stacked(self._sizes)
+            parts.append(now.holds(thing, size)[:, None])
+        for name in self.task.seen:
+            parts += [now.at[name], now.at[name] - now.tool]
+            if name != "goal":
+                parts.append(now.rotation[name].as_matrix()[:, :, :2].reshape(-1, 6))
+        if "goal" in now.at:
+            parts += [now.at["goal"] - now.at[things[-1]]]
+        parts += [values.reshape(self.num_envs, -1) for values in self._sizes.values()]
+        return arm.astype(np.float32), np.concatenate(parts, 1).astype(np.float32)
+
+    def _observe(self) -> Obs:
+        arm, whole = self._numbers()
+        observation = {"proprio": arm if self.observation == "arm" else whole}
+        if self.privileged:
+            observation["critic"] = whole
+        if self.cameras and self.rendering:
+            for world in np.flatnonzero(self._stale):
+                for index, camera in enumerate(self.cameras):
+                    picture = self._picture(int(world), camera, self.image_size, self.image_size)
+                    self._images[world, index] = picture.transpose(2, 0, 1)
+            self._stale[:] = False
+            observation["images"] = self._images.copy()
+        return observation
+
+    def _picture(self, world: int, camera: str, width: int, height: int) -> Array:
+        pool = self._pool
+        return self._renderers.render(world, pool.models[world], pool.datas[world], camera, width, height)
+
+    def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
+        """Return (len(worlds), height, width, 3) uint8 pictures of `camera` (one of CAMERAS; default "close")."""
+        return np.stack([self._picture(world, camera or "close", width, height) for world in worlds])
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the renderers and let the threads end."""
+        self._renderers.close()
+        self._pool.close()
+
+    def expert_action(self) -> Array:
+        """Return (N, 7) float32 actions of the task's scripted expert, which remembers what it was about to do."""
+        return self.task.expert(self._now(), self._memory)
+
+    def object_poses(self) -> dict[str, Array]:
+        """Return positions in metres, (N, 3) float32 each, of the tool, the things and the goal."""
+        now = self._now()
+        return {"tool": now.tool.astype(np.float32)} | {k: v.astype(np.float32) for k, v in now.at.items()}
+
+    # ---- disturbances and state ----------------------------------------------------------------------------------
+    def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
+        """Throw the task's first thing sideways with 0.5 m/s x strength."""
+        qvel = self._pool.state["qvel"].copy()
+        angle = generator.uniform(0.0, 2.0 * np.pi, self.num_envs)
+        qvel[:, 9:11] += 0.5 * strength * np.stack([np.cos(angle), np.sin(angle)], 1)
+        self._pool.write("qvel", mask, qvel)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a bitwise resume needs."""
+        own = {name: getattr(self, f"_{name}").copy() for name in ("success", "success_now", "seed", "episode")}
+        return (
+            super().state_dict()
+            | own
+            | {
+                "pool": self._pool.state_dict(),
+                "streams": self._streams.state_dict(),
+                "memory": {name: values.copy() for name, values in self._memory.items()},
+                "sizes": {name: values.copy() for name, values in self._sizes.items()},
+                "instruction": list(self._said),
+            }
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
+        super().load_state_dict(state)
+        for name in ("success", "success_now", "seed", "episode"):
+            getattr(self, f"_{name}")[:] = np.asarray(state[name])
+        for name, values in self._sizes.items():
+            values[:] = np.asarray(state["sizes"][name])
+        if self._sizes:
+            self._reshape(np.arange(self.num_envs))
+        self._pool.load_state_dict(state["pool"])
+        self._streams.load_state_dict(state["streams"])
+        for name, values in self._memory.items():
+            values[:] = np.asarray(state["memory"][name])
+        for world in range(self.num_envs):
+            self._renderers.begin_episode(world, int(self._seed[world]), int(self._episode[world]))
+        self._said[:] = list(state["instruction"])
+        self._moment, self._stale[:] = None, True
+
+
+def _quaternions(rotation: Rotation | None) -> Array:
+    """Return quaternions (W, 4), w first; for None the one that turns nothing."""
+    return np.array([1.0, 0.0, 0.0, 0.0]) if rotation is None else np.asarray(rotation.as_quat(scalar_first=True))
+
+
+def _stacked(sizes: dict[str, Array]) -> Array:
+    return np.stack([sizes["length"], sizes["radius"], sizes["radius"]], 1)
+
+
+def _resize(
+    model: mujoco.MjModel, geom: int, size: tuple[float, float, float], at: tuple[float, float, float] | None = None
+) -> None:
+    """Change a box, and the bounds by which MuJoCo looks for contacts."""
+    model.geom_size[geom] = size
+    model.geom_rbound[geom] = np.linalg.norm(size)
+    model.geom_aabb[geom] = [0.0, 0.0, 0.0, *size]
+    if at is not None:
+        model.geom_pos[geom] = at

