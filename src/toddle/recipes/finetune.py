@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -35,8 +34,9 @@ from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import kind_of, load_policy, meta_of, save_policy
 from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
+from toddle.recipes._recorded import recorded_success
 from toddle.recipes.evaluate import write_summary
-from toddle.reporting.episode_log import EpisodeLog, read_episodes, result_of, score_of
+from toddle.reporting.episode_log import EpisodeLog, score_of
 from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder
 
@@ -270,30 +270,6 @@ def _check_start(config: Config, table: dict[tuple[str, str, str], list[EpisodeR
             f"{100 * sum(now) / len(now):.0f} % of {len(now)} episodes here",
             "cameras, picture size, drawing, max_episode_steps or the sampler's steps differ from how it was evaluated",
         )
-
-
-def recorded_success(folder: Path, policy: Path, envs: Sequence[str]) -> dict[str, list[float]]:
-    """Return the scores of the policy's undisturbed episodes in an evaluation's folder, by environment.
-
-    Raises InputError where there are none, or several candidates of which none is this policy.
-    """
-    rows = [row for row in read_episodes(folder / "episodes.jsonl") if row.get("condition") == "plain"]
-    rows = [row for row in rows if row.get("env") in envs]
-    if not rows:
-        raise problem("evaluation.recorded", f"an evaluation with episodes of {', '.join(envs)}", str(folder))
-    names = {str(row.get("candidate")) for row in rows}
-    if len(names) > 1:
-        own = {policy.name, policy.parent.name} & names
-        if len(own) != 1:
-            raise problem(
-                "evaluation.recorded", f"an evaluation of {policy} alone", f"candidates {', '.join(sorted(names))}"
-            )
-        names = own
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if row.get("candidate") in names:
-            found.setdefault(str(row["env"]), []).append(score_of(result_of(row)) or 0.0)
-    return found
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import mujoco
 import numpy as np
 from gymnasium import spaces
 from scipy.spatial.transform import Rotation
@@ -20,7 +19,7 @@ from toddle.envs.mujoco_pool import MujocoPool
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.envs.streams import WorldStreams
 from toddle.envs.tabletop.control import REACH, TURN, joint_motion, tool_jacobian
-from toddle.envs.tabletop.scene import HOME, build_scene
+from toddle.envs.tabletop.scene import HOME, build_scene, reshape
 from toddle.envs.tabletop.task import Moment
 from toddle.envs.tabletop.tasks import TASKS
 
@@ -32,6 +31,7 @@ VIEWS = {
     "side": FreeCamera(lookat=(0.0, 0.0, 0.1), distance=1.2, azimuth=135.0, elevation=-30.0),
 }
 FIELDS = ("qpos", "qvel", "xanchor", "xaxis", "site_xpos", "site_xmat", "sensordata")
+TOOL = 0  # the first site of the scene
 SUBSTEPS = 10
 """Physics steps of 5 ms in one control step."""
 
@@ -127,8 +127,8 @@ class TabletopEnv(BatchedEnv):
         self._seed = np.arange(seed, seed + num_envs, dtype=np.int64)
         self._reset_worlds(np.ones(num_envs, bool), None)
         arm, whole = self._numbers()
-        seen = {"arm": arm, "state": whole}[self.observation].shape[1]
-        parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (seen,), np.float32)}
+        seen = arm if self.observation == "arm" else whole
+        parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, seen[0].shape, np.float32)}
         if privileged:
             parts["critic"] = spaces.Box(-np.inf, np.inf, (whole.shape[1],), np.float32)
         if self.cameras:
@@ -183,30 +183,15 @@ class TabletopEnv(BatchedEnv):
                 self._said[world] = self.task.sentences[int(number * len(self.task.sentences))]
 
     def _reshape(self, worlds: Array) -> None:
-        """Give the peg and the walls of the box of these worlds their sizes."""
+        """Give the peg and the box of these worlds their sizes."""
         for world in worlds:
-            model = self._pool.models[world]
             length, radius = (float(self._sizes[name][world]) for name in ("length", "radius"))
-            peg, box = model.body("peg").id, model.body("box").id
-            first = model.body_geomadr[peg]
-            _resize(model, first, (length, radius, radius))
-            for sign, geom in ((1.0, first + 1), (-1.0, first + 2)):
-                _resize(model, geom, (length / 2, radius, radius), (sign * length / 2, 0.0, 0.0))
-            mass = 8000.0 * length * radius * radius
-            model.body_mass[peg] = mass
-            model.body_inertia[peg] = mass / 3 * np.array([2 * radius**2, *[length**2 + radius**2] * 2])
-            inner = radius + 0.003
-            wall, (y, z) = (length - inner) / 2, self._sizes["centre"][world]
-            walls = model.body_geomadr[box] + np.arange(4)
-            _resize(model, walls[0], (length, length, wall - z / 2), (0.0, 0.0, inner + wall + z / 2))
-            _resize(model, walls[1], (length, length, wall + z / 2), (0.0, 0.0, -inner - wall + z / 2))
-            _resize(model, walls[2], (length, wall - y / 2, length), (0.0, inner + wall + y / 2, 0.0))
-            _resize(model, walls[3], (length, wall + y / 2, length), (0.0, -inner - wall + y / 2, 0.0))
+            reshape(self._pool.models[world], length, radius, self._sizes["centre"][world])
 
     def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
         pool = self._pool
         action = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
-        tool = pool.state["site_xpos"][:, self._tool]
+        tool = pool.state["site_xpos"][:, TOOL]
         jacobian = tool_jacobian(pool.state["xanchor"][:, :7], pool.state["xaxis"][:, :7], tool)
         motion = np.concatenate([REACH * action[:, :3], TURN * action[:, 3:6]], 1)
         pool.ctrl[active, :7] = (pool.state["qpos"][:, :7] + joint_motion(jacobian, motion))[active]
@@ -220,10 +205,6 @@ class TabletopEnv(BatchedEnv):
         ended = self._success & active if self.terminate_on_success else np.zeros(self.num_envs, bool)
         truncated = (self._length + 1 >= self.max_episode_steps) & ~ended
         return self._pay(solved), ended, truncated
-
-    @property
-    def _tool(self) -> int:
-        return 0  # the first site of the scene
 
     def _pay(self, solved: Array) -> Array:
         if self.reward in ("sparse", "success"):
@@ -245,8 +226,8 @@ class TabletopEnv(BatchedEnv):
                 place[name] = pool.mocap_pos[:, index].copy()
                 turn[name] = Rotation.from_quat(pool.mocap_quat[:, index], scalar_first=True)
             self._moment = Moment(
-                tool=state["site_xpos"][:, self._tool].copy(),
-                turn=Rotation.from_matrix(state["site_xmat"][:, self._tool].reshape(-1, 3, 3)),
+                tool=state["site_xpos"][:, TOOL].copy(),
+                turn=Rotation.from_matrix(state["site_xmat"][:, TOOL].reshape(-1, 3, 3)),
                 speed=state["qvel"][:, :7].copy(),
                 width=state["qpos"][:, 7:9].sum(1),
                 touch=state["sensordata"][:, :2].copy(),
@@ -269,7 +250,7 @@ class TabletopEnv(BatchedEnv):
     def _numbers(self) -> tuple[Array, Array]:
         """Return the arm's numbers (N, 27), and with them those of everything else."""
         now, state = self._now(), self._pool.state
-        axes = state["site_xmat"][:, self._tool].reshape(-1, 3, 3)[:, :, :2].reshape(-1, 6)
+        axes = state["site_xmat"][:, TOOL].reshape(-1, 3, 3)[:, :, :2].reshape(-1, 6)
         arm = np.concatenate([state["qpos"][:, :9], state["qvel"][:, :9], now.tool, axes], 1)
         parts = [arm]
         things = [thing.name for thing in self.task.things]
@@ -316,11 +297,6 @@ class TabletopEnv(BatchedEnv):
     def expert_action(self) -> Array:
         """Return (N, 7) float32 actions of the task's scripted expert, which remembers what it was about to do."""
         return self.task.expert(self._now(), self._memory)
-
-    def object_poses(self) -> dict[str, Array]:
-        """Return positions in metres, (N, 3) float32 each, of the tool, the things and the goal."""
-        now = self._now()
-        return {"tool": now.tool.astype(np.float32)} | {k: v.astype(np.float32) for k, v in now.at.items()}
 
     # ---- disturbances and state ----------------------------------------------------------------------------------
     def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
@@ -371,14 +347,3 @@ def _quaternions(rotation: Rotation | None) -> Array:
 
 def _stacked(sizes: dict[str, Array]) -> Array:
     return np.stack([sizes["length"], sizes["radius"], sizes["radius"]], 1)
-
-
-def _resize(
-    model: mujoco.MjModel, geom: int, size: tuple[float, float, float], at: tuple[float, float, float] | None = None
-) -> None:
-    """Change a box, and the bounds by which MuJoCo looks for contacts."""
-    model.geom_size[geom] = size
-    model.geom_rbound[geom] = np.linalg.norm(size)
-    model.geom_aabb[geom] = [0.0, 0.0, 0.0, *size]
-    if at is not None:
-        model.geom_pos[geom] = at

@@ -11,10 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import mujoco
+import numpy as np
 
+from toddle.envs.base import Array
 from toddle.envs.bodies.body import package_file
 
-__all__ = ["ARM", "FINGERS", "HOME", "PEG", "Thing", "build_scene"]
+__all__ = ["ARM", "FINGERS", "HOME", "PEG", "Thing", "build_scene", "reshape"]
 
 ARM = tuple(f"joint{i}" for i in range(1, 8))
 FINGERS = ("finger_joint1", "finger_joint2")
@@ -152,3 +154,36 @@ def _add_holder(world: mujoco.MjsBody, name: str, half: float, hole: float) -> N
         (-hole - wall, 0.0, (half, wall, hole)),
     ):
         body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, y, z], size=list(sizes), rgba=[1.0, 0.82, 0.54, 1.0])
+
+
+def reshape(model: mujoco.MjModel, length: float, radius: float, centre: Array) -> None:
+    """Make the peg `length` by `radius` (half sizes, metres), and the box around a hole at `centre` (2,) that it fits.
+
+    The box's walls are ManiSkill's: as thick as the box is larger than the hole, moved with its centre.
+    """
+    peg, box = model.body("peg").id, model.body("box").id
+    first = model.body_geomadr[peg]
+    _resize(model, first, (length, radius, radius))
+    for sign, geom in ((1.0, first + 1), (-1.0, first + 2)):
+        _resize(model, geom, (length / 2, radius, radius), (sign * length / 2, 0.0, 0.0))
+    mass = 8000.0 * length * radius * radius
+    model.body_mass[peg] = mass
+    model.body_inertia[peg] = mass / 3 * np.array([2 * radius**2, *[length**2 + radius**2] * 2])
+    inner = radius + 0.003
+    wall, (y, z) = (length - inner) / 2, centre
+    walls = model.body_geomadr[box] + np.arange(4)
+    _resize(model, walls[0], (length, length, wall - z / 2), (0.0, 0.0, inner + wall + z / 2))
+    _resize(model, walls[1], (length, length, wall + z / 2), (0.0, 0.0, -inner - wall + z / 2))
+    _resize(model, walls[2], (length, wall - y / 2, length), (0.0, inner + wall + y / 2, 0.0))
+    _resize(model, walls[3], (length, wall + y / 2, length), (0.0, -inner - wall + y / 2, 0.0))
+
+
+def _resize(
+    model: mujoco.MjModel, geom: int, size: tuple[float, float, float], at: tuple[float, float, float] | None = None
+) -> None:
+    """Change a box, and the bounds by which MuJoCo looks for contacts."""
+    model.geom_size[geom] = size
+    model.geom_rbound[geom] = np.linalg.norm(size)
+    model.geom_aabb[geom] = [0.0, 0.0, 0.0, *size]
+    if at is not None:
+        model.geom_pos[geom] = at
