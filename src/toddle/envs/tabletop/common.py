@@ -13,7 +13,6 @@ from toddle.envs.tabletop.experts import OPEN, SHUT, Stage, down, nearest_yaw
 from toddle.envs.tabletop.task import Moment, Streams
 
 __all__ = [
-    ,
     "CUBE",
     "WIDE",
     "along_x",
