@@ -110,7 +110,8 @@ class TabletopEnv(BatchedEnv):
         self._pool = MujocoPool(
             model, num_envs, threads=threads, fields=FIELDS, per_world_models=sized, after_step=("mj_kinematics",)
         )
-        self._mocap = {name: int(model.body(name).mocapid[0]) for name in self._marks}
+        marks = [name for name, *_ in self.task.marks] + ([self.task.holder[0]] if self.task.holder else [])
+        self._mocap = {name: int(model.body(name).mocapid[0]) for name in marks}
         self._streams = WorldStreams(num_envs, seed)
         self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
         self._memory = {"phase": np.zeros(num_envs, np.int64), "count": np.zeros(num_envs, np.int64)}
@@ -126,10 +127,13 @@ class TabletopEnv(BatchedEnv):
         self._episode = np.full(num_envs, -1, dtype=np.int64)
         self._seed = np.arange(seed, seed + num_envs, dtype=np.int64)
         self._reset_worlds(np.ones(num_envs, bool), None)
+        self._spaces(pictures)
+
+    def _spaces(self, pictures: tuple[int, ...]) -> None:
         arm, whole = self._numbers()
         seen = arm if self.observation == "arm" else whole
         parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, seen[0].shape, np.float32)}
-        if privileged:
+        if self.privileged:
             parts["critic"] = spaces.Box(-np.inf, np.inf, (whole.shape[1],), np.float32)
         if self.cameras:
             parts["images"] = spaces.Box(0, 255, pictures, np.uint8)
@@ -141,10 +145,6 @@ class TabletopEnv(BatchedEnv):
     def pool(self) -> MujocoPool:
         """The worlds' physics."""
         return self._pool
-
-    @property
-    def _marks(self) -> list[str]:
-        return [name for name, *_ in self.task.marks] + ([self.task.holder[0]] if self.task.holder else [])
 
     # ---- episodes ------------------------------------------------------------------------------------------------
     def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
