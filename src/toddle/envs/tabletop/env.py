@@ -20,7 +20,7 @@ from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.envs.streams import WorldStreams
 from toddle.envs.tabletop.control import REACH, TURN, joint_motion, tool_jacobian
 from toddle.envs.tabletop.scene import HOME, build_scene, reshape
-from toddle.envs.tabletop.task import Moment
+from toddle.envs.tabletop.task import Moment, check_options
 from toddle.envs.tabletop.tasks import TASKS
 
 __all__ = ["CAMERAS", "TASKS", "TabletopEnv"]
@@ -88,15 +88,7 @@ class TabletopEnv(BatchedEnv):
         task = task.removeprefix("tabletop/")
         if task not in TASKS:
             raise problem("task", f"one of {', '.join(TASKS)}", task, nearest(task, TASKS))
-        for label, word, words in (
-            ("observation", observation, ("auto", "arm", "state")),
-            ("reward", reward, ("dense", "simplified", "sparse", "success")),
-        ):
-            if word not in words:
-                raise problem(label, " or ".join(map(repr, words)), word)
-        for label, value in (("num_envs", num_envs), ("horizon_scale", horizon_scale)):
-            if value < 1:
-                raise problem(label, "at least 1", value)
+        check_options(observation, reward, num_envs, horizon_scale)
         self.task, self.name, self.num_envs = TASKS[task], f"tabletop/{task}", num_envs
         self.cameras, self.image_size = tuple(cameras), image_size
         self.observation = ("arm" if self.cameras else "state") if observation == "auto" else observation

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from toddle.core.errors import problem
 from toddle.envs.base import Array
 from toddle.envs.tabletop.scene import Colour, Thing
 
-__all__ = ["Moment", "Start", "Streams", "Task", "near", "placed"]
+__all__ = ["Moment", "Start", "Streams", "Task", "check_options", "near", "placed"]
 
 
 class Streams(Protocol):
@@ -95,3 +96,16 @@ def near(distance: Array, scale: float = 5.0) -> Array:
 def placed(x: Array, y: Array, z: Array | float) -> Array:
     """Return positions (W, 3)."""
     return np.stack(np.broadcast_arrays(x, y, z), -1)
+
+
+def check_options(observation: str, reward: str, num_envs: int, horizon_scale: int) -> None:
+    """Raise InputError for a word or a number that no tabletop environment takes."""
+    for label, word, words in (
+        ("observation", observation, ("auto", "arm", "state")),
+        ("reward", reward, ("dense", "simplified", "sparse", "success")),
+    ):
+        if word not in words:
+            raise problem(label, " or ".join(map(repr, words)), word)
+    for label, value in (("num_envs", num_envs), ("horizon_scale", horizon_scale)):
+        if value < 1:
+            raise problem(label, "at least 1", value)
