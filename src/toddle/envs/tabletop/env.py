@@ -183,10 +183,8 @@ class TabletopEnv(BatchedEnv):
     def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
         pool = self._pool
         action = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
-        tool = pool.state["site_xpos"][:, TOOL]
-        jacobian = tool_jacobian(pool.state["xanchor"][:, :7], pool.state["xaxis"][:, :7], tool)
         motion = np.concatenate([REACH * action[:, :3], TURN * action[:, 3:6]], 1)
-        pool.ctrl[active, :7] = (pool.state["qpos"][:, :7] + joint_motion(jacobian, motion))[active]
+        pool.ctrl[active, :7] = (pool.state["qpos"][:, :7] + joint_motion(self._jacobian(), motion))[active]
         pool.ctrl[active, 7] = (0.015 + 0.025 * action[:, 6])[active]
         pool.step(SUBSTEPS, None if active.all() else active)
         self._moment = None
@@ -197,6 +195,10 @@ class TabletopEnv(BatchedEnv):
         ended = self._success & active if self.terminate_on_success else np.zeros(self.num_envs, bool)
         truncated = (self._length + 1 >= self.max_episode_steps) & ~ended
         return self._pay(solved), ended, truncated
+
+    def _jacobian(self) -> Array:
+        state = self._pool.state
+        return tool_jacobian(state["xanchor"][:, :7], state["xaxis"][:, :7], state["site_xpos"][:, TOOL])
 
     def _pay(self, solved: Array) -> Array:
         if self.reward in ("sparse", "success"):
@@ -292,10 +294,12 @@ class TabletopEnv(BatchedEnv):
 
     # ---- disturbances and state ----------------------------------------------------------------------------------
     def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
-        """Throw the task's first thing sideways with 0.5 m/s x strength."""
-        qvel = self._pool.state["qvel"].copy()
+        """Shove the tool sideways: 0.5 m/s x strength, which the servos brake."""
         angle = generator.uniform(0.0, 2.0 * np.pi, self.num_envs)
-        qvel[:, 9:11] += 0.5 * strength * np.stack([np.cos(angle), np.sin(angle)], 1)
+        none = np.zeros(self.num_envs)
+        velocity = np.stack([np.cos(angle), np.sin(angle), none, none, none, none], 1)
+        qvel = self._pool.state["qvel"].copy()
+        qvel[:, :7] += 0.5 * strength * joint_motion(self._jacobian(), velocity)
         self._pool.write("qvel", mask, qvel)
 
     def state_dict(self) -> dict[str, Any]:

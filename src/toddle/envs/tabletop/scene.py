@@ -64,6 +64,8 @@ def build_scene(
     for body in spec.bodies:
         if body.name and body.name != "world":
             body.gravcomp = 1.0
+    for light in spec.lights:
+        light.mode = mujoco.mjtCamLight.mjCAMLIGHT_FIXED  # one that follows the arm is a substep late in pictures
     _servos(spec)
     _hand(spec)
     world = spec.worldbody
