@@ -48,6 +48,24 @@ def test_the_four_corners_of_the_clip(ratio: float, advantage: float, loss: floa
     assert log_ratio.grad.item() == pytest.approx(gradient)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient"),
+    [
+        (5.0, -2.0, 6.0, 0.0),  # 5 x 2 without it: held at 3 x 2, no pull
+        (2.0, -2.0, 4.0, 4.0),  # within it nothing changes
+        (0.5, -1.0, 0.8, 0.0),
+        (5.0, 1.0, -1.2, 0.0),  # a gain is held by the clip alone
+    ],
+)
+def test_dual_clip_holds_losses(ratio: float, advantage: float, loss: float, gradient: float) -> None:
+    log_ratio = torch.tensor([[math.log(ratio)]], requires_grad=True)
+    result, _ = clipped_surrogate(log_ratio, torch.tensor([advantage]), 0.2, 0.2, dual=3.0)
+    result.backward()
+    assert result.item() == pytest.approx(loss)
+    assert log_ratio.grad is not None
+    assert log_ratio.grad.item() == pytest.approx(gradient)
+
+
 def test_clip_higher_and_the_fraction_outside() -> None:
     log_ratio = torch.tensor([[1.25], [1.25], [0.75], [1.0]]).log()
     up, down = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, -1.0, 0.0])

@@ -106,7 +106,14 @@ SMALL: dict[str, Any] = {"env": ("dots/one",), "worlds": 4, "steps": 320, "evalu
     ("method", "more"),
     [
         ("ppo", {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 1}}),
-        ("ppo", {"collect": {"length": 5, "keep": "pictures"}, "sampler": {"noise": "fpo"}, "ppo": {"minibatches": 2}}),
+        (
+            "ppo",
+            {
+                "collect": {"length": 5, "keep": "pictures"},
+                "sampler": {"noise": "fpo"},
+                "ppo": {"minibatches": 2, "dual_clip": 3.0},
+            },
+        ),
         (
             "grpo",
             {
@@ -429,6 +436,7 @@ def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None
         ("--reference.weight -1", "reference.weight: expected a number"),
         ("--tasks.kind frontier", "tasks.kind: expected several environments, for a curriculum over tasks"),
         ("--tasks.floor 2", "tasks.floor: expected"),
+        ("--ppo.dual-clip 1", "dual_clip: expected a number above 1, got 1.0"),
         ("--ppo.aggregate tokens", "invalid choice 'tokens' for argument '--ppo.aggregate'"),
         ("--critic homogeneous-lora", "critic: expected homogeneous, or a VLA with LoRA on its backbone"),
         ("--collect.keep pictures --critic context", "critic: expected state"),

@@ -90,6 +90,8 @@ class PPOConfig:
     """The ratio is held above 1 - clip_low."""
     clip_high: Positive = 0.2
     """The ratio is held below 1 + clip_high."""
+    dual_clip: Positive | None = None
+    """With a negative advantage a ratio counts at most this many times (above 1; pi_RL takes 3); None: no limit."""
     ratio: Ratio = "sum"
     """How the links of a decision form its ratio."""
     aggregate: Aggregate = "link"
@@ -123,6 +125,8 @@ class PPOConfig:
     def __post_init__(self) -> None:
         if self.schedule == "adaptive" and self.target_kl is None:
             raise problem("target_kl", "a number, because the schedule is adaptive", None)
+        if self.dual_clip is not None and self.dual_clip <= 1.0:
+            raise problem("dual_clip", "a number above 1", self.dual_clip)
 
 
 class PPO:
@@ -324,7 +328,9 @@ class PPO:
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
         low, high, weight = self._link_settings(log_ratio.shape[-1], log_ratio.device)
         real = mask if score.real is None or config.ratio != "per_link" else links_where(score.real, mask)
-        policy_loss, outside = clipped_surrogate(log_ratio, advantage, low, high, weight, real, part.weight)
+        policy_loss, outside = clipped_surrogate(
+            log_ratio, advantage, low, high, weight, real, part.weight, config.dual_clip
+        )
         loss = config.policy_weight * policy_loss + loss
         entropy = mean_where(score.entropy, mask)
         if config.entropy:

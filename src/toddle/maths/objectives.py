@@ -115,13 +115,15 @@ def clipped_surrogate(
     link_weight: Tensor | None = None,
     mask: Tensor | None = None,
     weight: Tensor | None = None,
+    dual: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Minus the clipped surrogate, averaged over everything (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 
     `log_ratio` (..., R), `advantage` (...), clips both numbers or both (R,): the ratio is held to
     [1 - clip_low, 1 + clip_high] (clip-higher: Yu et al. 2025, arXiv 2503.14476).  `link_weight` (R,) multiplies the
     advantage of each link; `mask` (...) bool marks the decisions that are real, (..., R) the links; `weight` (...) is
-    how much each decision counts (`decision_weights`).
+    how much each decision counts (`decision_weights`).  `dual` c > 1: a negative advantage counts at most c times,
+    however large the ratio (dual-clip PPO, Ye et al. 2020, arXiv 1912.09729, eq. 5).
     Returns the loss (a number, to be minimised) and the fraction of ratios outside the range (detached).
     """
     if mask is not None:
@@ -133,7 +135,10 @@ def clipped_surrogate(
         gain = gain * link_weight
     ratio = torch.exp(log_ratio)
     held = torch.clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    loss = -mean_where(torch.minimum(ratio * gain, held * gain), mask, weight)
+    kept = torch.minimum(ratio * gain, held * gain)
+    if dual is not None:
+        kept = torch.where(gain < 0.0, torch.maximum(kept, dual * gain), kept)
+    loss = -mean_where(kept, mask, weight)
     return loss, mean_where((held != ratio).detach().to(ratio.dtype), mask)
 
 
