@@ -123,7 +123,7 @@ def clipped_surrogate(
     [1 - clip_low, 1 + clip_high] (clip-higher: Yu et al. 2025, arXiv 2503.14476).  `link_weight` (R,) multiplies the
     advantage of each link; `mask` (...) bool marks the decisions that are real, (..., R) the links; `weight` (...) is
     how much each decision counts (`decision_weights`).  `dual` c > 1: a negative advantage counts at most c times,
-    however large the ratio (dual-clip PPO, Ye et al. 2020, arXiv 1912.09729, eq. 5).
+    however large the ratio (dual-clip PPO, Ye et al. 2020, arXiv 1912.09729).
     Returns the loss (a number, to be minimised) and the fraction of ratios outside the range (detached).
     """
     if mask is not None:
