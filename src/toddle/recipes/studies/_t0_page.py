@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from toddle.maths.intervals import Interval, t_interval
+from toddle.recipes.studies._cells import Measure, Pairs, gain, points, shown, table
 from toddle.reporting.plots import colours_of, curve_panels, interval_lines, success_over_budget
 from toddle.reporting.study import Figure, Row, Units, effect
 
-__all__ = ["area", "area_gain", "difference", "erased", "figures", "gain", "pushed_count", "speed", "success", "tables"]
-
-Pairs = dict[tuple[int, str], float]
-"""A number for each pair of seed and task."""
-Measure = Callable[[Sequence[Row]], Units | None]
+__all__ = ["area", "area_gain", "difference", "erased", "figures", "pushed_count", "speed", "success", "tables"]
 
 
-def success(rows: Sequence[Row], start: str, count: int, disturbance: str = "plain") -> Pairs:
+def success(rows: Sequence[Row], start: str, count: int, disturbance: str = "plain") -> dict[tuple[int, str], float]:
     """Success by (seed, task)."""
     return {
         (row["seed"], row["task"]): row["successes"] / row["episodes"]
@@ -39,18 +35,6 @@ def area(rows: Sequence[Row], start: str) -> Pairs:
 def pushed_count(rows: Sequence[Row]) -> int:
     """The N of ablations and pushes."""
     return next((row["count"] for row in rows if row["kind"] == "success" and row["disturbance"] == "pushed"), 0)
-
-
-def table(values: Pairs) -> Units | None:
-    """Return values as (seeds, tasks): the seeds that have every task; None where fewer than two do."""
-    tasks = sorted({task for _, task in values})
-    seeds = [seed for seed in sorted({seed for seed, _ in values}) if all((seed, task) in values for task in tasks)]
-    return np.array([[values[seed, task] for task in tasks] for seed in seeds]) if len(seeds) > 1 else None
-
-
-def gain(a: Pairs, b: Pairs, share: float = 1.0) -> Units | None:
-    """Return share * a - b as (seeds, tasks), where both have them."""
-    return table({key: share * a[key] - b[key] for key in set(a) & set(b)})
 
 
 def area_gain(start: str, other: str) -> Measure:
@@ -92,16 +76,6 @@ def speed(rows: Sequence[Row]) -> Units | None:
 
 
 # ---- page ------------------------------------------------------------------------------------------------------------
-def _points(units: Units | None) -> Interval | None:
-    """Return the mean with its interval, in per cent; None where there is none."""
-    return None if units is None else Interval(*(100 * number for number in t_interval(units)))
-
-
-def _shown(units: Units | None) -> str:
-    found = _points(units)
-    return "" if found is None else f"{found.value:+.0f} [{found.low:.0f}, {found.high:.0f}]"
-
-
 def figures(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[Figure]:
     """Success over N; every start against random at one N; fine-tuning error and CKA of one seed.
 
@@ -110,7 +84,7 @@ def figures(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[Fi
     found, n, main = list[Figure](), pushed_count(rows), next(iter(groups.values()))
     counts = sorted({row["count"] for row in rows if row["kind"] == "success"})
     lines = {
-        name: [(float(count), e) for count in counts if (e := _points(table(success(rows, name, count)))) is not None]
+        name: [(float(count), e) for count in counts if (e := points(table(success(rows, name, count)))) is not None]
         for name in main
     }
     if lines := {name: points for name, points in lines.items() if points}:
@@ -119,14 +93,13 @@ def figures(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> list[Fi
         found.append(Figure(name="success", svg=svg, caption=caption))
     for disturbance, label in (("plain", "undisturbed"), ("pushed", "one push an episode")):
         effects = {
-            name: _points(difference(name, "random", disturbance)(rows))
+            name: points(difference(name, "random", disturbance)(rows))
             for group in groups.values()
             for name in group
             if name != "random"
         }
-        shown = {name: e for name, e in effects.items() if e is not None}
-        if shown:
-            svg = interval_lines(shown, x_label=f"success minus random's, points, N = {n}, {label}")
+        if measured := {name: e for name, e in effects.items() if e is not None}:
+            svg = interval_lines(measured, x_label=f"success minus random's, points, N = {n}, {label}")
             found.append(Figure(name=f"effects_{disturbance}", svg=svg, caption=f"Every start at N = {n}, {label}."))
     return found + _courses(rows, groups, n)
 
@@ -144,8 +117,8 @@ def _courses(rows: Sequence[Row], groups: Mapping[str, Sequence[str]], n: int) -
     }
     cka = {name: [(float(a), float(b)) for a, b in chosen[name]["cka"]] for name in main if chosen[name]["cka"]}
     panels = {"endpoint error of training batches": error, "CKA to the trunk at the start": cka}
-    shown = {title: series for title, series in panels.items() if series}
-    svg = curve_panels(shown, colours_of(main), x_label="update")
+    drawn = {title: series for title, series in panels.items() if series}
+    svg = curve_panels(drawn, colours_of(main), x_label="update")
     return [Figure(name="courses", svg=svg, caption=f"Fine-tuning at N = {n}, seed 0; colours as in the first plot.")]
 
 
@@ -161,11 +134,11 @@ def tables(
     for name in names:
         cells_of = [success(rows, name, n, disturbance) for disturbance in ("plain", "pushed")]
         if any(cells_of):
-            shown = [name]
+            line = [name]
             for disturbance, cell in zip(("plain", "pushed"), cells_of):
-                shown.append(f"{100 * float(np.mean(list(cell.values()))):.0f} %" if cell else "")
-                shown.append("" if name == "random" else _shown(difference(name, "random", disturbance)(rows)))
-            effects.append(shown)
+                line.append(f"{100 * float(np.mean(list(cell.values()))):.0f} %" if cell else "")
+                line.append("" if name == "random" else shown(difference(name, "random", disturbance)(rows)))
+            effects.append(line)
         runs = [r for r in rows if r["kind"] == "sft" and (r["start"], r["count"]) == (name, n)]
         if runs:
             last = [r["cka"][-1][1] for r in runs if r["cka"]]
@@ -184,7 +157,7 @@ def tables(
         cells.append([task, disturbance, str(count), start, counted])
     goals = [[policy, env, f"{100 * np.mean(values):.0f} %"] for (policy, env), values in _goals(rows).items()]
     against = [
-        [name, control, text] for name, control in controls.items() if (text := _shown(difference(name, control)(rows)))
+        [name, control, text] for name, control in controls.items() if (text := shown(difference(name, control)(rows)))
     ]
     return [
         (

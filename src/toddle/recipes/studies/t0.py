@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from toddle.recipes.studies._cells import cells_of
 from toddle.recipes.studies._t0_page import area_gain, difference, erased, figures, speed, tables
-from toddle.reporting.episode_log import read_episodes, result_of, score_of
 from toddle.reporting.study import Outcome, Row, Study
 from toddle.runs.metrics import read_metrics
 from toddle.runs.steps import Step, toddle_step
@@ -328,7 +328,7 @@ def collect(scale: Scale, folder: Path) -> list[Row]:
         at = folder / f"seed{seed}"
         for count in scale.demonstrations:
             for path in sorted(at.glob(f"evaluate{count}/*/episodes.jsonl")):
-                for (name, env, disturbance), scores in _cells(path).items():
+                for (name, env, disturbance), scores in cells_of(path).items():
                     rows.append(
                         {
                             "kind": "success",
@@ -351,7 +351,7 @@ def collect(scale: Scale, folder: Path) -> list[Row]:
                         **_course(path.parent),
                     }
                 )
-        for (name, env, _), scores in _cells(at / "goals" / "episodes.jsonl").items():
+        for (name, env, _), scores in cells_of(at / "goals" / "episodes.jsonl").items():
             rows.append(
                 {
                     "kind": "goals",
@@ -363,14 +363,6 @@ def collect(scale: Scale, folder: Path) -> list[Row]:
                 }
             )
     return rows
-
-
-def _cells(path: Path) -> dict[tuple[str, str, str], list[float]]:
-    cells: dict[tuple[str, str, str], list[float]] = {}
-    for line in read_episodes(path):
-        if (score := score_of(result_of(line))) is not None:
-            cells.setdefault((line["candidate"], line["env"], line["condition"]), []).append(score)
-    return cells
 
 
 def _course(folder: Path) -> dict[str, Any]:
