@@ -123,6 +123,8 @@ def test_schedules() -> None:
     assert rates("cosine", 1e-3) == pytest.approx(cosine)
     assert rates("adaptive", 1e-5)[-1] > 5e-5  # KL far below its target: the rate rises
     assert rates("adaptive", 0.5)[-1] < 0.2  # far above: it falls
+    warming = make(schedule="adaptive", learning_rate=1e-5, target_kl=0.02, critic_warm_up=3)
+    assert [warming.step()["ppo/learning_rate"] for _ in range(4)] == [1e-5] * 4  # nothing moved: KL 0 says nothing
 
 
 class Tokens(nn.Module):

@@ -290,6 +290,8 @@ class PPO:
         return means
 
     def _adapt(self, kl: float) -> None:
+        if self._warming:  # the policy does not move: its KL of 0 says nothing of the rate
+            return
         if self.config.schedule == "adaptive" and self.config.target_kl is not None:
             if kl > 2.0 * self.config.target_kl:
                 self.adaptive_factor = max(self.adaptive_factor / 1.5, 1e-2)
