@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-from toddle.core.config import from_dict
 from toddle.core.errors import InputError
 from toddle.maths.intervals import Interval
 from toddle.recipes import demo
-from toddle.recipes.pretrain import configure
+from toddle.recipes._step_checks import check_toddle_steps
 from toddle.recipes.study import Config, known_studies, load_study, plan, run, run_study
 from toddle.reporting.study import Estimate, Outcome, effect, estimate, verdict
-from toddle.runs.steps import Step, check_steps
+from toddle.runs.steps import check_steps
 
 TINY = '''
 """Does a larger learning rate fit a line sooner?"""
@@ -191,19 +190,9 @@ def test_unknown_study_and_scale(tmp_path: Path, study: Any) -> None:
     with pytest.raises(InputError, match="study"):
         plan(settings(tmp_path))
     with pytest.raises(InputError, match="did you mean 't0'"):
-        run(Config(name="to", page_only=True), resume=False)
+        run(Config(name="t00", page_only=True), resume=False)
     with pytest.raises(InputError, match="scale"):
         study.settings("lab")
-
-
-def settings_are_valid(steps: list[Step]) -> None:
-    """Every `toddle` step's settings make a Config of its command."""
-    for step in steps:
-        command, (_, filled) = step.arguments[3], step.filled(Path("somewhere"))
-        if command == "pretrain":
-            configure(filled)
-        else:
-            from_dict(importlib.import_module(f"toddle.recipes.{command}").Config, filled, where=step.name)
 
 
 @pytest.mark.parametrize("scale", ["small", "medium", "lab"])
@@ -212,10 +201,10 @@ def test_every_study_file_plans_at_every_scale(name: str, scale: str) -> None:
     found = load_study(name)
     steps = found.steps(found.settings(scale))
     check_steps(steps)
-    settings_are_valid(steps)
+    check_toddle_steps(steps, Path("somewhere"))
 
 
 def test_the_stages_of_the_demo_have_valid_settings() -> None:
     steps = demo.stages(demo.Config())
     check_steps(steps)
-    settings_are_valid(steps)
+    check_toddle_steps(steps, Path("somewhere"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def check_toddle_steps(steps: Sequence[Step], folder: Path) -> None:
         arguments, settings = step.filled(folder)
         if "toddle" not in arguments:
             continue
-        recipe = importlib.import_module(f"toddle.recipes.{arguments[arguments.index('toddle') + 1]}")
+        words = itertools.takewhile(lambda word: not word.startswith("-"), arguments[arguments.index("toddle") + 1 :])
+        recipe = importlib.import_module(f"toddle.recipes.{'_'.join(words)}")
         configure = getattr(recipe, "configure", None)
         try:
             made = configure(settings) if configure else from_dict(recipe.Config, settings, where="settings")

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 POLL_SECONDS, SHOW_SECONDS = 0.1, 0.5
-COMPUTING = {"pretrain", "sft", "evaluate", "backbone"}
+COMPUTING = {"pretrain", "sft", "finetune", "reward", "evaluate", "backbone"}
 """Commands with a `device`."""
 GRACE_SECONDS = 60.0
 """How long an interrupted step may take to save its state before it is killed."""
@@ -89,7 +89,7 @@ def toddle_step(
     name: str, command: str, settings: dict[str, Any], *, after: Iterable[str] = (), seconds: float = 60.0
 ) -> Step:
     """Return the step that runs `toddle <command>` with `settings` (fields of its Config; `out` is filled in)."""
-    arguments = ("{python}", "-m", "toddle", command, "--config", "{settings}", "--resume")
+    arguments = ("{python}", "-m", "toddle", *command.split(), "--config", "{settings}", "--resume")
     return Step(
         name=name, arguments=arguments, settings={**settings, "out": "{out}"}, after=tuple(after), seconds=seconds
     )
