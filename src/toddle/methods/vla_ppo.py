@@ -43,22 +43,45 @@ METHOD = Method(
         Preset(
             name="tokens",
             kinds=TOKENS,
-            source="VLA-RL: a ratio for each action's tokens, clip 0.2, value clip 0.2, advantages as they are, "
-            "critic first, temperature 1.5; ours: epochs, rates",
+            source="VLA-RL: a ratio for each action's tokens, clip 0.2, critic first; ours, found on dots/one: a rate "
+            "that the KL steers, epochs, discount",
             settings=VLAPPOSettings(
-                sampler=SamplerConfig(temperature=1.5, ratio_per="action"),
-                collect=CollectConfig(length=25, discount=0.995, scale_rewards=False),
+                sampler=SamplerConfig(temperature=1.0, ratio_per="action"),
+                collect=CollectConfig(length=25, discount=0.98),
                 ppo=PPOConfig(
-                    epochs=2,
-                    minibatches=8,
+                    epochs=4,
+                    minibatches=4,
                     learning_rate=1e-4,
                     critic_learning_rate=1e-3,
+                    critic_warm_up=2,
+                    ratio="per_link",
+                    target_kl=0.03,
+                    schedule="adaptive",
+                ),
+            ),
+        ),
+        Preset(
+            name="vla-rl",
+            kinds=TOKENS,
+            source="VLA-RL as published: temperature 1.5, one epoch, advantages as they are, value clip 0.2, rate 2e-5 "
+            "(critic 5e-5), five iterations of the critic alone, which reads a frozen copy of the VLA; 128 steps by 8",
+            settings=VLAPPOSettings(
+                sampler=SamplerConfig(temperature=1.5, ratio_per="action"),
+                critic="homogeneous",
+                collect=CollectConfig(length=16, discount=0.99, scale_rewards=False),
+                ppo=PPOConfig(
+                    epochs=1,
+                    minibatches=8,
+                    learning_rate=2e-5,
+                    critic_learning_rate=5e-5,
                     critic_warm_up=5,
                     ratio="per_link",
                     value_clip=0.2,
                     normalise_advantages=False,
+                    max_grad_norm=1.0,
                     target_kl=None,
                     schedule="constant",
+                    rescore=True,
                 ),
             ),
         ),
