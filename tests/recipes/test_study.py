@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -184,6 +185,14 @@ def test_the_line_is_judged_and_not_zero() -> None:
     assert estimate(effect([[1.0, 2.0], [3.0, 4.0]])).units == "2 seeds x 2 tasks"
     with pytest.raises(InputError, match="paired values"):
         effect([1.0], [1.0, 2.0])
+
+
+def test_a_part_that_measures_nothing_makes_no_page(tmp_path: Path, study: Any) -> None:
+    silent = dataclasses.replace(study, collect=lambda scale, folder: [])
+    run_study(silent, settings(tmp_path, only=("high/seed0",)))
+    assert not (tmp_path / "docs").exists()
+    with pytest.raises(InputError, match="run the study first"):
+        run_study(silent, settings(tmp_path, page_only=True))
 
 
 def test_unknown_study_and_scale(tmp_path: Path, study: Any) -> None:

@@ -121,6 +121,9 @@ def run_study(study: Study[Any], config: Config) -> None:
                     run_steps(chosen, folder.path, processes=config.processes, progress=bar)
             finally:  # what is there is put on the page, whatever stopped the rest
                 _write_data(study, settings, steps, config, folder.path)
+        if not (page / "data.jsonl").exists():
+            print("nothing is measured by these runs yet, so there is no page", file=sys.stderr)
+            return
     for name, judged in write_page(study, page).items():
         print(f"{name}: {judged}", file=sys.stderr)
     print(page / "index.md")
