@@ -245,7 +245,7 @@ def test_own_successes_alone_teach(kind: str, tmp_path: Path, request: pytest.Fi
     known = {"weight": 1.0, "dataset": (folder.parent / "data",), "cache": folder.parent / "cache", "batch": 8}
     alone = {"minibatches": 2, "critic_warm_up": 0, "policy_weight": 0.0}
     small = SMALL | {"policy": folder, "collect": {"length": 5}, "ppo": alone}
-    finetune.run(finetune.configure(small | {"out": tmp_path / "none"}))
+    finetune.run(finetune.configure(small | {"out": tmp_path / "none", "imitation": {"weight": 0.0}}))
     state, before = read_policy(tmp_path / "none")[3], load_policy(folder).state_dict()
     assert all(torch.equal(state[name], before[name]) for name in state)  # the surrogate weighs nothing
     settings = finetune.configure(small | {"out": tmp_path / "run", "imitation": known})
@@ -256,11 +256,19 @@ def test_own_successes_alone_teach(kind: str, tmp_path: Path, request: pytest.Fi
     assert all(row["imitation/loss"] > 0.0 and "imitation/held" in row for row in rows)
 
 
+def test_a_flow_s_preset_imitates_and_says_so(vla: Path) -> None:
+    settings = finetune.configure(SMALL | {"policy": vla})
+    assert settings.preset == "flow" and settings.imitation.weight == 1.0 and settings.imitation.choose == "shorter"
+    assert finetune.configure(SMALL | {"policy": vla, "preset": "pi-rl"}).imitation.weight == 0.0
+    changed = finetune.configure(SMALL | {"policy": vla, "imitation": {"weight": 0.5}, "collect": {"length": 5}})
+    assert any("imitation.weight 0.5 (preset: 1.0)" in step for step in finetune.plan(changed).steps)
+
+
 def test_imitation_that_has_no_effect_is_refused(vla: Path) -> None:
     with pytest.raises(
         InputError, match=r"imitation\.weight: expected above 0, got 0\.0; imitation\.batch has no effect"
     ):
-        finetune.configure({"policy": vla, "imitation": {"batch": 3}})
+        finetune.configure({"policy": vla, "imitation": {"weight": 0.0, "batch": 3}})
     with pytest.raises(InputError, match=r"dataset"):
         finetune.plan(
             finetune.configure(SMALL | {"policy": vla, "imitation": {"weight": 1.0, "dataset": ("nowhere",)}})

@@ -45,7 +45,7 @@ class OwnSuccessesConfig:
     """Weight of the supervised loss on successful episodes; 0 switches it off."""
     episodes: Size = 50
     """Own episodes kept of each task, the latest."""
-    choose: Literal["all", "shorter"] = "all"
+    choose: Literal["all", "shorter"] = "shorter"
     """Keep every success, or those alone that are no longer than the median of what is kept of the task."""
     batch: Size = 64
     """Decisions in the supervised loss of one update."""

@@ -104,6 +104,8 @@ class Preset:
     started: bool | None = None
     """Whether it is for a policy that has learned already (from demonstrations, or stored); None: both."""
 
+    common: Mapping[str, Any] = field(default_factory=dict)
+    """What it says of the command's own settings (plain): what is imitated beside RL, say."""
     kinds: tuple[str, ...] = ()
     """Kinds of stored policies it is for; none: any."""
 

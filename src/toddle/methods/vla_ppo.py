@@ -23,6 +23,28 @@ METHOD = Method(
         Preset(
             name="flow",
             kinds=FLOWS,
+            source="pi_RL: K 4, level 0.5, one random step, lambda 0.95, critic first; ours: own successes imitated "
+            "beside (without them this rate loses a policy: preset pi-rl), rate, epochs, gamma, clip",
+            common={"imitation": {"weight": 1.0}},
+            settings=VLAPPOSettings(
+                collect=CollectConfig(length=25, discount=0.995, scale_rewards=False),
+                ppo=PPOConfig(
+                    epochs=5,
+                    minibatches=8,
+                    learning_rate=1e-4,
+                    critic_learning_rate=1e-3,
+                    critic_warm_up=1,
+                    clip_low=0.05,
+                    clip_high=0.05,
+                    ratio="sum",
+                    target_kl=None,
+                    schedule="cosine",
+                ),
+            ),
+        ),
+        Preset(
+            name="pi-rl",
+            kinds=FLOWS,
             source="pi_RL: K 4, level 0.5, one random step, lambda 0.95, rate 5e-6, critic first; ours: gamma, clip",
             settings=VLAPPOSettings(
                 collect=CollectConfig(length=25, discount=0.995, scale_rewards=False),

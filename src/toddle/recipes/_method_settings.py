@@ -25,7 +25,7 @@ def with_preset(base: type[Any], command: str, method: str, preset: Preset, give
 
     Raises InputError for what is unknown or has a wrong value.
     """
-    plain = to_dict(preset.settings) | {"method": method, "preset": preset.name}
+    plain = to_dict(preset.settings) | dict(preset.common) | {"method": method, "preset": preset.name}
     kind: Any = base  # as a class it is hashable, which mypy does not see
     return from_dict(settings_class(kind, command, method), merged(plain, given), where=f"toddle {command}")
 
@@ -34,6 +34,8 @@ def preset_lines(config: Any, preset: Preset) -> list[str]:
     """Say for a plan which preset was taken, where it comes from, and what was changed."""
     settings, now = to_dict(preset.settings), to_dict(config)
     changed = changes(settings, {name: now[name] for name in settings})
+    for name, wanted in preset.common.items():  # of the command's settings a preset says a part
+        changed += changes({name: wanted}, {name: {key: now[name][key] for key in wanted}})
     given = ", ".join(f"{name} {value!r} (preset: {was!r})" for name, was, value in changed)
     lines = [f"take preset '{preset.name}' of {config.method} ({preset.source})"]
     return [*lines, f"change {given}"] if given else lines
