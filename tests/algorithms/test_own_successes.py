@@ -49,7 +49,7 @@ def played(
 
 
 def own(policy: Any = None, **settings: Any) -> OwnSuccesses:
-    return OwnSuccesses(policy or tiny_vla(), OwnSuccessesConfig(weight=1.0, **settings))
+    return OwnSuccesses(policy or tiny_vla(), OwnSuccessesConfig(**({"weight": 1.0, "choose": "all"} | settings)))
 
 
 def decisions(held: OwnSuccesses) -> list[list[float]]:
