@@ -161,3 +161,35 @@ def test_a_demo_stops_its_stages_which_keep_their_state(tmp_path: Path, number: 
     assert "the same command goes on where it was" in said
     checkpoints = list((tmp_path / "pretrain/checkpoints").glob("step_*"))
     assert checkpoints and not list((tmp_path / "pretrain").glob("finished.json"))
+
+
+TRAINING = {
+    "sft": "--dataset {data} --cameras top --cache {cache} --sft.steps 60 --sft.batch 8 --expert.trunk.width 32 "
+    "--expert.trunk.depth 1 --expert.trunk.heads 2 --expert.horizon 4 --expert.executed 4 --checkpoint-every 20",
+    "finetune": "--policy {sft} --env dots/one --worlds 8 --steps 1920 --collect.length 5 --ppo.minibatches 2 "
+    "--evaluation.episodes 2 --evaluation.videos 0 --checkpoint-every 2",
+}
+
+
+@pytest.mark.slow
+def test_what_trains_a_vla_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    shown = f"record --env dots/one --episodes 3 --cameras top --images image --out {tmp_path / 'data'}"
+    toddle(*shown.split())
+    places = {name: str(tmp_path / name) for name in ("data", "cache")} | {"sft": str(tmp_path / "sft-whole")}
+    for command, number in zip(TRAINING, (signal.SIGTERM, signal.SIGHUP), strict=True):
+        arguments = [command, *TRAINING[command].format(**places).split()]
+        toddle(*arguments, "--out", str(tmp_path / f"{command}-whole"))
+        parts = tmp_path / f"{command}-parts"
+        metrics = parts / "metrics.jsonl"
+        stopped(
+            number,
+            lambda metrics=metrics: metrics.exists() and metrics.read_text().count("\n") >= 2,
+            *arguments, "--out", str(parts),
+        )  # fmt: skip
+        assert not (parts / "finished.json").exists(), f"{command} was over before it was stopped"
+        toddle(*arguments, "--out", str(parts), "--resume")
+        weights = [
+            next((tmp_path / f"{command}-{name}/policy").glob("*.safetensors")).read_bytes()
+            for name in ("whole", "parts")
+        ]
+        assert weights[0] == weights[1], command
