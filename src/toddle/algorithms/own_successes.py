@@ -3,8 +3,8 @@
     L = w L_PPO + weight * L_SFT(own successful episodes, demonstrations)
 
 The policy gradient says little about one update (its noise moves every weight); a regression on what worked has a
-minimum, so it holds the policy where successes are.  Self-imitation: Oh et al. 2018, arXiv 1806.05635; its alternation
-with RL on VLAs: iRe-VLA, arXiv 2501.16664.
+minimum, so it holds the policy where successes are.  Beside PPO on chunks, with the shorter successes: AC-PPO, arXiv
+2509.25718; self-imitation: Oh et al. 2018, arXiv 1806.05635; in turns with RL on VLAs: iRe-VLA, arXiv 2501.16664.
 """
 
 from __future__ import annotations
