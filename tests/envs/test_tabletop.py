@@ -39,7 +39,6 @@ def moment(state: dict[str, Any]) -> Told:
         tool=values["tool"],
         turn=down(np.zeros(count)),
         speed=values["speed"],
-        width=np.zeros(count),
         touch=np.repeat(values["held"][:, None], 2, 1),
         at=places,
         rotation={name: Rotation.from_quat(values.get(f"{name}_rotation", none), scalar_first=True) for name in places},
@@ -122,6 +121,18 @@ def test_states_and_pictures_are_two_bodies() -> None:
     assert (seen.body, told.body) == ("panda_tool", "panda_tool_pick_cube")
     assert seen.body_spec.proprio == 27 and told.body_spec.proprio > 27
     assert make_env("tabletop/pick-cube", 1, horizon_scale=10).max_episode_steps == 500
+
+
+def test_no_picture_is_drawn_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_env("tabletop/push-cube", 3, cameras=("close",), image_size=16)
+    env.reset(seed=0)
+    drawn: list[int] = []
+    draw = env._picture
+    monkeypatch.setattr(env, "_picture", lambda world, *given: (drawn.append(world), draw(world, *given))[1])
+    env.step_chunk(np.full((3, 4, 7), 0.3, np.float32))
+    assert drawn == [0, 1, 2], "one picture a decision, not one a control step"
+    env.step_chunk(np.full((3, 4, 7), -0.3, np.float32), active=np.array([True, False, False]))
+    assert drawn[3:] == [0], "a world that stood still keeps its picture"
 
 
 def test_the_peg_s_size_is_its_world_s_and_comes_back() -> None:

@@ -14,7 +14,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,14 +138,11 @@ class OwnSuccesses(Auxiliary):
 
     def _own(self, count: int) -> dict[str, Any]:
         """Return a batch of decisions, the tasks with equal weight: observation (T, B, ...), action, mask."""
-        places = list(self.kept)
-        samples: list[tuple[Episode, Tensor, Tensor]] = []
-        for place in self.numbers.integers(len(places), size=count):
-            held = self.kept[places[place]]
-            lengths = np.array([_decisions(episode) for episode in held])
-            at = int(self.numbers.integers(lengths.sum()))
-            index = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
-            samples.append(self._window(held[index], at - int(lengths[:index].sum())))
+        tasks = [
+            [(episode, at) for episode in held for at in range(_decisions(episode))] for held in self.kept.values()
+        ]
+        drawn = [tasks[number] for number in self.numbers.integers(len(tasks), size=count)]
+        samples = [self._window(*decisions[int(self.numbers.integers(len(decisions)))]) for decisions in drawn]
         names = [name for name, value in samples[0][0].items() if isinstance(value, Tensor)]
         observation: dict[str, Any] = {name: torch.stack([seen[name] for seen, _, _ in samples], 1) for name in names}
         if "context" not in observation:

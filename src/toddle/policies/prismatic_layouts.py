@@ -194,7 +194,8 @@ def load_prismatic(
             value = model.head
         state[new] = value.to(dtype)
     _check_scales(folder, state)
-    _place(model, state, str(folder), {name for name in model.state_dict() if name.startswith("decoder.rotary_emb.")})
+    unread = frozenset(name for name in model.state_dict() if name.startswith("decoder.rotary_emb."))
+    _place(model, state, str(folder), unread)
     return model.freeze()
 
 
@@ -224,7 +225,7 @@ def _check_scales(folder: Path, state: dict[str, Tensor]) -> None:
             raise problem(f"{folder}: scale_factor", "trained layer scales", f"{start:g} everywhere, as untrained")
 
 
-def _place(model: nn.Module, state: dict[str, Tensor], where: str, unread: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def _place(model: nn.Module, state: dict[str, Tensor], where: str, unread: frozenset[str] = frozenset()) -> None:
     """Give a module its tensors.  Raises InputError for one missing, left over, or of another size."""
     own = model.state_dict()
     if wrong := sorted(set(own) - set(state) - unread) or sorted(set(state) - set(own)):

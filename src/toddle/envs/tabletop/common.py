@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from toddle.envs.base import Array
 from toddle.envs.tabletop.experts import OPEN, SHUT, Stage, down, nearest_yaw
-from toddle.envs.tabletop.task import Moment, Streams
+from toddle.envs.tabletop.task import Moment, Streams, near
 
 __all__ = [
     "CUBE",
@@ -23,6 +23,7 @@ __all__ = [
     "reach",
     "square",
     "third_angle",
+    "to_goal",
     "turned",
     "yaw_of",
 ]
@@ -66,8 +67,13 @@ def reach(moment: Moment, thing: str) -> Array:
     return np.asarray(np.linalg.norm(moment.at[thing] - moment.tool, axis=1))
 
 
-def holds_cube(moment: Moment, thing: str = "cube", half: tuple[float, float, float] = (CUBE,) * 3) -> Array:
-    return moment.holds(thing, half)
+def holds_cube(moment: Moment) -> Array:
+    return moment.holds("cube", (CUBE,) * 3)
+
+
+def to_goal(moment: Moment) -> Array:
+    """Return how near the cube is to the goal, (N,) in [0, 1]."""
+    return near(distance(moment, "cube", "goal"))
 
 
 def grasp_stages(thing: str, height: float, *, along: float = 0.0, period: float = math.pi / 2) -> list[Any]:
@@ -85,14 +91,12 @@ def grasp_stages(thing: str, height: float, *, along: float = 0.0, period: float
     return [(stage(height, OPEN), 0.02, 0.1), (stage(0.0, OPEN), 0.012, 0.1), (stage(0.0, SHUT), WIDE, WIDE)]
 
 
-def place_stage(mark: str, up: float, grip: float) -> Stage:
-    return lambda moment: (moment.at[mark] + np.array([0.0, 0.0, up]), moment.turn, grip)
+def lift_stage(height: float) -> Stage:
+    """The tool straight up to a height, holding what it holds."""
 
-
-def lift_stage(thing: str, height: float) -> Stage:
     def stage(now: Moment) -> tuple[Array, Rotation, float]:
         at = now.tool.copy()
-        at[:, 2] = height + 0.03
+        at[:, 2] = height
         return at, now.turn, SHUT
 
     return stage

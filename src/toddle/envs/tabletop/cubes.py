@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from toddle.envs.tabletop.common import (
     lift_stage,
     reach,
     square,
+    to_goal,
     turned,
 )
 from toddle.envs.tabletop.experts import OPEN, SHUT, Stage, carry, down, follow
@@ -100,21 +102,20 @@ def _expert_place(moment: Moment, memory: dict[str, Any]) -> Array:
     def release(now: Moment) -> tuple[Array, Rotation, float]:
         return now.tool, now.turn, OPEN
 
-    lift = (lift_stage("cube", 0.08), 0.02, WIDE)
+    lift = (lift_stage(0.11), 0.02, WIDE)
     stages = [*grasp_stages("cube", 0.08), lift, (over(0.08), 0.015, WIDE), (over(CUBE + 0.002), 0.01, WIDE)]
     held = holds_cube(moment) | (memory["phase"] > 5)
     return follow([*stages, (release, WIDE, WIDE), (away, 0.0, 0.0)], moment, memory, grasp=3, held=held)
 
 
 # ---- push-cube -------------------------------------------------------------------------------------------------------
-def _begin_push(streams: Streams) -> Start:
-    x, y = square(streams)
-    return Start(at={"cube": placed(x, y, CUBE), "goal": placed(x + 0.2, y, 1e-3)})
+def _begin_push(way: tuple[float, float, float]) -> Any:
+    def begin(streams: Streams) -> Start:
+        x, y = square(streams)
+        goal = placed(x, y, 1e-3) + 0.2 * np.array(way)
+        return Start(at={"cube": placed(x, y, CUBE), "goal": goal})
 
-
-def _begin_push_2(streams: Streams) -> Start:
-    x, y = square(streams)
-    return Start(at={"cube": placed(x, y, CUBE), "goal": placed(x, y + 0.2, 1e-3)})
+    return begin
 
 
 def _pushed(moment: Moment) -> Array:
@@ -153,11 +154,20 @@ def _expert_push(way: tuple[float, float, float]) -> Any:
     return expert
 
 
-def _to_goal(moment: Moment) -> Array:
-    return near(distance(moment, "cube", "goal"))
-
-
 # ---- the table -------------------------------------------------------------------------------------------------------
+PUSH = Task(
+    name="push-cube",
+    sentences=("push the blue cube to the red target", "push the blue cube forward onto the red disc"),
+    things=(_BLUE_CUBE,),
+    marks=(_DISC,),
+    best=4.0,
+    begin=_begin_push(AHEAD),
+    solved=_pushed,
+    dense=_pay_push(AHEAD),
+    simplified=to_goal,
+    expert=_expert_push(AHEAD),
+    seen=("goal", "cube"),
+)
 CUBES = (
     Task(
         name="pick-cube",
@@ -168,7 +178,7 @@ CUBES = (
         begin=_begin_pick,
         solved=_picked,
         dense=_pay_pick,
-        simplified=_to_goal,
+        simplified=to_goal,
         expert=_expert_pick,
         seen=("goal", "cube"),
     ),
@@ -182,34 +192,19 @@ CUBES = (
         begin=_begin_place,
         solved=_put,
         dense=_pay_place,
-        simplified=_to_goal,
+        simplified=to_goal,
         expert=_expert_place,
         seen=("goal", "cube"),
     ),
-    Task(
-        name="push-cube",
-        sentences=("push the blue cube to the red target", "push the blue cube forward onto the red disc"),
-        things=(_BLUE_CUBE,),
-        marks=(_DISC,),
-        best=4.0,
-        begin=_begin_push,
-        solved=_pushed,
-        dense=_pay_push(AHEAD),
-        simplified=_to_goal,
-        expert=_expert_push(AHEAD),
-        seen=("goal", "cube"),
-    ),
-    Task(
+    PUSH,
+    replace(
+        PUSH,
         name="push-cube-2",
         sentences=("push the yellow cube to the purple target", "push the yellow cube aside onto the purple disc"),
         things=(Thing(name="cube", half_size=(CUBE,) * 3, colours=((0.95, 0.8, 0.1, 1.0),)),),
         marks=(("goal", "disc", (0.1, 5e-4), (0.5, 0.2, 0.7, 1.0)),),
-        best=4.0,
-        begin=_begin_push_2,
-        solved=_pushed,
+        begin=_begin_push(ASIDE),
         dense=_pay_push(ASIDE),
-        simplified=_to_goal,
         expert=_expert_push(ASIDE),
-        seen=("goal", "cube"),
     ),
 )

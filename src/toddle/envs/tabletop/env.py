@@ -223,7 +223,6 @@ class TabletopEnv(BatchedEnv):
                 tool=state["site_xpos"][:, TOOL].copy(),
                 turn=Rotation.from_matrix(state["site_xmat"][:, TOOL].reshape(-1, 3, 3)),
                 speed=state["qvel"][:, :7].copy(),
-                width=state["qpos"][:, 7:9].sum(1),
                 touch=state["sensordata"][:, :2].copy(),
                 at=place,
                 rotation=turn,
@@ -248,10 +247,9 @@ class TabletopEnv(BatchedEnv):
         arm = np.concatenate([state["qpos"][:, :9], state["qvel"][:, :9], now.tool, axes], 1)
         parts = [arm]
         things = [thing.name for thing in self.task.things]
-        for thing in things:
-            half = self.task.things[things.index(thing)].half_size
-            size = half if "radius" not in self._sizes else _stacked(self._sizes)
-            parts.append(now.holds(thing, size)[:, None])
+        for thing in self.task.things:
+            size = thing.half_size if "radius" not in self._sizes else _stacked(self._sizes)
+            parts.append(now.holds(thing.name, size)[:, None])
         for name in self.task.seen:
             parts += [now.at[name], now.at[name] - now.tool]
             if name != "goal":
@@ -267,11 +265,12 @@ class TabletopEnv(BatchedEnv):
         if self.privileged:
             observation["critic"] = whole
         if self.cameras and self.rendering:
-            for world in np.flatnonzero(self._stale):
+            wanted = self._stale & self.pictured
+            for world in np.flatnonzero(wanted):
                 for index, camera in enumerate(self.cameras):
                     picture = self._picture(int(world), camera, self.image_size, self.image_size)
                     self._images[world, index] = picture.transpose(2, 0, 1)
-            self._stale[:] = False
+            self._stale[wanted] = False
             observation["images"] = self._images.copy()
         return observation
 

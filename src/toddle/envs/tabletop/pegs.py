@@ -19,6 +19,7 @@ from toddle.envs.tabletop.common import (
     reach,
     square,
     third_angle,
+    to_goal,
     turned,
 )
 from toddle.envs.tabletop.experts import OPEN, SHUT, Stage, carry, down, follow
@@ -194,13 +195,9 @@ def _expert_insert(moment: Moment, memory: dict[str, Any]) -> Array:
 
         return stage
 
-    stages = [*grasp_stages("peg", 0.08, along=-0.04, period=math.pi), (lift_stage("peg", 0.1), 0.03, WIDE)]
+    stages = [*grasp_stages("peg", 0.08, along=-0.04, period=math.pi), (lift_stage(0.13), 0.03, WIDE)]
     stages += [(line_up(-0.03, -2.0), 0.004, 0.02), (line_up(0.0, -1.0), 0.0, 0.0)]
     return follow(stages, moment, memory, grasp=3, held=moment.holds("peg", _peg_size(moment)))
-
-
-def _to_goal(moment: Moment) -> Array:
-    return near(distance(moment, "cube", "goal"))
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
@@ -226,7 +223,7 @@ PEGS = (
         begin=_begin_poke,
         solved=_poked,
         dense=_pay_poke,
-        simplified=_to_goal,
+        simplified=to_goal,
         expert=_expert_poke,
         seen=("goal", "peg", "cube"),
     ),

@@ -30,7 +30,6 @@ class Moment:
     tool: Array  # (N, 3), the point between the finger tips
     turn: Rotation  # (N,), of the hand
     speed: Array  # (N, 7), rad/s of the arm's joints
-    width: Array  # (N,), of the opening between the fingers
     touch: Array  # (N, 2), what the pads of the left and the right finger press
     at: dict[str, Array]  # name of a thing or a mark -> (N, 3)
     rotation: dict[str, Rotation]  # name of a thing or a mark -> (N,)
