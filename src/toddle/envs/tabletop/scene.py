@@ -65,12 +65,13 @@ def build_scene(
         if body.name and body.name != "world":
             body.gravcomp = 1.0
     for light in spec.lights:
+        light.diffuse = [0.35, 0.35, 0.35]  # else the table is white, with the one below
         light.mode = mujoco.mjtCamLight.mjCAMLIGHT_FIXED  # one that follows the arm is a substep late in pictures
     _servos(spec)
     _hand(spec)
     world = spec.worldbody
     world.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2.0, 2.0, 0.1], rgba=[0.72, 0.66, 0.56, 1.0])
-    world.add_light(pos=[0.4, -0.4, 1.5], dir=[-0.3, 0.3, -1.0], directional=True)
+    world.add_light(pos=[0.4, -0.4, 1.5], dir=[-0.3, 0.3, -1.0], directional=True, diffuse=[0.35, 0.35, 0.35])
     for thing in things:
         _add_thing(world, thing)
     for name, shape, size, colour in marks:
