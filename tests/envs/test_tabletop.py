@@ -154,6 +154,7 @@ def test_the_peg_s_size_is_its_world_s_and_comes_back() -> None:
         ("pick-cubes", {}, "pick-cube"),
         ("pick-cube", {"reward": "shaped"}, "reward: expected 'dense'"),
         ("pick-cube", {"horizon_scale": 0}, "horizon_scale: expected at least 1"),
+        ("pick-cube", {"horizon_scale": 10, "max_episode_steps": 5}, "horizon_scale: expected 1 where"),
         ("pick-cube", {"cameras": ("top",), "image_size": 16}, "camera"),
     ],
 )

@@ -104,6 +104,8 @@ REFUSED = [
     ("pretrain --env gymnasium/CartPole-v7", "did you mean 'gymnasium/CartPole-v1'?"),
     ("pretrain --env gymnasium/GymV21Environment-v0", "raised "),
     ("pretrain --env goal/sawyer --max-episode-steps 9", "max_episode_steps: expected nothing with goal/sawyer"),
+    ("pretrain --env goal/sawyer --reward sparse", "reward: expected nothing with goal/sawyer"),
+    ("pretrain --env metaworld-state/reach-v3 --horizon-scale 10", "horizon_scale: expected nothing with metaworld-st"),
     ("record --env gymnasium/CartPole-v7", "did you mean 'gymnasium/CartPole-v1'?"),
     ("demo --tasks gymnasium/CartPole-v7", "step demos: environment: expected a known name"),
     (

@@ -88,9 +88,10 @@ class Config:
     """Threads that step the physics, where the environment has any."""
     steps: Count = 100_000
     """Control steps to learn from at most, all environments together."""
-    reward: Literal["success", "dense"] = "success"
-    """1 at success, which ends the episode; or the environment's dense reward, where it has one: then success does not
-    end an episode in which it learns, for what is still to be earned would make it better to go on without."""
+    reward: Literal["success", "dense", "simplified"] = "success"
+    """1 at success, which ends the episode; or the environment's dense or simplified reward, where it has one: then
+    success does not end an episode in which it learns, for what is still to be earned would make it better to go on
+    without."""
     process_reward: ProcessRewardSettings = ProcessRewardSettings()
     """A reward on the way to success, said by a model (docs/process_reward.md)."""
     imitation: ImitationSettings = ImitationSettings()

@@ -28,6 +28,8 @@ __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "
 
 CHOOSING = ("method", "preset", "env", "warm_start", "init")
 """What decides which settings there are and where they begin."""
+OPTIONS = ("control", "token_latency", "distractors", "max_episode_steps", "reward", "horizon_scale")
+"""Settings that are options of the environment."""
 
 
 @config
@@ -64,6 +66,10 @@ class Config:
     """Tokens of other worlds' goals shown beside a world's own, at most, so that attention learns to choose."""
     max_episode_steps: Count | None = None
     """Control steps after which an episode is cut; by default the environment's own limit."""
+    reward: Literal["own", "dense", "simplified", "sparse", "success"] = "own"
+    """What is paid, where the environment has several rewards (docs/tabletop.md); own: what it pays by itself."""
+    horizon_scale: Count = 1
+    """The task's time limit is multiplied by this, where the environment takes it (S4's first protocol: 10)."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     checkpoint_every: Count = 20
@@ -102,8 +108,7 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
 
 
 def _environments(config: Config) -> list[BatchedEnv]:
-    asked = {name: getattr(config, name) for name in ("control", "token_latency", "distractors", "max_episode_steps")}
-    asked = {name: value for name, value in asked.items() if value != getattr(Config, name)}
+    asked = {name: getattr(config, name) for name in OPTIONS if getattr(config, name) != getattr(Config, name)}
     envs = []
     for index, name in enumerate(config.env):
         for option, value in asked.items():

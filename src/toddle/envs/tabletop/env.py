@@ -88,7 +88,7 @@ class TabletopEnv(BatchedEnv):
         task = task.removeprefix("tabletop/")
         if task not in TASKS:
             raise problem("task", f"one of {', '.join(TASKS)}", task, nearest(task, TASKS))
-        check_options(observation, reward, num_envs, horizon_scale)
+        check_options(observation, reward, num_envs, horizon_scale, max_episode_steps)
         self.task, self.name, self.num_envs = TASKS[task], f"tabletop/{task}", num_envs
         self.cameras, self.image_size = tuple(cameras), image_size
         self.observation = ("arm" if self.cameras else "state") if observation == "auto" else observation

@@ -97,7 +97,9 @@ def placed(x: Array, y: Array, z: Array | float) -> Array:
     return np.stack(np.broadcast_arrays(x, y, z), -1)
 
 
-def check_options(observation: str, reward: str, num_envs: int, horizon_scale: int) -> None:
+def check_options(
+    observation: str, reward: str, num_envs: int, horizon_scale: int, max_episode_steps: int | None
+) -> None:
     """Raise InputError for a word or a number that no tabletop environment takes."""
     for label, word, words in (
         ("observation", observation, ("auto", "arm", "state")),
@@ -108,3 +110,5 @@ def check_options(observation: str, reward: str, num_envs: int, horizon_scale: i
     for label, value in (("num_envs", num_envs), ("horizon_scale", horizon_scale)):
         if value < 1:
             raise problem(label, "at least 1", value)
+    if max_episode_steps is not None and horizon_scale != 1:
+        raise problem("horizon_scale", "1 where max_episode_steps is given", horizon_scale)
