@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.policies.test_fast_vla import tiny_fast_vla
 from tests.policies.tiny_vla import SENTENCES, tiny_backbone, tiny_config, tiny_token_config
 from tests.prismatic_folders import save_oft, save_openvla
 from tests.tiny_vlm import save_pi0, save_smolvlm, save_tokenizer
@@ -25,6 +26,7 @@ from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.check_policy import check_policy
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
+from toddle.policies.fast_vla import FastVLA
 from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig, Unsaid
@@ -95,6 +97,13 @@ def token_vla(folder: Path, **more: Any) -> tuple[Any, Observation]:
     return TokenVLA.from_config(replace(config, backbone=BackboneConfig(name=str(folder / "eyes")))), seen(32)
 
 
+def fast_vla(folder: Path) -> tuple[Any, Observation]:
+    save_embedded(folder / "eyes", tiny_backbone())
+    made = tiny_fast_vla(ratio_per="token", temperature=1.3).config
+    eyes = BackboneConfig(name=str(folder / "eyes"))
+    return FastVLA.from_config(replace(made, backbone=eyes, fingerprint="")), seen(32)
+
+
 def oft_tokens(folder: Path) -> tuple[Any, Observation]:
     return token_vla(folder, decoding="parallel", ratio_per="token")
 
@@ -152,6 +161,7 @@ MADE: dict[str, tuple[Make, ...]] = {
     "fpo": (fpo,),
     "tokens": (tokens,),
     "token_vla": (token_vla, oft_tokens, oft),
+    "fast_vla": (fast_vla,),
     "flow_vla": (flow_vla,),
     "language_vla": (openvla, openvla_oft, smolvlm),
     "pi0": (pi0,),
@@ -162,7 +172,7 @@ LEARN: dict[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("gaussian", "denoising", "fpo"), (Scorable, Imitating)),
     **dict.fromkeys(("causal", "tokens"), (Scorable,)),
     **dict.fromkeys(("flow_vla", "pi0", "pi05", "smolvla"), (FineTunable,)),
-    **dict.fromkeys(("token_vla", "language_vla"), (Scorable, FineTunable)),
+    **dict.fromkeys(("token_vla", "fast_vla", "language_vla"), (Scorable, FineTunable)),
 }
 """What a kind can learn by: what `check_policy` looks at is what is meant to be there."""
 

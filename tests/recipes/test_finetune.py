@@ -18,6 +18,7 @@ from toddle.core.memory import peak_memory
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
 from toddle.models.backbones.load import load_backbone
+from toddle.models.fast import FastSettings
 from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.process_reward import RewardModel, RewardModelConfig, save_reward_model
@@ -50,6 +51,14 @@ def tokens(vla: Path) -> Path:
     decoder = DecoderConfig(width=16, depth=1, heads=2, context_width=16)
     fresh = sft.FreshTokens(decoder=decoder, horizon=4, executed=4, bins=16)
     return taught(vla.parent, kind="tokens", tokens=fresh)
+
+
+@pytest.fixture(scope="module")
+def fast(vla: Path) -> Path:
+    """The same by tokens of frequencies."""
+    decoder = DecoderConfig(width=16, depth=1, heads=2, context_width=16)
+    code = FastSettings(scale=4.0, vocabulary=64)
+    return taught(vla.parent, kind="fast", tokens=sft.FreshTokens(decoder=decoder, horizon=4, executed=4, fast=code))
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +229,25 @@ def test_tokens_take_the_preset_of_tokens(tokens: Path, tmp_path: Path, method: 
     assert kind == "token_vla" and config.temperature == settings.sampler.temperature
     before = load_policy(tokens).state_dict()
     assert any(not torch.equal(state[name], before[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "per"),
+    [
+        ("ppo", {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}, "chunk"),
+        ("grpo", {"episodes": {"group": 2}, "reward": "dense", "reference": {"weight": 0.1}}, "token"),
+    ],
+)
+def test_sentences_of_any_length_learn(fast: Path, tmp_path: Path, method: str, more: Any, per: str) -> None:
+    """FAST's tokens by the presets as they are: a ratio of a token, or of a decision where one of an action is said."""
+    settings = finetune.configure(SMALL | more | {"policy": fast, "out": tmp_path / "run", "method": method})
+    finetune.run(settings)
+    kind, config, _, state = read_policy(tmp_path / "run")
+    assert kind == "fast_vla" and config.ratio_per == per
+    before = load_policy(fast).state_dict()
+    assert any(not torch.equal(state[name], before[name]) for name in state)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert sum(row["ppo/updates"] for row in rows) > 0 and all(row["ppo/entropy"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(

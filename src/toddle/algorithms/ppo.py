@@ -244,6 +244,8 @@ class PPO:
         config, whole = self.config, self.config.rescore or self.policy.sequential
         count = rollout.log_prob.shape[-1] if config.ratio == "per_link" else 1
         links = torch.full_like(rollout.reward, float(count))
+        if rollout.real is not None and count > 1:
+            links = rollout.real.sum(-1).to(links.dtype)
         chosen = torch.zeros_like(rollout.terminated)
         if rollout.steps is not None:
             chosen = rollout.steps < self.policy.horizon

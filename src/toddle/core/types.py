@@ -61,6 +61,7 @@ class Decision:
     action: Tensor  # (B, H, A) float32: the executed chunk, normalised; environments clip to [-1, 1]
     chain: Tensor  # (B, ...) whatever `Policy.score` needs to score the same draw again
     log_prob: Tensor  # (B, L)
+    real: Tensor | None = None  # (B, L) bool, False for links of a sentence that was over before; None: all were drawn
 
 
 class Distribution(Protocol):

@@ -60,7 +60,7 @@ class Rollout:
     worlds share, `episode_return`, `success` (B,) what became of their one episode, where whole episodes were gathered.
     `steps` (T, B) int64 is how many actions of each chunk were executed (not all where an episode ended within it),
     None where chunks have one action or nobody asks; `weight` (T, B) is how much each decision counts in the policy's
-    loss, None where all count alike.
+    loss, None where all count alike.  `real` (T, B, L) bool, None where every decision has all its links.
     `reward_scale` is what the environment's rewards were divided by.  Where the environment reports success,
     `columns["succeeded"]` (T, B) bool is True once an episode had succeeded before the decision.
     `executed` (T, B, H_exec * A) holds, on the CPU, the actions that were executed; `reached` (T, B) bool, where the
@@ -91,6 +91,7 @@ class Rollout:
             device = decision.log_prob.device
             self._observation["task"] = torch.zeros((length + 1, worlds), dtype=torch.int64, device=device)
         self.chain, self.log_prob = rows(0, decision.chain), rows(0, decision.log_prob)
+        self.real = None if decision.real is None else rows(0, decision.real)
         number = torch.zeros(worlds, device=decision.log_prob.device)
         self.reward, self.discount = rows(0, number), rows(0, number)
         self.value, self.next_value = rows(0, number), rows(0, number)
@@ -173,6 +174,8 @@ class Rollout:
         """Write decision `t`."""
         self.chain[t] = decision.chain
         self.log_prob[t] = decision.log_prob
+        if self.real is not None and decision.real is not None:
+            self.real[t] = decision.real
 
     def execute(self, t: int, actions: NDArray[np.float32]) -> None:
         """Write the actions (B, H_exec * A) that were executed in decision `t`."""

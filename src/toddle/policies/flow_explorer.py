@@ -70,7 +70,8 @@ class SamplerConfig:
     temperature: Positive = 1.0
     """VLAs of tokens: logits are divided by it, when drawing and when scoring alike."""
     ratio_per: Literal["token", "action", "chunk"] = "action"
-    """VLAs of tokens: whose log-probability a ratio is of (with ppo.ratio per_link)."""
+    """VLAs of tokens: whose log-probability a ratio is of (with ppo.ratio per_link); a token of FAST is of every action
+    of its chunk, and the chunk stands for the action."""
     seed: Seed = 0
     """Seed of the spread's weights."""
 

@@ -48,6 +48,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "fpo": ("toddle.policies.fpo", "FPOPolicy", "FPOConfig"),
     "tokens": ("toddle.policies.tokens", "TokenPolicy", "TokenConfig"),
     "token_vla": ("toddle.policies.token_vla", "TokenVLA", "TokenVLAConfig"),
+    "fast_vla": ("toddle.policies.fast_vla", "FastVLA", "FastVLAConfig"),
     "language_vla": ("toddle.policies.language_vla", "LanguageVLA", "LanguageVLAConfig"),
     "flow_vla": ("toddle.policies.vla", "FlowVLA", "FlowVLAConfig"),
     "pi0": ("toddle.policies.pi0", "Pi0Policy", "Pi0Config"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal
+
+from torch import Tensor
 
 from toddle.core.config import config
 from toddle.core.errors import problem
@@ -14,8 +17,10 @@ from toddle.core.types import BodySpec
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.expert import ExpertConfig
+from toddle.models.fast import FastSettings, train_fast
 from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
+from toddle.policies.fast_vla import FastVLA, fast_config
 from toddle.policies.foreign import expert_kind
 from toddle.policies.store import classes_of, load_policy, read_policy
 from toddle.policies.token_vla import TokenVLA, TokenVLAConfig
@@ -47,7 +52,7 @@ class FreshExpert:
 
 @config
 class FreshTokens:
-    """The VLA of tokens of `--kind tokens` and `--kind oft`."""
+    """The VLA of tokens of `--kind tokens`, `--kind fast` and `--kind oft`."""
 
     decoder: DecoderConfig = DecoderConfig()
     """The decoder of action tokens."""
@@ -56,7 +61,9 @@ class FreshTokens:
     executed: Size = 8
     """Actions that are said and executed in one decision."""
     bins: Size = 256
-    """Tokens of a number."""
+    """Tokens of a number (not with --kind fast)."""
+    fast: FastSettings = FastSettings()
+    """How --kind fast writes a chunk."""
 
 
 @config
@@ -93,9 +100,10 @@ class StartConfig:
     """With --init random: a policy folder whose architecture is copied, not its weights (a fair baseline)."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """The vision-language model (with --init random; of a pi0 its text_tokens alone, which are at least 48)."""
-    kind: Literal["flow", "tokens", "oft", "oft-tokens", "language"] = "flow"
-    """With --init random, how it acts: a flow from noise; tokens one by one (OpenVLA); a number for each at once, by
-    the L1 loss (OpenVLA-OFT), or tokens at once; or words of the backbone's own language model (OpenVLA's way)."""
+    kind: Literal["flow", "tokens", "fast", "oft", "oft-tokens", "language"] = "flow"
+    """With --init random, how it acts: a flow from noise; tokens one by one, each a number (OpenVLA) or a piece of the
+    chunk's frequencies (FAST); a number for each at once, by the L1 loss (OpenVLA-OFT), or tokens at once; or words of
+    the backbone's own language model (OpenVLA's way)."""
     expert: FreshExpert = field(default_factory=FreshExpert)
     """The action expert (with --init random, kind flow)."""
     tokens: FreshTokens = FreshTokens()
@@ -111,10 +119,18 @@ class StartConfig:
             raise problem("kind", "flow with --init <folder> or --like", self.kind, "the folder says how it acts")
         if self.like is not None and self.init != "random":
             raise problem("like", "nothing with --init <folder>", str(self.like), "it brings its own architecture")
+        if self.kind == "fast" and self.tokens.bins != FreshTokens().bins:
+            remedy = "the number of its tokens is --tokens.fast.vocabulary"
+            raise problem("tokens.bins", "nothing with --kind fast", self.tokens.bins, remedy)
+        if self.kind != "fast" and self.tokens.fast != FastSettings():
+            raise problem("tokens.fast", "nothing without --kind fast", str(self.tokens.fast))
 
 
-def start_policy(config: StartConfig, datasets: list[LeRobotDataset]) -> FineTunable:
-    """Load the policy of `init`, or build one with fresh weights for the datasets' body."""
+def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Callable[[], Tensor]) -> FineTunable:
+    """Load the policy of `init`, or build one with fresh weights for the datasets' body.
+
+    chunks: gives the demonstrated chunks (N, H, A), normalised, of which --kind fast makes its tokens.
+    """
     if config.init != "random":
         from toddle.policies.language_vla import is_openvla_folder
 
@@ -141,6 +157,8 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset]) -> FineTun
         return FlowVLA.from_config(replace(architecture, seed=config.seed))
     if config.kind == "language":
         return _language(config, config.backbone.name, _body(datasets[0]))
+    if config.kind == "fast":
+        return _fast(config, _body(datasets[0]), chunks())
     if config.kind != "flow":
         return TokenVLA.from_config(_token_config(config, _body(datasets[0])))
     fresh = config.expert
@@ -180,6 +198,10 @@ def _language(config: StartConfig, source: str, body: BodySpec) -> FineTunable:
     )
 
 
+def _fast(config: StartConfig, body: BodySpec, chunks: Tensor) -> FineTunable:
+    return FastVLA.from_config(fast_config(_token_config(config, body), train_fast(chunks, config.tokens.fast)))
+
+
 def _token_config(config: StartConfig, body: BodySpec) -> TokenVLAConfig:
     fresh = config.tokens
     return TokenVLAConfig(
@@ -189,7 +211,7 @@ def _token_config(config: StartConfig, body: BodySpec) -> TokenVLAConfig:
         horizon=fresh.horizon,
         executed=fresh.executed,
         bins=fresh.bins,
-        decoding="autoregressive" if config.kind == "tokens" else "parallel",
+        decoding="autoregressive" if config.kind in ("tokens", "fast") else "parallel",
         head="laplace" if config.kind == "oft" else "tokens",
         cameras=config.cameras,
         seed=config.seed,

@@ -6,6 +6,9 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
+from torch import Tensor
+
 from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
@@ -17,7 +20,7 @@ from toddle.core.protocols import FineTunable
 from toddle.data.augment import PictureAugmentation
 from toddle.data.demonstrations import Demonstrations
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.statistics import Mode, feature_statistics
+from toddle.data.statistics import Mode, Normalization, feature_statistics
 from toddle.data.windows import WindowDataset
 from toddle.experience.taught import Taught, drawings
 from toddle.policies.bounds import ROUNDING
@@ -84,7 +87,7 @@ def plan(config: Config) -> Plan:
     policy = make_policy(config, datasets)
     check_fits(policy, datasets)
     tokens = check_sentences(policy, datasets, lossy=config.lossy_sentences)
-    _windows(config, policy, datasets)  # raises where rows lie between pictures
+    _windows(config, policy.window_sizes, datasets)  # raises where rows lie between pictures
     weights = sum(value.numel() for value in policy.parameters())
     pictures = config.augment.copies * sum(dataset.num_pictures for dataset in datasets)
     copies = f" ({config.augment.variants} of {config.augment.copies} changed)" if config.augment.variants else ""
@@ -212,12 +215,20 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
     Raises InputError where its weights do not fit into memory with gradients, moments, average and start.
     """
     with weights_that_fit(KEPT / 4):
-        return start_policy(config, datasets)
+        return start_policy(config, datasets, lambda: _chunks(config, datasets))
+
+
+def _chunks(config: Config, datasets: list[LeRobotDataset]) -> Tensor:
+    """Return the demonstrated chunks (N, H, A), normalised as the policy will."""
+    sizes = config.tokens.horizon, 1, config.tokens.executed
+    data = Demonstrations(_windows(config, sizes, datasets))
+    made = Normalization.of(feature_statistics(data.actions), action_mode(config, datasets))
+    return (data.arrays["action"] - torch.from_numpy(made.offset)) / torch.from_numpy(made.scale)
 
 
 def make_data(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> Demonstrations:
     """Cut the datasets into windows of the policy's sizes, with cached features where its backbone is frozen."""
-    windows = _windows(config, policy, datasets)
+    windows = _windows(config, policy.window_sizes, datasets)
     body = policy.body_index(datasets[0].robot_type)
     caches = None
     if policy.features is not None:
@@ -226,8 +237,8 @@ def make_data(config: Config, policy: FineTunable, datasets: list[LeRobotDataset
     return Demonstrations(windows, body=body, cameras=policy.cameras, caches=caches, augment=config.augment)
 
 
-def _windows(config: Config, policy: FineTunable, datasets: list[LeRobotDataset]) -> list[WindowDataset]:
-    horizon, window, executed = policy.window_sizes
+def _windows(config: Config, sizes: tuple[int, int, int], datasets: list[LeRobotDataset]) -> list[WindowDataset]:
+    horizon, window, executed = sizes
     return [
         WindowDataset(
             dataset, horizon=horizon, history=window, stride=executed, episodes=_chosen(dataset, config.episodes)
