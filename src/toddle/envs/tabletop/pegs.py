@@ -28,7 +28,7 @@ from toddle.envs.tabletop.task import Moment, Start, Streams, Task, near, placed
 
 __all__ = ["PEGS"]
 
-GENTLY = -0.1
+GENTLY = -0.05
 """Gripper's action that presses the peg of 5 cm with some 12 N a finger."""
 SLOWLY = 0.08
 """Metres ahead of which a hanging peg is pulled up."""

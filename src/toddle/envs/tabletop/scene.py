@@ -25,6 +25,10 @@ HOME = (0.0, 0.39269908, 0.0, -1.96349541, 0.0, 2.35619449, 0.78539816, 0.04, 0.
 PEG = (0.12, 0.025, 0.025)
 """Half sizes of the peg of lift-peg-upright and poke-cube, metres."""
 STIFFNESS, DAMPING, FORCE = 1000.0, 100.0, 100.0
+PAD, PAD_AT = (0.0085, 0.0055, 0.0105), (0.0, 0.0055, 0.0435)
+"""Half sizes and place of the one box by which a finger touches things, metres."""
+FAR = ("link0", "link1", "link2", "link3", "link4")
+"""Links that stay above the table; what they would touch is not looked for."""
 TOOL = 0.1034  # m from the hand's frame to the point between the finger tips
 Colour = tuple[float, float, float, float]
 RED, BLUE, GREEN = (1.0, 0.0, 0.0, 1.0), (0.047, 0.165, 0.627, 1.0), (0.1, 0.75, 0.2, 1.0)
@@ -96,9 +100,17 @@ def _hand(spec: mujoco.MjSpec) -> None:
     spec.body("hand").add_site(name="tool", pos=[0.0, 0.0, TOOL], size=[0.005, 0.0, 0.0], rgba=[0, 0, 0, 0])
     for side in ("left", "right"):
         finger = spec.body(f"{side}_finger")
-        for geom in finger.geoms:
-            if geom.type == mujoco.mjtGeom.mjGEOM_BOX:
-                geom.friction[0], geom.condim = 2.0, 4
+        for geom in [each for each in finger.geoms if each.contype]:
+            geom.delete()  # a mesh and five boxes, which make up to 21 contacts with one cube
+        finger.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=PAD_AT,
+            size=PAD,
+            friction=[2.0, 0.005, 0.0001],
+            condim=4,
+            group=3,
+            mass=0.0,
+        )
         finger.add_site(
             name=f"{side}_pad",
             type=mujoco.mjtGeom.mjGEOM_BOX,
@@ -112,6 +124,10 @@ def _hand(spec: mujoco.MjSpec) -> None:
             objtype=mujoco.mjtObj.mjOBJ_SITE,
             objname=f"{side}_pad",
         )
+    spec.add_exclude(bodyname1="left_finger", bodyname2="right_finger")  # the limits of their joints part them
+    for name in FAR:
+        for geom in spec.body(name).geoms:
+            geom.contype = geom.conaffinity = 0
 
 
 def _add_thing(world: mujoco.MjsBody, thing: Thing) -> None:
