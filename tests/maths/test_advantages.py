@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toddle.maths.advantages import (
+    action_gae,
     discounted_returns,
     gae,
     group_advantages,
@@ -206,3 +207,48 @@ def test_steps_alone_sum_to_zero_and_constant_rewards_teach_nothing() -> None:
     same = torch.ones(7, 8)
     found, uneven = step_and_trajectory_advantages(same, mask, reward.sum(0), group, step=1.0, trajectory=0.0)
     assert not found.any() and not uneven.any()
+
+
+def as_chunks(horizon: int = 2) -> dict[str, torch.Tensor]:
+    """The case of stable-baselines3 as chunks of two actions: its episodes end at the ends of these."""
+    case = sb3_case()
+    chunked = {name: case[name].unflatten(0, (-1, horizon)).transpose(1, 2) for name in ("reward", "value")}
+    ends = {name: case[name][horizon - 1 :: horizon] for name in ("next_value", "terminated", "truncated")}
+    return chunked | ends | {"made": torch.ones_like(chunked["reward"], dtype=torch.bool)}
+
+
+def test_single_actions_are_steps_of_stable_baselines3() -> None:
+    found = action_gae(**as_chunks(), discount=0.8, lam=0.9)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.transpose(1, 2).flatten(0, 1), torch.tensor(SB3))
+
+
+def test_single_actions_of_a_chunk_that_was_cut_by_hand() -> None:
+    # gamma = lambda = 1/2; the episode ends with the first action of the second chunk: A = 3 - 1.5 = 1.5 there, before
+    # it 2 + 1.5/2 - 1 + 1.5/4 = 2.125, and 1 + 1/2 - 0.5 + 2.125/4 = 1.53125
+    ends = torch.tensor([[False], [True]])
+    given = {
+        "reward": torch.tensor([[[1.0, 2.0]], [[3.0, 99.0]]]),
+        "value": torch.tensor([[[0.5, 1.0]], [[1.5, 99.0]]]),
+        "next_value": torch.tensor([[1.5], [7.0]]),
+        "made": torch.tensor([[[True, True]], [[True, False]]]),
+    }
+    found = action_gae(**given, terminated=ends, truncated=~ends & False, discount=0.5, lam=0.5)
+    assert found.flatten().tolist() == [1.53125, 2.125, 1.5, 0.0]
+    cut = action_gae(**given, terminated=ends & False, truncated=ends, discount=0.5, lam=0.5)
+    assert cut.flatten().tolist() == [1.75, 3.0, 5.0, 0.0]  # 7/2 more at the end, 1/4 of it before, and again
+
+
+def test_at_lambda_one_the_first_action_of_a_chunk_has_the_chunk_s_advantage() -> None:
+    case = as_chunks()
+    gamma = 0.9
+    found = action_gae(**case, discount=gamma, lam=1.0)  # type: ignore[arg-type]
+    whole = gae(
+        case["reward"][..., 0] + gamma * case["reward"][..., 1],
+        case["value"][..., 0],
+        case["next_value"],
+        case["terminated"],
+        case["truncated"],
+        discount=gamma**2,
+        lam=1.0,
+    )
+    torch.testing.assert_close(found[..., 0], whole)

@@ -223,3 +223,12 @@ def test_links_that_are_not_real_count_nowhere() -> None:
     assert torch.allclose(log_ratio.grad, torch.tensor([[-1.0, -1.0], [-4.0, 0.0]]) / 3)
     by_decision, _ = clipped_surrogate(torch.zeros(2, 2), advantage, 0.2, 0.2, None, real, torch.ones(2))
     assert by_decision.item() == pytest.approx(-2.5)
+
+
+def test_ratios_may_have_advantages_of_their_own() -> None:
+    """Two decisions of two actions: -(1.1 * 1 - 0.8 * 2 + 1.2 * 3) / 3, with 1.3 held at 1.2, and one not real."""
+    log_ratio = torch.tensor([[1.1, 0.8], [1.3, 5.0]]).log()
+    advantage = torch.tensor([[1.0, -2.0], [3.0, float("nan")]])
+    real = torch.tensor([[True, True], [True, False]])
+    loss, outside = clipped_surrogate(log_ratio, advantage, 0.2, 0.2, mask=real)
+    assert float(loss) == pytest.approx(-(1.1 - 1.6 + 3.6) / 3) and float(outside) == pytest.approx(1 / 3)

@@ -377,6 +377,53 @@ def test_the_first_ratio_is_one_though_chunks_are_cut(vla: Path, tokens: Path, k
     assert acted is not None and not torch.allclose(acted, rollout.log_prob, atol=1e-2), "of whole chunks it is another"
 
 
+@pytest.mark.parametrize("per", ["action", "token"])
+@pytest.mark.parametrize("critic", ["auto", "homogeneous"])
+def test_every_action_has_a_value_of_its_own(tokens: Path, per: str, critic: str) -> None:
+    """Of a chunk that was cut only the actions that were made count; by hand for one world."""
+    given: dict[str, Any] = SMALL | {"policy": tokens, "value_per": "action", "max_episode_steps": 6, "reward": "dense"}
+    given |= {"critic": critic, "sampler": {"ratio_per": per}, "collect": {"length": 5, "scale_rewards": False}}
+    given |= {"ppo": {"epochs": 1, "minibatches": 2, "critic_warm_up": 0}}
+    made = finetune.build(finetune.configure(given))[0]
+    learner: Any = made.learner
+    before = copy_tree(learner.critic.state_dict())
+    metrics = learner.step()
+    rollout = learner.sources[0].rollout
+    assert rollout.value.shape == rollout.advantage.shape == (5, 4, 4)
+    assert rollout.made.sum(-1).unique().tolist() == [2, 4] and torch.equal(rollout.made.sum(-1), rollout.steps)
+    whole = (rollout.gained * 0.98 ** torch.arange(4)).sum(-1)  # a decision's reward is its actions', discounted
+    torch.testing.assert_close(whole, rollout.reward)
+    running, later = torch.zeros(4), None
+    for t in (1, 0):  # the first episode of every world: four actions and two
+        for h in reversed(range(4)):
+            value, done = rollout.value[t, :, h], rollout.made[t, :, h]
+            after = rollout.next_value[t] if later is None else later
+            delta = rollout.gained[t, :, h] + 0.98 * after - value
+            if done.all():
+                running, later = delta + 0.98 * 0.95 * running, value
+                torch.testing.assert_close(rollout.advantage[t, :, h], running)
+                torch.testing.assert_close(rollout.target[t, :, h], running + value)
+            else:
+                assert not done.any() and not rollout.advantage[t, :, h].any()
+    assert metrics["ppo/kl"] < 1e-3 and any(
+        not torch.equal(value, before[name]) for name, value in learner.critic.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"sampler": {"ratio_per": "chunk"}}, "ratio_per: expected action or token"),
+        ({"ppo": {"aggregate": "decision"}}, "aggregate: expected link"),
+    ],
+)
+def test_values_of_actions_want_ratios_of_actions(tokens: Path, vla: Path, more: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        finetune.build(finetune.configure(SMALL | {"policy": tokens, "value_per": "action"} | more))
+    with pytest.raises(InputError, match="value_per: expected chunk, or a policy of kind token_vla"):
+        finetune.build(finetune.configure(SMALL | {"policy": vla, "value_per": "action"}))
+
+
 @pytest.mark.parametrize(
     ("method", "more"),
     [

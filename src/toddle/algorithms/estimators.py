@@ -7,9 +7,9 @@ import torch
 from toddle.algorithms.parts import Estimator
 from toddle.core.errors import problem
 from toddle.experience.rollout import Rollout
-from toddle.maths.advantages import gae, group_advantages, step_and_trajectory_advantages
+from toddle.maths.advantages import action_gae, gae, group_advantages, step_and_trajectory_advantages
 
-__all__ = ["GAE", "BatchAdvantages", "GroupAdvantages", "StepAndTrajectoryAdvantages"]
+__all__ = ["GAE", "ActionGAE", "BatchAdvantages", "GroupAdvantages", "StepAndTrajectoryAdvantages"]
 
 
 class GAE(Estimator):
@@ -27,6 +27,32 @@ class GAE(Estimator):
             rollout.terminated,
             rollout.truncated,
             discount=rollout.discount,
+            lam=self.lam,
+        )
+        rollout.advantage.copy_(advantage)
+        rollout.target.copy_(advantage + rollout.value)
+        return {}
+
+
+class ActionGAE(Estimator):
+    """GAE over single actions, by a critic that says a value for each of a chunk (RLinf-VLA, arXiv 2510.06710)."""
+
+    def __init__(self, lam: float, discount: float) -> None:
+        """lam, discount: of one control step."""
+        self.lam, self.discount = lam, discount
+
+    def fill(self, rollout: Rollout) -> dict[str, float]:
+        """Write advantages and targets (T, B, H).  Raises InputError where rewards are not known action by action."""
+        if rollout.made is None or rollout.gained is None:
+            raise problem("value_per", "chunk, or a source that keeps the reward of every action", "action")
+        advantage = action_gae(
+            rollout.gained,
+            rollout.value,
+            rollout.next_value,
+            rollout.made,
+            rollout.terminated,
+            rollout.truncated,
+            discount=self.discount,
             lam=self.lam,
         )
         rollout.advantage.copy_(advantage)

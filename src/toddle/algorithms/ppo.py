@@ -229,7 +229,8 @@ class PPO:
         ended = rollout.terminated | rollout.truncated
         rollout.weight = decision_weights(self.config.aggregate, links, ended, rollout.mask)
         real = slice(None) if rollout.mask is None else rollout.mask
-        sums = [getattr(rollout, name)[real].sum() for name in ("target", "advantage", "log_prob")]
+        valued = slice(None) if rollout.valued is None else rollout.valued
+        sums = [rollout.target[valued].sum(), rollout.advantage[valued].sum(), rollout.log_prob[real].sum()]
         if not torch.isfinite(torch.stack(sums)).all():
             for name in ("log_prob", "reward", "value", "next_value"):
                 if not torch.isfinite(getattr(rollout, name)[real]).all():
@@ -318,18 +319,20 @@ class PPO:
         return self.iteration < self.config.critic_warm_up
 
     def _loss(self, part: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        config, mask = self.config, part.mask
+        config, mask, valued = self.config, part.mask, links_where(part.made, part.mask)
         loss, facts = torch.zeros((), device=part.log_prob.device), dict[str, Tensor]()
         if self.critic is not None:
             value = self.critic.value(part.observation)
-            loss = clipped_value_loss(value, part.target, part.value, config.value_clip, mask)
+            loss = clipped_value_loss(value, part.target, part.value, config.value_clip, valued)
             facts["value_loss"] = loss.detach()
         if self._warming:
             none = torch.zeros((), device=loss.device)
             return loss, facts | dict.fromkeys(("policy_loss", "entropy", "kl", "clipped"), none)
-        advantage = standardise(part.advantage, mask) if config.normalise_advantages else part.advantage
+        advantage = standardise(part.advantage, valued) if config.normalise_advantages else part.advantage
         score = self.policy.score(part.observation, part.chain)
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
+        if part.made is not None:  # an action's advantage is that of each of its links
+            advantage = advantage.repeat_interleave(log_ratio.shape[-1] // advantage.shape[-1], -1)
         low, high, weight = self._link_settings(log_ratio.shape[-1], log_ratio.device)
         real = mask if score.real is None or config.ratio != "per_link" else links_where(score.real, mask)
         policy_loss, outside = clipped_surrogate(
@@ -391,7 +394,7 @@ class PPO:
 
 def _explained_variance(rollout: Rollout) -> float:
     """1 - Var(target - value) / Var(target) over real decisions: 1 is a perfect critic, 0 a constant one."""
-    real = slice(None) if rollout.mask is None else rollout.mask
+    real = slice(None) if rollout.valued is None else rollout.valued
     target, value = rollout.target[real], rollout.value[real]
     variance = float(target.var())
     return 1.0 - float((target - value).var()) / variance if variance > 0 else 0.0

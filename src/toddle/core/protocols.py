@@ -234,7 +234,8 @@ class Critic(Module, Protocol):
     """Values of observations; never sees the chain."""
 
     def value(self, observation: Observation) -> Tensor:
-        """Return (T, B) values for (T, B, ...) observations (any leading dimensions)."""
+        """Return (T, B) values for (T, B, ...) observations (any leading dimensions); or (T, B, H), one for each action
+        of the chunk that is decided there."""
 
     def update_normaliser(self, observation: Observation) -> None:
         """Take the observations (T, B, ...) of one body into the running statistics, between iterations only."""

@@ -36,6 +36,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
       episode_return   sum of rewards of the episode so far (of the ended one where it ended)
       episode_length   control steps, likewise
       steps            control steps made in this call (a chunk stops where its episode ends)
+      rewards          (N, H) the reward of each control step of this call, 0 where none was made
       cost             the sum of what `_infos` reports as `cost` at each control step of this call
       success, ...     whatever else `_infos` reports, (N, ...), as it was at the world's last control step
     """
@@ -205,7 +206,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         begun = running.copy()
         reward, steps = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.int64)
         terminated, truncated, ended = (np.zeros(self.num_envs, bool) for _ in range(3))
-        info: dict[str, Any] = {}
+        info: dict[str, Any] = {"rewards": np.zeros(actions.shape[:2])}
         for index in range(actions.shape[1]):
             if not running.any():
                 break
@@ -213,6 +214,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             if not running.all():
                 gained, fell, cut = np.where(running, gained, 0.0), running & fell, running & cut
             reward += gained if index == 0 or discount == 1.0 else gained * discount**index
+            info["rewards"][:, index] = gained
             self._return += gained
             self._length += running
             steps += running

@@ -93,15 +93,17 @@ class Collector:
         label: str | None = None,
         critic_sees: bool = True,
         tasks: TaskCurriculumConfig | None = None,
+        values: int = 1,
     ) -> None:
         """Reset the environment with `seed` and get ready.  `label` names it in metrics (its body).
 
         critic_sees: whether the critic reads pictures or what is made of them; else none is drawn for it alone.
         tasks: how tasks are drawn, in an environment that has several.
+        values: that the critic says of a decision; above 1 every action of the chunk has a value and a reward.
         """
         env.draw_ends, self.critic_sees = "cut" if critic_sees else "none", critic_sees
         self.env, self.config, self.body, self.label = env, config, body, label or env.body
-        self.total_steps = 0
+        self.total_steps, self.values = 0, values
         self._bounds = (env.single_action_space.low, env.single_action_space.high)  # [-1, 1] unless made otherwise
         self.rollout: Rollout | None = None
         shape = (config.length, env.num_envs)
@@ -164,7 +166,7 @@ class Collector:
             observation = self._observation(policy) if known is None else known
             decision = actor.decide(policy, observation, self.generator)
             if self.rollout is None:
-                self.rollout = Rollout(length, worlds, observation, decision)
+                self.rollout = Rollout(length, worlds, observation, decision, values=self.values)
             self.rollout.observe(t, observation)
             self.rollout.decide(t, decision)
             steps += self._advance(t, actor.executable(decision), policy, finals)
@@ -206,6 +208,8 @@ class Collector:
         outcome = self._outcome
         outcome["reward"][t], outcome["terminated"][t], outcome["truncated"][t] = reward, terminated, truncated
         self._steps[t] = info["steps"]
+        if self.rollout is not None:
+            self.rollout.gain(t, info["rewards"], info["steps"])
         if chunk.shape[1] > 1:
             outcome["discount"][t] = gamma ** info["steps"].astype(np.float32)
         ended = terminated | truncated
@@ -269,16 +273,18 @@ class Collector:
         """Value every observation in one pass, and the final observations of episodes that were cut in another."""
         values = critic.value(rollout.observation_and_last)
         rollout.value.copy_(values[:-1])
-        rollout.next_value.copy_(values[1:])
+        rollout.next_value.copy_(rollout.first_value(values[1:]))
         if rollout.finals is not None:
             rows, columns = rollout.final_at.unbind(1)
-            rollout.next_value[rows, columns] = critic.value(rollout.finals)
+            rollout.next_value[rows, columns] = rollout.first_value(critic.value(rollout.finals))
 
     def _scale(self, rollout: Rollout) -> None:
         ended = rollout.terminated | rollout.truncated
         deviation = self.reward_scale.update(rollout.reward, ended, rollout.discount)
         limit, rollout.reward_scale = self.config.reward_clip, deviation
-        rollout.reward.div_(deviation).clamp_(-limit, limit)
+        for reward in (rollout.reward, rollout.gained):
+            if reward is not None:
+                reward.div_(deviation).clamp_(-limit, limit)
 
     def _metrics(self, rollout: Rollout, steps: int) -> dict[str, float]:
         """Means over the episodes and goals that ended in this rollout and over its decisions (docs/metrics.md)."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from toddle.core.errors import problem
 from toddle.core.memory import check_memory
 from toddle.core.types import Decision, Observation
+from toddle.maths.objectives import links_where
 
 __all__ = ["PPO_BYTES", "Minibatch", "Rollout", "check_rollout"]
 
@@ -46,6 +47,7 @@ class Minibatch:
     advantage: Tensor  # (...)
     target: Tensor  # (...), returns-to-go for the critic
     mask: Tensor | None = None  # (...) bool, True where the decision is real; None: all are
+    made: Tensor | None = None  # (..., H) bool, the actions that were executed, where each has a value of its own
     weight: Tensor | None = None  # (...), how much each decision counts; None: all alike
     columns: dict[str, Tensor] = field(default_factory=dict)  # (..., ...), what others wrote into the rollout
 
@@ -61,6 +63,8 @@ class Rollout:
     `steps` (T, B) int64 is how many actions of each chunk were executed (not all where an episode ended within it),
     None where chunks have one action or nobody asks; `weight` (T, B) is how much each decision counts in the policy's
     loss, None where all count alike.  `real` (T, B, L) bool, None where every decision has all its links.
+    With `values` above 1 every action of a chunk has its own: then `value`, `advantage` and `target` are
+    (T, B, values), `gained` their rewards and `made` (bool) whether they were executed (else both are None).
     `reward_scale` is what the environment's rewards were divided by.  Where the environment reports success,
     `columns["succeeded"]` (T, B) bool is True once an episode had succeeded before the decision.
     `executed` (T, B, H_exec * A) holds, on the CPU, the actions that were executed; `reached` (T, B) bool, where the
@@ -68,7 +72,9 @@ class Rollout:
     `finals` holds the observations (N, ...) in which episodes were cut, `final_at` their (t, b) (N, 2).
     """
 
-    def __init__(self, length: int, worlds: int, observation: Observation, decision: Decision) -> None:
+    def __init__(
+        self, length: int, worlds: int, observation: Observation, decision: Decision, *, values: int = 1
+    ) -> None:
         """Allocate for observations and decisions shaped like these, (B, ...)."""
         if length < 1:
             raise problem("length", "at least 1 decision", length)
@@ -94,8 +100,11 @@ class Rollout:
         self.real = None if decision.real is None else rows(0, decision.real)
         number = torch.zeros(worlds, device=decision.log_prob.device)
         self.reward, self.discount = rows(0, number), rows(0, number)
-        self.value, self.next_value = rows(0, number), rows(0, number)
-        self.advantage, self.target = rows(0, number), rows(0, number)
+        each = number if values == 1 else number.new_zeros(worlds, values)
+        self.value, self.next_value = rows(0, each), rows(0, number)
+        self.advantage, self.target = rows(0, each), rows(0, each)
+        self.gained = None if values == 1 else rows(0, each)
+        self.made = None if values == 1 else rows(0, each.bool())
         self.terminated, self.truncated = rows(0, number.bool()), rows(0, number.bool())
         self.columns: dict[str, Tensor] = {}
         self.reward_scale = 1.0
@@ -132,6 +141,11 @@ class Rollout:
         return sum(x.numel() * x.element_size() for x in held if isinstance(x, Tensor))
 
     @property
+    def valued(self) -> Tensor | None:
+        """Where `value` and its kind are real: (T, B), or (T, B, values); None: everywhere."""
+        return links_where(self.made, self.mask)
+
+    @property
     def decisions(self) -> int:
         """Real decisions."""
         return self.length * self.worlds if self.mask is None else int(self.mask.sum())
@@ -150,8 +164,9 @@ class Rollout:
         held |= {name: getattr(self, name) for name in ("chain", "log_prob", "value", "advantage", "target")}
         if sequential and self.mask is not None:
             held["mask"] = self.mask
-        if self.weight is not None:
-            held["weight"] = self.weight
+        for name in ("weight", "made"):
+            if (value := getattr(self, name)) is not None:
+                held[name] = value
         return held
 
     def observe(self, t: int, observation: Observation) -> None:
@@ -176,6 +191,16 @@ class Rollout:
         self.log_prob[t] = decision.log_prob
         if self.real is not None and decision.real is not None:
             self.real[t] = decision.real
+
+    def gain(self, t: int, rewards: NDArray[np.float64], steps: NDArray[np.int64]) -> None:
+        """Write the rewards (B, H) of the actions of decision `t`, of which `steps` (B,) were made, where wanted."""
+        if self.gained is not None and self.made is not None:
+            self.gained[t] = torch.from_numpy(rewards)
+            self.made[t] = torch.from_numpy(np.arange(rewards.shape[1]) < steps[:, None])
+
+    def first_value(self, values: Tensor) -> Tensor:
+        """Return the value of what was seen, of a critic's (..., H) that says one for each action from there on."""
+        return values if self.made is None else values[..., 0]
 
     def execute(self, t: int, actions: NDArray[np.float32]) -> None:
         """Write the actions (B, H_exec * A) that were executed in decision `t`."""

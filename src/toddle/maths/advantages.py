@@ -12,7 +12,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["discounted_returns", "gae", "group_advantages", "standardise", "step_and_trajectory_advantages"]
+__all__ = [
+    "action_gae",
+    "discounted_returns",
+    "gae",
+    "group_advantages",
+    "standardise",
+    "step_and_trajectory_advantages",
+]
 
 
 def gae(
@@ -39,6 +46,38 @@ def gae(
     running = torch.zeros_like(delta[0])
     for step, share, out in reversed(list(zip(delta.unbind(), carry.unbind(), advantage.unbind(), strict=True))):
         running = torch.addcmul(step, share, running, out=out)
+    return advantage
+
+
+def action_gae(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    made: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    *,
+    discount: float,
+    lam: float,
+) -> Tensor:
+    """Return advantages (T, B, H) of the single actions of chunks: `gae` over all T H control steps.
+
+    reward, value: (T, B, H), of every action, whose values are all said at the chunk's first observation.  `made`
+    (T, B, H) bool marks the actions that were executed; an episode ends with the last of these.  `next_value` (T, B) is
+    the value of what followed the chunk, at a truncation of the episode's final observation; `terminated` and
+    `truncated` (T, B) are of the chunk; `discount` and `lam` are of one control step.  Actions that were not made have
+    0.  Source: RLinf-VLA (Yu et al. 2025, arXiv 2510.06710), "action-level" rewards and values.
+    """
+    last = made & ~torch.cat([made[..., 1:], torch.zeros_like(made[..., :1])], -1)
+    follows = torch.where(last, next_value[..., None], torch.cat([value[..., 1:], value[..., :1]], -1))
+    alive = (~(last & terminated[..., None])).to(reward.dtype) * discount
+    delta = reward + alive * follows - value
+    carry = alive * (~(last & truncated[..., None])) * lam
+    advantage, running = torch.zeros_like(delta), torch.zeros_like(delta[0, :, 0])
+    for t in reversed(range(len(delta))):
+        for h in reversed(range(delta.shape[-1])):
+            running = torch.where(made[t, :, h], delta[t, :, h] + carry[t, :, h] * running, running)
+            advantage[t, :, h] = torch.where(made[t, :, h], running, 0.0)
     return advantage
 
 

@@ -119,18 +119,19 @@ def clipped_surrogate(
 ) -> tuple[Tensor, Tensor]:
     """Minus the clipped surrogate, averaged over everything (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 
-    `log_ratio` (..., R), `advantage` (...), clips both numbers or both (R,): the ratio is held to
-    [1 - clip_low, 1 + clip_high] (clip-higher: Yu et al. 2025, arXiv 2503.14476).  `link_weight` (R,) multiplies the
-    advantage of each link; `mask` (...) bool marks the decisions that are real, (..., R) the links; `weight` (...) is
-    how much each decision counts (`decision_weights`).  `dual` c > 1: a negative advantage counts at most c times,
-    however large the ratio (dual-clip PPO, Ye et al. 2020, arXiv 1912.09729).
+    `log_ratio` (..., R), `advantage` (...), or (..., R) for each ratio, clips both numbers or both (R,): the ratio is
+    held to [1 - clip_low, 1 + clip_high] (clip-higher: Yu et al. 2025, arXiv 2503.14476).  `link_weight` (R,)
+    multiplies the advantage of each link; `mask` (...) bool marks the decisions that are real, (..., R) the links;
+    `weight` (...) is how much each decision counts (`decision_weights`).  `dual` c > 1: a negative advantage counts at
+    most c times, however large the ratio (dual-clip PPO, Ye et al. 2020, arXiv 1912.09729).
     Returns the loss (a number, to be minimised) and the fraction of ratios outside the range (detached).
     """
     if mask is not None:
         inside = mask if mask.dim() == log_ratio.dim() else mask.unsqueeze(-1)
         log_ratio = torch.where(inside, log_ratio, 0.0)  # before the arithmetic: 0 times NaN is NaN
-        advantage = torch.where(inside.any(-1), advantage, 0.0)
-    gain = advantage.unsqueeze(-1)
+        whole = advantage.dim() < log_ratio.dim()
+        advantage = torch.where(inside.any(-1) if whole else inside, advantage, 0.0)
+    gain = advantage.unsqueeze(-1) if advantage.dim() < log_ratio.dim() else advantage
     if link_weight is not None:
         gain = gain * link_weight
     ratio = torch.exp(log_ratio)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from gymnasium import spaces
 
-from toddle.algorithms.estimators import GroupAdvantages
+from toddle.algorithms.estimators import GAE, ActionGAE, GroupAdvantages
 from toddle.algorithms.parts import Engine, Estimator
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.algorithms.reference import ReferenceKL, ReferenceSettings
@@ -33,6 +33,8 @@ FLOWS = ("flow_vla", "pi0", "pi05", "smolvla")
 """Kinds of VLAs that act by a flow."""
 TOKENS = ("token_vla", "fast_vla", "language_vla")
 """Kinds of VLAs that say tokens."""
+BY_ACTION = ("token_vla", "language_vla")
+"""Of these, kinds whose tokens are of single actions."""
 SHOWN = ("episode/success", "ppo/kl")
 GROUP_PPO: dict[str, Any] = {
     "epochs": 2,
@@ -100,6 +102,9 @@ class VLAPPOSettings:
     proprioception; proprioception alone; or what a frozen copy of the VLA makes of its prompt (homogeneous, VLA-RL),
     a copy with a LoRA of its own that learns (homogeneous-lora, where the VLA has LoRA).
     auto: the simulator's state where every environment gives it, else the context where the backbone is frozen."""
+    value_per: Literal["chunk", "action"] = "chunk"
+    """What has a value, a reward and an advantage of its own: a decision, or every action of its chunk (RLinf-VLA),
+    with VLAs whose tokens are of single actions."""
     critic_hidden: tuple[Size, ...] = (256, 256)
     """Widths of the hidden layers of a critic of context or state."""
     collect: CollectConfig = CollectConfig()
@@ -113,7 +118,9 @@ class VLAPPOSettings:
         """Build PPO around the VLA of `start.init`."""
         vla = start.init.to(start.device)
         explorer = vla.explorer(self.sampler).to(start.device)
-        critic = self._critic(vla, explorer.bodies, start).to(start.device)
+        values = explorer.horizon if self.value_per == "action" else 1
+        estimator = self._estimator(vla.kind, start)
+        critic = self._critic(vla, explorer.bodies, start, values).to(start.device)
         collectors = [
             Collector(
                 env,
@@ -123,6 +130,7 @@ class VLAPPOSettings:
                 label=label_of(env.name),
                 critic_sees=critic.sees,
                 tasks=start.tasks,
+                values=values,
             )
             for index, env in enumerate(start.envs)
         ]
@@ -138,24 +146,44 @@ class VLAPPOSettings:
             self.ppo,
             iterations=iterations,
             seed=start.seed,
+            estimator=estimator,
             engine=MergedLora(vla),
             cut_chunks=True,
             **with_reference(start, self.reference, vla, explorer, self.sampler),
         )
         return run_of(learner, vla, explorer, iterations, collectors)
 
-    def _critic(self, vla: Explorable, bodies: tuple[BodySpec, ...], start: Start) -> VLACritic | HomogeneousCritic:
+    def _estimator(self, kind: str, start: Start) -> Estimator:
+        """Return where advantages come from.  Raises InputError where actions cannot have their own."""
+        if self.value_per == "chunk":
+            return GAE(self.ppo.lam)
+        if kind not in BY_ACTION:
+            raise problem("value_per", f"chunk, or a policy of kind {' or '.join(BY_ACTION)}", self.value_per)
+        if self.sampler.ratio_per == "chunk" or self.ppo.ratio != "per_link":
+            had = f"{self.sampler.ratio_per} with {self.ppo.ratio}"
+            raise problem("sampler.ratio_per", "action or token, with ppo.ratio per_link and value_per action", had)
+        if self.ppo.aggregate != "link":
+            raise problem("ppo.aggregate", "link with value_per action", self.ppo.aggregate)
+        if start.parts.get("rewards"):
+            raise problem("value_per", "chunk: a process reward is of a decision", self.value_per)
+        return ActionGAE(self.ppo.lam, self.collect.discount)
+
+    def _critic(
+        self, vla: Explorable, bodies: tuple[BodySpec, ...], start: Start, values: int
+    ) -> VLACritic | HomogeneousCritic:
         width, seed = vla.context_width, start.seed
         known = {numbers_of(env, "critic") for env in start.envs}
         if self.critic == "privileged" and (0 in known or len(known) > 1):
             raise problem("critic", "environments that give a critic equally many numbers of their state", self.critic)
         if self.critic in ("auto", "privileged") and 0 not in known and len(known) == 1:
-            return VLACritic(VLACriticConfig(proprio=known.pop(), key="critic", hidden=self.critic_hidden, seed=seed))
+            hidden = self.critic_hidden
+            state = VLACriticConfig(proprio=known.pop(), key="critic", hidden=hidden, values=values, seed=seed)
+            return VLACritic(state)
         if self.critic in ("homogeneous", "homogeneous-lora"):
             lora = self.critic == "homogeneous-lora"
             if lora and width:
                 raise problem("critic", "homogeneous, or a VLA with LoRA on its backbone", self.critic)
-            return HomogeneousCritic(vla, seed=seed, lora=lora)
+            return HomogeneousCritic(vla, seed=seed, lora=lora, values=values)
         if self.collect.keep == "pictures":
             width = 0
         if self.critic == "context" and not width:
@@ -167,6 +195,7 @@ class VLAPPOSettings:
             proprio=proprio.pop(),
             context=0 if self.critic == "state" else width,
             hidden=self.critic_hidden,
+            values=values,
             seed=seed,
         )
         return VLACritic(sizes)

@@ -31,18 +31,19 @@ class HomogeneousCritic(nn.Module):
 
     sees = True
 
-    def __init__(self, vla: Explorable, *, seed: Seed, lora: bool = False) -> None:
+    def __init__(self, vla: Explorable, *, seed: Seed, lora: bool = False, values: int = 1) -> None:
         """Copy the VLA as it is now; the head's weights follow from `seed`.
 
         lora: the copy's LoRA learns, which begins as the VLA's own; the VLA must have LoRA on its backbone.
+        values: of a decision; more than one where each action of its chunk has its own.
         """
         super().__init__()
         self.copy: Any = vla.frozen_copy(lora=lora)
-        self.lora = lora
+        self.lora, self.values = lora, values
         layers: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(seed, "homogeneous critic").generate_state(1)[0]))
-            for inputs, outputs in pairwise((vla.prompt_width, *HIDDEN, 1)):
+            for inputs, outputs in pairwise((vla.prompt_width, *HIDDEN, values)):
                 layers += [nn.Linear(inputs, outputs, bias=False), nn.ReLU()]
         self.head = nn.Sequential(*layers[:-1])
 
@@ -53,14 +54,15 @@ class HomogeneousCritic(nn.Module):
         return self
 
     def value(self, observation: Observation) -> Tensor:
-        """Return values (...) of observations (...) as the VLA reads them: (T, B, ...) in time order, or (N, ...).
+        """Return values (...), or (..., values), of observations (...) as the VLA reads them.
 
+        They are (T, B, ...) in time order, or (N, ...).
         Where the VLA has a history, an observation (N, ...) is valued without it.
         """
         with torch.set_grad_enabled(self.lora and torch.is_grad_enabled()):
             hidden = self.copy.prompt_hidden(observation)
         value: Tensor = self.head(hidden)
-        return value.squeeze(-1)
+        return value.squeeze(-1) if self.values == 1 else value
 
     def update_normaliser(self, observation: Observation) -> None:
         """Leave the statistics as they are: the VLA was fine-tuned with them."""

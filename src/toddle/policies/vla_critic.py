@@ -34,6 +34,8 @@ class VLACriticConfig:
     """Learned queries, each of which pools the context tokens by attention."""
     hidden: tuple[Size, ...] = (256, 256)
     """Widths of the hidden layers."""
+    values: Size = 1
+    """Values of a decision: one, or one for each action of its chunk."""
     seed: Seed = 0
     """Seed of the weights."""
 
@@ -59,10 +61,11 @@ class VLACritic(nn.Module):
             inputs += config.queries * config.width
         # Values begin near 0: where success pays 1 and ends the episode, a critic that begins above 1 and bootstraps at
         # time limits teaches the policy to avoid success.
-        self.mlp = TanhMLP(inputs, config.hidden, 1, last_gain=0.01, generator=generator)
+        self.mlp = TanhMLP(inputs, config.hidden, config.values, last_gain=0.01, generator=generator)
 
     def value(self, observation: Observation) -> Tensor:
-        """Return values (...) of observations (..., O) with, where it reads them, `context` and `context_mask`."""
+        """Return values (...), or (..., values), of observations (..., O) with, where it reads them, `context` and
+        `context_mask`."""
         parts = [self.norm(observation[self.config.key])]
         if self.sees:
             tokens = self.context_norm(observation["context"].float())
@@ -71,7 +74,7 @@ class VLACritic(nn.Module):
             pooled = logits.softmax(-2).transpose(-1, -2) @ (tokens @ self.values)
             parts.append(pooled.flatten(-2))
         value: Tensor = self.mlp(torch.cat(parts, -1))
-        return value.squeeze(-1)
+        return value.squeeze(-1) if self.config.values == 1 else value
 
     def update_normaliser(self, observation: Observation) -> None:
         """Take observations (..., O) into the running statistics of their numbers."""
