@@ -33,6 +33,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "reward evaluate": {"model": "somewhere"},
     "evaluate": {"policy": ["somewhere"], "env": ["goal/sawyer"]},
     "report": {"runs": ["somewhere"]},
+    "quality": {"dataset": ["somewhere"]},
     "study": {"name": "t0"},
 }
 
@@ -158,7 +159,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     """Before anything else is looked at that takes long: one line, exit code 2, nothing written."""
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    given = {"transfer": "--source x", "sft": "--dataset x", "evaluate": "--policy x --env goal/sawyer"}
+    given = {"quality": "x", "transfer": "--source x", "sft": "--dataset x", "evaluate": "--policy x --env goal/sawyer"}
     given |= {"reward label": "--dataset x", "reward train": "--dataset x", "reward evaluate": "--model x"}
     for more in (["--dry-run"], []):
         with pytest.raises(SystemExit) as stopped:
@@ -180,6 +181,7 @@ RUNS = {
     "backbone": "",
     "finetune": "",
     "reward label": "--dataset x",
+    "quality": "x",
     "reward train": "--dataset x",
     "reward evaluate": "--model x",
 }

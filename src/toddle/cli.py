@@ -37,6 +37,7 @@ COMMANDS = {
     "sft": "fine-tune a vision-language-action model on demonstrations",
     "finetune": "improve a vision-language-action model by RL in simulation, from pictures and sentences",
     "reward": "label|train|evaluate: a process reward model, which pays for progress before there is success",
+    "quality": "judge demonstrations, compare datasets, and write the better episodes as a dataset",
     "evaluate": "evaluate policies on the same seeds: success, return, robustness, speed, videos",
     "report": "write a page of results: curves, success with intervals, videos",
     "study": "run a study of several seeds and arms with a fixed outcome",

@@ -57,7 +57,7 @@ class LeRobotDataset:
             times=self.column("timestamp").astype(np.float64),
             fps=self.fps,
             stride=self.image_stride,
-            place=self._place,
+            place=self.stored_at,
             budget=cache_bytes,
         )
 
@@ -162,7 +162,7 @@ class LeRobotDataset:
         if column.dtype.kind == "f" and not np.isfinite(column).all():
             bad = ~np.isfinite(column.reshape(len(column), -1)).all(axis=1)
             row = int(np.flatnonzero(bad)[0])
-            [(file, [line])] = self._place(np.array([row]))
+            [(file, [line])] = self.stored_at(np.array([row]))
             episode = self.episodes[self.places([row])[0]].index
             where = f"dataset: {file}: column '{name}' is not finite at row {line}"
             raise InputError(f"{where} (episode {episode}); leave the episode out")
@@ -175,7 +175,7 @@ class LeRobotDataset:
             raise problem(f"dataset: column '{name}'", "one dimension a row", f"{column.ndim - 1}: {column.shape[1:]}")
         return column.reshape(self.num_frames, -1)
 
-    def _place(self, rows: Array) -> list[tuple[Path, Array]]:
+    def stored_at(self, rows: Array) -> list[tuple[Path, Array]]:
         """Return file and rows in it of rows of the dataset, in their order, neighbours of one file together."""
         stored = self._rows[rows]
         files = np.searchsorted(self._file_starts, stored, side="right") - 1

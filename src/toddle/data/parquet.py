@@ -6,7 +6,7 @@ A column is an array (N,) or (N, ...), a list of strings, of lists, or of PNG by
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from toddle.core.errors import InputError
 from toddle.core.files import write_atomic
 
-__all__ = ["column_names", "read_columns", "read_pictures", "write_columns"]
+__all__ = ["column_names", "read_columns", "read_pictures", "take_rows", "write_columns"]
 
 Array = NDArray[Any]
 PNG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as the datasets library stores an image
@@ -133,3 +133,27 @@ def read_pictures(path: Path, name: str, rows: Array) -> Iterator[Any]:
             except (OSError, pa.ArrowException) as error:
                 raise InputError(f"dataset: {path}: column '{name}' cannot be read ({_brief(error)})") from None
         yield column[int(row - starts[group])].as_py()  # type: ignore[index]
+
+
+def take_rows(
+    path: Path, parts: Sequence[tuple[Path, Array]], replaced: Mapping[str, Any], *, without: Sequence[str] = ()
+) -> None:
+    """Write rows of files, one part after another, as one file, atomically: every column as it is stored.
+
+    parts: (file, its rows).  replaced: name -> values of all rows, in the type that the column has in the first file
+    that has it, or a new column.  A column that some files lack is empty there.  without: columns whose names begin so
+    are left out.
+    """
+    tables = [_open(file).read().take(pa.array(rows)) for file, rows in parts]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    for name, values in replaced.items():
+        place = table.schema.get_field_index(name)
+        if place < 0:
+            table = table.append_column(name, _array(values))
+        else:
+            kind = table.schema.field(place)
+            listed = not pa.types.is_primitive(kind.type)  # a number as a list of one
+            table = table.set_column(place, kind, _array(values[:, None] if listed else values).cast(kind.type))
+    table = table.drop_columns([name for name in table.column_names if name.startswith(tuple(without))])
+    table = table.replace_schema_metadata(tables[0].schema.metadata)
+    write_atomic(path, lambda temporary: pq.write_table(table, temporary, compression="snappy"))

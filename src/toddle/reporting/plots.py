@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from toddle.maths.intervals import Interval
 
-__all__ = ["COLOURS", "colours_of", "curve_panels", "interval_bars", "interval_lines", "success_over_budget"]
+__all__ = ["COLOURS", "colours_of", "curve_panels", "interval_bars", "interval_lines", "success_over_budget", "svg"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6E6E6E")
 INK, FAINT, GRID = "#1c2430", "#667085", "#e7eaf0"
@@ -60,7 +60,7 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(dict.fromkeys(names))}
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """Return the figure as an <svg> element that scales with the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None})
@@ -111,7 +111,7 @@ def curve_panels(
             axes.locator_params(axis="both", nbins=5)
             if index >= len(panels) - columns:
                 axes.set_xlabel(x_label)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _wrapped(name: str, most: int = 14) -> str:
@@ -167,7 +167,7 @@ def interval_bars(
         if percent:
             axes.set_ylim(0, 109)
             axes.set_yticks([0, 25, 50, 75, 100])
-        return _svg(figure)
+        return svg(figure)
 
 
 def interval_lines(rows: Mapping[str, Interval], *, x_label: str, colour: str = COLOURS[0], zero: bool = True) -> str:
@@ -186,7 +186,7 @@ def interval_lines(rows: Mapping[str, Interval], *, x_label: str, colour: str = 
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(x_label)
-        return _svg(figure)
+        return svg(figure)
 
 
 def success_over_budget(
@@ -210,4 +210,4 @@ def success_over_budget(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.legend(labelcolor=INK)
-        return _svg(figure)
+        return svg(figure)
