@@ -19,7 +19,7 @@ from toddle.core.config import from_dict, to_dict
 from toddle.core.errors import InputError
 from toddle.core.numbers import Range
 from toddle.methods._base import known_methods
-from toddle.recipes import finetune
+from toddle.recipes import finetune, jumpstart
 from toddle.recipes.pretrain import config_class, configure
 from toddle.runs.run import RunFolder, check_run
 
@@ -54,6 +54,10 @@ def commands() -> Iterator[tuple[str, type[Any], dict[str, Any]]]:
         if command == "pretrain":
             for method in known_methods():
                 yield f"pretrain {method}", config_class(method), to_dict(configure(method=method))
+        elif command == "jumpstart":
+            for method in ("vlajs", "jsrl"):  # the others have the settings of one of these
+                settings = jumpstart.configure(method=method)
+                yield f"jumpstart {method}", jumpstart.config_class(method), to_dict(settings)
         elif command == "finetune":
             for method in known_methods(command):
                 settings = finetune.configure(method=method)

@@ -36,6 +36,7 @@ COMMANDS = {
     "record": "record demonstrations of scripted experts or of a policy as a LeRobot dataset",
     "sft": "fine-tune a vision-language-action model on demonstrations",
     "finetune": "improve a vision-language-action model by RL in simulation, from pictures and sentences",
+    "jumpstart": "train a state-based agent by PPO that asks a teacher for directions, soon not at all",
     "reward": "label|train|evaluate: a process reward model, which pays for progress before there is success",
     "quality": "judge demonstrations, compare datasets, and write the better episodes as a dataset",
     "evaluate": "evaluate policies on the same seeds: success, return, robustness, speed, videos",

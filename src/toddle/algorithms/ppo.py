@@ -396,5 +396,5 @@ def _explained_variance(rollout: Rollout) -> float:
     """1 - Var(target - value) / Var(target) over real decisions: 1 is a perfect critic, 0 a constant one."""
     real = slice(None) if rollout.valued is None else rollout.valued
     target, value = rollout.target[real], rollout.value[real]
-    variance = float(target.var())
+    variance = float(target.var()) if target.numel() > 1 else 0.0
     return 1.0 - float((target - value).var()) / variance if variance > 0 else 0.0

@@ -15,7 +15,17 @@ from torch import Tensor
 from toddle.core.config import config
 from toddle.core.numbers import Positive, Size
 
-__all__ = ["BodySpec", "Decision", "EpisodeResult", "FeatureSource", "Observation", "Reading", "Score", "sentences_of"]
+__all__ = [
+    "ActionParts",
+    "BodySpec",
+    "Decision",
+    "EpisodeResult",
+    "FeatureSource",
+    "Observation",
+    "Reading",
+    "Score",
+    "sentences_of",
+]
 
 
 @config
@@ -30,6 +40,20 @@ class BodySpec:
     """A, numbers of one action."""
     dt: Positive
     """Seconds of one control step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActionParts:
+    """Where the motions of a tool stand in an action; what is in neither (a gripper) is no motion."""
+
+    position: slice
+    rotation: slice | None = None  # a rotation vector about the axes of the world
+    turn: float = 1.0  # radians of a rotation of 1
+
+    @property
+    def motions(self) -> tuple[slice, ...]:
+        """The parts that are motions."""
+        return (self.position,) if self.rotation is None else (self.position, self.rotation)
 
 
 class Observation(TypedDict, total=False):

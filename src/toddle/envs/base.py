@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from toddle.core.errors import EnvironmentFault, InputError, NaNError, problem
-from toddle.core.types import BodySpec
+from toddle.core.types import ActionParts, BodySpec
 
 __all__ = ["Array", "BatchedEnv", "Obs"]
 
@@ -51,6 +51,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     single_observation_space: gymnasium.Space[Any]
     single_action_space: gymnasium.spaces.Box  # normalised policies act in [-1, 1]; envs rescale if theirs differ
     discrete: int | None = None  # actions of a discrete space, said as the one number 0, 1, ...; None: continuous
+    action_parts: ActionParts | None = None  # where motions of a tool stand in an action, where they do
+    seeing_spec: BodySpec | None = None  # the body as a policy of pictures knows it in `glimpse`, where there is one
     instruction: list[str] | None = None  # one sentence a world, for tasks that have one
     tasks: tuple[str, ...] = ()  # where each episode is of one of several tasks (`envs.mixture`), their names
     choose: Callable[[int], Array] | None = None  # then: how many episodes begin -> which tasks (count,) these are of
@@ -103,6 +105,11 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     def expert_action(self) -> Array:
         """Return (N, A) actions of a scripted expert for the worlds as they are now."""
         raise problem("expert", "an environment with a scripted expert", self.name)
+
+    def glimpse(self, worlds: Array) -> dict[str, Array]:
+        """Return what a policy of pictures is shown in the worlds (M,) now: `proprio` (M, O) as `seeing_spec` says, and
+        `images` (M, cameras, 3, H, W) drawn now; for a learner of states beside a teacher that sees."""
+        raise problem("teacher", "an environment with pictures beside its state", self.name)
 
     def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
         """Disturb the worlds of `mask` (N,) with a push of `strength` (1 = 0.5 m/s scaled to the body)."""

@@ -22,6 +22,7 @@ from toddle.core.types import Observation
 from toddle.envs.base import Array, BatchedEnv
 from toddle.experience.actor import Actor
 from toddle.experience.curriculum import TaskCurriculum, TaskCurriculumConfig
+from toddle.experience.guide import Guide
 from toddle.experience.rollout import Rollout
 from toddle.maths.advantages import discounted_returns
 
@@ -121,6 +122,7 @@ class Collector:
         self._task_draws = numpy_generator(seed, "tasks", env.name, body)
         if self.tasks is not None:
             env.choose = self._choose
+        self.guide: Guide | None = None  # asks a teacher on the way, where there is one
         self._begun = False  # the actor's sizes are the policy's, once there is one
         self._raw, _ = env.reset(seed=int(torch.randint(2**31 - 1, (), generator=self.generator)))
         self._last: Observation | None = None  # what the rollout before ended with, encoded
@@ -161,6 +163,8 @@ class Collector:
         steps = 0
         if self._succeeded is not None:
             self._succeeded[0] = self._succeeded[-1]
+        if self.guide is not None:
+            self.guide.begin()
         for t in range(length):
             known = self._last if t == 0 and not policy.sequential else None  # else `first` is set anew
             observation = self._observation(policy) if known is None else known
@@ -169,7 +173,7 @@ class Collector:
                 self.rollout = Rollout(length, worlds, observation, decision, values=self.values)
             self.rollout.observe(t, observation)
             self.rollout.decide(t, decision)
-            steps += self._advance(t, actor.executable(decision), policy, finals)
+            steps += self._advance(t, self._guided(t, actor.executable(decision)), policy, finals)
             self.rollout.execute(t, actor.previous)
         rollout = self.rollout
         assert rollout is not None
@@ -184,12 +188,20 @@ class Collector:
             rollout.reached = torch.from_numpy(self._reached.copy())
         if policy.horizon > 1:
             rollout.steps = torch.from_numpy(self._steps.copy()).to(rollout.reward.device)
-        _keep_finals(rollout, finals)
+        rollout.keep_finals(finals)
         if critic is not None:
             self._value(critic, rollout)
         if self.config.scale_rewards:
             self._scale(rollout)
-        return rollout, self._metrics(rollout, steps)
+        return rollout, self._metrics(rollout, steps) | ({} if self.guide is None else self.guide.end(rollout))
+
+    def _guided(self, t: int, chunk: Array) -> Array:
+        """Return the chunk (B, H, A) that is executed, where a guide may put another in its place."""
+        if self.guide is None:
+            return chunk
+        executed = self.guide.step(t, self._raw, self.actor.first, chunk)
+        self.actor.previous = executed.reshape(len(executed), -1)
+        return executed
 
     def _choose(self, count: int) -> NDArray[np.int64]:
         assert self.tasks is not None
@@ -309,6 +321,7 @@ class Collector:
             "episode_cost": None if self._cost is None else self._episode_cost.copy(),
             "succeeded": None if self._succeeded is None else self._succeeded[-1].copy(),
             "total_steps": self.total_steps,
+            "guide": None if self.guide is None else self.guide.state_dict(),
             "tasks": None if self.tasks is None else self.tasks.state_dict(),
             "task_draws": None if self.tasks is None else self._task_draws.bit_generator.state,
         }
@@ -329,21 +342,8 @@ class Collector:
             self._succeeded = np.zeros((self.config.length + 1, self.env.num_envs), bool)
             self._succeeded[-1] = np.asarray(state["succeeded"], bool)
         self.total_steps = int(state["total_steps"])
+        if self.guide is not None:
+            self.guide.load_state_dict(state["guide"])
         if self.tasks is not None:
             self.tasks.load_state_dict(state["tasks"])
             self._task_draws.bit_generator.state = state["task_draws"]
-
-
-def _keep_finals(rollout: Rollout, finals: list[tuple[int, NDArray[Any], Observation]]) -> None:
-    """Write the observations in which episodes were cut into the rollout, with their sentences in one table."""
-    rollout.finals = None
-    if not finals:
-        return
-    seen = [observation for _, _, observation in finals]
-    keys = [key for key, value in seen[0].items() if isinstance(value, torch.Tensor)]
-    joined: Any = {key: torch.cat([each[key] for each in seen]) for key in keys}  # type: ignore[literal-required]
-    if "instruction" in seen[0]:
-        joined["instruction"] = [sentence for each in seen for sentence in each["instruction"]]
-    rollout.finals = joined
-    at = np.concatenate([np.stack([np.full(len(cut), t), cut], 1) for t, cut, _ in finals])
-    rollout.final_at = torch.from_numpy(at).to(rollout.reward.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,6 +208,21 @@ class Rollout:
         if self.executed is None:
             self.executed = torch.zeros(self.length, *actions.shape)
         self.executed[t] = torch.from_numpy(actions)
+
+    def keep_finals(self, finals: list[tuple[int, NDArray[np.int64], Observation]]) -> None:
+        """Write the observations in which episodes were cut, each (decision, worlds (n,), rows (n, ...)), with their
+        sentences in one table."""
+        self.finals = None
+        if not finals:
+            return
+        seen = [observation for _, _, observation in finals]
+        keys = [key for key, value in seen[0].items() if isinstance(value, Tensor)]
+        joined: Any = {key: torch.cat([each[key] for each in seen]) for key in keys}  # type: ignore[literal-required]
+        if "instruction" in seen[0]:
+            joined["instruction"] = [sentence for each in seen for sentence in each["instruction"]]
+        self.finals = joined
+        at = np.concatenate([np.stack([np.full(len(cut), t), cut], 1) for t, cut, _ in finals])
+        self.final_at = torch.from_numpy(at).to(self.reward.device)
 
     def minibatches(self, count: int, sequential: bool, generator: torch.Generator) -> Iterator[Minibatch]:
         """Yield `count` minibatches that together hold every real decision exactly once, in an order drawn from

@@ -24,6 +24,7 @@ from toddle.core.errors import nearest, problem
 from toddle.core.protocols import Acting, Learner
 from toddle.envs.base import BatchedEnv
 from toddle.experience.curriculum import TaskCurriculumConfig
+from toddle.experience.teacher import Teacher
 
 __all__ = [
     "PREFIX",
@@ -54,6 +55,8 @@ class Start:
     """The run's folder, in which what comes before RL (imitation) is kept; None: nothing is trained yet (a plan)."""
     tasks: TaskCurriculumConfig | None = None
     """How tasks are drawn that share the worlds of an environment (`envs.mixture`)."""
+    teacher: Teacher | None = None
+    """Who is asked for directions, by the methods of `toddle jumpstart`."""
     parts: Mapping[str, Any] = field(default_factory=dict)
     """Parts of PPO that a method adds to another's (`rewards`, `auxiliaries`)."""
 
@@ -150,7 +153,7 @@ class Method:
         raise problem("method", f"one with a preset for {given}", self.name, "name one with --preset")
 
 
-PREFIX = {"pretrain": "", "finetune": "vla-"}
+PREFIX = {"pretrain": "", "finetune": "vla-", "jumpstart": "jump-"}
 """How the files begin of the methods of each command; the command's `--method` leaves it out."""
 
 
@@ -193,10 +196,11 @@ def build(
     those of `toddle pretrain`; nested ones may be dicts of what differs, or whole.
     Raises InputError for a setting that is unknown or has a wrong value, and where it does not fit the environments.
     """
-    found = method
+    found, teacher = method, None
     if isinstance(found, str):
-        command = "finetune" if found.startswith(PREFIX["finetune"]) else "pretrain"
+        command = next((name for name, prefix in PREFIX.items() if prefix and found.startswith(prefix)), "pretrain")
         found = load_method(found.removeprefix(PREFIX[command]), command)
+        teacher = settings.pop("teacher", None) if command == "jumpstart" else None
     given = {name: to_dict(value) for name, value in settings.items()}
     warm = given.get("warm_start") is not None
     if warm and folder is None:
@@ -209,5 +213,13 @@ def build(
     chosen = found.preset(names, started=warm or init is not None, name=preset, kind=kind)
     made: Settings = from_dict(found.settings, merged(to_dict(chosen.settings), given), where=found.name)
     return made.build(
-        Start(envs=worlds, steps=steps, seed=seed, device=resolve_device(device), init=init, folder=folder)
+        Start(
+            envs=worlds,
+            steps=steps,
+            seed=seed,
+            device=resolve_device(device),
+            init=init,
+            folder=folder,
+            teacher=teacher,
+        )
     )

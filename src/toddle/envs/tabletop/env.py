@@ -14,13 +14,14 @@ from scipy.spatial.transform import Rotation
 
 from toddle.core.errors import nearest, problem
 from toddle.core.rendering import RenderSettings, RenderVariation
+from toddle.core.types import ActionParts, BodySpec
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.mujoco_pool import MujocoPool
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.envs.streams import WorldStreams
 from toddle.envs.tabletop.control import REACH, TURN, joint_motion, tool_jacobian
 from toddle.envs.tabletop.scene import HOME, build_scene, reshape
-from toddle.envs.tabletop.task import Moment, check_options
+from toddle.envs.tabletop.task import Draws, Moment, check_options
 from toddle.envs.tabletop.tasks import TASKS
 
 __all__ = ["CAMERAS", "TASKS", "TabletopEnv"]
@@ -36,17 +37,6 @@ SUBSTEPS = 10
 """Physics steps of 5 ms in one control step."""
 
 
-class _Draws:
-    """The random numbers of the worlds that begin an episode."""
-
-    def __init__(self, streams: WorldStreams, worlds: Array) -> None:
-        self.streams, self.worlds = streams, worlds
-
-    def uniform(self, *shape: int) -> Array:
-        """Return (W, *shape) numbers in [0, 1)."""
-        return self.streams.uniform(self.worlds, *shape)
-
-
 class TabletopEnv(BatchedEnv):
     """N worlds of one task.  Actions (N, 7) in [-1, 1]: motion of the tool (10 cm, 0.1 rad about the axes of the
     world), gripper (1 open, -1 shut), at 20 Hz.
@@ -60,6 +50,7 @@ class TabletopEnv(BatchedEnv):
     """
 
     dt = 0.05
+    action_parts = ActionParts(position=slice(0, 3), rotation=slice(3, 6), turn=TURN)
 
     def __init__(
         self,
@@ -124,6 +115,8 @@ class TabletopEnv(BatchedEnv):
     def _spaces(self, pictures: tuple[int, ...]) -> None:
         arm, whole = self._numbers()
         seen = arm if self.observation == "arm" else whole
+        if self.cameras:
+            self.seeing_spec = BodySpec(name="panda_tool", proprio=arm.shape[1], action=7, dt=self.dt)
         parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, seen[0].shape, np.float32)}
         if self.privileged:
             parts["critic"] = spaces.Box(-np.inf, np.inf, (whole.shape[1],), np.float32)
@@ -147,7 +140,7 @@ class TabletopEnv(BatchedEnv):
                 self._seed[world], self._episode[world] = seeds[world], -1
             self._episode[world] += 1
             self._renderers.begin_episode(int(world), int(self._seed[world]), int(self._episode[world]))
-        draws = _Draws(self._streams, worlds)
+        draws = Draws(self._streams, worlds)
         start = self.task.begin(draws)
         said = draws.uniform()
         for name, values in start.sizes.items():
@@ -273,6 +266,12 @@ class TabletopEnv(BatchedEnv):
             self._stale[wanted] = False
             observation["images"] = self._images.copy()
         return observation
+
+    def glimpse(self, worlds: Array) -> dict[str, Array]:
+        """Return the arm's numbers (M, 27) and `images` (M, cameras, 3, H, W) of these worlds, drawn now."""
+        size = self.image_size
+        pictures = [[self._picture(int(world), name, size, size) for name in self.cameras] for world in worlds]
+        return {"proprio": self._numbers()[0][worlds], "images": np.asarray(pictures).transpose(0, 1, 4, 2, 3)}
 
     def _picture(self, world: int, camera: str, width: int, height: int) -> Array:
         pool = self._pool

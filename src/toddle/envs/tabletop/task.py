@@ -11,9 +11,10 @@ from scipy.spatial.transform import Rotation
 
 from toddle.core.errors import problem
 from toddle.envs.base import Array
+from toddle.envs.streams import WorldStreams
 from toddle.envs.tabletop.scene import Colour, Thing
 
-__all__ = ["Moment", "Start", "Streams", "Task", "check_options", "near", "placed"]
+__all__ = ["Draws", "Moment", "Start", "Streams", "Task", "check_options", "near", "placed"]
 
 
 class Streams(Protocol):
@@ -21,6 +22,17 @@ class Streams(Protocol):
 
     def uniform(self, *shape: int) -> Array:
         """Return (W, *shape) numbers in [0, 1)."""
+
+
+class Draws:
+    """The random numbers of the worlds that begin an episode."""
+
+    def __init__(self, streams: WorldStreams, worlds: Array) -> None:
+        self.streams, self.worlds = streams, worlds
+
+    def uniform(self, *shape: int) -> Array:
+        """Return (W, *shape) numbers in [0, 1)."""
+        return self.streams.uniform(self.worlds, *shape)
 
 
 @dataclass(frozen=True, kw_only=True)
