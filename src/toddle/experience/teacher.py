@@ -6,6 +6,8 @@ the worlds that ask, and of no other; one of states reads what the learner reads
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from toddle.core.config import config
 from toddle.core.errors import problem
-from toddle.core.numbers import Count, NonNegative, Positive
+from toddle.core.numbers import NonNegative, Positive, Share
 from toddle.core.protocols import Acting
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import ActionParts
@@ -22,7 +24,17 @@ from toddle.envs.base import Array, BatchedEnv
 from toddle.experience.actor import Actor, body_in
 from toddle.maths.jump_start import shortest
 
-__all__ = ["ExpertTeacher", "Flaw", "FlawedTeacher", "PolicyTeacher", "Teacher", "increments", "parts_of", "solved"]
+__all__ = [
+    "ExpertTeacher",
+    "Flaw",
+    "FlawedTeacher",
+    "PolicyTeacher",
+    "Teacher",
+    "chosen",
+    "increments",
+    "parts_of",
+    "solved",
+]
 
 
 class Teacher(Protocol):
@@ -145,6 +157,12 @@ class Flaw:
     """Standard deviation of a displacement of its motions, drawn anew each episode (0.3: as if things lay 2 cm off)."""
     scale: Positive = 1.0
     """Its motions are so many times as long."""
+    success: Share | None = None
+    """Choose the error so that the teacher solves about this share of 64 episodes by itself."""
+
+    def __post_init__(self) -> None:
+        if self.success is not None and self.error:
+            raise problem("error", "0 with a success, by which it is chosen", self.error)
 
 
 class FlawedTeacher:
@@ -184,7 +202,7 @@ class FlawedTeacher:
         self.teacher.load_state_dict(state["teacher"])
 
 
-def solved(teacher: Teacher, env: BatchedEnv, episodes: Count, *, seed: int = 0) -> int:
+def solved(teacher: Teacher, env: BatchedEnv, episodes: int, *, seed: int = 0) -> int:
     """Return how many of `episodes` the teacher solves by itself, acting at its own rate (each chunk to its end)."""
     count = 0
     for begin in range(0, episodes, env.num_envs):
@@ -203,3 +221,25 @@ def solved(teacher: Teacher, env: BatchedEnv, episodes: Count, *, seed: int = 0)
             first = np.zeros_like(first)
         count += int(success.sum())
     return count
+
+
+def chosen(flaw: Flaw, teacher: Callable[[BatchedEnv], Teacher], env: BatchedEnv, *, tries: int = 7) -> Flaw:
+    """Return the flaw whose error makes a teacher solve `flaw.success` of 64 episodes, by bisection between 0 and 2.
+
+    `env` ends episodes at success.  Raises InputError where the teacher is worse than that without an error.
+    """
+    assert flaw.success is not None
+    low, high, wanted = 0.0, 2.0, round(64 * flaw.success)
+
+    def count(error: float) -> int:
+        made = dataclasses.replace(flaw, error=error, success=None)
+        return solved(FlawedTeacher(teacher(env), made, env), env, 64)
+
+    if (best := count(0.0)) < wanted:
+        raise problem(
+            "flaw.success", f"at most {best / 64:.2f}, which the teacher reaches without an error", flaw.success
+        )
+    for _ in range(tries):
+        middle = (low + high) / 2
+        low, high = (middle, high) if count(middle) >= wanted else (low, middle)
+    return dataclasses.replace(flaw, error=round(low, 3), success=None)

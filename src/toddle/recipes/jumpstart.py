@@ -25,7 +25,16 @@ from toddle.envs.base import BatchedEnv
 from toddle.envs.make import family_of, make_env
 from toddle.experience.evaluate import VideoRequest, evaluate
 from toddle.experience.taught import picture_options
-from toddle.experience.teacher import ExpertTeacher, Flaw, FlawedTeacher, PolicyTeacher, Teacher, parts_of, solved
+from toddle.experience.teacher import (
+    ExpertTeacher,
+    Flaw,
+    FlawedTeacher,
+    PolicyTeacher,
+    Teacher,
+    chosen,
+    parts_of,
+    solved,
+)
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, meta_of, save_policy
@@ -37,6 +46,8 @@ from toddle.runs.run import RunFolder
 
 __all__ = ["CHOOSING", "EXPERT", "Config", "build", "config_class", "configure", "plan", "run"]
 
+Teaching = tuple[Any, Flaw]
+"""The teacher's policy (None: the expert) and what is wrong with it."""
 CHOOSING = ("method", "preset", "env", "teacher")
 """What decides which settings there are and where they begin."""
 EXPERT = "expert"
@@ -159,14 +170,30 @@ def _stored(config: Config) -> Any:
     return load_policy(Path(config.teacher), resolve_device(config.device), acting=True)
 
 
-def _teacher(config: Config, policy: Any, env: BatchedEnv, seed: int) -> Teacher:
+def _teacher(flaw: Flaw, policy: Any, env: BatchedEnv, seed: int) -> Teacher:
     teacher: Teacher = ExpertTeacher(env) if policy is None else PolicyTeacher(policy, env, seed=seed)
-    return teacher if config.flaw == Flaw() else FlawedTeacher(teacher, config.flaw, env, seed=seed)
+    return teacher if flaw == Flaw() else FlawedTeacher(teacher, flaw, env, seed=seed)
 
 
-def build(config: Any) -> Run:
-    """Return everything that learns.  Raises InputError where teacher, environment and settings do not fit."""
-    policy = None if config.method == "ppo" else _stored(config)
+def _flaw(config: Config, policy: Any) -> Flaw:
+    """Return the flaw, its error chosen where a success is asked for (the same whenever it is chosen)."""
+    if config.flaw.success is None:
+        return config.flaw
+    env = _make_env(config, 64, 0, policy, ends=True)
+    found = chosen(config.flaw, lambda env: _teacher(Flaw(), policy, env, 0), env)
+    env.close()
+    print(f"teacher: an error of {found.error:g} for a success of {config.flaw.success:.0%}", file=sys.stderr)
+    return found
+
+
+def build(config: Any) -> tuple[Run, Teaching | None]:
+    """Return everything that learns, and the teacher's policy and flaw where one is asked.
+
+    Raises InputError where teacher, environment and settings do not fit.
+    """
+    asked = config.method != "ppo"
+    policy = _stored(config) if asked else None
+    flaw = _flaw(config, policy) if asked else Flaw()
     env = _make_env(config, config.worlds, config.seed, policy)
     device = resolve_device(config.device)
     start = Start(
@@ -174,25 +201,26 @@ def build(config: Any) -> Run:
         steps=config.steps,
         seed=config.seed,
         device=device,
-        teacher=_teacher(config, policy, env, config.seed) if config.method != "ppo" else None,
+        teacher=_teacher(flaw, policy, env, config.seed) if asked else None,
     )
     with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
         made: Run = config.build(start)
-    return made
+    return made, (policy, flaw) if asked else None
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------
-def _measure_teacher(config: Config, folder: Path) -> None:
-    """Let the teacher play by itself, and note how often it solves the task."""
+def _measure_teacher(config: Config, teaching: Teaching, folder: Path) -> None:
+    """Let the teacher play by itself, and note how often it solves the task (on seeds of its own)."""
     path, episodes = folder / "teacher.json", config.evaluation.teacher
-    if config.method == "ppo" or not episodes:
+    if not episodes:
         return
     if not path.exists():
-        policy = _stored(config)
+        policy, flaw = teaching
         env = _make_env(config, min(64, episodes), 0, policy, ends=True)
-        count = solved(_teacher(config, policy, env, 0), env, episodes)
+        count = solved(_teacher(flaw, policy, env, 1), env, episodes, seed=10_000)
         env.close()
-        write_json_atomic(path, {"teacher": config.teacher, "solved": count, "episodes": episodes})
+        facts = {"teacher": config.teacher, "error": flaw.error, "scale": flaw.scale}
+        write_json_atomic(path, facts | {"solved": count, "episodes": episodes})
     found = read_json(path, {"solved": int, "episodes": int})
     print(f"teacher: solves {found['solved']} of {found['episodes']} by itself", file=sys.stderr)
 
@@ -223,7 +251,7 @@ def _measure(config: Config, policy: Any, folder: Path) -> dict[tuple[str, str, 
 # ---- the command -----------------------------------------------------------------------------------------------------
 def plan(config: Any) -> Plan:
     """Build everything, time one iteration, and return what the run will do."""
-    made = build(config)
+    made, _ = build(config)
     made.learner.step()  # the first also compiles and allocates
     began = time.perf_counter()
     made.learner.step()
@@ -247,9 +275,10 @@ def plan(config: Any) -> Plan:
 
 def run(config: Any, *, resume: bool = False) -> None:
     """Train, evaluate, and write `policy/`.  Raises InputError, NaNError and KeyboardInterrupt."""
-    made = build(config)  # before the folder is made: what does not fit leaves nothing behind
+    made, teaching = build(config)  # before the folder is made: what does not fit leaves nothing behind
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        _measure_teacher(config, folder.path)
+        if teaching is not None:
+            _measure_teacher(config, teaching, folder.path)
         run_loop(
             made.learner,
             folder,
