@@ -141,32 +141,36 @@ def _sentences(dataset: LeRobotDataset) -> list[str]:
 
 
 def calibration(source: Source) -> list[str]:
-    """Say where a state's answer to the actions has shifted between the first and the last third of the episodes.
+    """Say where a state's answer to the actions has shifted between the first and the last third of a task's episodes.
 
     The answer is the state's change (for positions: its distance from the action) less the best linear guess of it
-    from the actions in the first third; a shift counts beyond 5 standard errors and 2 % of the state's deviation.
+    from the actions in the first third; a shift counts beyond 5 standard errors and 2 % of the answer's deviation.
     """
-    dataset = source.dataset
-    if STATE not in dataset.features:
+    if STATE not in source.dataset.features:
         return []
-    state, actions = dataset.vector(STATE).astype(np.float64), dataset.vector(ACTION).astype(np.float64)
-    spans = [slice(episode.start, episode.stop) for episode in dataset.episodes if episode.length > 2]
+    tasks: dict[str, list[slice]] = {}
+    for place, episode in enumerate(source.dataset.episodes):
+        if episode.length > 2:
+            tasks.setdefault(task_of(source.dataset, place), []).append(slice(episode.start, episode.stop))
+    return [note for task, spans in tasks.items() if len(spans) >= 12 for note in _shifted(source, task, spans)]
+
+
+def _shifted(source: Source, task: str, spans: list[slice]) -> list[str]:
+    state, actions = (source.dataset.vector(name).astype(np.float64) for name in (STATE, ACTION))
     if source.absolute:
         answers = [state[rows] - actions[rows] for rows in spans]
         inputs = [np.ones((len(part), 1)) for part in answers]
     else:
         answers = [np.diff(state[rows], axis=0) for rows in spans]
         inputs = [np.insert(actions[rows][:-1], 0, 1.0, axis=1) for rows in spans]
-    if len(spans) < 12:
-        return []
     first = len(spans) // 3
     guess, *_ = np.linalg.lstsq(np.concatenate(inputs[:first]), np.concatenate(answers[:first]), rcond=None)
     left = np.stack([(answer - given @ guess).mean(axis=0) for answer, given in zip(answers, inputs, strict=True)])
     shift, errors = late_shift(left)
     scale = np.concatenate(answers).std(axis=0)
-    names = dataset.names(STATE) or tuple(f"{STATE}:{index}" for index in range(state.shape[1]))
+    names = source.dataset.names(STATE) or tuple(f"{STATE}:{index}" for index in range(state.shape[1]))
     moved = np.flatnonzero((np.abs(errors) > 5.0) & (np.abs(shift) > 0.02 * scale))
     return [
-        f"calibration: {names[index]} answers to the actions by {shift[index]:+.3g} a row differently in the last third"
-        for index in moved[:4]
+        f"calibration: {names[i]} answers to actions by {shift[i]:+.3g} a row differently in the last third of {task}"
+        for i in moved[:4]
     ]

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from toddle.core.config import changes, config, to_dict
 from toddle.core.errors import InputError, problem
+from toddle.core.files import write_text_atomic
 from toddle.core.memory import check_memory
 from toddle.core.numbers import Count, NonNegative, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
@@ -28,11 +29,15 @@ from toddle.experience.demonstrations import (
     demonstrate,
     row_features,
 )
+from toddle.experience.human import HumanActor, HumanConfig
 from toddle.experience.taught import Taught
 from toddle.policies.store import load_policy, meta_of, read_policy
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
+
+SCRIPTED = ("expert", "human")
+"""Demonstrators that are no stored policy."""
 
 
 @config
@@ -49,7 +54,8 @@ class Config:
     env: tuple[str, ...] = ("metaworld/reach-v3",)
     """Environments, all of one body, recorded one after another."""
     policy: str = "expert"
-    """"expert" for the environment's scripted expert, or the folder of a policy."""
+    """"expert" for the environment's scripted expert, "human" for one that acts like a person (`--human`), or the
+    folder of a policy."""
     episodes: Count = 20
     """Episodes to keep of each environment."""
     keep_failures: bool = False
@@ -62,6 +68,8 @@ class Config:
     """Episodes played at once (worlds): for policies, which decide for many at little more cost than for one."""
     noise: NonNegative = 0.0
     """Disturb the expert's executed actions by correlated Gaussian noise of this deviation; its own are recorded."""
+    human: HumanConfig = HumanConfig()
+    """What is human about `--policy human`: routes, pauses, overshoot, tremor; the dataset's card says it."""
     deterministic: bool = True
     """For a policy: take its most likely action instead of a draw."""
     cameras: tuple[str, ...] = ("close",)
@@ -86,6 +94,8 @@ class Config:
     def __post_init__(self) -> None:
         if not self.env:
             raise problem("env", "at least one environment", "none")
+        if self.policy != "human" and self.human != HumanConfig():
+            raise problem("human", "its defaults without --policy human", f"--policy {self.policy}")
 
 
 def plan(config: Config) -> Plan:
@@ -94,7 +104,7 @@ def plan(config: Config) -> Plan:
     pictures = _check_pictures(config)
     for name in config.env:
         env = _make(config, name)
-        if config.policy != "expert" and name == config.env[0]:
+        if config.policy not in SCRIPTED and name == config.env[0]:
             _actor(config, env)
         env.close()
     steps = 80 * config.episodes * len(config.env)
@@ -151,7 +161,7 @@ def _make(config: Config, name: str) -> BatchedEnv:
 
 def _drawn(config: Config) -> RenderSettings:
     """Return how pictures are drawn: as given, else as the policy was taught, else fast."""
-    taught = None if config.policy == "expert" else Taught.of(meta_of(Path(config.policy))).render
+    taught = None if config.policy in SCRIPTED else Taught.of(meta_of(Path(config.policy))).render
     return config.render.over(taught or FAST)
 
 
@@ -210,13 +220,33 @@ def run(config: Config, *, resume: bool = False) -> None:
             if writer is not None:
                 writer.close()
         assert writer is not None
+        write_text_atomic(config.out / "README.md", _card(config, writer))
         folder.finish(writer.num_episodes)
         progress.console.print(f"{config.out}: {writer.num_episodes} episodes, {writer.num_frames} rows")
 
 
+def _card(config: Config, writer: DatasetWriter) -> str:
+    """Return the dataset's card: what it holds and who acted."""
+    lines = [
+        f"# {config.out.name}",
+        "",
+        f"{writer.num_episodes} episodes, {writer.num_frames} rows, recorded by `toddle record` in simulation.",
+        "",
+        f"- environments: {', '.join(config.env)}",
+        f"- demonstrator: {config.policy}",
+    ]
+    if config.policy == "human":
+        lines.append("- no human: a scripted expert with these habits (`toddle record --help` explains each)")
+        lines += [f"    - {name}: {value}" for name, value in to_dict(config.human).items()]
+    elif config.policy == "expert" and config.noise:
+        lines.append(f"- its executed actions are disturbed by noise of {config.noise:g}, its own are recorded")
+    lines.append(f"- failures: {'kept' if config.keep_failures else 'left out'}")
+    return "\n".join(lines) + "\n"
+
+
 def _check_policy(config: Config) -> None:
     """Tell a wrong folder before anything is made."""
-    if config.policy != "expert":
+    if config.policy not in SCRIPTED:
         read_policy(Path(config.policy))
 
 
@@ -224,7 +254,9 @@ def _actor(config: Config, env: BatchedEnv) -> Demonstrator:
     if config.policy == "expert":
         return ExpertActor(config.noise)
     if config.noise:
-        raise problem("noise", "0 with a policy (it is for the expert)", config.noise)
+        raise problem("noise", "0 without --policy expert", config.noise)
+    if config.policy == "human":
+        return HumanActor(config.human)
     policy = load_policy(Path(config.policy), acting=True)
     if policy.cameras and policy.cameras != env.cameras:
         raise problem("cameras", f"{' '.join(policy.cameras)}, which the policy reads", " ".join(config.cameras))
