@@ -113,13 +113,11 @@ class Config:
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        """Check the names of tasks and the sizes."""
+        """Check the names of tasks."""
         check_device_name(self.device)
         for task in self.render.tasks:
             if task not in SENTENCES:
                 raise problem("render.tasks", "Meta-World tasks", task, nearest(task, SENTENCES))
-        if self.sizes.image_size % 32:
-            raise problem("sizes.image_size", "a multiple of 32", self.sizes.image_size)
 
 
 def plan(config: Config) -> Plan:

@@ -174,3 +174,10 @@ def test_how_much_is_read(sentence: str, tokens: int, read: int, unknown: int) -
     """A letter of another script is as many unknown tokens as it has bytes, beside the space and the end."""
     found = tiny_backbone().reading(sentence)
     assert (found.read, found.unknown) == (read, unknown) and abs(found.tokens - tokens) <= 1
+
+
+def test_sizes_that_do_not_fit_are_one_line() -> None:
+    with pytest.raises(InputError, match="image_size: expected a multiple of 32 with the embedded backbone, got 48"):
+        EmbeddedConfig(image_size=48)
+    with pytest.raises(InputError, match="heads: expected a divisor of width 20, got 6"):
+        EmbeddedConfig(width=20)

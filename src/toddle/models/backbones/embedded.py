@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast, SiglipTextConfig, SiglipTextMo
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionModel
 
 from toddle.core.config import config, from_dict, to_dict
-from toddle.core.errors import InputError
+from toddle.core.errors import InputError, problem
 from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.numbers import PictureSize, Size
 from toddle.core.reading import read_json, read_text
@@ -75,6 +75,13 @@ class EmbeddedConfig:
     """Tokens the text tower reads at once; shorter sentences are padded, longer ones are read in pieces."""
     vocabulary: Size = 448
     """Size of the tokenizer's vocabulary."""
+
+    def __post_init__(self) -> None:
+        """Check that the towers fit together."""
+        if self.image_size % 32:
+            raise problem("image_size", "a multiple of 32 with the embedded backbone", self.image_size)
+        if self.width % self.heads:
+            raise problem("heads", f"a divisor of width {self.width}", self.heads)
 
     @property
     def grid(self) -> int:
