@@ -42,6 +42,9 @@ class FastSettings:
     """Coefficients are multiplied by it before they are rounded: more is finer and longer."""
     vocabulary: Size = 512
     """Tokens at most, single coefficients included."""
+    rarest: Size = 10
+    """Coefficients become one token where they stand side by side at least so often; smaller makes longer tokens, each
+    of which is demonstrated less often."""
 
 
 @config
@@ -69,7 +72,12 @@ def train_fast(chunks: Tensor, settings: FastSettings) -> FastCode:
     if len(letters) > settings.vocabulary:
         remedy = "take more, or a smaller --tokens.fast.scale"
         raise problem("tokens.fast.vocabulary", f"at least {len(letters)} tokens", settings.vocabulary, remedy)
-    trainer = trainers.BpeTrainer(vocab_size=settings.vocabulary, initial_alphabet=letters, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocabulary,
+        min_frequency=settings.rarest,
+        initial_alphabet=letters,
+        show_progress=False,
+    )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.train_from_iterator(_written(numbers), trainer)
     return FastCode(scale=settings.scale, pairs=tokenizer.to_str())
