@@ -34,7 +34,7 @@ from tests.prismatic_folders import (
     statistics,
     write_shards,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from toddle.core.errors import InputError
@@ -252,6 +252,28 @@ def test_lora_learns_and_the_model_does_not(folders: Path) -> None:
     assert len(weights) == 2 * 4 * 2  # two matrices for each of four projections of two layers
     wider = loaded(folders / "two_towers", lora_rank=4, lora_on="all")
     assert sum(value.requires_grad for value in wider.parameters()) == 2 * 7 * 2
+
+
+def test_lora_on_everything_is_on_the_towers_too(folders: Path) -> None:
+    """Every linear layer, as upstream; the towers learn from what is said, and merged it says the same."""
+    policy = loaded(folders / "two_towers", lora_rank=2, lora_on="everything")
+    model = policy._held[0]
+    linear = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and ".lora_" not in name]
+    assert all(name.endswith(".base_layer") for name in linear) and not any("patch_embed" in n for n in policy.lora)
+    weights = [value for value in policy.parameters() if value.requires_grad]
+    assert len(weights) == 2 * len(linear)
+    optimiser = torch.optim.Adam(weights, lr=1e-2)
+    for _ in range(2):
+        optimiser.zero_grad()
+        scored(policy, seen(), torch.full((2, ACTION), 100)).log_prob.sum().neg().backward()
+        optimiser.step()
+    last = [value for name, value in policy.lora.items() if "lora_B" in name and name.startswith(("towers", "proj"))]
+    assert len(last) > 8 and all(value.abs().sum() > 0 for value in last)
+    policy.eval()
+    with torch.no_grad():
+        hidden = policy.prompt_hidden(seen())
+        with policy.merged():
+            torch.testing.assert_close(policy.prompt_hidden(seen()), hidden, atol=2e-5, rtol=1e-5)
 
 
 def test_in_bfloat16_it_says_the_same_to_its_precision(folders: Path) -> None:

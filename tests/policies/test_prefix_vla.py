@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.tiny_vlm import SENTENCES, save_pi0
 
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec, Observation
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.homogeneous_critic import HomogeneousCritic
-from toddle.policies.store import classes_of
+from toddle.policies.store import classes_of, load_policy, read_policy, save_policy
 
 KINDS = ("pi0", "pi05", "smolvla")
 DATA = Path(__file__).parent / "data"
@@ -26,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pi0(tmp_path_factory.mktemp("pi0"))
 
 
-def made(folder: Path, kind: str = "pi0", **more: Any) -> Any:
+def made(folder: Path, kind: str = "pi0", *, moved: bool = True, **more: Any) -> Any:
     body = BodySpec(name="toy", proprio=PROPRIO, action=ACTION, dt=0.05)
     policy_class, config_class = classes_of(kind)
     source = folder if kind == "pi0" else DATA / f"lerobot_{kind}"
@@ -38,7 +40,7 @@ def made(folder: Path, kind: str = "pi0", **more: Any) -> Any:
         return policy
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():  # fresh biases are zeros
-        for value in policy.parameters():
+        for value in policy.parameters() if moved else ():
             value.add_(0.1 * torch.randn(value.shape, generator=generator))
     return policy
 
@@ -148,3 +150,61 @@ def test_a_frozen_copy_stays_and_shares_the_vlm(folder: Path) -> None:
     assert torch.equal(critic.value(seen), before)
     with pytest.raises(InputError, match="critic: expected homogeneous"):
         policy.frozen_copy(lora=True)
+
+
+def action(policy: Any) -> torch.Tensor:
+    found: torch.Tensor = policy.act(observed(1), generator=torch.Generator().manual_seed(4))[0].action
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lora_learns_on_words_and_pictures_and_the_vlm_stays(folder: Path, tmp_path: Path, kind: str) -> None:
+    """Both matrices of some layer of each tower; what is stored is what learns, and it acts alike again."""
+    policy = made(folder, kind, train="lora", lora_rank=2, moved=False)
+    kept = {name: value.clone() for name, value in policy.named_parameters() if not value.requires_grad}
+    learned = [value for value in policy.parameters() if value.requires_grad]
+    optimiser, explorer = torch.optim.Adam(learned, lr=1e-2), policy.explorer(SamplerConfig())
+    assert "images" in explorer.encode(observed(0)), "what learns to see is shown pictures again"
+    before, drawn = policy.state_dict(), explorer.act(observed(0), generator=torch.Generator().manual_seed(0))[0]
+    before = {name: value.clone() for name, value in before.items()}
+    for _ in range(2):
+        optimiser.zero_grad()
+        explorer.score(stacked([observed(0)]), drawn.chain[None]).log_prob.sum().backward()
+        optimiser.step()
+    now = policy.state_dict()
+    moved = {name for name in now if not torch.equal(now[name], before[name])}
+    for place in ("vision", "language_model" if "language_model" in str(now.keys()) else "text_model"):
+        assert {part for name in moved if place in name for part in ("lora_A", "lora_B") if part in name} == {
+            "lora_A",
+            "lora_B",
+        }
+    assert all(torch.equal(value, kept[name]) for name, value in policy.named_parameters() if name in kept)
+    assert now.keys().isdisjoint(kept) and {name for name, v in policy.named_parameters() if v.requires_grad} <= set(
+        now
+    )
+    policy = policy.eval()
+    acts = [action(policy)]
+    with policy.merged():
+        acts.append(action(policy))
+    torch.testing.assert_close(acts[0], acts[1], rtol=0, atol=1e-5)
+    assert torch.equal(action(policy), acts[0])
+    assert all(torch.equal(value, kept[name]) for name, value in policy.named_parameters() if name in kept)
+    save_policy(tmp_path / "kept", policy)
+    assert torch.equal(action(load_policy(tmp_path / "kept")), acts[0])
+
+
+def test_what_never_learns_is_not_stored_and_must_be_what_it_was(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "source")
+    policy = made(tmp_path / "source", moved=False).eval()
+    save_policy(tmp_path / "run", policy)
+    assert not any(".vlm." in name for name in read_policy(tmp_path / "run")[3])
+    (tmp_path / "run").rename(tmp_path / "moved")
+    again = load_policy(tmp_path / "moved")
+    assert torch.equal(action(again), action(policy))
+    whole = {name: value.clone() for name, value in policy.named_parameters(remove_duplicate=False)}
+    again.load_state_dict(policy.state_dict() | whole)  # as older folders have it
+    weights = load_file(tmp_path / "source" / "model.safetensors")
+    name = next(name for name in weights if "vision" in name)
+    save_file(weights | {name: weights[name] + 1.0}, tmp_path / "source" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"expected the weights of fingerprint [0-9a-f]{16}, which the policy was"):
+        load_policy(tmp_path / "moved")

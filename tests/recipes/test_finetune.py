@@ -169,7 +169,7 @@ def test_pi0_learns_by_the_same_methods(pi0: Path, tmp_path: Path, method: str, 
     assert kind == "pi0" and (config.steps, config.start) == (4, "drawn")
     before = load_policy(pi0).state_dict()
     moved = {name for name in state if not torch.equal(state[name], before[name])}
-    assert any(".dit." in name for name in moved) and not any(".vlm." in name for name in moved)
+    assert any(".dit." in name for name in moved) and not any(".vlm." in name for name in state)
 
 
 def test_a_killed_pi0_goes_on_to_the_same_weights(pi0: Path, tmp_path: Path) -> None:
@@ -184,6 +184,34 @@ def test_a_killed_pi0_goes_on_to_the_same_weights(pi0: Path, tmp_path: Path) -> 
         learner.step()
         states.append(learner.state_dict()["policy"])
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert not any(".vlm." in name for name in states[0])  # which stays, and is where the run began
+
+
+@pytest.mark.parametrize("train", ["lora", "all"])
+def test_a_pi0_s_vlm_learns_too(pi0: Path, tmp_path: Path, train: Any) -> None:
+    """From the command's settings through SFT to an iteration of PPO."""
+    settings = sft.Config(
+        dataset=(pi0.parent / "data",),
+        out=tmp_path / "taught",
+        init=str(pi0.parent / "pi0"),
+        vlm=sft.VLMStart(train=train, lora_rank=2),
+        cameras=("top",),
+        expert=sft.FreshExpert(executed=4),
+        sft=SFTConfig(steps=2, batch=4),
+    )
+    sft.run(settings)
+    alone = sft.plan(replace(settings, vlm=sft.VLMStart(), out=tmp_path / "other"))
+    mine = sft.plan(replace(settings, out=tmp_path / "other"))
+    assert "that stay" in alone.steps[3] and mine.memory_bytes > alone.memory_bytes
+    given = SMALL | {"policy": settings.out, "collect": {"length": 3}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}
+    made, _ = finetune.build(finetune.configure(given | {"reward": "dense"}))
+    before = copy_tree(made.policy.state_dict())
+    made.learner.step()
+    after = made.policy.state_dict()
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert any(".vlm." in name and ("lora_" in name) == (train == "lora") for name in moved)
+    with pytest.raises(InputError, match="vlm: expected nothing but with the folder"):
+        sft.plan(replace(settings, init=str(pi0), out=tmp_path / "third"))
 
 
 @pytest.mark.parametrize("kind", ["pi05", "smolvla"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 
 from toddle.core.errors import InputError, problem
 
-__all__ = ["TARGETS", "add_lora", "lora_parameters", "merged_copy"]
+__all__ = ["TARGETS", "add_lora", "lora_parameters", "merged_copy", "merged_in_place"]
 
 M = TypeVar("M", bound=nn.Module)
 TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "o_proj")
@@ -19,10 +21,10 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 """The layers of a Llama's or Gemma's MLP."""
 
 
-def add_lora(module: nn.Module, *, rank: int, alpha: float, mlp: bool = False) -> list[str]:
+def add_lora(module: nn.Module, *, rank: int, alpha: float, mlp: bool = False, layers: Sequence[str] = ()) -> list[str]:
     """Put LoRA matrices of `rank` beside the attention projections of `module`, in place; the rest stays frozen.
 
-    mlp: beside the layers of the MLPs too.
+    mlp: beside the layers of the MLPs too.  layers: beside these, by their full names, and no others.
 
     The second matrix starts at zero, so the function is unchanged.  Returns the names of the new parameters.
     Raises InputError when peft is missing, `rank` is below 1 or no projection is found.
@@ -33,9 +35,9 @@ def add_lora(module: nn.Module, *, rank: int, alpha: float, mlp: bool = False) -
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise InputError("backbone.lora_rank: package 'peft' is missing; install toddle[vla]") from None
-    if not any(name.rsplit(".", 1)[-1] in TARGETS for name, _ in module.named_modules()):
+    if not layers and not any(name.rsplit(".", 1)[-1] in TARGETS for name, _ in module.named_modules()):
         raise problem("backbone.lora_rank", "0: this backbone has no attention projections LoRA knows", rank)
-    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=[*TARGETS, *(MLP if mlp else ())])
+    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=[*(layers or TARGETS), *(MLP if mlp else ())])
     inject_adapter_in_model(settings, module)
     return lora_parameters(module)
 
@@ -43,6 +45,26 @@ def add_lora(module: nn.Module, *, rank: int, alpha: float, mlp: bool = False) -
 def lora_parameters(module: nn.Module) -> list[str]:
     """Return the names of all LoRA parameters in `module`."""
     return [name for name, _ in module.named_parameters() if ".lora_" in name]
+
+
+@contextmanager
+def merged_in_place(module: nn.Module) -> Iterator[None]:
+    """Act with LoRA folded into the weights of `module` as it is now, until this ends.
+
+    The weights that it lay on are kept as they were and put back, so nothing is lost to rounding.
+    """
+    layers: list[Any] = [layer for layer in module.modules() if "lora_A" in dict(layer.named_children())]
+    plain = [layer.get_base_layer().weight.data for layer in layers]
+    with torch.no_grad():
+        for layer, weight in zip(layers, plain, strict=True):
+            layer.get_base_layer().weight.data = (weight + layer.get_delta_weight("default")).to(weight.dtype)
+            layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, plain, strict=True):
+            layer.get_base_layer().weight.data = weight
+            layer.enable_adapters(True)
 
 
 @torch.no_grad()

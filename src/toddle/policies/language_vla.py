@@ -4,8 +4,8 @@
 What is said, drawn and scored is `policies.speaking`'s; OpenVLA-OFT (arXiv 2502.19645) says all at once, by words or by
 its L1 head or its diffusion head, which RL does not train.  The model's weights stand outside the policy's, in the
 folder they came from (`source`); the policy's own are LoRA's, OFT's parts and the statistics.  LoRA is on the language
-model alone (upstream: on the towers too), and the loss is over the 256 words and without the stop word
-(upstream: over the vocabulary, and with it).
+model alone unless `lora_on` says everything (upstream's way), and the loss is over the 256 words and without the stop
+word (upstream: over the vocabulary, and with it).
 """
 
 from __future__ import annotations
@@ -70,11 +70,12 @@ class LanguageVLAConfig:
     text_tokens: Size = 32
     """Tokens of a sentence that are kept, of a model of transformers (OpenVLA reads sentences whole)."""
     lora_rank: SizeOrNone = 32
-    """Rank of LoRA on the language model; 0: it acts and does not learn (but for OFT's parts)."""
+    """Rank of LoRA; 0: it acts and does not learn (but for OFT's parts)."""
     lora_alpha: Positive = 16.0
     """LoRA's scale: the update is multiplied by alpha / rank."""
-    lora_on: Literal["attention", "all"] = "attention"
-    """Which of the language model's layers LoRA is on: those of attention, or those of the MLPs too."""
+    lora_on: Literal["attention", "all", "everything"] = "attention"
+    """Which layers LoRA is on: the language model's of attention, its MLPs' too, or every linear layer of towers,
+    projector and language model."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number type of the model's weights; LoRA and OFT's parts are in float32."""
     temperature: Positive = 1.0
@@ -355,7 +356,12 @@ def _with_lora(model: SpeakingModel, config: LanguageVLAConfig) -> None:
     model.base_fingerprint = model.fingerprint()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed_sequence(config.seed, "language vla").generate_state(1)[0]))
-        add_lora(model.decoder, rank=config.lora_rank, alpha=config.lora_alpha, mlp=config.lora_on == "all")
+        given: dict[str, Any] = {"rank": config.lora_rank, "alpha": config.lora_alpha}
+        if config.lora_on == "everything":
+            linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+            add_lora(model, layers=linear, **given)
+        else:
+            add_lora(model.decoder, mlp=config.lora_on == "all", **given)
     for name, value in model.named_parameters():
         if ".lora_" in name:
             value.data = value.data.float()

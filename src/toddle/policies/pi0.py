@@ -44,15 +44,24 @@ class Pi0Policy(PrefixVLA):
         super().__init__(config, _sizes(model.config), tokenizer)
         self.model = model
         model.model.dit.embed_tokens.requires_grad_(False)  # a table of words that is never read
-        if config.train == "expert":
-            model.model.vlm.requires_grad_(False)
+
+    @property
+    def vlm(self) -> nn.Module:
+        """PaliGemma."""
+        vlm: nn.Module = self.model.model.vlm
+        return vlm
 
     @classmethod
     def from_config(cls, config: Pi0Config) -> Pi0Policy:
-        """Build with the architecture and tokenizer of `config.source` and fresh weights (`load_policy` fills them)."""
+        """Build with the sizes, tokenizer and frozen weights of `config.source`; where all learn, with fresh ones.
+
+        `load_policy` fills in what was learned.
+        """
+        if config.train != "all":
+            return cls.from_pretrained(config)
         settings, tokenizer = load_source(config, _settings, cls.kind, TOKENIZER)
         with torch.random.fork_rng(devices=[]):
-            return cls(config, PI0ForConditionalGeneration(settings), tokenizer)
+            return cls(config, PI0ForConditionalGeneration(settings), tokenizer).ready()
 
     @classmethod
     def from_pretrained(cls, config: Pi0Config) -> Pi0Policy:
@@ -69,7 +78,7 @@ class Pi0Policy(PrefixVLA):
         policy = cls(config, *load_source(config, load, cls.kind, TOKENIZER))
         if is_other_pi0(config.source):
             policy._take_statistics(read_statistics(Path(config.source).expanduser()))
-        return policy
+        return policy.ready()
 
     def _prefix(self, state: Tensor, images: Tensor, sentences: list[str]) -> tuple[Tensor, Tensor]:
         """Read pictures and words, all of which see each other."""

@@ -6,8 +6,9 @@ Their flow time runs the other way (t = 1 noise, t = 0 action, velocity noise - 
 `maths.flow`, and nothing outside this file knows.
 Deviations from openpi and LeRobot: chunk positions beyond an episode's end are masked; padded action dimensions are
 trained, as there; the normalised state is clipped at +-10 deviations.
-Where the VLM is frozen the context can be kept in place of pictures (`encode`): large, 5.6 MB a decision and camera of
-pi0's size in float16, but then RL runs the VLM once a decision.
+Weights that never learn are not stored with a policy or a run: they are read from `source` again, and a fingerprint
+says which they were.  Where the VLM is frozen the context can be kept in place of pictures (`encode`): large, 5.6 MB a
+decision and camera of pi0's size in float16, but then RL runs the VLM once a decision.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -24,13 +25,14 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
-from toddle.core.numbers import Size
+from toddle.core.numbers import Positive, Size
 from toddle.core.protocols import Memory
 from toddle.core.seeding import randn
 from toddle.core.types import BodySpec, Decision, Observation, Reading, sentences_of
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
 from toddle.maths import flow
-from toddle.models.backbones.base import check_images, reading_of, tell_what_is_lost
+from toddle.models.backbones.base import check_images, fingerprint_of, reading_of, tell_what_is_lost
+from toddle.models.lora import add_lora, merged_in_place
 from toddle.models.normalizer import CLIP
 from toddle.policies.bounds import bounded
 from toddle.policies.flow_explorer import FlowExplorer, SamplerConfig, make_explorer
@@ -57,8 +59,16 @@ class PrefixConfig:
     """Cameras whose pictures it reads, in this order."""
     text_tokens: Size = 48
     """Tokens a sentence is padded or cut to."""
-    train: Literal["expert", "all"] = "expert"
-    """What training changes: the action expert alone, or the VLM too."""
+    train: Literal["expert", "lora", "all"] = "expert"
+    """What training changes: the action expert alone, LoRA on the VLM too, or all of the VLM too."""
+    lora_rank: Size = 8
+    """Rank of LoRA on the attention of the VLM's language model and picture tower (with train lora)."""
+    lora_alpha: Positive = 16.0
+    """LoRA's scale: the update is multiplied by alpha / rank."""
+    lora_on: Literal["attention", "all"] = "attention"
+    """Which layers LoRA is on: those of attention, or those of the language model's MLPs too."""
+    fingerprint: str = ""
+    """Fingerprint of the VLM the policy was made with, where that stays as it is; filled in when it is built."""
     tokenizer: str = ""
     """Folder or hub id of the tokenizer, where the source has none (LeRobot's, openpi's); empty: the source's own."""
 
@@ -107,6 +117,8 @@ class PrefixVLA(nn.Module, ABC):
     state_scale: Tensor
     action_offset: Tensor
     action_scale: Tensor
+    elsewhere: frozenset[str]
+    """Names of the weights that never learn, which are not stored."""
 
     def __init__(self, config: Any, sizes: Sizes, tokenizer: Any) -> None:
         """Note what it is.  Raises InputError when the checkpoint is too small for the body or the chunk."""
@@ -118,7 +130,36 @@ class PrefixVLA(nn.Module, ABC):
             self.register_buffer(f"{name}_offset", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
 
+    def ready(self) -> Self:
+        """Freeze what does not learn, put LoRA on the VLM where asked, and leave what is frozen out of the state.
+
+        A subclass calls it once its weights are those of the source.  Raises InputError where these are not those that
+        the policy was made with.
+        """
+        config = self.config
+        if config.train != "all":
+            found = fingerprint_of(self.vlm, {})
+            if config.fingerprint and config.fingerprint != found:
+                want = f"the weights of fingerprint {config.fingerprint}, which the policy was trained with"
+                raise problem(f"{self.kind} {config.source}", want, found, "restore that folder or train again")
+            self.config = replace(config, fingerprint=found)
+            self.vlm.requires_grad_(False)
+        if config.train == "lora":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                add_lora(self.vlm, rank=config.lora_rank, alpha=config.lora_alpha, mlp=config.lora_on == "all")
+        named = self.named_parameters(remove_duplicate=False)
+        self.elsewhere = frozenset(name for name, value in named if not value.requires_grad)
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_pre_hook(_fill_in)
+        return self
+
     # ---- what a subclass says ----------------------------------------------------------------------------------------
+    @property
+    @abstractmethod
+    def vlm(self) -> nn.Module:
+        """The vision-language model."""
+
     @abstractmethod
     def _prefix(self, state: Tensor, images: Tensor, sentences: list[str]) -> tuple[Tensor, Tensor]:
         """Return context (N, G, D) and its mask of normalised states (N, O), pictures (N, n, 3, H, W), sentences."""
@@ -203,7 +244,7 @@ class PrefixVLA(nn.Module, ABC):
     @torch.no_grad()
     def encode(self, observation: Observation) -> Observation:
         """Return the observation with the frozen VLM's keys and values, in float16, in place of what it read."""
-        if self.config.train == "all" or "context" in observation:
+        if self.config.train != "expert" or "context" in observation:
             return observation
         lead, seen = observation["proprio"].shape[:-1], self._see(observation)
         made: Any = {"context": seen.context.half().unflatten(0, lead), "context_mask": seen.mask.unflatten(0, lead)}
@@ -303,16 +344,16 @@ class PrefixVLA(nn.Module, ABC):
         return self.sizes.context if self.config.train == "expert" else 0
 
     def merged(self) -> AbstractContextManager[None]:
-        """Do nothing: it has no LoRA."""
-        return nullcontext()
+        """Act with LoRA, where it has any, folded into the VLM's weights as it is now, until this ends."""
+        return merged_in_place(self.vlm)
 
     def frozen_copy(self, *, lora: bool = False) -> Self:
         """Return a copy that does not learn, as it is now; it shares the weights that do not learn here either.
 
-        Raises InputError with `lora`.
+        Raises InputError with `lora`: what a critic reads of it has no gradient.
         """
         if lora:
-            raise problem("critic", "homogeneous, or a VLA with LoRA on its backbone", f"a {self.kind}, which has none")
+            raise problem("critic", f"homogeneous with a {self.kind}", "homogeneous-lora")
         kept = {id(value): value for value in self.parameters() if not value.requires_grad}
         return copy.deepcopy(self, kept).requires_grad_(False).eval()
 
@@ -332,7 +373,7 @@ class PrefixVLA(nn.Module, ABC):
             images, sentences = observation["images"].flatten(0, -5), sentences_of(observation)
             sentences = sentences * (len(images) // len(sentences))
             check_images(images, sentences)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train == "all"):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train != "expert"):
                 context, mask = self._prefix(state, images, sentences)
         else:
             raise problem(
@@ -355,6 +396,17 @@ class PrefixVLA(nn.Module, ABC):
         ids = torch.tensor([row + [pad_id] * (room - len(row)) for row in rows], device=self.state_scale.device)
         real = torch.tensor([len(row) for row in rows], device=ids.device)
         return ids, torch.arange(room, device=ids.device) < real[:, None]
+
+
+def _leave_out(vla: Any, state: dict[str, Any], prefix: str, meta: Any) -> None:
+    for name in vla.elsewhere:
+        state.pop(prefix + name, None)
+
+
+def _fill_in(vla: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    for name, value in vla.named_parameters(remove_duplicate=False):
+        if name in vla.elsewhere:
+            state.setdefault(prefix + name, value.detach())
 
 
 def check_sizes(config: Any, kind: str, sizes: Sizes) -> None:

@@ -114,12 +114,22 @@ class SmolVLAPolicy(PrefixVLA):
         """Wrap a network.  Raises InputError when the checkpoint is too small for the body or the chunk."""
         super().__init__(config, _sizes(model.settings), tokenizer)
         self.model = model
-        if config.train == "expert":
-            model.vlm.requires_grad_(False)
+
+    @property
+    def vlm(self) -> nn.Module:
+        """Its vision-language model."""
+        return self.model.vlm
 
     @classmethod
     def from_config(cls, config: SmolVLAConfig) -> SmolVLAPolicy:
-        """Build with the sizes of `config.source` and fresh weights (`load_policy` fills them)."""
+        """Build with the sizes and frozen weights of `config.source`; where all learn, with fresh ones.
+
+        `load_policy` fills in what was learned.
+        """
+        return cls._fresh(config).ready() if config.train == "all" else cls.from_pretrained(config)
+
+    @classmethod
+    def _fresh(cls, config: SmolVLAConfig) -> SmolVLAPolicy:
 
         def load(source: str) -> SmolVLANetwork:
             settings = read_settings(Path(source).expanduser())
@@ -135,10 +145,10 @@ class SmolVLAPolicy(PrefixVLA):
 
         Raises InputError when they cannot be had, or when a tensor is missing or left over.
         """
-        policy, folder = cls.from_config(config), Path(config.source).expanduser()
+        policy, folder = cls._fresh(config), Path(config.source).expanduser()
         read_weights(folder, policy.model, new_name)
         policy._take_statistics(read_statistics(folder))
-        return policy
+        return policy.ready()
 
     def embed(self, state: Tensor, images: Tensor, ids: Tensor) -> Tensor:
         """Return the prefix's tokens (N, G, d) of normalised states, pictures and ids of words."""

@@ -75,13 +75,28 @@ class LanguageStart:
     executed: Size | None = None
     """Actions that are said and executed in one decision; None: all of the chunk."""
     lora_rank: Size = 32
-    """Rank of LoRA on the language model."""
+    """Rank of LoRA."""
+    lora_alpha: Positive = 16.0
+    """LoRA's scale: the update is multiplied by alpha / rank."""
+    lora_on: Literal["attention", "all", "everything"] = "attention"
+    """Which layers LoRA is on: the language model's of attention, its MLPs' too, or every linear layer of towers,
+    projector and language model (everything, as upstream)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number type of the model's own weights."""
+
+
+@config
+class VLMStart:
+    """What learns of the vision-language model of a pi0, pi0.5 or SmolVLA, beside its expert."""
+
+    train: Literal["expert", "lora", "all"] = "expert"
+    """Nothing (expert), LoRA on it, or all of it."""
+    lora_rank: Size = 8
+    """Rank of LoRA."""
     lora_alpha: Positive = 16.0
     """LoRA's scale: the update is multiplied by alpha / rank."""
     lora_on: Literal["attention", "all"] = "attention"
-    """Which of the language model's layers LoRA is on: those of attention, or those of the MLPs too (as upstream)."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Number type of the model's own weights."""
+    """Which layers LoRA is on: attention of language model and picture tower, or the language model's MLPs too."""
 
 
 @config
@@ -96,6 +111,8 @@ class StartConfig:
     SmolVLA; folder of Llama-2's tokenizer.json with an OpenVLA."""
     language: LanguageStart = LanguageStart()
     """With the folder of an OpenVLA or OpenVLA-OFT, and with --kind language."""
+    vlm: VLMStart = VLMStart()
+    """With the folder of a pi0, pi0.5 or SmolVLA."""
     like: Path | None = None
     """With --init random: a policy folder whose architecture is copied, not its weights (a fair baseline)."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -137,6 +154,8 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ca
         if is_openvla_folder(Path(config.init)):
             return _language(config, config.init, _body(datasets[0]))
         if (found := expert_kind(Path(config.init))) is None:
+            if config.vlm != VLMStart():
+                raise problem("vlm", "nothing but with the folder of a pi0, pi0.5 or SmolVLA", config.init)
             return load_policy(Path(config.init))
         policy, settings = classes_of(found)
         started: FineTunable = policy.from_pretrained(
@@ -147,6 +166,10 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ca
                 executed=config.expert.executed,
                 cameras=config.cameras,
                 text_tokens=max(settings.text_tokens, config.backbone.text_tokens),
+                train=config.vlm.train,
+                lora_rank=config.vlm.lora_rank,
+                lora_alpha=config.vlm.lora_alpha,
+                lora_on=config.vlm.lora_on,
             )
         )
         return started

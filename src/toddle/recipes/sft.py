@@ -26,11 +26,11 @@ from toddle.experience.taught import Taught, drawings
 from toddle.policies.bounds import ROUNDING
 from toddle.policies.store import save_policy
 from toddle.recipes._features import cached_features
-from toddle.recipes._sft_start import FreshExpert, FreshTokens, StartConfig, start_policy
+from toddle.recipes._sft_start import FreshExpert, FreshTokens, StartConfig, VLMStart, start_policy
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
-__all__ = ["Config", "FreshExpert", "FreshTokens", "plan", "run"]
+__all__ = ["Config", "FreshExpert", "FreshTokens", "VLMStart", "plan", "run"]
 
 KEPT = 24
 """Bytes kept of each weight: itself, its gradient, Adam's two moments, its average and where it began."""
@@ -88,7 +88,9 @@ def plan(config: Config) -> Plan:
     check_fits(policy, datasets)
     tokens = check_sentences(policy, datasets, lossy=config.lossy_sentences)
     _windows(config, policy.window_sizes, datasets)  # raises where rows lie between pictures
-    weights = sum(value.numel() for value in policy.parameters())
+    sizes = [(value.numel(), value.requires_grad) for _, value in policy.named_parameters()]
+    weights, frozen = (sum(size for size, learns in sizes if learns is wanted) for wanted in (True, False))
+    beside = f" beside {frozen:,} that stay" if frozen else ""
     pictures = config.augment.copies * sum(dataset.num_pictures for dataset in datasets)
     copies = f" ({config.augment.variants} of {config.augment.copies} changed)" if config.augment.variants else ""
     low, high = action_range(datasets)
@@ -98,12 +100,12 @@ def plan(config: Config) -> Plan:
             f"read {count} episodes of {sum(len(d.tasks) for d in datasets)} sentences of at most {tokens} tokens",
             f"encode {pictures} pictures{copies} where the cache under {config.cache} has not got them",
             f"actions from {low:g} to {high:g}, normalised by {action_mode(config, datasets)}",
-            f"train {weights:,} weights for {config.sft.steps} steps of {config.sft.batch} decisions",
+            f"train {weights:,} weights{beside} for {config.sft.steps} steps of {config.sft.batch} decisions",
             *drawings(datasets, mix=config.mix_renderings),
             f"write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=KEPT * weights + max(10**9, resident()),  # the model that LoRA is on is loaded by now
-        seconds=0.01 * pictures + config.sft.steps * (0.01 + 1.4e-9 * weights * config.sft.batch),
+        memory_bytes=KEPT * weights + 4 * frozen + max(10**9, resident()),  # what LoRA is on is loaded by now
+        seconds=0.01 * pictures + config.sft.steps * (0.01 + 1.4e-9 * (weights + frozen / 3) * config.sft.batch),
     )
 
 
