@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,12 @@ from toddle.envs.tabletop.common import (
     turned,
 )
 from toddle.envs.tabletop.experts import OPEN, SHUT, Stage, carry, down, follow
-from toddle.envs.tabletop.scene import BLUE, GREEN, RED, Thing
+from toddle.envs.tabletop.scene import BLUE, GREEN, RED, Colour, Thing
 from toddle.envs.tabletop.task import Moment, Start, Streams, Task, near, placed
 
 __all__ = ["CUBES"]
 
 _CUBE = Thing(name="cube", half_size=(CUBE,) * 3, colours=(RED,))
-_BLUE_CUBE = Thing(name="cube", half_size=(CUBE,) * 3, colours=(BLUE,))
-_DISC = ("goal", "disc", (0.1, 5e-4), (0.9, 0.25, 0.2, 1.0))
-AHEAD, ASIDE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
 
 
 # ---- pick-cube, pick-place-cube --------------------------------------------------------------------------------------
@@ -109,65 +106,66 @@ def _expert_place(moment: Moment, memory: dict[str, Any]) -> Array:
 
 
 # ---- push-cube -------------------------------------------------------------------------------------------------------
-def _begin_push(way: tuple[float, float, float]) -> Any:
-    def begin(streams: Streams) -> Start:
+@dataclass(frozen=True, kw_only=True)
+class _Push:
+    """Push a cube by 20 cm onto a disc."""
+
+    way: tuple[float, float, float]
+    half: float
+    """Half size of the cube, metres."""
+    radius: float
+    """Of the disc, metres."""
+
+    def begin(self, streams: Streams) -> Start:
         x, y = square(streams)
-        goal = placed(x, y, 1e-3) + 0.2 * np.array(way)
-        return Start(at={"cube": placed(x, y, CUBE), "goal": goal})
+        goal = placed(x, y, 1e-3) + 0.2 * np.array(self.way)
+        return Start(at={"cube": placed(x, y, self.half), "goal": goal})
 
-    return begin
+    def solved(self, moment: Moment) -> Array:
+        low = moment.at["cube"][:, 2] < self.half + 0.005
+        return (distance(moment, "cube", "goal", 2) < self.radius) & low
 
-
-def _pushed(moment: Moment) -> Array:
-    return (distance(moment, "cube", "goal", 2) < 0.1) & (moment.at["cube"][:, 2] < CUBE + 0.005)
-
-
-def _pay_push(way: tuple[float, float, float]) -> Any:
-    def pay(moment: Moment) -> Array:
-        behind = moment.at["cube"] - (CUBE + 0.005) * np.array(way)
+    def dense(self, moment: Moment) -> Array:
+        behind = moment.at["cube"] - (self.half + 0.005) * np.array(self.way)
         far = np.linalg.norm(behind - moment.tool, axis=1)
         place = near(distance(moment, "cube", "goal", 2))
-        level = near(np.abs(moment.at["cube"][:, 2] - CUBE))
+        level = near(np.abs(moment.at["cube"][:, 2] - self.half))
         return near(far) + (far < 0.01) * place * (1.0 + level)
 
-    return pay
-
-
-def _expert_push(way: tuple[float, float, float]) -> Any:
-    def expert(moment: Moment, memory: dict[str, Any]) -> Array:
+    def expert(self, moment: Moment, memory: dict[str, Any]) -> Array:
         facing = down(np.zeros(len(moment.tool)))
-        ahead = np.array(way)
+        ahead = np.array(self.way)
 
         def behind(height: float) -> Stage:
             return lambda now: (
-                now.at["cube"] - 0.07 * ahead + np.array([0.0, 0.0, height]),
+                now.at["cube"] - (0.05 + self.half) * ahead + np.array([0.0, 0.0, height]),
                 facing,
                 SHUT,
             )
 
         def through(now: Moment) -> tuple[Array, Rotation, float]:
-            aim = now.at["goal"] - 0.03 * ahead
-            return placed(aim[:, 0], aim[:, 1], 0.02), facing, SHUT
+            aim = now.at["goal"] - (0.01 + self.half) * ahead
+            return placed(aim[:, 0], aim[:, 1], self.half), facing, SHUT
 
         return follow([(behind(0.1), 0.03, WIDE), (behind(0.0), 0.02, WIDE), (through, 0.0, 0.0)], moment, memory)
 
-    return expert
+    def task(self, name: str, sentences: tuple[str, ...], cube: Colour, disc: Colour) -> Task:
+        return Task(
+            name=name,
+            sentences=sentences,
+            things=(Thing(name="cube", half_size=(self.half,) * 3, colours=(cube,)),),
+            marks=(("goal", "disc", (self.radius, 5e-4), disc),),
+            best=4.0,
+            begin=self.begin,
+            solved=self.solved,
+            dense=self.dense,
+            simplified=to_goal,
+            expert=self.expert,
+            seen=("goal", "cube"),
+        )
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
-PUSH = Task(
-    name="push-cube",
-    sentences=("push the blue cube to the red target", "push the blue cube forward onto the red disc"),
-    things=(_BLUE_CUBE,),
-    marks=(_DISC,),
-    best=4.0,
-    begin=_begin_push(AHEAD),
-    solved=_pushed,
-    dense=_pay_push(AHEAD),
-    simplified=to_goal,
-    expert=_expert_push(AHEAD),
-    seen=("goal", "cube"),
-)
 CUBES = (
     Task(
         name="pick-cube",
@@ -196,15 +194,16 @@ CUBES = (
         expert=_expert_place,
         seen=("goal", "cube"),
     ),
-    PUSH,
-    replace(
-        PUSH,
-        name="push-cube-2",
-        sentences=("push the yellow cube to the purple target", "push the yellow cube aside onto the purple disc"),
-        things=(Thing(name="cube", half_size=(CUBE,) * 3, colours=((0.95, 0.8, 0.1, 1.0),)),),
-        marks=(("goal", "disc", (0.1, 5e-4), (0.5, 0.2, 0.7, 1.0)),),
-        begin=_begin_push(ASIDE),
-        dense=_pay_push(ASIDE),
-        expert=_expert_push(ASIDE),
+    _Push(way=(1.0, 0.0, 0.0), half=CUBE, radius=0.1).task(
+        "push-cube",
+        ("push the blue cube to the red target", "push the blue cube forward onto the red disc"),
+        BLUE,
+        (0.9, 0.25, 0.2, 1.0),
+    ),
+    _Push(way=(0.0, 1.0, 0.0), half=0.025, radius=0.08).task(
+        "push-cube-2",
+        ("push the yellow cube to the purple target", "push the yellow cube aside onto the purple disc"),
+        (0.95, 0.8, 0.1, 1.0),
+        (0.5, 0.2, 0.7, 1.0),
     ),
 )

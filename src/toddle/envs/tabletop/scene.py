@@ -16,7 +16,7 @@ import numpy as np
 from toddle.envs.base import Array
 from toddle.envs.bodies.body import package_file
 
-__all__ = ["ARM", "FINGERS", "HOME", "PEG", "Thing", "build_scene", "reshape"]
+__all__ = ["ARM", "FINGERS", "HOME", "PEG", "Colour", "Thing", "build_scene", "reshape"]
 
 ARM = tuple(f"joint{i}" for i in range(1, 8))
 FINGERS = ("finger_joint1", "finger_joint2")

@@ -3,7 +3,7 @@
     pick-cube           PickCube-v1             lift-peg-upright     LiftPegUpright-v1
     push-cube           PushCube-v1             poke-cube            PokeCube-v1
     peg-insertion-side  PegInsertionSide-v1     pick-place-cube      ours: the package has no such task
-    push-cube-2         ours: push-cube with another cube, another goal and another side, which no teacher has seen
+    push-cube-2         ours: push-cube with other colours, sizes and side, which no teacher has seen
 
 Where a picture must tell what is wanted, the goal is drawn (ManiSkill hides the sphere of PickCube from its cameras).
 """
