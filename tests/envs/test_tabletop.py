@@ -12,7 +12,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from toddle.core.errors import InputError
+from toddle.core.rendering import LOOKS, RenderVariation
 from toddle.envs.check_env import check_env
+from toddle.envs.estimates import EstimateConfig, PoseEstimates
 from toddle.envs.families.tabletop import MEMBERS
 from toddle.envs.make import make_env
 from toddle.envs.tabletop.control import joint_motion, tool_jacobian
@@ -28,6 +30,9 @@ class Told(Moment):
 
     def holds(self, thing: str, half_size: Any) -> Any:
         return self.touch[:, 0] > 0
+
+
+SEEN = EstimateConfig(noise=0.01, turn=0.1, delay=2, dropped=0.3)
 
 
 def moment(state: dict[str, Any]) -> Told:
@@ -109,6 +114,7 @@ def test_experts_solve_their_tasks(name: str) -> None:
         ("pick-cube", {"cameras": ("close", "side"), "image_size": 16, "privileged": True}),
         ("peg-insertion-side", {"threads": 2}),
         ("push-cube", {"observation": "arm", "reward": "simplified", "paraphrases": True}),
+        ("pick-cube", {"estimates": SEEN, "privileged": True}),
     ],
 )
 def test_it_keeps_what_environments_promise(name: str, options: dict[str, Any]) -> None:
@@ -121,6 +127,51 @@ def test_states_and_pictures_are_two_bodies() -> None:
     assert (seen.body, told.body) == ("panda_tool", "panda_tool_pick_cube")
     assert seen.body_spec.proprio == 27 and told.body_spec.proprio > 27
     assert make_env("tabletop/pick-cube", 1, horizon_scale=10).max_episode_steps == 500
+
+
+def test_estimates_are_late_lost_and_noisy_and_change_nothing_else() -> None:
+    everyone, turn = np.arange(4), np.tile([1.0, 0.0, 0.0, 0.0], (4, 2, 1))
+    late = PoseEstimates(EstimateConfig(delay=3), 4, 2, 0)
+    late.begin(everyone, np.zeros((4, 2, 3)), turn)
+    for step in range(1, 6):
+        late.step(everyone[:3], np.full((3, 2, 3), float(step)), turn[:3])
+    assert (late.pose[:3, :, :3] == 2.0).all() and not late.pose[3, :, :3].any()
+    lossy = PoseEstimates(EstimateConfig(noise=0.1, dropped=0.25), 500, 4, 0)
+    many, turns = np.arange(500), np.tile([1.0, 0.0, 0.0, 0.0], (500, 4, 1))
+    lossy.begin(many, np.zeros((500, 4, 3)), turns)
+    lossy.step(many, np.full((500, 4, 3), 9.0), turns)
+    kept = lossy.pose[..., 0] < 5
+    assert kept.mean() == pytest.approx(0.25, abs=0.04)
+    assert lossy.pose[~kept][:, :3].std() == pytest.approx(0.1, abs=0.01)
+    plain, none, told = (
+        make_env("tabletop/pick-cube", 3, seed=2, privileged=True, estimates=given)
+        for given in (None, EstimateConfig(), SEEN)
+    )
+    found = [[env.reset(seed=2)[0], *env.step(np.full((3, 7), 0.3, np.float32))[:2]] for env in (plain, none, told)]
+    for first, second in zip(found[0], found[1]):
+        assert np.array_equal(first, second) if isinstance(first, np.ndarray) else first.keys() == second.keys()
+    for moment in (0, 1):
+        truth, same, seen = (run[moment] for run in found)
+        assert np.array_equal(truth["proprio"], same["proprio"])
+        assert np.array_equal(truth["critic"], seen["critic"]) and np.array_equal(truth["critic"], truth["proprio"])
+        assert np.array_equal(truth["proprio"][:, :27], seen["proprio"][:, :27]), "the arm knows its own"
+        assert not np.array_equal(truth["proprio"], seen["proprio"])
+    assert np.array_equal(found[0][2], found[2][2]), "rewards are of the true state"
+
+
+def test_looks_change_pictures_and_nothing_else() -> None:
+    def seen(variation: RenderVariation) -> tuple[np.ndarray, np.ndarray]:
+        env = make_env("tabletop/push-cube", 2, seed=3, cameras=("close",), image_size=24, variation=variation)
+        env.reset(seed=3)
+        observation = env.step(np.full((2, 7), 0.2, np.float32))[0]
+        return observation["images"], observation["proprio"]
+
+    plain, arm = seen(RenderVariation())
+    for name, look in LOOKS.items():
+        pictures, same = seen(look)
+        assert np.array_equal(same, arm)
+        assert (pictures != plain).reshape(2, -1).any(1).all(), name
+    assert np.array_equal(seen(LOOKS["camera"])[0], pictures), "it follows from the seed"
 
 
 def test_no_picture_is_drawn_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:

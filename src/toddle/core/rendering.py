@@ -12,7 +12,7 @@ from typing import Annotated
 from toddle.core.config import config
 from toddle.core.numbers import PictureSize, Range, Share
 
-__all__ = ["FAST", "MUJOCO", "RenderSettings", "RenderVariation"]
+__all__ = ["FAST", "LOOKS", "MUJOCO", "RenderSettings", "RenderVariation"]
 
 Samples = Annotated[int, Range(0, 16, "a whole number from 0 to 16", whole=True)]
 Degrees = Annotated[float, Range(0, 90, "a number from 0 to 90 (degrees)")]
@@ -80,6 +80,12 @@ class RenderVariation:
     """Probability that an episode has reflections where the settings have none, or none where they have."""
     multisampling: Share = 0.0
     """Probability that an episode has 4 samples a pixel where the settings have none, or none where they have."""
+    background: Share = 0.0
+    """Every episode mixes the colours of what stands still (table, floor, walls) with a drawn one, by this share."""
+    texture: Share = 0.0
+    """Probability that in an episode what stands still wears one of the model's patterns."""
+    camera: Degrees = 0.0
+    """Every episode turns the camera about the scene's centre, about a random axis by up to so many degrees."""
 
     def cost(self, settings: RenderSettings) -> float:
         """Return the mean of `RenderSettings.cost` over the episodes."""
@@ -87,3 +93,12 @@ class RenderVariation:
         smooth = 1.0 - self.multisampling if settings.multisampling else self.multisampling
         plain, shaded = (replace(settings, shadows=on, multisampling=0).cost for on in (False, True))
         return plain + share * (shaded - plain) + smooth
+
+
+LOOKS = {
+    "background": RenderVariation(background=1.0),
+    "light": RenderVariation(light_angle=40.0, light_brightness=0.6),
+    "texture": RenderVariation(texture=1.0),
+    "camera": RenderVariation(camera=10.0),
+}
+"""Changes of what is seen under which a policy is evaluated (as in VLAJS's figure 4; the amounts are ours)."""

@@ -53,16 +53,26 @@ class Look:
     """Rotation (3, 3) of the lights about the centre of the scene."""
     brightness: float = 1.0
     """Factor of their diffuse strength."""
+    paint: Array | None = None
+    """Colour (3,) that what stands still is mixed with."""
+    painted: float = 0.0
+    """Share of it."""
+    pattern: float | None = None
+    """Where among the model's patterns, in [0, 1), the one is that what stands still wears."""
+    view: Array | None = None
+    """Rotation (3, 3) of the camera about what it looks at."""
 
     @classmethod
     def draw(cls, settings: RenderSettings, variation: RenderVariation, generator: np.random.Generator) -> Look:
         """Draw one; the generator is asked for as many numbers whatever the variation."""
         axis, share, brightness = generator.normal(size=3), generator.uniform(), generator.uniform(-1.0, 1.0)
         flips = generator.uniform(size=3) < (variation.shadows, variation.reflections, variation.multisampling)
-        quaternion, turn = np.zeros(4), np.zeros(9)
-        angle = np.radians(variation.light_angle * share)
-        mujoco.mju_axisAngle2Quat(quaternion, axis / np.linalg.norm(axis), angle)
-        mujoco.mju_quat2Mat(turn, quaternion)
+        turn = _turned(axis, variation.light_angle * share)
+        paint, (worn, pattern, far), about = (
+            generator.uniform(size=3),
+            generator.uniform(size=3),
+            generator.normal(size=3),
+        )
         drawn = RenderSettings(
             shadows=bool(settings.shadows) != flips[0],
             reflections=bool(settings.reflections) != flips[1],
@@ -70,9 +80,23 @@ class Look:
         )
         return cls(
             settings=drawn.over(settings),
-            turn=turn.reshape(3, 3) if angle else None,
+            turn=turn,
             brightness=1.0 + variation.light_brightness * brightness,
+            paint=paint if variation.background else None,
+            painted=variation.background,
+            pattern=pattern if worn < variation.texture else None,
+            view=_turned(about, variation.camera * far),
         )
+
+
+def _turned(axis: Array, degrees: float) -> Array | None:
+    """Return the rotation (3, 3) about an axis, None for one by nothing."""
+    if not degrees:
+        return None
+    quaternion, turn = np.zeros(4), np.zeros(9)
+    mujoco.mju_axisAngle2Quat(quaternion, axis / np.linalg.norm(axis), np.radians(degrees))
+    mujoco.mju_quat2Mat(turn, quaternion)
+    return turn.reshape(3, 3)
 
 
 def _open_context(width: int, height: int) -> Any:
@@ -146,6 +170,12 @@ class SceneRenderer:
             camera = mujoco.MjvCamera()
             camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
             self._cameras.setdefault(model.camera(index).name or f"camera{index}", camera)
+        self._patterns = [
+            index
+            for index in range(model.nmat)
+            if (texture := model.mat_texid[index, mujoco.mjtTextureRole.mjTEXROLE_RGB]) >= 0
+            and model.tex_type[texture] == mujoco.mjtTexture.mjTEXTURE_2D
+        ]
         self._option = mujoco.MjvOption()
         for group in hidden_groups:
             self._option.geomgroup[group] = 0
@@ -186,6 +216,10 @@ class SceneRenderer:
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(model, data, self._option, None, self._cameras[camera], everything, self._scene)
         self._light(look, model.stat.center)
+        self._paint(look)
+        if look.view is not None:
+            free = self._cameras[camera].type == mujoco.mjtCamera.mjCAMERA_FREE
+            self._turn_camera(look.view, self._cameras[camera].lookat if free else model.stat.center)
         mujoco.mjr_render(self._rect, self._scene, self._resources)
         mujoco.mjr_readPixels(self._buffer, None, self._rect, self._resources)
         # OpenGL counts rows from below: a turned camera's picture then only needs its columns reversed
@@ -202,6 +236,25 @@ class SceneRenderer:
             if look.turn is not None and not light.headlight:
                 light.pos[:] = centre + look.turn @ (light.pos - centre)
                 light.dir[:] = look.turn @ light.dir
+
+    def _paint(self, look: Look) -> None:
+        """Give what stands still another colour or a pattern, in the scene alone."""
+        if look.paint is None and look.pattern is None:
+            return
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.category != mujoco.mjtCatBit.mjCAT_STATIC:
+                continue
+            if look.paint is not None:
+                geom.rgba[:3] = (1.0 - look.painted) * geom.rgba[:3] + look.painted * look.paint
+            if look.pattern is not None and self._patterns:
+                geom.matid = self._patterns[int(look.pattern * len(self._patterns))]
+
+    def _turn_camera(self, turn: Array, centre: Array) -> None:
+        """Turn the scene's camera about a point."""
+        for eye in self._scene.camera:
+            eye.pos[:] = centre + turn @ (eye.pos - centre)
+            eye.forward[:] = turn @ eye.forward
+            eye.up[:] = turn @ eye.up
 
 
 class Renderers:

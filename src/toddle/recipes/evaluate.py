@@ -19,9 +19,10 @@ from toddle.core.memory import check_memory
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
-from toddle.core.rendering import RenderSettings
+from toddle.core.rendering import LOOKS, RenderSettings, RenderVariation
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
+from toddle.envs.estimates import EstimateConfig
 from toddle.envs.make import family_of, make_env
 from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
@@ -69,6 +70,10 @@ class Config:
     """Evaluate a second time with one push in every episode."""
     pushes: PushConfig = PushConfig()
     """How strong the push is and when it comes."""
+    looks: tuple[Literal["background", "light", "texture", "camera"], ...] = ()
+    """Evaluate again with what is seen changed in every episode: a condition each (docs/evaluation.md)."""
+    estimates: EstimateConfig = EstimateConfig()
+    """What a policy of states is told of poses in place of the simulator's knowledge."""
     videos: Whole = 2
     """Episodes filmed of each candidate, environment and condition."""
     video_size: PictureSize = 256
@@ -132,14 +137,16 @@ def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) ->
     if config.to_the_end:
         family.check("terminate_on_success", name, True, field="to_the_end")
         options["terminate_on_success"] = False
-    if config.control != "own":
-        family.check("control", name, config.control)
-        options["control"] = config.control
+    given: dict[str, Any] = {} if config.control == Config.control else {"control": config.control}
+    given |= {} if config.estimates == Config.estimates else {"estimates": config.estimates}
+    for option, value in given.items():
+        family.check(option, name, value)
+    options |= given
     return options, told
 
 
 def _cells(config: Config) -> list[tuple[str, Candidate, str]]:
-    conditions = ["plain", "pushed"] if config.push else ["plain"]
+    conditions = ["plain", *(["pushed"] if config.push else []), *config.looks]
     return [(env, each, condition) for each in _candidates(config) for env in config.env for condition in conditions]
 
 
@@ -161,7 +168,9 @@ def _check(config: Config) -> tuple[int, list[str], float]:
     """Return the bytes of the largest policy, what differs from how policies were taught, and the dearest drawing."""
     resolve_device(config.device)
     for name in config.env:
-        family_of(name)
+        family = family_of(name)
+        if config.looks:
+            family.check("variation", name, " ".join(config.looks), field="looks")
     _check_films(config)
     weights, told, cost = 0, list[str](), 1.0
     for candidate in _candidates(config):
@@ -230,22 +239,25 @@ class _Scene:
         self.config, self.device = config, resolve_device(config.device)
         self._held: tuple[Candidate, Acting, dict[str, Any]] | None = None
         self._env: BatchedEnv | None = None
+        self._look: RenderVariation | None = None
 
-    def get(self, candidate: Candidate, env_name: str) -> tuple[Acting, BatchedEnv, int]:
-        """Return policy, environment, and the policy's bank for its body."""
+    def get(self, candidate: Candidate, env_name: str, look: RenderVariation | None) -> tuple[Acting, BatchedEnv, int]:
+        """Return policy, environment as it is to look, and the policy's bank for its body."""
         if self._held is None or self._held[0] != candidate:
             self.close()
             policy = load_policy(candidate.folder, self.device, acting=True)
             self._held = candidate, policy, meta_of(candidate.folder)
         config, (_, policy, meta) = self.config, self._held
-        if self._env is None or self._env.name != env_name:
+        if self._env is None or self._env.name != env_name or self._look != look:
             self.close()
+            options = _options(config, env_name, policy, meta)[0] | ({"variation": look} if look else {})
+            self._look = look
             self._env = make_env(
                 env_name,
                 min(config.num_envs, config.episodes),
                 seed=config.seed,
                 threads=config.threads,
-                **_options(config, env_name, policy, meta)[0],
+                **options,
             )
         return policy, self._env, body_in(policy, self._env)
 
@@ -264,7 +276,7 @@ def _evaluate_cell(
     known = log.done(labels)
     if all(seed in known for seed in seeds):
         return [known[seed] for seed in seeds]
-    policy, env, body = scene.get(candidate, env_name)
+    policy, env, body = scene.get(candidate, env_name, LOOKS.get(condition))
 
     def finished(result: EpisodeResult) -> None:
         log.append(labels, result)

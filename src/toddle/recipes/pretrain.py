@@ -17,6 +17,7 @@ from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.envs.base import BatchedEnv
+from toddle.envs.estimates import EstimateConfig
 from toddle.envs.make import family_of, make_env
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, save_policy
@@ -28,7 +29,7 @@ __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "
 
 CHOOSING = ("method", "preset", "env", "warm_start", "init")
 """What decides which settings there are and where they begin."""
-OPTIONS = ("control", "token_latency", "distractors", "max_episode_steps", "reward", "horizon_scale")
+OPTIONS = ("control", "token_latency", "distractors", "max_episode_steps", "reward", "horizon_scale", "estimates")
 """Settings that are options of the environment."""
 
 
@@ -70,6 +71,8 @@ class Config:
     """What is paid, where the environment has several rewards (docs/tabletop.md); own: what it pays by itself."""
     horizon_scale: Count = 1
     """The task's time limit is multiplied by this, where the environment takes it (S4's first protocol: 10)."""
+    estimates: EstimateConfig = EstimateConfig()
+    """What a policy of states is told of poses in place of the simulator's knowledge."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     checkpoint_every: Count = 20

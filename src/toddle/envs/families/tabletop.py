@@ -40,6 +40,7 @@ FAMILY = Family(
         "observation",
         "reward",
         "privileged",
+        "estimates",
         "render",
         "variation",
     ),

@@ -10,16 +10,17 @@ from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
-from scipy.spatial.transform import Rotation
 
 from toddle.core.errors import nearest, problem
 from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.core.types import ActionParts, BodySpec
 from toddle.envs.base import Array, BatchedEnv, Obs
+from toddle.envs.estimates import EstimateConfig, PoseEstimates
 from toddle.envs.mujoco_pool import MujocoPool
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.envs.streams import WorldStreams
 from toddle.envs.tabletop.control import REACH, TURN, joint_motion, tool_jacobian
+from toddle.envs.tabletop.reading import TOOL, arm_numbers, moment_of, poses, quaternions, thing_numbers, told
 from toddle.envs.tabletop.scene import HOME, build_scene, reshape
 from toddle.envs.tabletop.task import Draws, Moment, check_options
 from toddle.envs.tabletop.tasks import TASKS
@@ -32,7 +33,6 @@ VIEWS = {
     "side": FreeCamera(lookat=(0.0, 0.0, 0.1), distance=1.2, azimuth=135.0, elevation=-30.0),
 }
 FIELDS = ("qpos", "qvel", "xanchor", "xaxis", "site_xpos", "site_xmat", "sensordata")
-TOOL = 0  # the first site of the scene
 SUBSTEPS = 10
 """Physics steps of 5 ms in one control step."""
 
@@ -68,13 +68,15 @@ class TabletopEnv(BatchedEnv):
         observation: Literal["auto", "arm", "state"] = "auto",
         reward: Literal["dense", "simplified", "sparse", "success"] = "dense",
         privileged: bool = False,
+        estimates: EstimateConfig | None = None,
         render: RenderSettings | None = None,
         variation: RenderVariation | None = None,
     ) -> None:
         """Build the worlds.
 
         `horizon_scale` multiplies the task's limit, `privileged` adds the numbers of "state" as `critic`; reward
-        "success" is another word for "sparse".  Raises InputError on unknown names.
+        "success" is another word for "sparse"; `estimates` stand in the observations of "state" for the true poses of
+        things and of the box (not of goals, which are commanded), nowhere else.  Raises InputError on unknown names.
         """
         task = task.removeprefix("tabletop/")
         if task not in TASKS:
@@ -96,24 +98,33 @@ class TabletopEnv(BatchedEnv):
         marks = [name for name, *_ in self.task.marks] + ([self.task.holder[0]] if self.task.holder else [])
         self._mocap = {name: int(model.body(name).mocapid[0]) for name in marks}
         self._streams = WorldStreams(num_envs, seed)
-        self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
-        self._memory = {"phase": np.zeros(num_envs, np.int64), "count": np.zeros(num_envs, np.int64)}
-        self._sizes: dict[str, Array] = {}
-        self._moment: Moment | None = None
-        self._said = [self.task.sentences[0]] * num_envs
-        self.instruction = self._said
+        self._things = [thing.name for thing in self.task.things]
+        self._detected = self._things + [name for name in marks if name != "goal"]
+        self._estimates: PoseEstimates | None = None
+        if estimates not in (None, EstimateConfig()):
+            self._estimates = PoseEstimates(estimates, num_envs, len(self._detected), seed)
         self._renderers = Renderers(lambda: model, render, variation, free_cameras=VIEWS, hidden_groups=(3,))
         for camera in self.cameras:
             self._renderers.get(image_size, image_size).check_camera(camera)
-        pictures = (len(self.cameras), 3, image_size, image_size)
-        self._images, self._stale = np.zeros((num_envs, *pictures), np.uint8), np.ones(num_envs, bool)
-        self._episode = np.full(num_envs, -1, dtype=np.int64)
-        self._seed = np.arange(seed, seed + num_envs, dtype=np.int64)
+        self._begin_empty(seed)
         self._reset_worlds(np.ones(num_envs, bool), None)
-        self._spaces(pictures)
+        self._spaces()
 
-    def _spaces(self, pictures: tuple[int, ...]) -> None:
-        arm, whole = self._numbers()
+    def _begin_empty(self, seed: int) -> None:
+        """Set up what is kept of each world."""
+        self._success, self._success_now = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        self._memory = {"phase": np.zeros(self.num_envs, np.int64), "count": np.zeros(self.num_envs, np.int64)}
+        self._sizes: dict[str, Array] = {}
+        self._moment: Moment | None = None
+        self._said = [self.task.sentences[0]] * self.num_envs
+        self.instruction = self._said
+        pictures = (len(self.cameras), 3, self.image_size, self.image_size)
+        self._images, self._stale = np.zeros((self.num_envs, *pictures), np.uint8), np.ones(self.num_envs, bool)
+        self._episode = np.full(self.num_envs, -1, dtype=np.int64)
+        self._seed = np.arange(seed, seed + self.num_envs, dtype=np.int64)
+
+    def _spaces(self) -> None:
+        arm, whole = self._numbers(self._now())
         seen = arm if self.observation == "arm" else whole
         if self.cameras:
             self.seeing_spec = BodySpec(name="panda_tool", proprio=arm.shape[1], action=7, dt=self.dt)
@@ -121,7 +132,7 @@ class TabletopEnv(BatchedEnv):
         if self.privileged:
             parts["critic"] = spaces.Box(-np.inf, np.inf, (whole.shape[1],), np.float32)
         if self.cameras:
-            parts["images"] = spaces.Box(0, 255, pictures, np.uint8)
+            parts["images"] = spaces.Box(0, 255, self._images.shape[1:], np.uint8)
         self.single_observation_space = spaces.Dict(parts)
         self.single_action_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
         self._allocate()
@@ -137,6 +148,8 @@ class TabletopEnv(BatchedEnv):
         for world in worlds:
             if seeds is not None and seeds[world] is not None:
                 self._streams.reseed(world, seeds[world])
+                if self._estimates is not None:
+                    self._estimates.reseed(world, seeds[world])
                 self._seed[world], self._episode[world] = seeds[world], -1
             self._episode[world] += 1
             self._renderers.begin_episode(int(world), int(self._seed[world]), int(self._episode[world]))
@@ -153,16 +166,18 @@ class TabletopEnv(BatchedEnv):
         for index, thing in enumerate(self.task.things):
             at = 9 + 7 * index
             qpos[:, at : at + 3] = start.at[thing.name]
-            qpos[:, at + 3 : at + 7] = _quaternions(start.rotation.get(thing.name))
+            qpos[:, at + 3 : at + 7] = quaternions(start.rotation.get(thing.name))
         place, turn = self._pool.mocap_pos.copy(), self._pool.mocap_quat.copy()
         for name, index in self._mocap.items():
             place[worlds, index] = start.at[name]
-            turn[worlds, index] = _quaternions(start.rotation.get(name))
+            turn[worlds, index] = quaternions(start.rotation.get(name))
         self._pool.set_state(mask, qpos, np.zeros((len(worlds), self._pool.model.nv)), mocap_pos=place, mocap_quat=turn)
         self._pool.ctrl[worlds, :7], self._pool.ctrl[worlds, 7] = qpos[:, :7], HOME[7]
         for values in self._memory.values():
             values[worlds] = 0
         self._success[mask], self._success_now[mask], self._stale[mask], self._moment = False, False, True, None
+        if self._estimates is not None:
+            self._estimates.begin(worlds, *poses(self._now(), self._detected, worlds))
         if self.paraphrases:
             for world, number in zip(worlds, said):
                 self._said[world] = self.task.sentences[int(number * len(self.task.sentences))]
@@ -181,6 +196,9 @@ class TabletopEnv(BatchedEnv):
         pool.ctrl[active, 7] = (0.015 + 0.025 * action[:, 6])[active]
         pool.step(SUBSTEPS, None if active.all() else active)
         self._moment = None
+        if self._estimates is not None:
+            worlds = np.flatnonzero(active)
+            self._estimates.step(worlds, *poses(self._now(), self._detected, worlds))
         self._stale |= active
         solved = self.task.solved(self._now())
         self._success_now = np.where(active, solved, self._success_now)
@@ -203,24 +221,7 @@ class TabletopEnv(BatchedEnv):
     def _now(self) -> Moment:
         """Return all worlds as they are."""
         if self._moment is None:
-            state, pool = self._pool.state, self._pool
-            place, turn = {}, dict[str, Rotation]()
-            for index, thing in enumerate(self.task.things):
-                begin = 9 + 7 * index
-                place[thing.name] = state["qpos"][:, begin : begin + 3].copy()
-                turn[thing.name] = Rotation.from_quat(state["qpos"][:, begin + 3 : begin + 7], scalar_first=True)
-            for name, index in self._mocap.items():
-                place[name] = pool.mocap_pos[:, index].copy()
-                turn[name] = Rotation.from_quat(pool.mocap_quat[:, index], scalar_first=True)
-            self._moment = Moment(
-                tool=state["site_xpos"][:, TOOL].copy(),
-                turn=Rotation.from_matrix(state["site_xmat"][:, TOOL].reshape(-1, 3, 3)),
-                speed=state["qvel"][:, :7].copy(),
-                touch=state["sensordata"][:, :2].copy(),
-                at=place,
-                rotation=turn,
-                sizes=self._sizes,
-            )
+            self._moment = moment_of(self._pool, self._things, self._mocap, self._sizes)
         return self._moment
 
     def _infos(self) -> dict[str, Array]:
@@ -233,30 +234,16 @@ class TabletopEnv(BatchedEnv):
         }
 
     # ---- what is seen --------------------------------------------------------------------------------------------
-    def _numbers(self) -> tuple[Array, Array]:
+    def _numbers(self, now: Moment) -> tuple[Array, Array]:
         """Return the arm's numbers (N, 27), and with them those of everything else."""
-        now, state = self._now(), self._pool.state
-        axes = state["site_xmat"][:, TOOL].reshape(-1, 3, 3)[:, :, :2].reshape(-1, 6)
-        arm = np.concatenate([state["qpos"][:, :9], state["qvel"][:, :9], now.tool, axes], 1)
-        parts = [arm]
-        things = [thing.name for thing in self.task.things]
-        for thing in self.task.things:
-            size = thing.half_size if "radius" not in self._sizes else _stacked(self._sizes)
-            parts.append(now.holds(thing.name, size)[:, None])
-        for name in self.task.seen:
-            parts += [now.at[name], now.at[name] - now.tool]
-            if name != "goal":
-                parts.append(now.rotation[name].as_matrix()[:, :, :2].reshape(-1, 6))
-        if "goal" in now.at:
-            parts += [now.at["goal"] - now.at[things[-1]]]
-        parts += [values.reshape(self.num_envs, -1) for values in self._sizes.values()]
-        return arm.astype(np.float32), np.concatenate(parts, 1).astype(np.float32)
+        arm = arm_numbers(self._pool, now)
+        return arm.astype(np.float32), np.concatenate([arm, thing_numbers(self.task, now)], 1).astype(np.float32)
 
     def _observe(self) -> Obs:
-        arm, whole = self._numbers()
+        arm, whole = self._numbers(told(self._now(), self._detected, self._estimates))
         observation = {"proprio": arm if self.observation == "arm" else whole}
         if self.privileged:
-            observation["critic"] = whole
+            observation["critic"] = whole if self._estimates is None else self._numbers(self._now())[1]
         if self.cameras and self.rendering:
             wanted = self._stale & self.pictured
             for world in np.flatnonzero(wanted):
@@ -271,7 +258,10 @@ class TabletopEnv(BatchedEnv):
         """Return the arm's numbers (M, 27) and `images` (M, cameras, 3, H, W) of these worlds, drawn now."""
         size = self.image_size
         pictures = [[self._picture(int(world), name, size, size) for name in self.cameras] for world in worlds]
-        return {"proprio": self._numbers()[0][worlds], "images": np.asarray(pictures).transpose(0, 1, 4, 2, 3)}
+        return {
+            "proprio": self._numbers(self._now())[0][worlds],
+            "images": np.asarray(pictures).transpose(0, 1, 4, 2, 3),
+        }
 
     def _picture(self, world: int, camera: str, width: int, height: int) -> Array:
         pool = self._pool
@@ -313,6 +303,7 @@ class TabletopEnv(BatchedEnv):
                 "sizes": {name: values.copy() for name, values in self._sizes.items()},
                 "instruction": list(self._said),
             }
+            | ({"estimates": self._estimates.state_dict()} if self._estimates is not None else {})
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -326,18 +317,11 @@ class TabletopEnv(BatchedEnv):
             self._reshape(np.arange(self.num_envs))
         self._pool.load_state_dict(state["pool"])
         self._streams.load_state_dict(state["streams"])
+        if self._estimates is not None:
+            self._estimates.load_state_dict(state["estimates"])
         for name, values in self._memory.items():
             values[:] = np.asarray(state["memory"][name])
         for world in range(self.num_envs):
             self._renderers.begin_episode(world, int(self._seed[world]), int(self._episode[world]))
         self._said[:] = list(state["instruction"])
         self._moment, self._stale[:] = None, True
-
-
-def _quaternions(rotation: Rotation | None) -> Array:
-    """Return quaternions (W, 4), w first; for None the one that turns nothing."""
-    return np.array([1.0, 0.0, 0.0, 0.0]) if rotation is None else np.asarray(rotation.as_quat(scalar_first=True))
-
-
-def _stacked(sizes: dict[str, Array]) -> Array:
-    return np.stack([sizes["length"], sizes["radius"], sizes["radius"]], 1)

@@ -73,6 +73,7 @@ def build_scene(
         light.mode = mujoco.mjtCamLight.mjCAMLIGHT_FIXED  # one that follows the arm is a substep late in pictures
     _servos(spec)
     _hand(spec)
+    _patterns(spec)
     world = spec.worldbody
     world.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2.0, 2.0, 0.1], rgba=[0.72, 0.66, 0.56, 1.0])
     world.add_light(pos=[0.4, -0.4, 1.5], dir=[-0.3, 0.3, -1.0], directional=True, diffuse=[0.35, 0.35, 0.35])
@@ -83,6 +84,26 @@ def build_scene(
     if holder is not None:
         _add_holder(world, *holder)
     return spec.compile()
+
+
+def _patterns(spec: mujoco.MjSpec) -> None:
+    """Add patterns that nothing wears, for episodes drawn with one (`RenderVariation.texture`)."""
+    for name, first, second in (
+        ("wood", [0.55, 0.35, 0.2], [0.7, 0.5, 0.3]),
+        ("tiles", [0.85, 0.85, 0.85], [0.35, 0.4, 0.45]),
+        ("cloth", [0.25, 0.4, 0.3], [0.75, 0.7, 0.45]),
+    ):
+        spec.add_texture(
+            name=name,
+            type=mujoco.mjtTexture.mjTEXTURE_2D,
+            builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
+            rgb1=first,
+            rgb2=second,
+            width=64,
+            height=64,
+        )
+        material = spec.add_material(name=name, texrepeat=[8.0, 8.0], texuniform=True)
+        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
 
 
 def _servos(spec: mujoco.MjSpec) -> None:
