@@ -187,7 +187,7 @@ def test_a_killed_pi0_goes_on_to_the_same_weights(pi0: Path, tmp_path: Path) -> 
     assert not any(".vlm." in name for name in states[0])  # which stays, and is where the run began
 
 
-@pytest.mark.parametrize("train", ["lora", "all"])
+@pytest.mark.parametrize("train", ["lora", pytest.param("all", marks=pytest.mark.slow)])
 def test_a_pi0_s_vlm_learns_too(pi0: Path, tmp_path: Path, train: Any) -> None:
     """From the command's settings through SFT to an iteration of PPO."""
     settings = sft.Config(
@@ -263,7 +263,12 @@ def test_tokens_take_the_preset_of_tokens(tokens: Path, tmp_path: Path, method: 
     ("method", "more", "per"),
     [
         ("ppo", {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}, "chunk"),
-        ("grpo", {"episodes": {"group": 2}, "reward": "dense", "reference": {"weight": 0.1}}, "token"),
+        pytest.param(
+            "grpo",
+            {"episodes": {"group": 2}, "reward": "dense", "reference": {"weight": 0.1}},
+            "token",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_sentences_of_any_length_learn(fast: Path, tmp_path: Path, method: str, more: Any, per: str) -> None:

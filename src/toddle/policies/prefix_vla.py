@@ -46,7 +46,7 @@ class PrefixConfig:
 
     source: str
     """Folder or hub id with the config, weights and tokenizer; config and tokenizer are read from there again when
-    the policy is loaded, the weights from the policy's own folder."""
+    the policy is loaded, and with them what does not learn."""
     body: BodySpec
     """The embodiment."""
     executed: Size = 8
