@@ -21,6 +21,9 @@ import pytest
 from toddle.cli import main
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.envs.make import make_env
+from toddle.models.expert import ExpertConfig
+from toddle.models.trunk import TrunkConfig
+from toddle.policies.causal import CausalConfig, CausalPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
 from toddle.reporting.episode_log import read_episodes
@@ -193,3 +196,21 @@ def test_what_trains_a_vla_goes_on_to_the_same_weights(tmp_path: Path) -> None:
             for name in ("whole", "parts")
         ]
         assert weights[0] == weights[1], command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_conversion_that_was_stopped_is_made_again_the_same(tmp_path: Path, number: signal.Signals) -> None:
+    trunk = TrunkConfig(width=16, depth=4, heads=2, context_width=8)
+    body = make_env("goal/sawyer", 1).body_spec
+    save_policy(
+        tmp_path / "rl/policy", CausalPolicy(CausalConfig(expert=ExpertConfig(trunk=trunk, bodies=(body,), window=3)))
+    )
+    text = f"transfer --source {tmp_path / 'rl'} --vlm-width 10 --convert.context-mode replace --distill-steps 40"
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    stopped(number, (parts / "run.json").exists, *text.split(), "--out", str(parts))
+    assert not (parts / "finished.json").exists() and not (parts / "expert").exists()
+    toddle(*text.split(), "--out", str(parts), "--resume")
+    toddle(*text.split(), "--out", str(whole))
+    for file in ("expert/expert.safetensors", "transfer.json"):
+        assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
