@@ -186,6 +186,7 @@ RUNS = {
     "finetune": "",
     "reward label": "--dataset x",
     "quality": "x",
+    "factory": "",
     "reward train": "--dataset x",
     "reward evaluate": "--model x",
 }

@@ -38,6 +38,7 @@ COMMANDS = {
     "finetune": "improve a vision-language-action model by RL in simulation, from pictures and sentences",
     "jumpstart": "train a state-based agent by PPO that asks a teacher for directions, soon not at all",
     "reward": "label|train|evaluate: a process reward model, which pays for progress before there is success",
+    "factory": "make demonstrations by diffusion RL: warm start, RL, successes as one dataset",
     "quality": "judge demonstrations, compare datasets, and write the better episodes as a dataset",
     "evaluate": "evaluate policies on the same seeds: success, return, robustness, speed, videos",
     "report": "write a page of results: curves, success with intervals, videos",

@@ -5,8 +5,10 @@ The run's folder holds, besides what every run has, `policy/`: what `toddle tran
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +16,7 @@ from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
-from toddle.core.numbers import Count, Seed, Size, Whole
+from toddle.core.numbers import Count, Seed, Share, Size, Whole
 from toddle.core.plan import Plan
 from toddle.envs.base import BatchedEnv
 from toddle.envs.estimates import EstimateConfig
@@ -23,12 +25,15 @@ from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.runs.loop import run_loop
+from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
 
 __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "run"]
 
 CHOOSING = ("method", "preset", "env", "warm_start", "init")
 """What decides which settings there are and where they begin."""
+STOP_EPISODES = 50
+"""Episodes over which success is counted to stop early."""
 OPTIONS = ("control", "token_latency", "distractors", "max_episode_steps", "reward", "horizon_scale", "estimates")
 """Settings that are options of the environment."""
 
@@ -73,6 +78,8 @@ class Config:
     """The task's time limit is multiplied by this, where the environment takes it (S4's first protocol: 10)."""
     estimates: EstimateConfig = EstimateConfig()
     """What a policy of states is told of poses in place of the simulator's knowledge."""
+    stop_at: Share | None = None
+    """Stop early once this share of the last 50 episodes that ended while exploring has succeeded."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     checkpoint_every: Count = 20
@@ -84,6 +91,8 @@ class Config:
         check_device_name(self.device)
         if not self.env:
             raise problem("env", "at least one environment", "none")
+        if self.stop_at is not None and len(self.env) > 1:
+            raise problem("stop_at", "nothing with several environments", self.stop_at)
 
 
 def config_class(method: str) -> type[Config]:
@@ -162,6 +171,32 @@ def plan(config: Any) -> Plan:
     return Plan(steps=steps, memory_bytes=2 * kept + 16 * parameters + worlds + 500 * 2**20, seconds=seconds)
 
 
+@functools.cache
+def _longest(config: Any) -> int:
+    """Return the control steps after which an episode is cut."""
+    one = replace(config, worlds=1)
+    (env,) = _environments(one)
+    env.close()
+    return env.max_episode_steps
+
+
+def _succeeds(folder: Path, config: Any) -> bool:
+    """Whether the asked share of the last STOP_EPISODES episodes in a run's metrics succeeded; fewer never do.
+
+    Until a whole episode fits into the time of every world, none counts: successes end first.
+    """
+    ended = successes = 0.0
+    begin = config.worlds * _longest(config)
+    for line in reversed(read_metrics(folder)):
+        if line["rollout/total_steps"] < begin:
+            return False
+        count = line.get("episode/ended", 0.0)
+        ended, successes = ended + count, successes + count * line.get("episode/success", 0.0)
+        if ended >= STOP_EPISODES:
+            return bool(successes >= config.stop_at * ended)
+    return False
+
+
 def run(config: Any, *, resume: bool = False) -> None:
     """Train, and write `policy/` into the run's folder.  Raises InputError, NaNError and KeyboardInterrupt."""
     with RunFolder.open(config.out, config, resume=resume) as folder:
@@ -174,6 +209,7 @@ def run(config: Any, *, resume: bool = False) -> None:
             checkpoint_every=config.checkpoint_every,
             label="pretrain",
             show=show,
+            enough=None if config.stop_at is None else functools.partial(_succeeds, folder.path, config),
         )
         steps = sum(source.total_steps for source in made.sources)
         meta = {"envs": list(config.env), "steps": steps, "algorithm": config.method, "control": config.control}

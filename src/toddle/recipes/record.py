@@ -30,14 +30,19 @@ from toddle.experience.demonstrations import (
     row_features,
 )
 from toddle.experience.human import HumanActor, HumanConfig
+from toddle.experience.replay import ReplayActor, read_recorded, replayed
 from toddle.experience.taught import Taught
 from toddle.policies.store import load_policy, meta_of, read_policy
 from toddle.runs.run import RunFolder
 
-__all__ = ["Config", "plan", "run"]
+__all__ = ["Config", "TooFewError", "plan", "run"]
 
 SCRIPTED = ("expert", "human")
 """Demonstrators that are no stored policy."""
+
+
+class TooFewError(InputError):
+    """Fewer episodes succeeded than were wanted."""
 
 
 @config
@@ -70,6 +75,9 @@ class Config:
     """Disturb the expert's executed actions by correlated Gaussian noise of this deviation; its own are recorded."""
     human: HumanConfig = HumanConfig()
     """What is human about `--policy human`: routes, pauses, overshoot, tremor; the dataset's card says it."""
+    replay: tuple[Path, ...] = ()
+    """Datasets of `toddle record`: their successes of these environments (of whichever family: metaworld-state's in
+    metaworld) are played again, from seeds and actions, and end with success; for pictures of what is kept alone."""
     deterministic: bool = True
     """For a policy: take its most likely action instead of a draw."""
     cameras: tuple[str, ...] = ("close",)
@@ -96,6 +104,8 @@ class Config:
             raise problem("env", "at least one environment", "none")
         if self.policy != "human" and self.human != HumanConfig():
             raise problem("human", "its defaults without --policy human", f"--policy {self.policy}")
+        if self.replay and (self.policy != "expert" or self.noise or self.keep_failures):
+            raise problem("replay", "no policy, noise or kept failures beside it", "one of them")
 
 
 def plan(config: Config) -> Plan:
@@ -103,6 +113,8 @@ def plan(config: Config) -> Plan:
     _check_policy(config)
     pictures = _check_pictures(config)
     for name in config.env:
+        if config.replay:
+            read_recorded(config.replay, name)
         env = _make(config, name)
         if config.policy not in SCRIPTED and name == config.env[0]:
             _actor(config, env)
@@ -114,7 +126,7 @@ def plan(config: Config) -> Plan:
     rows = f"about {steps:,} rows, a picture of {len(config.cameras)} camera(s) every {config.image_stride}"
     return Plan(
         steps=[
-            *(f"record {config.episodes} episodes of {name} by {config.policy}" for name in config.env),
+            *(f"record {config.episodes} episodes of {name} by {_who(config)}" for name in config.env),
             *(
                 [f"draw pictures with {drawn}{_varied(config.variation)}"]
                 if any(_cameras(config, name) for name in config.env)
@@ -203,7 +215,7 @@ def run(config: Config, *, resume: bool = False) -> None:
                 env = _make(config, name)
                 writer = writer or DatasetWriter(config.out, _spec(config, env), resume=True)
                 _check_fits(writer.spec, env)
-                actor = actor or _actor(config, env)
+                actor = read_recorded(config.replay, name) if config.replay else actor or _actor(config, env)
                 progress.update(bar, description=name)
                 done = _recorded(config, writer, name)
                 progress.advance(bar, len(done))
@@ -225,6 +237,10 @@ def run(config: Config, *, resume: bool = False) -> None:
         progress.console.print(f"{config.out}: {writer.num_episodes} episodes, {writer.num_frames} rows")
 
 
+def _who(config: Config) -> str:
+    return f"replay of {' '.join(map(str, config.replay))}" if config.replay else config.policy
+
+
 def _card(config: Config, writer: DatasetWriter) -> str:
     """Return the dataset's card: what it holds and who acted."""
     lines = [
@@ -233,7 +249,7 @@ def _card(config: Config, writer: DatasetWriter) -> str:
         f"{writer.num_episodes} episodes, {writer.num_frames} rows, recorded by `toddle record` in simulation.",
         "",
         f"- environments: {', '.join(config.env)}",
-        f"- demonstrator: {config.policy}",
+        f"- demonstrator: {_who(config)}",
     ]
     if config.policy == "human":
         lines.append("- no human: a scripted expert with these habits (`toddle record --help` explains each)")
@@ -309,6 +325,9 @@ def _recorded(config: Config, writer: DatasetWriter, name: str) -> list[int]:
 
 def _episodes(config: Config, env: BatchedEnv, actor: Demonstrator, done: list[int]) -> Iterator[Demonstration]:
     """Yield the episodes still missing.  An episode depends on its wave of seeds alone, so resuming changes nothing."""
+    if isinstance(actor, ReplayActor):
+        yield from replayed(env, actor, most=config.episodes, done=done, image_stride=config.image_stride)
+        return
     kept, tried = len(done), 0
     for first in range(config.seed, config.seed + config.attempts * config.episodes, config.batch):
         if kept >= config.episodes:
@@ -324,7 +343,7 @@ def _episodes(config: Config, env: BatchedEnv, actor: Demonstrator, done: list[i
                 kept += 1
                 yield demonstration
     if kept < config.episodes:
-        raise InputError(
+        raise TooFewError(
             f"record: {env.name}: {kept} of {tried} episodes of '{config.policy}' succeeded, {config.episodes} wanted; "
             "what was recorded is kept: use more attempts, less noise, a better policy, or keep_failures"
         )

@@ -38,11 +38,12 @@ def run_loop(
     label: str = "train",
     show: tuple[str, ...] = (),
     on_iteration: OnIteration | None = None,
+    enough: Callable[[], bool] | None = None,
 ) -> None:
     """Drive `learner` to `iterations` steps in all, going on from the newest checkpoint of `run`.
 
     `on_iteration(step, metrics)` is called after each step, before it is logged; what it returns is logged on the
-    same line; it must not change the learner.  `show` names metrics to print beside the progress bar.  The learner
+    same line; it must not change the learner.  The run ends early where `enough()` says so after a step.  `show` names metrics to print beside the progress bar.  The learner
     of a finished run is restored all the same, so that what follows the loop can be done again.
 
     Raises NaNError when a step raises it or gives a metric that is not finite: the state before that step is saved
@@ -75,12 +76,15 @@ def run_loop(
             metrics |= {f"{CLOCK_GROUP}/iteration_seconds": seconds, f"{CLOCK_GROUP}/elapsed_seconds": elapsed}
             run.metrics.write(step, metrics)
             bar.advance(step, {name: metrics[name] for name in show if name in metrics})
-            if step % checkpoint_every == 0 or step == iterations or stop.asked:
+            last = step == iterations or (enough is not None and enough())
+            if step % checkpoint_every == 0 or last or stop.asked:
                 run.save_checkpoint(step, learner, {"elapsed_seconds": elapsed})
-            if step == iterations:
+            if last:
                 run.finish(step)
             if stop.asked:
                 raise KeyboardInterrupt(f"stopped after step {step} of {iterations}; go on with --resume ({run.path})")
+            if last:
+                break
 
 
 class _Snapshot:

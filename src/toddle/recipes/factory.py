@@ -1,0 +1,320 @@
+"""`toddle factory`: demonstrations made by diffusion RL, task by task, as one LeRobot dataset (S1, ALGORITHMS 33).
+
+A task is a list of steps that are commands of their own: demonstrations -> warm start and RL (`toddle pretrain --method
+dppo`) -> plays of the policy (`toddle record`); at the end pictures are drawn of the plays that succeeded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from toddle.core.config import config
+from toddle.core.errors import EnvironmentFault, InputError, NaNError, problem
+from toddle.core.files import write_json_atomic
+from toddle.core.numbers import Count, PictureSize, Seed, Share, Size
+from toddle.core.plan import Plan
+from toddle.core.reading import read_json
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.subset import write_subset
+from toddle.envs.make import family_of, make_env
+from toddle.experience.actor import body_in
+from toddle.experience.demonstrations import PolicyActor, demonstrate
+from toddle.experience.human import HumanConfig
+from toddle.methods._imitation import ImitationConfig
+from toddle.policies.store import load_policy
+from toddle.recipes import pretrain, record
+from toddle.reporting.factory import write_factory_page
+from toddle.runs.metrics import read_metrics
+from toddle.runs.run import RunFolder
+
+__all__ = ["Config", "plan", "run"]
+
+STATE_OF = {"metaworld": "metaworld-state"}
+"""Families whose tasks are learned in another family, from state, and played there."""
+BLIND = ("libero", "touch", "goal")
+"""Families in which a policy without pictures does not see what its task is about, or that have no demonstrator."""
+EXPLORING = 0.1
+"""Least standard deviation of a denoising step while learning: it stands in for the density that DDIM without noise
+lacks (ALGORITHMS 33)."""
+DDIM_STEPS, SCHEDULE_STEPS = 5, 20
+FIRST_SEED, FIRST_EPISODES = 3_000_000, 32
+"""Episodes in which the warm start is measured before RL."""
+
+
+@config
+class Config:
+    """Make demonstrations by diffusion RL: warm start, RL, and successes of the policy as one LeRobot dataset (v3.0).
+
+    Goes on after any kill with --resume.  A task that fails is on the page, with its reason, and not in the dataset.
+    Example: toddle factory --tasks metaworld/drawer-open-v3 metaworld/window-open-v3 --episodes 50 --out runs/factory
+    """
+
+    out: Path = Path("runs/factory")
+    """Folder of the page, of each task's steps, and of the dataset (<out>/dataset)."""
+    tasks: tuple[str, ...] = ("metaworld/drawer-open-v3",)
+    """Environments, all of one body; Meta-World's are learned from state (`metaworld-state`) and drawn afterwards."""
+    demonstrations: Path | None = None
+    """LeRobot dataset from which every task begins, as `toddle record --env metaworld-state/<task>` makes it; by
+    default the human stand-in is recorded."""
+    human: HumanConfig = HumanConfig()
+    """Habits of the human stand-in."""
+    human_episodes: Count = 10
+    """Its demonstrations of each task."""
+    imitation: ImitationConfig = ImitationConfig()
+    """The warm start."""
+    network: Literal["mlp", "unet"] = "mlp"
+    """What denoises: a multilayer perceptron, or the 1-D U-Net."""
+    horizon: Size = 4
+    """Actions of a chunk."""
+    worlds: Size = 16
+    """Worlds that are played at once."""
+    steps: Count = 40_000
+    """Control steps of RL for a task, at most."""
+    target: Share = 0.95
+    """Success while exploring at which a task's RL ends."""
+    episodes: Count = 50
+    """Successes to record of each task."""
+    attempts: Count = 4
+    """A task has failed when so many times `episodes` were played without enough successes."""
+    cameras: tuple[str, ...] = ("close",)
+    """Cameras of the dataset, drawn only of what succeeded; `--cameras` alone: no pictures, and the state is kept."""
+    image_size: PictureSize = 96
+    """Side of the pictures in pixels."""
+    image_stride: Count = 4
+    """Control steps between pictures."""
+    seed: Seed = 0
+    """Seed of everything; plays begin at 1,000,000 above it."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise problem("tasks", "at least one environment", "none")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise problem("tasks", "different environments", " ".join(self.tasks))
+        blind = [task for task in self.tasks if task.partition("/")[0] in BLIND]
+        if blind:
+            remedy = "policies of pictures are not warm-started yet"
+            raise problem("tasks", "environments whose observation holds objects and goal", blind[0], remedy)
+
+
+def _played(task: str) -> str:
+    """Return the environment that a task is learned and played in."""
+    family, _, member = task.partition("/")
+    return f"{STATE_OF.get(family, family)}/{member}"
+
+
+def _folder(config: Config, task: str) -> Path:
+    return config.out / "tasks" / task.replace("/", "_")
+
+
+def _rl(config: Config, task: str, demonstrations: Path) -> Any:
+    """Return the settings of `toddle pretrain` for a task."""
+    return pretrain.configure(
+        method="dppo",
+        env=[_played(task)],
+        out=str(_folder(config, task) / "rl"),
+        warm_start=str(demonstrations),
+        worlds=config.worlds,
+        steps=config.steps,
+        stop_at=config.target,
+        seed=config.seed,
+        imitation=config.imitation,
+        denoising={
+            "network": config.network,
+            "horizon": config.horizon,
+            "steps": SCHEDULE_STEPS,
+            "ddim_steps": DDIM_STEPS,
+            "tuned_steps": 0,
+            "std": EXPLORING,
+        },
+        ppo={"schedule": "cosine"},
+    )
+
+
+def _demonstrations(config: Config, task: str) -> record.Config:
+    """Return the settings that record the human stand-in."""
+    return record.Config(
+        out=_folder(config, task) / "demonstrations",
+        env=(_played(task),),
+        policy="human",
+        human=config.human,
+        episodes=config.human_episodes,
+        attempts=20,
+        batch=min(config.worlds, config.human_episodes),
+        seed=config.seed + 2_000_000,
+        cameras=(),
+    )
+
+
+def _plays(config: Config, task: str) -> record.Config:
+    """Return the settings that record the policy's successes, without pictures."""
+    return record.Config(
+        out=_folder(config, task) / "plays",
+        env=(_played(task),),
+        policy=str(_folder(config, task) / "rl" / "policy"),
+        episodes=config.episodes,
+        attempts=config.attempts,
+        batch=config.worlds,
+        seed=config.seed + 1_000_000,
+        after_success=0,
+        cameras=(),
+    )
+
+
+def _chosen(config: Config, task: str) -> tuple[LeRobotDataset, list[int]]:
+    """Return the given demonstrations and the places of a task's own: all, where the dataset names no environments."""
+    assert config.demonstrations is not None
+    dataset = LeRobotDataset(config.demonstrations)
+    named = [str(episode.facts.get("env", "")) for episode in dataset.episodes]
+    own = [place for place, env in enumerate(named) if env == _played(task)]
+    if not own and len(config.tasks) == 1 and not any(named):
+        own = list(range(len(named)))
+    if not own:
+        known = ", ".join(sorted(set(filter(None, named)))) or "no environments"
+        remedy = f"record them: toddle record --policy human --cameras --env {_played(task)}"
+        raise problem(f"demonstrations: {dataset.path}", f"episodes of {_played(task)}", known, remedy)
+    return dataset, own
+
+
+def plan(config: Config) -> Plan:
+    """Check tasks and demonstrations, and say what each task goes through."""
+    steps = []
+    for task in config.tasks:
+        family_of(task), family_of(_played(task))
+        if config.demonstrations is not None:
+            dataset, own = _chosen(config, task)
+            begin = f"take {len(own)} demonstrations of {dataset.path}"
+        else:
+            begin = f"record {config.human_episodes} demonstrations of the human stand-in"
+        steps.append(
+            f"{task}: {begin}; imitate them for {config.imitation.steps} updates; dppo with {DDIM_STEPS} DDIM steps in "
+            f"{_played(task)} for at most {config.steps:,} control steps, until {config.target:.0%} succeed; record "
+            f"{config.episodes} successes"
+        )
+    drawn = f"pictures of {' '.join(config.cameras)}" if config.cameras else "no pictures"
+    steps.append(f"write {config.out / 'dataset'}, {drawn}, and {config.out / 'index.html'}")
+    # measured on one core: 40,000 control steps of Meta-World with a perceptron and 3,000 updates take about 4 minutes
+    seconds = len(config.tasks) * (0.01 * config.imitation.steps + config.steps * 0.005 + 0.3 * config.episodes)
+    worlds = config.worlds * max(family_of(_played(task)).world_bytes for task in config.tasks)
+    return Plan(steps=steps, memory_bytes=2**30 + worlds, seconds=seconds)
+
+
+def run(config: Config, *, resume: bool = False) -> None:
+    """Make the tasks one after another, then the dataset and the page."""
+    plan(config)
+    with RunFolder.open(config.out, config, resume=resume) as folder:
+        results = []
+        for task in config.tasks:
+            results.append(_make(config, task))
+            write_factory_page(config.out / "index.html", results, config.out)
+            write_json_atomic(config.out / "factory.json", results)
+        good = [result["task"] for result in results if result["status"] == "done"]
+        if good:
+            cost = _step(config.out, "dataset", lambda: _dataset(config, good))
+            write_factory_page(config.out / "index.html", results, config.out, drawing=cost)
+        folder.finish(len(good))
+    for result in results:
+        print(f"{result['task']}: {result['status']}{': ' + result['why'] if result.get('why') else ''}")
+    print(f"page: {config.out / 'index.html'}" + (f"; dataset: {config.out / 'dataset'}" if good else ""))
+    if not good:
+        raise InputError("factory: no task came to its successes; the page says why")
+
+
+def _step(folder: Path, name: str, call: Callable[[], None]) -> dict[str, float]:
+    """Do a step and add what it cost to `costs.json`, also where it is interrupted (a kill -9 hides its own part)."""
+    path = folder / "costs.json"
+    costs: dict[str, Any] = read_json(path) if path.exists() else {}
+    seconds, cpu = time.perf_counter(), time.process_time()
+    try:
+        call()
+    finally:
+        before = costs.get(name, {"seconds": 0.0, "cpu_seconds": 0.0})
+        costs[name] = {
+            "seconds": before["seconds"] + time.perf_counter() - seconds,
+            "cpu_seconds": before["cpu_seconds"] + time.process_time() - cpu,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, costs)
+    return dict(costs[name])
+
+
+def _make(config: Config, task: str) -> dict[str, Any]:
+    """Bring a task to its successes; return what came of it.  What was done before a kill is not done again."""
+    folder = _folder(config, task)
+    if (folder / "result.json").exists():
+        return read_json(folder / "result.json")
+    print(f"factory: {task}", flush=True)
+    result: dict[str, Any] = {"task": task, "status": "done", "why": ""}
+    demonstrations = folder / "demonstrations"
+    try:
+        _step(folder, "demonstrations", lambda: _begin(config, task))
+        _step(folder, "rl", lambda: _learn(config, task, demonstrations))
+        result["success_at_first"] = _imitated(config, task)
+        _step(folder, "plays", lambda: record.run(_plays(config, task), resume=True))
+    except (record.TooFewError, NaNError, EnvironmentFault) as error:
+        result |= {"status": "failed", "why": str(error)}
+    result |= _facts(config, folder)
+    write_json_atomic(folder / "result.json", result)
+    return result
+
+
+def _begin(config: Config, task: str) -> None:
+    """Bring a task's demonstrations into its folder."""
+    folder = _folder(config, task) / "demonstrations"
+    if config.demonstrations is None:
+        record.run(_demonstrations(config, task), resume=True)
+    elif not (folder / "meta" / "info.json").exists():
+        write_subset(folder, [_chosen(config, task)])
+
+
+def _learn(config: Config, task: str, demonstrations: Path) -> None:
+    pretrain.run(_rl(config, task, demonstrations), resume=True)
+
+
+def _dataset(config: Config, tasks: list[str]) -> None:
+    """Write the dataset of all tasks: their plays once more with pictures, or, without, as they are."""
+    plays = [_plays(config, task).out for task in tasks]
+    if not config.cameras:
+        if not (config.out / "dataset" / "meta" / "info.json").exists():
+            datasets = [LeRobotDataset(folder) for folder in plays]
+            write_subset(config.out / "dataset", [(each, range(len(each.episodes))) for each in datasets])
+        return
+    drawn = record.Config(
+        out=config.out / "dataset",
+        env=tuple(tasks),
+        replay=tuple(plays),
+        episodes=config.episodes,
+        batch=min(config.worlds, config.episodes),
+        cameras=config.cameras,
+        image_size=config.image_size,
+        image_stride=config.image_stride,
+    )
+    record.run(drawn, resume=True)
+
+
+def _imitated(config: Config, task: str) -> float:
+    """Return the warm start's success before RL, over FIRST_EPISODES episodes as they are recorded."""
+    env = make_env(_played(task), config.worlds, seed=config.seed)
+    policy = load_policy(_folder(config, task) / "rl" / "warm_start", acting=True)
+    actor, won = PolicyActor(policy, body=body_in(policy, env)), list[bool]()
+    for first in range(0, FIRST_EPISODES, config.worlds):
+        seeds = [config.seed + FIRST_SEED + first + world for world in range(config.worlds)]
+        won += [one.success for one in demonstrate(env, actor, seeds, after_success=0)]
+    env.close()
+    return sum(won) / len(won)
+
+
+def _facts(config: Config, folder: Path) -> dict[str, Any]:
+    """Return what a task's steps say of themselves."""
+    found: dict[str, Any] = {"costs": read_json(folder / "costs.json")}
+    if lines := read_metrics(folder / "rl"):
+        found["steps"] = int(lines[-1]["rollout/total_steps"])
+    if (folder / "plays" / "meta" / "info.json").exists():
+        info = read_json(folder / "plays" / "meta" / "info.json")
+        found["recorded"] = int(info["total_episodes"])
+        if found["recorded"]:
+            last = max(int(episode.facts["seed"]) for episode in LeRobotDataset(folder / "plays").episodes)
+            found["success_at_last"] = found["recorded"] / (last - config.seed - 999_999)
+    return found

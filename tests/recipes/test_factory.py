@@ -1,0 +1,125 @@
+"""`toddle factory` and what it is made of: replays with pictures, the early stop, one dataset of several tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from toddle.cli import main
+from toddle.core.errors import InputError
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.envs.make import make_env
+from toddle.experience.replay import read_recorded, replayed
+from toddle.runs.metrics import read_metrics
+
+pytest.importorskip("metaworld", reason="metaworld is not installed")
+
+
+def toddle(*arguments: Any, status: int = 0) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(list(map(str, arguments)))
+    assert end.value.code == status
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three episodes of the expert from state, without pictures."""
+    folder = tmp_path_factory.mktemp("factory") / "played"
+    toddle("record", "--env", "metaworld-state/reach-v3", "--episodes", 3, "--cameras", "--out", folder)
+    return folder
+
+
+def test_a_replay_is_the_episode_with_pictures(played: Path, tmp_path: Path) -> None:
+    drawn = ("--episodes", 3, "--batch", 2, "--image-size", 32, "--out", tmp_path / "drawn")
+    toddle("record", "--replay", played, "--env", "metaworld/reach-v3", *drawn)
+    source, copy = LeRobotDataset(played), LeRobotDataset(tmp_path / "drawn")
+    assert [episode.facts["seed"] for episode in copy.episodes] == [e.facts["seed"] for e in source.episodes]
+    for one, other in zip(source.episodes, copy.episodes, strict=True):
+        assert other.length == one.length, "both end with success"
+        rows, theirs = slice(other.start, other.stop), slice(one.start, one.start + other.length)
+        for name in ("action", "observation.tool_position", "next.success"):
+            assert np.array_equal(copy.column(name)[rows], source.column(name)[theirs]), name
+        # the arm's own numbers; the state's others are of objects
+        assert np.array_equal(copy.column("observation.state")[rows], source.column("observation.state")[theirs, :17])
+        assert copy.column("next.success")[other.stop - 1] and copy.column("next.success")[rows].sum() == 1
+    assert copy.images("close", np.arange(4)).std() > 10
+
+
+def test_what_does_not_go_as_recorded_is_refused(played: Path) -> None:
+    recorded = read_recorded([played], "metaworld/reach-v3")
+    env = make_env("metaworld/reach-v3", 2)
+    recorded.actions = {seed: -actions for seed, actions in recorded.actions.items()}
+    with pytest.raises(InputError, match="seed 1000000: did not succeed after 300 steps, recorded were"):
+        list(replayed(env, recorded, most=1, done=(), image_stride=1))
+    with pytest.raises(InputError, match=r"successes of push-v3, got 'none in"):
+        read_recorded([played], "metaworld/push-v3")
+    with pytest.raises(InputError, match="two of one seed"):
+        read_recorded([played, played], "metaworld/reach-v3")
+
+
+@pytest.mark.parametrize(("share", "early"), [(0.0, True), (1.0, False)])
+def test_rl_stops_early_at_its_target_and_stays_finished(tmp_path: Path, share: float, early: bool) -> None:
+    small = ("--worlds", 16, "--mlp.hidden", 8, "--critic-hidden", 8, "--collect.length", 16, "--steps", 16 * 16 * 20)
+    run = ("pretrain", "--env", "fork/point", *small, "--stop-at", share, "--out", tmp_path)
+    toddle(*run)
+    lines = read_metrics(tmp_path)
+    ended = np.cumsum([line.get("episode/ended", 0) for line in lines])
+    assert (len(lines) < 20) == early and (tmp_path / "policy").is_dir()
+    assert not early or ended[-1] >= 50 > ended[-2]
+    toddle(*run, "--resume")
+    assert read_metrics(tmp_path) == lines
+
+
+def test_mistakes_are_one_line(played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*arguments: Any) -> str:
+        capsys.readouterr()
+        toddle("factory", "--out", tmp_path / "out", "--dry-run", *arguments, status=2)
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1 and not (tmp_path / "out").exists()
+        return said
+
+    assert "did you mean 'metaworld/reach-v3'" in refused("--tasks", "metaworld/reech-v3")
+    assert "different environments" in refused("--tasks", "metaworld/reach-v3", "metaworld/reach-v3")
+    assert "libero/libero_object/0" in refused("--tasks", "libero/libero_object/0")
+    wrong = refused("--tasks", "metaworld/push-v3", "--demonstrations", played)
+    assert "episodes of metaworld-state/push-v3, got 'metaworld-state/reach-v3'; record them" in wrong
+    toddle(
+        "factory", "--out", tmp_path / "out", "--tasks", "metaworld/reach-v3", "--demonstrations", played, "--dry-run"
+    )
+    assert "take 3 demonstrations" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_task_is_made_killed_and_gone_on_with(tmp_path: Path) -> None:
+    """One task that comes to its successes and one that cannot, killed in the first one's RL."""
+    small = ("--human-episodes", 4, "--imitation.steps", 600, "--steps", 1536, "--worlds", 8, "--episodes", 3)
+    tasks = ("--tasks", "metaworld/reach-v3", "metaworld/peg-insert-side-v3", "--attempts", 12, "--image-size", 32)
+    arguments = ["factory", "--out", str(tmp_path), *map(str, (*tasks, *small))]
+    command = [sys.executable, "-m", "toddle", *arguments]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    learned = tmp_path / "tasks/metaworld_reach-v3/rl/metrics.jsonl"
+    until = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < until and not (learned.exists() and learned.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "factory.json").exists()
+    toddle("factory", "--out", tmp_path, "--resume")
+    good, bad = json.loads((tmp_path / "factory.json").read_text())
+    assert (good["task"], good["status"], good["recorded"]) == ("metaworld/reach-v3", "done", 3)
+    assert (bad["task"], bad["status"]) == ("metaworld/peg-insert-side-v3", "failed") and "0 of 36" in bad["why"]
+    assert good["costs"]["rl"]["cpu_seconds"] > 0 and bad["steps"] > 0
+    made = LeRobotDataset(tmp_path / "dataset")
+    assert {episode.facts["env"] for episode in made.episodes} == {"metaworld/reach-v3"} and made.cameras == ("close",)
+    assert all(made.column("next.success")[episode.stop - 1] for episode in made.episodes)
+    page = (tmp_path / "index.html").read_text()
+    assert "1 of 2" in page and "peg-insert-side-v3" in page and "0 of 36" in page
