@@ -191,6 +191,7 @@ def test_lora_learns_on_words_and_pictures_and_the_vlm_stays(folder: Path, tmp_p
     assert all(torch.equal(value, kept[name]) for name, value in policy.named_parameters() if name in kept)
     save_policy(tmp_path / "kept", policy)
     assert torch.equal(action(load_policy(tmp_path / "kept")), acts[0])
+    assert torch.equal(action(load_policy(tmp_path / "kept", acting=True)), acts[1])
 
 
 def test_what_never_learns_is_not_stored_and_must_be_what_it_was(folder: Path, tmp_path: Path) -> None:

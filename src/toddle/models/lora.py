@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 from toddle.core.errors import InputError, problem
 
-__all__ = ["TARGETS", "add_lora", "lora_parameters", "merged_copy", "merged_in_place"]
+__all__ = ["TARGETS", "add_lora", "lora_parameters", "merge_in_place", "merged_copy"]
 
 M = TypeVar("M", bound=nn.Module)
 TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "o_proj")
@@ -47,11 +46,10 @@ def lora_parameters(module: nn.Module) -> list[str]:
     return [name for name, _ in module.named_parameters() if ".lora_" in name]
 
 
-@contextmanager
-def merged_in_place(module: nn.Module) -> Iterator[None]:
-    """Act with LoRA folded into the weights of `module` as it is now, until this ends.
+def merge_in_place(module: nn.Module) -> Callable[[], None]:
+    """Fold LoRA into the weights of `module` as it is now; return what puts them back as they were.
 
-    The weights that it lay on are kept as they were and put back, so nothing is lost to rounding.
+    They are kept, so nothing is lost to rounding.
     """
     layers: list[Any] = [layer for layer in module.modules() if "lora_A" in dict(layer.named_children())]
     plain = [layer.get_base_layer().weight.data for layer in layers]
@@ -59,12 +57,13 @@ def merged_in_place(module: nn.Module) -> Iterator[None]:
         for layer, weight in zip(layers, plain, strict=True):
             layer.get_base_layer().weight.data = (weight + layer.get_delta_weight("default")).to(weight.dtype)
             layer.enable_adapters(False)
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for layer, weight in zip(layers, plain, strict=True):
             layer.get_base_layer().weight.data = weight
             layer.enable_adapters(True)
+
+    return put_back
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -32,7 +32,7 @@ from toddle.core.types import BodySpec, Decision, Observation, Reading, sentence
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization, feature_statistics
 from toddle.maths import flow
 from toddle.models.backbones.base import check_images, fingerprint_of, reading_of, tell_what_is_lost
-from toddle.models.lora import add_lora, merged_in_place
+from toddle.models.lora import add_lora, merge_in_place
 from toddle.models.normalizer import CLIP
 from toddle.policies.bounds import bounded
 from toddle.policies.flow_explorer import FlowExplorer, SamplerConfig, make_explorer
@@ -343,9 +343,18 @@ class PrefixVLA(nn.Module, ABC):
         """D of the context that `encode` keeps; 0 where the VLM learns."""
         return self.sizes.context if self.config.train == "expert" else 0
 
-    def merged(self) -> AbstractContextManager[None]:
+    def merge_lora(self) -> None:
+        """Fold LoRA, where it has any, into the VLM's weights as it is now: call it on a policy that acts alone."""
+        merge_in_place(self.vlm)
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
         """Act with LoRA, where it has any, folded into the VLM's weights as it is now, until this ends."""
-        return merged_in_place(self.vlm)
+        put_back = merge_in_place(self.vlm)
+        try:
+            yield
+        finally:
+            put_back()
 
     def frozen_copy(self, *, lora: bool = False) -> Self:
         """Return a copy that does not learn, as it is now; it shares the weights that do not learn here either.

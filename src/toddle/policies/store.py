@@ -25,6 +25,7 @@ from toddle.core.protocols import Acting
 from toddle.core.reading import Kinds, read_json
 from toddle.models.expert import ExpertConfig
 from toddle.policies.foreign import refusal
+from toddle.policies.prefix_vla import PrefixVLA
 from toddle.policies.seeing import HoldingPolicy
 
 __all__ = [
@@ -210,6 +211,6 @@ def load_policy(folder: Path | str, device: torch.device = CPU, *, acting: bool 
         detail = " ".join(str(error).split())[:300]
         raise InputError(f"{folder}: the weights do not fit the config: {detail}") from None
     policy = policy.to(device).eval()
-    if acting and isinstance(policy, HoldingPolicy):
+    if acting and isinstance(policy, HoldingPolicy | PrefixVLA):
         policy.merge_lora()
     return policy
