@@ -28,7 +28,7 @@ from toddle.models.backbones.embedded import load_embedded, save_embedded
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, read_policy, save_policy
-from toddle.recipes.sft import Config, FreshExpert, plan, run
+from toddle.recipes.sft import Config, FreshExpert, VLMStart, plan, run
 from toddle.reporting.episode_log import read_episodes
 
 
@@ -108,6 +108,17 @@ def test_pi0_through_the_same_command(setting: Config, tmp_path: Path) -> None:
     folder = save_pi0(tmp_path / "pi0")
     run(replace(setting, init=str(folder), out=tmp_path / "run", sft=SFTConfig(steps=2, batch=2)))
     assert load_policy(tmp_path / "run" / "policy").kind == "pi0"
+
+
+def test_what_stays_as_it_is_needs_no_gradients(
+    setting: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With so much memory the expert of a pi0 can be trained and the whole cannot."""
+    theirs = replace(setting, init=str(save_pi0(tmp_path / "pi0")))
+    monkeypatch.setattr("toddle.core.memory.free_memory", lambda device=None: 400_000)
+    assert plan(theirs).memory_bytes < plan(replace(theirs, vlm=VLMStart(train="lora"))).memory_bytes
+    with pytest.raises(InputError, match=r"memory: what is kept beside 28,375 weights that learn takes about"):
+        plan(replace(theirs, vlm=VLMStart(train="all")))
 
 
 def test_pi0_from_demonstrations_to_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

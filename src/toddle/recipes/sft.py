@@ -13,7 +13,7 @@ from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
-from toddle.core.memory import resident, weights_that_fit
+from toddle.core.memory import check_memory, resident, weights_that_fit
 from toddle.core.numbers import Count
 from toddle.core.plan import Plan
 from toddle.core.protocols import FineTunable
@@ -216,8 +216,14 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
 
     Raises InputError where its weights do not fit into memory with gradients, moments, average and start.
     """
-    with weights_that_fit(KEPT / 4):
-        return start_policy(config, datasets, lambda: _chunks(config, datasets))
+    stored = config.init != "random"  # then much of it may stay as it is, which shows when it is built
+    with weights_that_fit(1.0 if stored else KEPT / 4):
+        policy = start_policy(config, datasets, lambda: _chunks(config, datasets))
+    if stored:
+        learned = sum(value.numel() for _, value in policy.named_parameters() if value.requires_grad)
+        what = f"what is kept beside {learned:,} weights that learn"
+        check_memory((KEPT - 4) * learned, what, "let less of it learn (--vlm.train), or take a smaller one")
+    return policy
 
 
 def _chunks(config: Config, datasets: list[LeRobotDataset]) -> Tensor:
