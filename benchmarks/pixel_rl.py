@@ -1,12 +1,13 @@
 """A flow VLA of five demonstrations a task, improved by RL from pictures on Meta-World: the runs, and their page.
 
     python benchmarks/pixel_rl.py prepare --work runs/pixel_rl     demonstrations and the VLA (600 updates)
-    python benchmarks/pixel_rl.py run --work runs/pixel_rl --task dial-turn-v3 --seed 0 [--arm imitation]
+    python benchmarks/pixel_rl.py run --work runs/pixel_rl --task dial-turn-v3 --seed 0 [--arm imitation|sft]
     python benchmarks/pixel_rl.py page --work runs/pixel_rl             docs/benchmarks/pixel_rl.{json,md,png}
 
 A run is one `toddle finetune` of 100,000 control steps and evaluates 50 episodes before and after on the same seeds.
 Arms: `ppo` is the preset `flow` (PPO with Flow-SDE, own successes imitated beside it); `imitation` is the control that
-leaves PPO's surrogate out (`--ppo.policy-weight 0`), all else the same.
+leaves PPO's surrogate out (`--ppo.policy-weight 0`), all else the same; `sft` has no RL: it goes on with supervised
+updates on the task's five demonstrations for as much CPU time (1,600 updates), and is evaluated on the same starts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from toddle.maths.intervals import t_interval
 from toddle.runs.metrics import read_metrics
 
 TASKS = ("dial-turn-v3", "push-v3", "lever-pull-v3", "plate-slide-v3")
-ARMS = {"ppo": (), "imitation": ("--ppo.policy-weight", "0")}
+ARMS = {"ppo": (), "imitation": ("--ppo.policy-weight", "0"), "sft": ()}
 OUT = Path(__file__).parent.parent / "docs/benchmarks"
 INTRO = """# A VLA that sees, improved by RL
 
@@ -60,11 +61,23 @@ def prepare(work: Path) -> None:
 def train(work: Path, task: str, seed: int, arm: str) -> None:
     """Improve the VLA on one task."""
     folder = work / f"{arm}_{task}_{seed}"
+    if arm == "sft":
+        (folder / "cost.json").write_text(json.dumps({"cpu_minutes": go_on(work, task, seed, folder)}) + "\n")
+        return
     known = ["--imitation.dataset", str(work / f"demos_{task}"), "--imitation.cache", str(work / "cache")]
     known += ["--worlds", "32", "--evaluation.episodes", "50", "--evaluation.videos", "1"]
     start = ["--policy", str(work / "sft"), "--env", f"metaworld/{task}", "--seed", str(seed)]
     minutes = toddle("finetune", *start, *known, *ARMS[arm], "--out", str(folder))
     (folder / "cost.json").write_text(json.dumps({"cpu_minutes": minutes}) + "\n")
+
+
+def go_on(work: Path, task: str, seed: int, folder: Path) -> float:
+    """Go on with supervised updates on the task's own demonstrations; return the CPU minutes, evaluation included."""
+    data = ["--dataset", str(work / f"demos_{task}"), "--cache", str(work / "cache"), "--seed", str(seed)]
+    updates = ["--sft.steps", "1600", "--sft.learning-rate", "1e-3"]
+    minutes = toddle("sft", "--init", str(work / "sft"), *data, *updates, "--out", str(folder / "sft"))
+    both = ["--policy", f"before={work / 'sft'}", f"after={folder / 'sft'}", "--env", f"metaworld/{task}"]
+    return minutes + toddle("evaluate", *both, "--episodes", "50", "--videos", "0", "--out", str(folder / "evaluated"))
 
 
 def found(work: Path) -> list[dict[str, Any]]:
@@ -75,12 +88,13 @@ def found(work: Path) -> list[dict[str, Any]]:
         task, _, seed = rest.rpartition("_")
         if arm not in ARMS or not (folder / "cost.json").exists():
             continue
+        played = folder / "evaluated" if arm == "sft" else folder
         cells = {
-            cell["candidate"]: cell["success"] for cell in json.loads((folder / "summary.json").read_text())["cells"]
+            cell["candidate"]: cell["success"] for cell in json.loads((played / "summary.json").read_text())["cells"]
         }
         curve = [
             [row["rollout/total_steps"], row["episode/success"]]
-            for row in read_metrics(folder / "metrics.jsonl")
+            for row in read_metrics(played / "metrics.jsonl")
             if "episode/success" in row
         ]
         cost = json.loads((folder / "cost.json").read_text())
@@ -114,7 +128,7 @@ def page(work: Path, said: str) -> None:
     (OUT / "pixel_rl.md").write_text(text)
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    for row in rows:
+    for row in (row for row in rows if row["curve"]):
         steps, success = zip(*row["curve"], strict=True)
         style = "-" if row["arm"] == "ppo" else ":"
         colour = f"C{TASKS.index(row['task'])}"
