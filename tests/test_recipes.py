@@ -116,6 +116,8 @@ def test_the_report_is_one_page(root: Path) -> None:
     page = (root / "report.html").read_text()
     assert "tiny" in page and TASK in page and "<svg" in page and "<video" in page
     assert not re.search(r'(src|href)="https?://', page), "it opens without a network"
+    toddle("report", "--runs", str(root / "evaluate"), "--out", str(root / "in a folder"))
+    assert (root / "in a folder/report.html").exists(), "a browser opens only what ends in .html as a page"
 
 
 IN_README = {"pretrain": "pretrain", "transfer": "transfer", "record": "demos", "sft": "sft", "evaluate": "evaluation"}

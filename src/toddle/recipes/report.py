@@ -23,7 +23,7 @@ class Config:
     runs: tuple[Path, ...]
     """Run folders, or folders that hold run folders; several are compared."""
     out: Path | None = None
-    """The page; by default report.html in the first folder."""
+    """The page, a file that ends in .html, or the folder it goes into; by default the first folder of runs."""
     title: str = "Results"
     """Title of the page."""
     reference: str | None = None
@@ -35,7 +35,8 @@ class Config:
 
 
 def _page(config: Config) -> Path:
-    return config.out or config.runs[0] / "report.html"
+    given = config.out or config.runs[0]
+    return given if given.suffix.lower() in (".html", ".htm") else given / "report.html"
 
 
 def plan(config: Config) -> Plan:

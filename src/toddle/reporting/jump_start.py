@@ -17,9 +17,9 @@ __all__ = ["jump_start_section", "regimes", "went_off"]
 
 Lines = Sequence[Mapping[str, Any]]
 PANELS = {
-    "jumpstart/reward": "mean reward of a step",
-    "jumpstart/calls": "answers in a rollout",
-    "jumpstart/weight": "weight of the loss",
+    "jumpstart/reward": "reward of a step",
+    "jumpstart/calls": "answers",
+    "jumpstart/weight": "weight",
 }
 
 
