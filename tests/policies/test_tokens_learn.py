@@ -1,4 +1,4 @@
-"""RL by tokens from pictures: a VLA that reaches half of the dots learns to reach them all, by the preset as it is."""
+"""RL by tokens from pictures: a VLA that reaches half of the dots learns to reach them all, by presets as they are."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def reached(run: Run) -> float:
     return float(np.mean([bool(result.success) for result in evaluate(run.policy, env, seeds=list(range(200)))]))
 
 
-def practised(policy: Path, steps: int, *, shuffled: bool) -> tuple[float, float]:
-    """Success before and after the preset's own PPO on pictures, with its settings untouched."""
-    run, _ = finetune.build(finetune.configure(policy=policy, env=("dots/one",), steps=steps))
+def practised(policy: Path, steps: int, *, preset: str = "tokens-alone", shuffled: bool) -> tuple[float, float]:
+    """Success before and after a preset's own PPO on pictures, with its settings untouched."""
+    run, _ = finetune.build(finetune.configure(policy=policy, env=("dots/one",), steps=steps, preset=preset))
     if shuffled:
         run.learner.estimator = Shuffled(run.learner.estimator)  # type: ignore[attr-defined]
     before = reached(run)
@@ -122,6 +122,15 @@ def test_a_vla_of_tokens_learns_from_pictures_to_reach_every_dot(taught: Path) -
     before, after = practised(taught, 100_000, shuffled=False)
     assert before < 0.7
     assert after >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_it_learns_with_its_own_successes_beside(taught: Path) -> None:
+    """The preset that is taken where none is named."""
+    before, after = practised(taught, 100_000, preset="tokens", shuffled=False)
+    assert before < 0.7
+    assert after >= 0.9
 
 
 @pytest.mark.slow

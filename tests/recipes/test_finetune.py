@@ -317,7 +317,11 @@ def test_own_successes_alone_teach(kind: str, tmp_path: Path, request: pytest.Fi
     assert all(row["imitation/loss"] > 0.0 and "imitation/held" in row for row in rows)
 
 
-def test_a_flow_s_preset_imitates_and_says_so(vla: Path) -> None:
+def test_the_presets_imitate_and_say_so(vla: Path, tokens: Path) -> None:
+    said = finetune.configure(SMALL | {"policy": tokens})
+    assert said.preset == "tokens" and said.imitation.weight == 1.0 and said.ppo.target_kl is None
+    alone = finetune.configure(SMALL | {"policy": tokens, "preset": "tokens-alone"})
+    assert alone.imitation.weight == 0.0 and alone.ppo.schedule == "adaptive"
     settings = finetune.configure(SMALL | {"policy": vla})
     assert settings.preset == "flow" and settings.imitation.weight == 1.0 and settings.imitation.choose == "shorter"
     assert finetune.configure(SMALL | {"policy": vla, "preset": "pi-rl"}).imitation.weight == 0.0

@@ -64,6 +64,27 @@ METHOD = Method(
         ),
         Preset(
             name="tokens",
+            kinds=("token_vla", "fast_vla"),
+            source="VLA-RL: a ratio for each action's tokens, clip 0.2, critic first; ours: own successes imitated "
+            "beside, and what preset flow has: rate, epochs, no KL stop, which imitation would set off",
+            common={"imitation": {"weight": 1.0}},
+            settings=VLAPPOSettings(
+                sampler=SamplerConfig(temperature=1.0, ratio_per="action"),
+                collect=CollectConfig(length=25, discount=0.98),
+                ppo=PPOConfig(
+                    epochs=5,
+                    minibatches=8,
+                    learning_rate=1e-4,
+                    critic_learning_rate=1e-3,
+                    critic_warm_up=2,
+                    ratio="per_link",
+                    target_kl=None,
+                    schedule="cosine",
+                ),
+            ),
+        ),
+        Preset(
+            name="tokens-alone",
             kinds=TOKENS,
             source="VLA-RL: a ratio for each action's tokens, clip 0.2, critic first; ours, found on dots/one: a rate "
             "that the KL steers, epochs, discount",

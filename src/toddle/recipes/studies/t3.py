@@ -35,7 +35,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 WARM_UP = 3
 RECIPE: dict[str, Any] = {
     "method": "ppo",
-    "preset": "tokens",
+    "preset": "tokens-alone",
     "process_reward": {"model": "reward"},
     "tasks": {"kind": "frontier"},
     "sampler": {"temperature": 1.5},
@@ -281,8 +281,8 @@ NOTES = (
     "`literal tasks` draws tasks by the paper's equation 4 (hardest first); the whole recipe draws them by the "
     "frontier that its text describes. Their difference has no pass line.",
     "The process reward model learns from 15 demonstrations a task that the VLA does not see.",
-    "The rate is 5e-5 and constant, and nothing stops an iteration whose KL is large: the preset `tokens` has both, "
-    "which would undo `rate x10`. The rest is that preset's.",
+    "The rate is 5e-5 and constant, and nothing stops an iteration whose KL is large: the preset `tokens-alone` has "
+    "both, which would undo `rate x10`. The rest is that preset's.",
     "Tasks were chosen by the success of an SFT on five demonstrations (16 or 20 episodes): dial-turn 35, lever-pull "
     "40, push 20, coffee-push 44, hand-insert 19, peg-unplug-side 19 %. Left out: plate-slide-side (100), door-open "
     "(95), window-open (90), soccer (6). Ten demonstrations, because 55 to 80 % are wanted at the start. RL by tokens "
