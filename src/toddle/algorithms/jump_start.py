@@ -4,12 +4,13 @@ Vision-Language-Action Regularization"), and the forms of RPD (arXiv 2503.05833)
     L = L_PPO + lambda L_dir        (RPD: the squared distance in place of L_dir)
     gain    = max(0, mean reward of the last rollouts - of those before)
     N_calls = max(N_min, floor(N_max exp(-kappa gain))),    lambda = lambda_0 exp(-kappa gain)
-    off for good once the reward has risen `rises` times in a row and is above where it was stuck
+    off for good once the mean reward has risen `rises` times in a row and is above where it was stuck
 
 The policy's mean alone is pulled, so its spread stays PPO's.  After it is off, nothing is left of it: no column, no
 question, no term of the loss.
-Deviation: rewards are measured as a share of what success pays, and the threshold as a share of the way from the
-plateau of the first rollouts to it: S4 gives 3, where its tasks are stuck at 2 and success pays 5.
+Deviations: the mean reward is a running one (half a window), for that of single rollouts is noisy.  Rewards are
+measured as a share of what success pays, and the threshold as a share of the way from the plateau of the first rollouts
+to it: S4 gives 3, where its tasks are stuck at 2 and success pays 5.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class HintConfig:
     window: Count = 10
     """Rollouts over which the gain is taken: the later half against the earlier; the first half is the plateau."""
     rises: Count = 3
-    """The reward must have risen so many times in a row for the teacher to go."""
+    """The mean reward of the last half window must have risen so many times in a row for the teacher to go."""
     above: Share = 1.0 / 3.0
     """And be so far on the way from the plateau to what success pays."""
     success_reward: Positive = 1.0
@@ -126,8 +127,9 @@ class JumpStart(Auxiliary):
         settings, half = self.settings, self.settings.window // 2
         if len(self.rewards) < settings.window:
             return False
-        plateau = sum(self.rewards[:half]) / half
-        return rising(self.rewards, settings.rises) and self.rewards[-1] > plateau + settings.above * (1.0 - plateau)
+        means = [sum(self.rewards[end - half : end]) / half for end in range(half, len(self.rewards) + 1)]
+        plateau = means[0]
+        return rising(means, settings.rises) and means[-1] > plateau + settings.above * (1.0 - plateau)
 
     def loss(self, part: Minibatch, score: Score) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted loss towards the hints of a minibatch; 0 without facts where there are none."""

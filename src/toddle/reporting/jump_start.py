@@ -51,8 +51,7 @@ def regimes(lines: Lines) -> str:
         axes = figure.subplots(len(PANELS), 1, sharex=True)
         for axis, (name, label) in zip(axes, PANELS.items(), strict=True):
             values = [float(line.get(name, 0.0)) for line in lines]
-            axis.plot(steps, values, color=plots.COLOURS[0], alpha=0.3, linewidth=1.0)
-            axis.plot(steps, plots.smooth(values), color=plots.COLOURS[0])
+            axis.plot(steps, values, color=plots.COLOURS[0])
             axis.set_ylabel(label)
             for index, (begin, end) in enumerate(itertools.pairwise(borders)):
                 axis.axvspan(begin, end, color=plots.COLOURS[1 + index], alpha=0.12, linewidth=0)

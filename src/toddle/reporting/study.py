@@ -35,6 +35,7 @@ __all__ = [
     "estimate",
     "judge",
     "read_rows",
+    "standalone",
     "verdict",
     "write_page",
 ]
@@ -205,7 +206,7 @@ def write_page(study: Study[Any], folder: Path) -> dict[str, Verdict]:
     if figures:
         parts.append("## Figures")
     for figure in figures:
-        write_text_atomic(folder / f"{figure.name}.svg", _standalone(figure.svg))
+        write_text_atomic(folder / f"{figure.name}.svg", standalone(figure.svg))
         parts += [f"![{figure.caption}]({figure.name}.svg)", figure.caption]
     for heading, head, body in study.tables(rows):
         parts += [f"## {heading}", _table(head, body)]
@@ -255,7 +256,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows])
 
 
-def _standalone(svg: str) -> str:
+def standalone(svg: str) -> str:
     """Give an inline SVG what a file of its own needs: a background and a font."""
     end = svg.index(">") + 1
     style = '<rect width="100%" height="100%" fill="#ffffff"/><style>text { font-family: sans-serif; }</style>'
