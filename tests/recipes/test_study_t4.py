@@ -89,11 +89,19 @@ def test_the_whole_study_at_a_tiny_size(tmp_path: Path) -> None:
         "collect": {"length": 10},
         "ppo": {"minibatches": 2},
     }
-    one = ("push-cube",)
     scale = dataclasses.replace(
-        SMALL, seeds=2, tasks={"push-cube": 60}, seeing=one, demonstrations=2, sft_steps=3, episodes=2, common=tiny
+        SMALL,
+        seeds=2,
+        tasks={"push-cube": 60},
+        scaled=(),
+        long=(),
+        seeing=("push-cube",),
+        demonstrations=2,
+        sft_steps=3,
+        episodes=2,
+        common=tiny,
+        teacher={"worlds": 2, "imitation": {"steps": 5}},
     )
-    scale = dataclasses.replace(scale, teacher={"worlds": 2, "imitation": {"steps": 5}})
     made = steps(scale)
     run_steps(made, tmp_path / "runs", processes=1)
     data = STUDY.collect(scale, tmp_path / "runs")

@@ -223,7 +223,7 @@ def solved(teacher: Teacher, env: BatchedEnv, episodes: int, *, seed: int = 0) -
     return count
 
 
-def chosen(flaw: Flaw, teacher: Callable[[BatchedEnv], Teacher], env: BatchedEnv, *, tries: int = 7) -> Flaw:
+def chosen(flaw: Flaw, teacher: Callable[[BatchedEnv], Teacher], env: BatchedEnv, *, tries: int = 6) -> Flaw:
     """Return the flaw whose error makes a teacher solve `flaw.success` of 64 episodes, by bisection between 0 and 2.
 
     `env` ends episodes at success.  A teacher that is no better without an error gets none.
@@ -236,7 +236,7 @@ def chosen(flaw: Flaw, teacher: Callable[[BatchedEnv], Teacher], env: BatchedEnv
         return solved(FlawedTeacher(teacher(env), made, env), env, 64)
 
     if count(0.0) <= wanted:
-        high = 0.0
+        return dataclasses.replace(flaw, success=None)
     for _ in range(tries):
         middle = (low + high) / 2
         low, high = (middle, high) if count(middle) >= wanted else (low, middle)
