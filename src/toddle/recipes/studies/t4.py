@@ -9,7 +9,7 @@ that sees: a VLA fine-tuned on demonstrations with pictures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,86 +202,88 @@ def _outcome(folder: Path) -> dict[str, Any]:
 
 
 # ---- outcomes, fixed before any run ----------------------------------------------------------------------------------
-def _outcomes() -> Sequence[Outcome]:
-    def of(name: str, statement: str, line: float, measure: Any, **more: Any) -> Outcome:
-        return Outcome(name=name, statement=statement, line=line, measure=measure, **more)
+PERCENT: dict[str, Any] = {"scale": 100, "unit": "%"}
 
-    percent: dict[str, Any] = {"scale": 100, "unit": "%"}
-    return (
-        of(
-            "half",
-            "share of tasks on which vlajs needs at most half of PPO's interactions to 80 % success",
-            0.5,
-            page.share_at_most("vlajs", "ppo", 0.5),
-            **percent,
-        ),
-        of(
-            "never more",
-            "the largest ratio of vlajs's interactions to PPO's over tasks",
-            1.0,
-            page.largest("vlajs", "ppo"),
-            at_most=True,
-        ),
-        of(
-            "direction",
-            "share of tasks on which vlajs-rpd needs at least as many interactions as vlajs",
-            0.5,
-            page.share_at_most("vlajs", "vlajs-rpd", 1.0),
-            **percent,
-        ),
-        of(
-            "calls",
-            "answers of the teacher a control step",
-            0.2,
-            page.number("vlajs", "calls"),
-            at_most=True,
-            **percent,
-        ),
-        of(
-            "off",
-            "share of tasks that reach 80 % after the teacher of vlajs went off for good",
-            0.9,
-            page.off_before("vlajs"),
-            **percent,
-        ),
-        of(
-            "beyond",
-            "final success of vlajs minus its teacher's",
-            0.2,
-            page.beyond("vlajs"),
-            scale=100,
-            unit="points",
-        ),
-        of(
-            "length",
-            "change of vlajs's interactions with a teacher whose motions are x0.3 or x3",
-            0.1,
-            page.change("vlajs", ("vlajs x0.3", "vlajs x3"), absolute=True),
-            at_most=True,
-            **percent,
-        ),
-        of(
-            "length of rpd",
-            "the same of vlajs-rpd: more interactions",
-            0.1,
-            page.change("vlajs-rpd", ("vlajs-rpd x0.3", "vlajs-rpd x3"), absolute=False),
-            **percent,
-        ),
-        of(
-            "long",
-            "ratio of Sparse RPD's interactions to PPO's with ten times the time limit",
-            1.0,
-            page.mean_ratio("sparse-rpd long", "ppo long"),
-            at_most=True,
-        ),
-        of(
-            "sees",
-            "ratio of vlajs's interactions with a teacher that sees to PPO's",
-            1.0,
-            page.mean_ratio(SEEING, "ppo"),
-            at_most=True,
-        ),
-    )
+
+def _of(name: str, statement: str, line: float, measure: Any, **more: Any) -> Outcome:
+    return Outcome(name=name, statement=statement, line=line, measure=measure, **more)
+
+
+OUTCOMES = (
+    _of(
+        "half",
+        "share of tasks on which vlajs needs at most half of PPO's interactions to 80 % success",
+        0.5,
+        page.share_at_most("vlajs", "ppo", 0.5),
+        **PERCENT,
+    ),
+    _of(
+        "never more",
+        "the largest ratio of vlajs's interactions to PPO's over tasks",
+        1.0,
+        page.largest("vlajs", "ppo"),
+        at_most=True,
+    ),
+    _of(
+        "direction",
+        "share of tasks on which vlajs-rpd needs at least as many interactions as vlajs",
+        0.5,
+        page.share_at_most("vlajs", "vlajs-rpd", 1.0),
+        **PERCENT,
+    ),
+    _of(
+        "calls",
+        "answers of the teacher a control step",
+        0.2,
+        page.number("vlajs", "calls"),
+        at_most=True,
+        **PERCENT,
+    ),
+    _of(
+        "off",
+        "share of tasks that reach 80 % after the teacher of vlajs went off for good",
+        0.9,
+        page.off_before("vlajs"),
+        **PERCENT,
+    ),
+    _of(
+        "beyond",
+        "final success of vlajs minus its teacher's",
+        0.2,
+        page.beyond("vlajs"),
+        scale=100,
+        unit="points",
+    ),
+    _of(
+        "length",
+        "change of vlajs's interactions with a teacher whose motions are x0.3 or x3",
+        0.1,
+        page.change("vlajs", ("vlajs x0.3", "vlajs x3"), absolute=True),
+        at_most=True,
+        **PERCENT,
+    ),
+    _of(
+        "length of rpd",
+        "the same of vlajs-rpd: more interactions",
+        0.1,
+        page.change("vlajs-rpd", ("vlajs-rpd x0.3", "vlajs-rpd x3"), absolute=False),
+        **PERCENT,
+    ),
+    _of(
+        "long",
+        "ratio of Sparse RPD's interactions to PPO's with ten times the time limit",
+        1.0,
+        page.mean_ratio("sparse-rpd long", "ppo long"),
+        at_most=True,
+    ),
+    _of(
+        "sees",
+        "ratio of vlajs's interactions with a teacher that sees to PPO's",
+        1.0,
+        page.mean_ratio(SEEING, "ppo"),
+        at_most=True,
+    ),
+)
 
 
 NOTES = (
@@ -304,7 +306,7 @@ STUDY = Study(
     scales=SCALES,
     steps=steps,
     collect=collect,
-    outcomes=tuple(_outcomes()),
+    outcomes=OUTCOMES,
     figures=page.figures,
     tables=page.tables,
     notes=NOTES,
