@@ -155,6 +155,37 @@ def test_the_better_two_thirds_are_a_dataset(both: tuple[Path, Path], tmp_path: 
     assert "<svg" in (out / "index.html").read_text()
 
 
+def test_faults_of_pictures_are_found_and_looking_resumes(tmp_path: Path) -> None:
+    """Pictures grow brighter as the hand moves; one episode is black for a while, one frozen, one late by 3 rows."""
+    spec = DatasetSpec(
+        fps=20, robot_type="toy", images="image", cameras={"front": (16, 16)},
+        features={"observation.tool_position": Feature(size=1), "action": Feature(size=1)},
+    )  # fmt: skip
+    way = np.cumsum(1.0 + np.sin(np.arange(40) / 2) ** 2)
+    with DatasetWriter(tmp_path / "data", spec) as writer:
+        for fault in ("none", "black", "frozen", "late"):
+            shade = 30 + way * 3.0
+            shade[10:20] = {"black": 0.0, "frozen": shade[10]}.get(fault, shade[10:20])
+            shade = np.append([shade[0]] * 3, shade[:-3]) if fault == "late" else shade
+            pictures = np.broadcast_to(shade[:, None, None, None], (40, 3, 16, 16)).astype(np.uint8)
+            columns = {"observation.tool_position": way, "action": np.sin(np.arange(40.0))}
+            writer.add_episode(columns, {"front": pictures}, fault)
+    arguments = (tmp_path / "data", "--pictures", "--worst", "0", "--out", tmp_path / "page")
+    run(*arguments)
+    found = json.loads((tmp_path / "page/quality.json").read_text())
+    assert {one["task"]: one["faults"] for one in found["episodes"]} == {
+        "none": [],
+        "black": ["front: 25% of the pictures are black"],
+        "frozen": ["front: 23% of the pictures are frozen"],  # 9 of 39
+        "late": ["front: pictures are late by about 0.15 s"],
+    }
+    seen = tmp_path / "page/pictures.jsonl"
+    whole = seen.read_text()
+    seen.write_text(whole[: len(whole) // 2])  # as a kill leaves it
+    run(*arguments, "--resume")
+    assert seen.read_text() == whole and json.loads((tmp_path / "page/quality.json").read_text()) == found
+
+
 def test_others_datasets_are_judged_by_what_they_have(tmp_path: Path) -> None:
     folder = write_foreign_dataset(tmp_path / "foreign")
     run(folder, "--out", tmp_path / "page", "--worst", "0")

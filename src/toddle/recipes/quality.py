@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import field
@@ -12,11 +14,12 @@ import tyro
 
 from toddle.core.config import config
 from toddle.core.errors import InputError, problem
-from toddle.core.files import write_json_atomic
+from toddle.core.files import write_json_atomic, write_text_atomic
 from toddle.core.numbers import Whole
 from toddle.core.plan import Plan
-from toddle.core.reading import read_json
+from toddle.core.reading import read_json, read_json_lines
 from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.picture_faults import Looked, look, picture_faults
 from toddle.data.quality import METRICS, Judged, JudgedEpisode, QualityConfig, judge, sources
 from toddle.data.subset import check_fits, encodes, write_subset
 from toddle.recipes.reward import check_datasets
@@ -53,6 +56,8 @@ class Config:
     """Frames of each of them; 0 draws none, and nothing is decoded."""
     camera: str | None = None
     """Camera of the frames; by default a dataset's first."""
+    pictures: bool = False
+    """Look at every picture of every camera too: black, frozen and late ones are faults.  It decodes all videos."""
     video: Literal["auto", "copy", "encode"] = "auto"
     """Videos of the kept dataset: copied as they are, or encoded anew without what is not kept; by default encoded
     where most of the copied pictures would be of no use."""
@@ -94,6 +99,10 @@ def plan(config: Config) -> Plan:
     steps += [f"{source.dataset.path}: {note}" for source in found for note in source.notes]
     drawn = config.worst * sum(bool(d.cameras) for d in datasets) if config.frames else 0
     seconds = 3.0 + rows / 20_000 + 0.2 * drawn
+    if config.pictures:
+        count = sum(dataset.num_pictures * len(dataset.cameras) for dataset in datasets)
+        steps.append(f"decode {count:,} pictures and look for faults")
+        seconds += 0.001 * count
     if drawn:
         steps.append(f"decode {config.frames} frames of each of the {drawn} worst episodes")
     if config.keep:
@@ -112,6 +121,8 @@ def run(config: Config, *, resume: bool = False) -> None:
     found = sources(datasets, config.judge)
     with RunFolder.open(config.out, config, resume=resume) as folder:
         judged = judge(found, config.judge)
+        if config.pictures:
+            _look(config, judged)
         kept = _kept(judged, config) if config.keep else None
         facts = _facts(judged, kept)
         if kept is not None:
@@ -135,6 +146,30 @@ def run(config: Config, *, resume: bool = False) -> None:
     if kept is not None:
         print(f"kept: {sum(map(len, kept))} episodes in {config.out}")
     print(f"numbers: {config.out / 'quality.json'}; page: {config.out / 'index.html'}")
+
+
+def _look(config: Config, judged: Judged) -> None:
+    """Look at the pictures of every episode and note their faults; what a killed call has seen is in a file."""
+    file = config.out / "pictures.jsonl"
+    lines = read_json_lines(file)
+    write_text_atomic(file, "".join(json.dumps(line) + "\n" for line in lines))  # without one that was cut short
+    known = {(line["source"], line["camera"], line["place"]): line["seen"] for line in lines}
+    total = sum(len(source.dataset.episodes) * len(source.dataset.cameras) for source in judged.sources)
+    with file.open("a") as log, ProgressLine("pictures", max(1, total), done=len(known)) as bar:
+        for number, source in enumerate(judged.sources):
+            episodes, dataset = judged.of(number), source.dataset
+            for camera in dataset.cameras:
+                for place in range(len(dataset.episodes)):
+                    if (key := (number, camera, place)) not in known:
+                        known[key] = dataclasses.asdict(look(dataset, camera, place, source.path))
+                        line = {"source": number, "camera": camera, "place": place, "seen": known[key]}
+                        log.write(json.dumps(line) + "\n")
+                        log.flush()
+                        bar.advance(len(known))
+                seen = [Looked(**known[number, camera, place]) for place in range(len(dataset.episodes))]
+                seconds = dataset.image_stride / dataset.fps
+                for one, faults in zip(episodes, picture_faults(seen, camera, seconds), strict=True):
+                    one.faults += faults
 
 
 def _kept(judged: Judged, config: Config) -> list[list[int]]:

@@ -170,17 +170,17 @@ def _variance(judged: Judged, names: Sequence[str], colours: Mapping[str, str]) 
 
 
 def _paths(judged: Judged, names: Sequence[str], colours: Mapping[str, str]) -> str:
-    task = next((task for task in judged.tasks if any(found.get(task) for found in judged.paths)), None)
+    drawn = [{task: own for task, own in found.items() if own[0].shape[1] > 1} for found in judged.paths]
+    task = next((task for task in judged.tasks if any(task in found for found in drawn)), None)
     if task is None:
         return ""
-    shown = [(name, found[task]) for name, found in zip(names, judged.paths, strict=True) if found.get(task)]
+    shown = [(name, found[task]) for name, found in zip(names, drawn, strict=True) if task in found]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(min(10.0, 3.3 * len(shown) + 0.6), 3.0), layout="constrained")
         all_axes = np.atleast_1d(figure.subplots(1, len(shown), sharex=True, sharey=True))
         for axes, (name, paths) in zip(all_axes, shown, strict=True):
             for one in paths[:: -(-len(paths) // DRAWN_PATHS)]:
-                up = 2 if one.shape[1] > 2 else 1
-                axes.plot(one[:, up - 1], one[:, up], color=colours[name], alpha=0.35, linewidth=0.9)
+                axes.plot(one[:, -2], one[:, -1], color=colours[name], alpha=0.35, linewidth=0.9)
             modes = judged.modes[names.index(name)][task]
             axes.set_title(f"{name}: {modes} mode{'s' if modes > 1 else ''}")
             axes.set_aspect("equal", adjustable="box")
