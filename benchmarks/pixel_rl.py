@@ -6,8 +6,8 @@
 
 A run is one `toddle finetune` of 100,000 control steps and evaluates 50 episodes before and after on the same seeds.
 Arms: `ppo` is the preset `flow` (PPO with Flow-SDE, own successes imitated beside it); `imitation` is the control that
-leaves PPO's surrogate out (`--ppo.policy-weight 0`), all else the same; `sft` has no RL: it goes on with supervised
-updates on the task's five demonstrations for as much CPU time (1,600 updates), and is evaluated on the same starts.
+leaves PPO's surrogate out (`--ppo.policy-weight 0`), all else the same; `sft` has no RL: it goes on with
+1,600 supervised updates on the task's five demonstrations, and is evaluated on as many starts.
 """
 
 from __future__ import annotations
@@ -77,7 +77,18 @@ def go_on(work: Path, task: str, seed: int, folder: Path) -> float:
     updates = ["--sft.steps", "1600", "--sft.learning-rate", "1e-3"]
     minutes = toddle("sft", "--init", str(work / "sft"), *data, *updates, "--out", str(folder / "sft"))
     both = ["--policy", f"before={work / 'sft'}", f"after={folder / 'sft'}", "--env", f"metaworld/{task}"]
-    return minutes + toddle("evaluate", *both, "--episodes", "50", "--videos", "0", "--out", str(folder / "evaluated"))
+    return minutes + toddle(
+        "evaluate",
+        *both,
+        "--max-episode-steps",
+        "200",
+        "--episodes",
+        "50",
+        "--videos",
+        "0",
+        "--out",
+        str(folder / "evaluated"),
+    )
 
 
 def found(work: Path) -> list[dict[str, Any]]:

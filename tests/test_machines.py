@@ -47,7 +47,7 @@ def test_without_opengl_everything_runs_that_needs_no_picture(tmp_path: Path) ->
     assert "rendering: no OpenGL context" in said.stderr and "libegl1" in said.stderr
 
 
-@pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, {"LC_ALL": "POSIX"}])
+@pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, pytest.param({"LC_ALL": "POSIX"}, marks=pytest.mark.slow)])
 def test_a_plain_locale(tmp_path: Path, variables: dict[str, str]) -> None:
     done = toddle(*TRAIN, "--steps", "64", "--out", str(tmp_path / "läuft"), **variables)
     assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert "Traceback" not in done.stderr and "Broken pipe" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     arguments = (*TRAIN, "--steps", "10000000", "--checkpoint-every", "1000000", "--out", str(tmp_path / "run"))
     child = subprocess.Popen(

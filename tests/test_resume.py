@@ -131,7 +131,10 @@ def test_sft_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path, fine_tu
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize("policy", PRETRAIN)
+QUICK = [pytest.param(name, marks=pytest.mark.slow) if name == "dppo" else name for name in PRETRAIN]
+
+
+@pytest.mark.parametrize("policy", QUICK)
 def test_pretrain_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path, policy: str) -> None:
     command = ("pretrain", *PRETRAIN[policy], *SMALL)
     assert toddle(*command, "--out", str(tmp_path / "whole")) == 0

@@ -127,7 +127,7 @@ train(Path(sys.argv[1]), 40, every=7, pause=0.01, kill_at=int(sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize("kill_at", [1, 18])
+@pytest.mark.parametrize("kill_at", [pytest.param(1, marks=pytest.mark.slow), 18])
 def test_kill_9_then_resume_equals_the_uninterrupted_run(tmp_path: Path, kill_at: int) -> None:
     whole = train(tmp_path / "whole", 40, every=7)
     code = KILLED.format(tests=str(Path(__file__).parent))
