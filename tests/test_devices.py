@@ -22,8 +22,10 @@ from tests.device_cases import (
     steps,
     through_files,
 )
+from tests.policies.test_fast_vla import tiny_fast_vla
 from tests.policies.test_pi0 import batch as pi0_batch
 from tests.policies.test_pi0 import make as make_pi0
+from tests.policies.tiny_vla import ToyDemonstrations
 from tests.pretend_device import PRETEND, MixedDevices, Pretend
 from tests.tiny_vlm import save_pi0
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -101,6 +103,28 @@ def test_pi0_of_transformers(tmp_path: Path) -> None:
         decision, _ = policy.act(now, generator=torch_generator(1, "pi0"))  # type: ignore[arg-type]
         found.append(metrics | {"action": decision.action.cpu()})
     assert_near(found[1], found[0], ROUNDING)
+
+
+def test_sentences_of_any_length() -> None:
+    """FAST's loss with gradients, a draw, and its score."""
+    found = []
+    for device in (CPU, PRETEND):
+        policy, batch = (
+            tiny_fast_vla(ratio_per="token").to(device),
+            to_device(ToyDemonstrations(6).batch(range(6)), device),
+        )
+        loss, metrics = policy.loss(batch, torch_generator(0, "fast"))
+        loss.backward()
+        now = {key: value[0] for key, value in batch["observation"].items()}
+        decision, _ = policy.act(now, generator=torch_generator(1, "fast"))
+        score = policy.score(batch["observation"], decision.chain[None])
+        assert score.real is not None and decision.real is not None
+        each = {"action": decision.action.cpu(), "old": decision.log_prob.cpu(), "real": decision.real.cpu()}
+        found.append(
+            metrics | each | {"new": score.log_prob[0].detach().cpu(), "entropy": score.entropy.detach().cpu()}
+        )
+    assert_near(found[1], found[0], ROUNDING)
+    assert_near(found[0]["new"], found[0]["old"], 1e-5)
 
 
 def check(here: Learner, there: Learner, folder: Path) -> None:
