@@ -26,6 +26,7 @@ from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.check_policy import check_policy
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
+from toddle.policies.fast_language_vla import FastLanguageVLA, fast_language_config
 from toddle.policies.fast_vla import FastVLA
 from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
@@ -153,6 +154,16 @@ def smolvlm(folder: Path) -> tuple[Any, Observation]:
     return policy, seen(24)
 
 
+def fast_smolvlm(folder: Path) -> tuple[Any, Observation]:
+    (folder / "smolvlm").mkdir()
+    source, code = str(save_smolvlm(folder / "smolvlm")), tiny_fast_vla().config.code
+    plain = LanguageVLAConfig(source=source, body=ARM, unsaid=Unsaid(horizon=4), executed=2)
+    policy = FastLanguageVLA.from_config(fast_language_config(plain, code))
+    numbers = np.linspace(-1, 2, 30).reshape(10, 3)
+    policy.fit_normalization(torch.zeros(1, 5), feature_statistics(numbers), "min_max", 0)
+    return policy, seen(24)
+
+
 Make = Callable[[Path], tuple[Any, Observation]]
 MADE: dict[str, tuple[Make, ...]] = {
     "gaussian": (gaussian,),
@@ -162,6 +173,7 @@ MADE: dict[str, tuple[Make, ...]] = {
     "tokens": (tokens,),
     "token_vla": (token_vla, oft_tokens, oft),
     "fast_vla": (fast_vla,),
+    "fast_language_vla": (fast_smolvlm,),
     "flow_vla": (flow_vla,),
     "language_vla": (openvla, openvla_oft, smolvlm),
     "pi0": (pi0,),
@@ -172,7 +184,7 @@ LEARN: dict[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("gaussian", "denoising", "fpo"), (Scorable, Imitating)),
     **dict.fromkeys(("causal", "tokens"), (Scorable,)),
     **dict.fromkeys(("flow_vla", "pi0", "pi05", "smolvla"), (FineTunable,)),
-    **dict.fromkeys(("token_vla", "fast_vla", "language_vla"), (Scorable, FineTunable)),
+    **dict.fromkeys(("token_vla", "fast_vla", "language_vla", "fast_language_vla"), (Scorable, FineTunable)),
 }
 """What a kind can learn by: what `check_policy` looks at is what is meant to be there."""
 

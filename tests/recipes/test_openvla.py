@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from tests.tiny_vlm import save_smolvlm
 
 from toddle.algorithms.sft import SFTConfig
 from toddle.cli import main
+from toddle.core.errors import InputError
 from toddle.models.backbones.base import BackboneConfig
+from toddle.models.fast import FastSettings
 from toddle.policies.language_vla import Unsaid
 from toddle.policies.store import load_policy, read_policy
 from toddle.recipes import finetune, record, sft
@@ -71,6 +74,33 @@ def test_a_model_of_transformers_is_taught_to_say_actions(root: Path) -> None:
     seen: Any = {"proprio": torch.zeros(1, 2), "instruction": ["go to the red dot"]}
     seen["images"] = torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8)
     assert bool((policy.act(seen)[0].action.abs() <= 1).all())
+
+
+def test_openvla_is_taught_to_say_frequencies(root: Path, tmp_path: Path) -> None:
+    """FAST's tokens as its 256 words, through SFT to an iteration of PPO; OFT, which says all at once, is refused."""
+    start = LanguageStart(unsaid=Unsaid(horizon=4), lora_rank=2, say="fast")
+    settings = sft.Config(
+        dataset=(root / "data",),
+        out=tmp_path / "sft",
+        cameras=("top",),
+        init=str(root / "openvla"),
+        language=start,
+        tokens=sft.FreshTokens(fast=FastSettings(scale=4.0)),
+        sft=SFTConfig(steps=3, batch=8),
+    )
+    sft.run(settings)
+    kind, config, _, before = read_policy(settings.out)
+    assert kind == "fast_language_vla" and config.code.scale == 4.0 and config.ratio_per == "chunk"
+    small: dict[str, Any] = {"env": ("dots/one",), "worlds": 2, "steps": 60, "max_episode_steps": 10, "reward": "dense"}
+    small |= {"collect": {"length": 3}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}
+    made, _ = finetune.build(finetune.configure(small | {"policy": settings.out, "sampler": {"ratio_per": "token"}}))
+    made.learner.step()
+    after = made.policy.state_dict()
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved and all(name.startswith("lora.") for name in moved)
+    parallel = replace(start, unsaid=Unsaid(horizon=4, decoding="parallel", attention="causal"))
+    with pytest.raises(InputError, match=r"unsaid\.decoding: expected autoregressive with FAST's tokens"):
+        sft.plan(replace(settings, language=parallel, out=tmp_path / "other"))
 
 
 def test_a_folder_is_not_yet_a_policy_and_oft_asks_for_its_chunk(

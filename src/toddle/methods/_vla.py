@@ -31,7 +31,7 @@ __all__ = ["FLOWS", "GROUP_PPO", "SHOWN", "TOKENS", "VLAGroupSettings", "VLAPPOS
 
 FLOWS = ("flow_vla", "pi0", "pi05", "smolvla")
 """Kinds of VLAs that act by a flow."""
-TOKENS = ("token_vla", "fast_vla", "language_vla")
+TOKENS = ("token_vla", "fast_vla", "language_vla", "fast_language_vla")
 """Kinds of VLAs that say tokens."""
 BY_ACTION = ("token_vla", "language_vla")
 """Of these, kinds whose tokens are of single actions."""

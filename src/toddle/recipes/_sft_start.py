@@ -30,6 +30,10 @@ from toddle.policies.vla import FlowVLA, FlowVLAConfig
 __all__ = ["FreshExpert", "FreshTokens", "StartConfig", "start_policy"]
 
 
+Chunks = Callable[[int, int], Tensor]
+"""Gives, of H and the actions executed of it, the demonstrated chunks (N, H, A), normalised."""
+
+
 @config
 class FreshExpert:
     """The action expert of `--init random` (an init folder brings its own)."""
@@ -72,6 +76,8 @@ class LanguageStart:
 
     unsaid: Unsaid = Unsaid()
     """How it was trained."""
+    say: Literal["numbers", "fast"] = "numbers"
+    """What a word means: a number, or a piece of the chunk's frequencies, by --tokens.fast (at most 256 of them)."""
     executed: Size | None = None
     """Actions that are said and executed in one decision; None: all of the chunk."""
     lora_rank: Size = 32
@@ -139,20 +145,21 @@ class StartConfig:
         if self.kind == "fast" and self.tokens.bins != FreshTokens().bins:
             remedy = "the number of its tokens is --tokens.fast.vocabulary"
             raise problem("tokens.bins", "nothing with --kind fast", self.tokens.bins, remedy)
-        if self.kind != "fast" and self.tokens.fast != FastSettings():
-            raise problem("tokens.fast", "nothing without --kind fast", str(self.tokens.fast))
+        if self.kind != "fast" and self.language.say != "fast" and self.tokens.fast != FastSettings():
+            want = "nothing without --kind fast or --language.say fast"
+            raise problem("tokens.fast", want, str(self.tokens.fast))
 
 
-def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Callable[[], Tensor]) -> FineTunable:
+def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Chunks) -> FineTunable:
     """Load the policy of `init`, or build one with fresh weights for the datasets' body.
 
-    chunks: gives the demonstrated chunks (N, H, A), normalised, of which --kind fast makes its tokens.
+    chunks: what FAST makes its tokens of.
     """
     if config.init != "random":
         from toddle.policies.language_vla import is_openvla_folder
 
         if is_openvla_folder(Path(config.init)):
-            return _language(config, config.init, _body(datasets[0]))
+            return _language(config, config.init, _body(datasets[0]), chunks)
         if (found := expert_kind(Path(config.init))) is None:
             if config.vlm != VLMStart():
                 raise problem("vlm", "nothing but with the folder of a pi0, pi0.5 or SmolVLA", config.init)
@@ -179,9 +186,9 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ca
             raise problem("like", f"a policy of kind '{FlowVLA.kind}'", kind)
         return FlowVLA.from_config(replace(architecture, seed=config.seed))
     if config.kind == "language":
-        return _language(config, config.backbone.name, _body(datasets[0]))
+        return _language(config, config.backbone.name, _body(datasets[0]), chunks)
     if config.kind == "fast":
-        return _fast(config, _body(datasets[0]), chunks())
+        return _fast(config, _body(datasets[0]), chunks(config.tokens.horizon, config.tokens.executed))
     if config.kind != "flow":
         return TokenVLA.from_config(_token_config(config, _body(datasets[0])))
     fresh = config.expert
@@ -200,25 +207,31 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ca
     return FlowVLA.from_config(settings)
 
 
-def _language(config: StartConfig, source: str, body: BodySpec) -> FineTunable:
+def _language(config: StartConfig, source: str, body: BodySpec, chunks: Chunks) -> FineTunable:
     from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig  # with it comes transformers
 
-    return LanguageVLA.from_config(
-        LanguageVLAConfig(
-            source=source,
-            body=body,
-            unsaid=config.language.unsaid,
-            executed=config.language.executed,
-            tokenizer=config.tokenizer,
-            cameras=config.cameras,
-            text_tokens=config.backbone.text_tokens,
-            lora_rank=config.language.lora_rank,
-            lora_alpha=config.language.lora_alpha,
-            lora_on=config.language.lora_on,
-            precision=config.language.precision,
-            seed=config.seed,
-        )
+    plain = LanguageVLAConfig(
+        source=source,
+        body=body,
+        unsaid=config.language.unsaid,
+        executed=config.language.executed,
+        tokenizer=config.tokenizer,
+        cameras=config.cameras,
+        text_tokens=config.backbone.text_tokens,
+        lora_rank=config.language.lora_rank,
+        lora_alpha=config.language.lora_alpha,
+        lora_on=config.language.lora_on,
+        precision=config.language.precision,
+        seed=config.seed,
     )
+    if config.language.say == "numbers":
+        return LanguageVLA.from_config(plain)
+    from toddle.models.vlms.base import WORDS
+    from toddle.policies.fast_language_vla import FastLanguageVLA, fast_language_config
+
+    settings = replace(config.tokens.fast, vocabulary=min(WORDS, config.tokens.fast.vocabulary))
+    code = train_fast(chunks(plain.horizon, plain.executed or plain.horizon), settings)
+    return FastLanguageVLA.from_config(fast_language_config(plain, code))
 
 
 def _fast(config: StartConfig, body: BodySpec, chunks: Tensor) -> FineTunable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -218,7 +219,7 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
     """
     stored = config.init != "random"  # then much of it may stay as it is, which shows when it is built
     with weights_that_fit(1.0 if stored else KEPT / 4):
-        policy = start_policy(config, datasets, lambda: _chunks(config, datasets))
+        policy = start_policy(config, datasets, partial(_chunks, config, datasets))
     if stored:
         learned = sum(value.numel() for _, value in policy.named_parameters() if value.requires_grad)
         what = f"what is kept beside {learned:,} weights that learn"
@@ -226,10 +227,9 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
     return policy
 
 
-def _chunks(config: Config, datasets: list[LeRobotDataset]) -> Tensor:
+def _chunks(config: Config, datasets: list[LeRobotDataset], horizon: int, executed: int) -> Tensor:
     """Return the demonstrated chunks (N, H, A), normalised as the policy will."""
-    sizes = config.tokens.horizon, 1, config.tokens.executed
-    data = Demonstrations(_windows(config, sizes, datasets))
+    data = Demonstrations(_windows(config, (horizon, 1, executed), datasets))
     made = Normalization.of(feature_statistics(data.actions), action_mode(config, datasets))
     return (data.arrays["action"] - torch.from_numpy(made.offset)) / torch.from_numpy(made.scale)
 
