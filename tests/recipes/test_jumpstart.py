@@ -39,7 +39,18 @@ def toddle(*arguments: str) -> int:
 
 def test_from_the_command_to_a_policy_and_a_page(tmp_path: Path) -> None:
     out = tmp_path / "js"
-    arguments = ["--method", "vlajs", "--steps", "40", "--flaw.error", "0.3", "--out", str(out)]
+    arguments = [
+        "--method",
+        "vlajs",
+        "--steps",
+        "40",
+        "--flaw.error",
+        "0.3",
+        "--out",
+        str(out),
+        "--evaluation.every",
+        "2",
+    ]
     assert toddle(*arguments, "--dry-run") == 0 and not out.exists()
     assert toddle(*arguments) == 0
     assert load_policy(out).kind == "gaussian"
@@ -47,6 +58,7 @@ def test_from_the_command_to_a_policy_and_a_page(tmp_path: Path) -> None:
     assert len((out / "episodes.jsonl").read_text().splitlines()) == 2
     lines = read_metrics(out)
     assert [line["jumpstart/calls"] for line in lines] == [1.0] * 4 and went_off(lines) is None
+    assert [line["step"] for line in lines if "evaluation/success" in line] == [2, 4]
     assert toddle("--resume", *arguments) == 0, "a finished run is no error"
     with pytest.raises(SystemExit):
         main(["report", "--runs", str(out), "--out", str(tmp_path / "page.html")])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -50,6 +51,8 @@ Teaching = tuple[Any, Flaw]
 """The teacher's policy (None: the expert) and what is wrong with it."""
 CHOOSING = ("method", "preset", "env", "teacher")
 """What decides which settings there are and where they begin."""
+WAY = 64
+"""Episodes of an evaluation on the way."""
 EXPERT = "expert"
 """The word for an environment's scripted expert, in place of a folder."""
 
@@ -62,6 +65,8 @@ class After:
     """Episodes that the teacher plays by itself."""
     episodes: Count = 64
     """Episodes of the agent, on seeds from 0."""
+    every: Whole = 10
+    """Iterations after which the agent is evaluated on the way, without its noise, on 64 seeds from 0; 0: never."""
     videos: Whole = 1
     """Episodes filmed."""
 
@@ -248,6 +253,19 @@ def _measure(config: Config, policy: Any, folder: Path) -> dict[tuple[str, str, 
     return {(config.method, name, "plain"): results}
 
 
+def _on_the_way(config: Config, policy: Any) -> Callable[[int, dict[str, float]], dict[str, float] | None]:
+    """Return what evaluates the agent every so many iterations: success without its noise, always on the same seeds."""
+    every, seeds = config.evaluation.every, range(WAY)
+    env = _make_env(config, WAY, 0, None, ends=True) if every else None
+
+    def success(step: int, metrics: dict[str, float]) -> dict[str, float] | None:
+        if env is None or step % every:
+            return None
+        return {"evaluation/success": sum(map(bool, (r.success for r in evaluate(policy, env, seeds=seeds)))) / WAY}
+
+    return success
+
+
 # ---- the command -----------------------------------------------------------------------------------------------------
 def plan(config: Any) -> Plan:
     """Build everything, time one iteration, and return what the run will do."""
@@ -286,6 +304,7 @@ def run(config: Any, *, resume: bool = False) -> None:
             checkpoint_every=config.checkpoint_every,
             label="jumpstart",
             show=made.show,
+            on_iteration=_on_the_way(config, made.policy),
         )
         steps = sum(source.total_steps for source in made.sources)
         save_policy(

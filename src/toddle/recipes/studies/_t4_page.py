@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,11 +28,11 @@ GOAL = 0.8
 """Success that an agent is to reach."""
 
 
-def reached(course: Sequence[tuple[int, float]], window: int = 10) -> int | None:
-    """Return the control steps at which success, averaged over `window` rollouts, first is 80 %; None: never."""
-    for end in range(window, len(course) + 1):
-        if np.mean([share for _, share in course[end - window : end]]) >= GOAL:
-            return course[end - 1][0]
+def reached(course: Sequence[tuple[int, float]]) -> int | None:
+    """Return the control steps of the first of two evaluations in a row that solve 80 %; None: there are none."""
+    for (steps, share), (_, following) in itertools.pairwise(course):
+        if min(share, following) >= GOAL:
+            return steps
     return None
 
 
@@ -118,7 +119,7 @@ def change(arm: str, others: Sequence[str], *, absolute: bool) -> Measure:
 
 # ---- page ------------------------------------------------------------------------------------------------------------
 def figures(rows: Sequence[Row]) -> list[Figure]:
-    """Success while exploring over control steps, a panel a task, all seeds of an arm in its colour."""
+    """Success without noise over control steps, a panel a task, all seeds of an arm in its colour."""
     names = list(dict.fromkeys(row["arm"] for row in rows))
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     colours = colours_of(names)
@@ -129,7 +130,7 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
         panels.setdefault(row["task"], {})[label] = points
     if not panels:
         return []
-    caption = "Success while exploring, a line a seed: " + ", ".join(names) + "."
+    caption = "Success without noise, a line a seed: " + ", ".join(names) + "."
     return [Figure(name="courses", svg=curve_panels(panels, colours, x_label="control steps"), caption=caption)]
 
 
