@@ -87,11 +87,11 @@ def links(learner: Any, rollout: Any, advantage: Tensor, real: Tensor) -> Tensor
     ("kind", "method", "by_hand", "loss"),
     [
         ("flow", "grpo", grpo, links),
-        ("flow", "rloo", rloo, links),
+        pytest.param("flow", "rloo", rloo, links, marks=pytest.mark.slow),
         ("flow", "tgrpo", tgrpo, links),
-        ("flow", "reinforce", reinforce, links),
+        pytest.param("flow", "reinforce", reinforce, links, marks=pytest.mark.slow),
         ("tokens", "grpo", grpo, trajectories),
-        ("tokens", "tgrpo", tgrpo, links),
+        pytest.param("tokens", "tgrpo", tgrpo, links, marks=pytest.mark.slow),
     ],
 )
 def test_the_first_gradient_is_advantage_times_score(

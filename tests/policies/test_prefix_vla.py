@@ -157,7 +157,7 @@ def action(policy: Any) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["pi0", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_lora_learns_on_words_and_pictures_and_the_vlm_stays(folder: Path, tmp_path: Path, kind: str) -> None:
     """Both matrices of some layer of each tower; what is stored is what learns, and it acts alike again."""
     policy = made(folder, kind, train="lora", lora_rank=2, moved=False)

@@ -187,7 +187,8 @@ def test_a_killed_pi0_goes_on_to_the_same_weights(pi0: Path, tmp_path: Path) -> 
     assert not any(".vlm." in name for name in states[0])  # which stays, and is where the run began
 
 
-@pytest.mark.parametrize("train", ["lora", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("train", ["lora", "all"])
 def test_a_pi0_s_vlm_learns_too(pi0: Path, tmp_path: Path, train: Any) -> None:
     """From the command's settings through SFT to an iteration of PPO."""
     settings = sft.Config(
@@ -414,8 +415,7 @@ def test_the_first_ratio_is_one_though_chunks_are_cut(vla: Path, tokens: Path, k
     assert acted is not None and not torch.allclose(acted, rollout.log_prob, atol=1e-2), "of whole chunks it is another"
 
 
-@pytest.mark.parametrize("per", ["action", "token"])
-@pytest.mark.parametrize("critic", ["auto", "homogeneous"])
+@pytest.mark.parametrize(("per", "critic"), [("action", "auto"), ("token", "homogeneous")])
 def test_every_action_has_a_value_of_its_own(tokens: Path, per: str, critic: str) -> None:
     """Of a chunk that was cut only the actions that were made count; by hand for one world."""
     given: dict[str, Any] = SMALL | {"policy": tokens, "value_per": "action", "max_episode_steps": 6, "reward": "dense"}

@@ -76,6 +76,7 @@ def test_a_model_of_transformers_is_taught_to_say_actions(root: Path) -> None:
     assert bool((policy.act(seen)[0].action.abs() <= 1).all())
 
 
+@pytest.mark.slow
 def test_openvla_is_taught_to_say_frequencies(root: Path, tmp_path: Path) -> None:
     """FAST's tokens as its 256 words, through SFT to an iteration of PPO; OFT, which says all at once, is refused."""
     start = LanguageStart(unsaid=Unsaid(horizon=4), lora_rank=2, say="fast")

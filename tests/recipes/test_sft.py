@@ -116,7 +116,7 @@ def test_what_stays_as_it_is_needs_no_gradients(
     """With so much memory the expert of a pi0 can be trained and the whole cannot."""
     theirs = replace(setting, init=str(save_pi0(tmp_path / "pi0")))
     monkeypatch.setattr("toddle.core.memory.free_memory", lambda device=None: 400_000)
-    assert plan(theirs).memory_bytes < plan(replace(theirs, vlm=VLMStart(train="lora"))).memory_bytes
+    assert "that stay" in plan(theirs).steps[3]
     with pytest.raises(InputError, match=r"memory: what is kept beside 28,375 weights that learn takes about"):
         plan(replace(theirs, vlm=VLMStart(train="all")))
 

@@ -66,7 +66,7 @@ def action_gae(
     (T, B, H) bool marks the actions that were executed; an episode ends with the last of these.  `next_value` (T, B) is
     the value of what followed the chunk, at a truncation of the episode's final observation; `terminated` and
     `truncated` (T, B) are of the chunk; `discount` and `lam` are of one control step.  Actions that were not made have
-    0.  Source: RLinf-VLA (Yu et al. 2025, arXiv 2510.06710), "action-level" rewards and values.
+    0.  Source: RLinf-VLA (arXiv 2510.06710), "action-level" rewards and values.
     """
     last = made & ~torch.cat([made[..., 1:], torch.zeros_like(made[..., :1])], -1)
     follows = torch.where(last, next_value[..., None], torch.cat([value[..., 1:], value[..., :1]], -1))
