@@ -183,9 +183,11 @@ def test_lora_learns_on_words_and_pictures_and_the_vlm_stays(folder: Path, tmp_p
         now
     )
     policy = policy.eval()
-    acts = [action(policy)]
+    acts, critic = [action(policy)], HomogeneousCritic(policy, seed=0)
+    value = critic.value(observed(1)).detach()
     with policy.merged():
         acts.append(action(policy))
+        assert torch.equal(critic.value(observed(1)), value), "its copy shares the weights that LoRA lies on"
     torch.testing.assert_close(acts[0], acts[1], rtol=0, atol=1e-5)
     assert torch.equal(action(policy), acts[0])
     assert all(torch.equal(value, kept[name]) for name, value in policy.named_parameters() if name in kept)

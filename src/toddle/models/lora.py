@@ -49,18 +49,19 @@ def lora_parameters(module: nn.Module) -> list[str]:
 def merge_in_place(module: nn.Module) -> Callable[[], None]:
     """Fold LoRA into the weights of `module` as it is now; return what puts them back as they were.
 
-    They are kept, so nothing is lost to rounding.
+    They are kept, so nothing is lost to rounding, and a copy that shares them (a critic's) does not see it.
     """
     layers: list[Any] = [layer for layer in module.modules() if "lora_A" in dict(layer.named_children())]
-    plain = [layer.get_base_layer().weight.data for layer in layers]
+    plain = [layer.get_base_layer().weight for layer in layers]
     with torch.no_grad():
         for layer, weight in zip(layers, plain, strict=True):
-            layer.get_base_layer().weight.data = (weight + layer.get_delta_weight("default")).to(weight.dtype)
+            whole = (weight + layer.get_delta_weight("default")).to(weight.dtype)
+            layer.get_base_layer().weight = nn.Parameter(whole, requires_grad=False)
             layer.enable_adapters(False)
 
     def put_back() -> None:
         for layer, weight in zip(layers, plain, strict=True):
-            layer.get_base_layer().weight.data = weight
+            layer.get_base_layer().weight = weight
             layer.enable_adapters(True)
 
     return put_back
