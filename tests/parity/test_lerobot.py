@@ -14,6 +14,7 @@ import pytest
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
+from toddle.data.subset import write_subset
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TORCH = ["torch==2.13.0"]
@@ -111,3 +112,25 @@ def test_lerobot_reads_what_we_write(tmp_path: Path, lerobot_python: Path, image
     for name in ("mean", "std", "min", "max", "q01", "q99"):
         np.testing.assert_allclose(theirs[f"stats/action/{name}"], getattr(ours.statistics("action"), name))
         assert theirs[f"stats/observation.images.front/{name}"].shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize(("images", "video"), [("image", "auto"), ("video", "copy"), ("video", "encode")])
+def test_lerobot_reads_a_subset(tmp_path: Path, lerobot_python: Path, images: Any, video: Any) -> None:
+    """What `toddle quality --keep` writes: every column, sentence, end and picture as we read it."""
+    write(tmp_path / "data", images)
+    write_subset(tmp_path / "kept", [(LeRobotDataset(tmp_path / "data"), [0, 2])], video=video)
+    script = Path(__file__).with_name("read_by_lerobot.py")
+    command = [str(lerobot_python), str(script), str(tmp_path / "kept"), str(tmp_path / "out.npz")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if images == "video" and "torchcodec" in done.stderr and "libav" in done.stderr:
+        pytest.skip("lerobot decodes video with torchcodec, which needs the system's FFmpeg libraries")
+    assert done.returncode == 0, done.stderr[-3000:]
+    theirs, ours = np.load(tmp_path / "out.npz"), LeRobotDataset(tmp_path / "kept")
+    assert theirs["ends"].tolist() == [11, 20] == [episode.stop for episode in ours.episodes]
+    for name in set(ours.features) - {"action"}:
+        column = ours.column(name)
+        np.testing.assert_array_equal(theirs[name].reshape(column.shape), column)
+    assert theirs["task"].tolist() == [ours.task_of(row) for row in range(ours.num_frames)]
+    pictures = theirs["observation.images.front"] * 255.0
+    assert np.abs(pictures - ours.images("front", np.arange(20))).mean() <= (0.01 if images == "image" else 2.0)

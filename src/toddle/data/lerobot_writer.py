@@ -41,7 +41,8 @@ __all__ = ["DatasetWriter"]
 
 Array = NDArray[Any]
 STATISTICS_EVERY = 10
-"""Episodes after which `meta/stats.json` is renewed (and when the writer is closed)."""
+"""Episodes after which `meta/stats.json` is renewed (and when the writer is closed); from 100 episodes on it is renewed
+when they are a tenth more, because it goes over all rows."""
 
 
 class DatasetWriter:
@@ -149,7 +150,7 @@ class DatasetWriter:
             self._columns.setdefault(name, []).append(table[name])
         for camera in self.spec.cameras:
             self._image_statistics[camera].append(statistics[IMAGE_PREFIX + camera])
-        if number % STATISTICS_EVERY == 0:
+        if number % max(STATISTICS_EVERY, number // STATISTICS_EVERY) == 0:
             self._write_statistics()
         self._info |= {
             "total_episodes": number + 1,
