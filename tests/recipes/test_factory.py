@@ -66,7 +66,7 @@ def test_what_does_not_go_as_recorded_is_refused(played: Path) -> None:
         read_recorded([played, played], "metaworld/reach-v3")
 
 
-@pytest.mark.parametrize(("share", "early"), [(0.0, True), (1.0, False)])
+@pytest.mark.parametrize(("share", "early"), [(0.0, True), pytest.param(1.0, False, marks=pytest.mark.slow)])
 def test_rl_stops_early_at_its_target_and_stays_finished(tmp_path: Path, share: float, early: bool) -> None:
     small = ("--worlds", 16, "--mlp.hidden", 8, "--critic-hidden", 8, "--collect.length", 16, "--steps", 16 * 16 * 20)
     run = ("pretrain", "--env", "fork/point", *small, "--stop-at", share, "--out", tmp_path)

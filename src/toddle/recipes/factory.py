@@ -148,6 +148,10 @@ def _demonstrations(config: Config, task: str) -> record.Config:
     )
 
 
+def _plays_from(config: Config) -> int:
+    return config.seed + 1_000_000
+
+
 def _plays(config: Config, task: str) -> record.Config:
     """Return the settings that record the policy's successes, without pictures."""
     return record.Config(
@@ -157,7 +161,7 @@ def _plays(config: Config, task: str) -> record.Config:
         episodes=config.episodes,
         attempts=config.attempts,
         batch=config.worlds,
-        seed=config.seed + 1_000_000,
+        seed=_plays_from(config),
         after_success=0,
         cameras=(),
     )
@@ -314,7 +318,9 @@ def _facts(config: Config, folder: Path) -> dict[str, Any]:
     if (folder / "plays" / "meta" / "info.json").exists():
         info = read_json(folder / "plays" / "meta" / "info.json")
         found["recorded"] = int(info["total_episodes"])
-        if found["recorded"]:
-            last = max(int(episode.facts["seed"]) for episode in LeRobotDataset(folder / "plays").episodes)
-            found["success_at_last"] = found["recorded"] / (last - config.seed - 999_999)
+        played = -(-config.attempts * config.episodes // config.worlds) * config.worlds  # every attempt, in whole waves
+        if found["recorded"] == config.episodes:
+            seeds = [int(episode.facts["seed"]) for episode in LeRobotDataset(folder / "plays").episodes]
+            played = max(seeds) - _plays_from(config) + 1
+        found["success_at_last"] = found["recorded"] / played
     return found
