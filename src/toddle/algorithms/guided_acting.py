@@ -39,7 +39,7 @@ class ActingConfig:
     """start: stages in which its part falls to nothing."""
     window: Count = 5
     """start: rollouts over which the mean reward is taken; a stage lasts at least so many."""
-    tolerance: NonNegative = 0.01
+    tolerance: NonNegative = 0.05
     """start: a mean reward so far below the best one will do."""
     beta: Share = 0.5
     """mixed: probability that it acts, at the start."""

@@ -71,7 +71,7 @@ class Scale:
     """Settings of every cloned teacher."""
 
 
-BUDGET = dict.fromkeys(TASKS, 2_000_000) | {"push-cube": 250_000}
+BUDGET = dict.fromkeys(TASKS, 2_000_000) | {"push-cube": 500_000}
 SCALES = {
     "small": Scale(seeds=5, tasks=BUDGET),
     "medium": Scale(seeds=5, tasks=BUDGET, scaled=TASKS[:3], long=TASKS[:3], demonstrations=200),
