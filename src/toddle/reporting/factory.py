@@ -47,7 +47,7 @@ def write_factory_page(
     ]
     words = (
         "Success at first is the imitation's, over 32 episodes and before RL; at last the share of the plays that came "
-        "to the episodes recorded; both without exploration noise. The CPU of `rl` holds the imitation. Time of "
+        "to the episodes recorded; both without exploration noise. The CPU of rl holds the imitation. Time of "
         "a call that was killed with -9 is not counted."
     )
     drawn = ""
