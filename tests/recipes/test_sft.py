@@ -110,6 +110,11 @@ def test_pi0_through_the_same_command(setting: Config, tmp_path: Path) -> None:
     assert load_policy(tmp_path / "run" / "policy").kind == "pi0"
 
 
+def test_what_learns_of_a_vlm_is_asked_of_those_that_have_one(setting: Config) -> None:
+    with pytest.raises(InputError, match=r"vlm: expected nothing but with the folder of a pi0, .* got .--init random"):
+        plan(replace(setting, vlm=VLMStart(train="lora")))
+
+
 def test_what_stays_as_it_is_needs_no_gradients(
     setting: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

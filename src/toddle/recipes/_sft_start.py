@@ -159,10 +159,10 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ch
         from toddle.policies.language_vla import is_openvla_folder
 
         if is_openvla_folder(Path(config.init)):
+            _refuse_vlm(config)
             return _language(config, config.init, _body(datasets[0]), chunks)
         if (found := expert_kind(Path(config.init))) is None:
-            if config.vlm != VLMStart():
-                raise problem("vlm", "nothing but with the folder of a pi0, pi0.5 or SmolVLA", config.init)
+            _refuse_vlm(config)
             return load_policy(Path(config.init))
         policy, settings = classes_of(found)
         started: FineTunable = policy.from_pretrained(
@@ -180,6 +180,7 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ch
             )
         )
         return started
+    _refuse_vlm(config)
     if config.like is not None:
         kind, architecture, _, _ = read_policy(config.like)
         if kind != FlowVLA.kind:
@@ -205,6 +206,11 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ch
         backbone=config.backbone, expert=expert, steps=fresh.steps, cameras=config.cameras, seed=config.seed
     )
     return FlowVLA.from_config(settings)
+
+
+def _refuse_vlm(config: StartConfig) -> None:
+    if config.vlm != VLMStart():
+        raise problem("vlm", "nothing but with the folder of a pi0, pi0.5 or SmolVLA", f"--init {config.init}")
 
 
 def _language(config: StartConfig, source: str, body: BodySpec, chunks: Chunks) -> FineTunable:
