@@ -107,14 +107,18 @@ def page(folder: Path) -> None:
     won = np.array([one["success"] for one in facts])
     columns = {"score": [judged.score(number) for number in range(len(runs))]}
     columns |= {name: [judged.mean(number, name) for number in range(len(runs))] for name in METRICS}
-    found = {}
+    found, within = {}, {}
+    level = np.array([one["habits"] for one in facts])
     for name, values in columns.items():
         sign = -1.0 if name in METRICS and METRICS[name].larger_is_worse else 1.0
-        value = float(spearmanr(sign * np.array(values), won).statistic)
-        found[name] = None if math.isnan(value) else value
+        own = sign * np.array(values)
+        found[name] = _correlation(own, won)
+        within[name] = _correlation(_without_level(own, level), _without_level(won, level))
     habits = sorted({one["habits"] for one in facts})
     rows = [(times, [one["success"] for one in facts if one["habits"] == times]) for times in habits]
-    (OUT / "quality_score.json").write_text(json.dumps({"runs": facts, "spearman": found}, indent=1) + "\n")
+    (OUT / "quality_score.json").write_text(
+        json.dumps({"runs": facts, "spearman": found, "spearman_within": within}, indent=1) + "\n"
+    )
     order = sorted(found, key=lambda name: -math.inf if found[name] is None else found[name], reverse=True)
     lines = [
         "# Does the score say how well imitation goes?",
@@ -126,17 +130,27 @@ def page(folder: Path) -> None:
         "|---|---|",
         *(f"| {times:g} | {', '.join(f'{value:.0%}' for value in values)} |" for times, values in rows),
         "",
-        "Spearman's correlation with success; signs are such that 1 means better by the metric, better success:",
+        "Spearman's correlation with success; 1 means that what is better by the number succeeds more. Beside it",
+        "the same after the mean of each level of habits is taken off both, which leaves the luck of the draw:",
         "",
-        "| number | correlation |",
-        "|---|---|",
-        *(
-            f"| {name.replace('_', ' ')} | {'constant' if found[name] is None else f'{found[name]:.2f}'} |"
-            for name in order
-        ),
+        "| number | correlation | within a level |",
+        "|---|---|---|",
+        *(f"| {name.replace('_', ' ')} | {_text(found[name])} | {_text(within[name])} |" for name in order),
     ]
     (OUT / "quality_score.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def _correlation(values: Any, won: Any) -> float | None:
+    """Return Spearman's correlation, None where one of them is constant."""
+    if np.ptp(values) < 1e-12 or np.ptp(won) < 1e-12:
+        return None
+    return float(spearmanr(values, won).statistic)
+
+
+def _without_level(values: Any, level: Any) -> Any:
+    means = {each: values[level == each].mean() for each in np.unique(level)}
+    return values - np.array([means[each] for each in level])
 
 
 def _text(value: float | None) -> str:
