@@ -34,6 +34,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "evaluate": {"policy": ["somewhere"], "env": ["goal/sawyer"]},
     "report": {"runs": ["somewhere"]},
     "quality": {"dataset": ["somewhere"]},
+    "offline": {"dataset": ["somewhere"]},
     "study": {"name": "t0"},
 }
 
@@ -165,6 +166,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     given = {"quality": "x", "transfer": "--source x", "sft": "--dataset x", "evaluate": "--policy x --env goal/sawyer"}
     given |= {"reward label": "--dataset x", "reward train": "--dataset x", "reward evaluate": "--model x"}
+    given |= {"offline": "--dataset x"}
     for more in (["--dry-run"], []):
         with pytest.raises(SystemExit) as stopped:
             main([*command.split(), *given.get(command, "").split(), "--out", str(tmp_path / place), *more])
@@ -187,6 +189,8 @@ RUNS = {
     "reward label": "--dataset x",
     "quality": "x",
     "factory": "",
+    "jumpstart": "",
+    "offline": "--dataset x",
     "reward train": "--dataset x",
     "reward evaluate": "--model x",
 }

@@ -36,6 +36,7 @@ COMMANDS = {
     "record": "record demonstrations of scripted experts or of a policy as a LeRobot dataset",
     "sft": "fine-tune a vision-language-action model on demonstrations",
     "finetune": "improve a vision-language-action model by RL in simulation, from pictures and sentences",
+    "offline": "learn a policy of states from datasets with rewards, by RL without a simulator",
     "jumpstart": "train a state-based agent by PPO that asks a teacher for directions, soon not at all",
     "reward": "label|train|evaluate: a process reward model, which pays for progress before there is success",
     "factory": "make demonstrations by diffusion RL: warm start, RL, successes as one dataset",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from toddle.core.numbers import LogStd, Seed, Size, SizeOrNone
 from toddle.core.seeding import randn, torch_generator
 from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.maths.distributions import gaussian_entropy, gaussian_log_prob, noise_log_prob
+from toddle.models.mlp import make_mlp
 from toddle.models.tanh_mlp import TanhMLP
 from toddle.policies.features import BodyFeatures
 
@@ -37,6 +38,10 @@ class GaussianConfig:
     """Controlled parts a goal item can name (ids below this)."""
     fixed_statistics: bool = False
     """Keep the normalisation that imitation set: a warm-started network knows no other."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Of the hidden layers.  With relu the weights are drawn as torch's linear layers draw theirs."""
+    squashed: bool = False
+    """The mean is held to [-1, 1] by a tanh; the density stays that of a Gaussian (as IQL has it)."""
     seed: Seed = 0
     """Seed of the weights."""
 
@@ -52,12 +57,19 @@ class _Body(nn.Module):
         super().__init__()
         width = config.horizon * spec.action
         self.features = BodyFeatures(spec.proprio, config.goal_width, config.goal_parts, "proprio", generator)
-        self.mlp = TanhMLP(self.features.width, config.hidden, width, last_gain=0.01, generator=generator)
+        self.mlp: nn.Module
+        if config.activation == "tanh":
+            self.mlp = TanhMLP(self.features.width, config.hidden, width, last_gain=0.01, generator=generator)
+        else:
+            with torch.random.fork_rng(devices=[]):  # torch's layers can only draw from the global generator
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+                self.mlp = make_mlp([self.features.width, *config.hidden, width], config.activation)
+        self.squashed = config.squashed
         self.log_std = nn.Parameter(torch.full((width,), config.log_std))
 
     def forward(self, observation: Observation) -> Tensor:
         mean: Tensor = self.mlp(self.features(observation))
-        return mean
+        return mean.tanh() if self.squashed else mean
 
 
 class GaussianPolicy(nn.Module):

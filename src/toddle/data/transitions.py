@@ -1,0 +1,97 @@
+"""What learning from stored data takes from a dataset: single transitions, with the state that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toddle.core.errors import InputError, problem
+from toddle.data.lerobot_dataset import LeRobotDataset
+
+__all__ = ["Transitions", "read_transitions"]
+
+LIMIT = 1.0 + 1e-3
+"""Actions beyond -1 and 1, by more than rounding, have other units."""
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """N transitions of one control step each: float32 tensors, the first dimension of all is N."""
+
+    observation: Tensor
+    """(N, O) state before the action."""
+    action: Tensor
+    """(N, A), in [-1, 1]."""
+    reward: Tensor
+    """(N,)"""
+    following: Tensor
+    """(N, O) state after it."""
+    terminal: Tensor
+    """(N,) 1 where the episode ended there for good and nothing follows; a time-out is no such end."""
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    def at(self, rows: Tensor) -> Transitions:
+        """Return the transitions `rows`."""
+        return Transitions(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def draw(self, count: int, generator: torch.Generator) -> Transitions:
+        """Return `count` transitions, drawn with replacement."""
+        return self.at(torch.randint(len(self), (count,), generator=generator))
+
+    def joined(self, other: Transitions) -> Self | Transitions:
+        """Return these and the others.  Raises InputError where their sizes differ."""
+        for name in ("observation", "action"):
+            mine, theirs = (getattr(part, name).shape[1] for part in (self, other))
+            if mine != theirs:
+                raise problem(f"dataset: {name}", f"{mine} numbers in every dataset", theirs)
+        names = [field.name for field in fields(self)]
+        return Transitions(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
+
+    def rewards_permuted(self, generator: torch.Generator) -> Transitions:
+        """Return a copy in which every transition has the reward of another: it can teach imitation alone."""
+        return replace(self, reward=self.reward[torch.randperm(len(self), generator=generator)])
+
+
+def read_transitions(
+    dataset: LeRobotDataset, *, reward: Literal["recorded", "success"], scale: float = 1.0, shift: float = 0.0
+) -> Transitions:
+    """Return the transitions of a dataset with rewards `scale` r + `shift`.
+
+    An episode ends for good at its first success (`next.success`) or where `next.terminated` says so; its rows after
+    that are left out, and so is the last row of an episode that was cut: what followed it was not recorded.
+    Raises InputError where a column is missing, actions are not in [-1, 1], or no transition is left.
+    """
+    for name in ("observation.state", "action", *(["next.reward"] if reward == "recorded" else ["next.success"])):
+        if name not in dataset.features:
+            other = "; --reward success needs none" if name == "next.reward" else ""
+            raise InputError(f"dataset: {dataset.path} has no column '{name}', which rewards are read from{other}")
+    state, action = dataset.vector("observation.state"), dataset.vector("action")
+    if (most := float(np.abs(action).max())) > LIMIT:
+        raise problem(f"dataset: {dataset.path}: action", "numbers from -1 to 1", f"{most:g}")
+    flags = {name: dataset.column(name).astype(bool) for name in _ENDS if name in dataset.features}
+    over = np.logical_or.reduce([*flags.values(), np.zeros(len(action), bool)])
+    paid = dataset.column("next.reward") if reward == "recorded" else flags["next.success"]
+    kept: list[np.ndarray] = []
+    for episode in dataset.episodes:
+        ends = np.flatnonzero(over[episode.start : episode.stop])
+        stop = episode.start + int(ends[0]) + 1 if len(ends) else episode.stop - 1
+        kept.append(np.arange(episode.start, stop))
+    rows = np.concatenate(kept)
+    if not len(rows):
+        raise InputError(f"dataset: {dataset.path} has no transition: every episode is one row long")
+    after = np.minimum(rows + 1, len(state) - 1)  # of a terminal row: anything, it is not looked at
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+    pay = scale * paid[rows].astype(np.float64) + shift
+    return Transitions(tensor(state[rows]), tensor(action[rows]), tensor(pay), tensor(state[after]), tensor(over[rows]))
+
+
+_ENDS = ("next.success", "next.terminated")

@@ -1,0 +1,162 @@
+"""`toddle offline`: reinforcement learning from datasets alone, without a simulator."""
+
+from __future__ import annotations
+
+from functools import reduce
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from toddle.algorithms.q_learning import METHODS, OfflineConfig, OfflineLearner
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.memory import weights_that_fit
+from toddle.core.numbers import Count, Finite, LogStd, Positive, Seed, Size
+from toddle.core.plan import Plan
+from toddle.core.protocols import Scorable
+from toddle.core.seeding import torch_generator
+from toddle.core.types import BodySpec
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.transitions import Transitions, read_transitions
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.store import load_policy, save_policy
+from toddle.runs.loop import run_loop
+from toddle.runs.run import RunFolder
+
+__all__ = ["Config", "plan", "run"]
+
+
+@config
+class Config:
+    """Learn a policy of states from datasets with rewards, by RL and without a simulator.
+
+    Example: toddle offline --dataset runs/play --method iql --out runs/offline
+    `--method` is iql, td3-bc, awac, or bc (imitation of everything that was recorded, to compare with).
+    Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from.
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ()
+
+    dataset: tuple[Path, ...]
+    """LeRobot datasets (v3.0) of one body, as `toddle record --keep-failures` writes them."""
+    out: Path = Path("runs/offline")
+    """The run's folder; the policy is in its `policy/`."""
+    method: Literal["iql", "td3-bc", "awac", "bc"] = "iql"
+    """How the policy is learned."""
+    policy: Path | None = None
+    """Folder of a policy of states to go on from; None: a fresh one."""
+    updates: Count = 100_000
+    """Updates in all."""
+    reward: Literal["success", "recorded"] = "success"
+    """What pays: 1 at success (`next.success`), or the recorded rewards (`next.reward`)."""
+    reward_scale: Positive = 1.0
+    """Rewards are multiplied by this."""
+    reward_shift: Finite = 0.0
+    """Then this is added to each (-1 with success: every step before it costs)."""
+    permute_rewards: bool = False
+    """The control that should fail: every transition is paid what another one earned."""
+    hidden: tuple[Size, ...] = (256, 256)
+    """Widths of a fresh policy's hidden layers."""
+    log_std: LogStd = 0.0
+    """Logarithm of a fresh policy's standard deviation at the start (td3-bc leaves it: -2.3 explores as TD3 does)."""
+    offline: OfflineConfig = OfflineConfig()
+    """The algorithm."""
+    checkpoint_every: Count = 100
+    """Steps (of `offline.updates_a_step` updates) between two checkpoints."""
+    seed: Seed = 0
+    """Seed of fresh weights, of batches and of noise."""
+
+    def __post_init__(self) -> None:
+        if not self.dataset:
+            raise problem("dataset", "at least one dataset", "none")
+
+
+def _read(config: Config) -> tuple[Transitions, BodySpec]:
+    """Return all transitions, and the body that made them."""
+    datasets = [LeRobotDataset(path) for path in config.dataset]
+    first, bodies = datasets[0], {dataset.robot_type for dataset in datasets}
+    if len(bodies) > 1:
+        raise problem("dataset", "datasets of one body", ", ".join(sorted(map(str, bodies))))
+    parts = [
+        read_transitions(dataset, reward=config.reward, scale=config.reward_scale, shift=config.reward_shift)
+        for dataset in datasets
+    ]
+    data = reduce(Transitions.joined, parts)
+    if config.reward == "success" and not bool(data.terminal.any()):
+        raise problem("dataset", "a success among its episodes", "none", "without one there is nothing to learn from")
+    if config.permute_rewards:
+        data = data.rewards_permuted(torch_generator(config.seed, "permuted rewards"))
+    sizes = data.observation.shape[1], data.action.shape[1]
+    return data, BodySpec(name=first.robot_type or "robot", proprio=sizes[0], action=sizes[1], dt=1.0 / first.fps)
+
+
+def _policy(config: Config, data: Transitions, body: BodySpec) -> Scorable:
+    """Load the policy, or build one that is normalised as the data are."""
+    if config.policy is not None:
+        found = load_policy(config.policy)
+        if found.kind != GaussianPolicy.kind:
+            raise problem("policy", "a Gaussian policy of states", found.kind)
+        mine = found.bodies[0]
+        if (mine.proprio, mine.action) != (body.proprio, body.action):
+            wanted = f"a policy of {body.proprio} numbers and actions of {body.action}, as the data have"
+            raise problem("policy", wanted, f"{mine.proprio} and {mine.action}")
+        return found
+    made = GaussianPolicy(
+        GaussianConfig(
+            bodies=(body,),
+            hidden=config.hidden,
+            log_std=config.log_std,
+            activation="relu",
+            squashed=config.method != "awac",
+            seed=config.seed,
+        )
+    )
+    made.fit_normaliser({"proprio": data.observation})
+    return made
+
+
+def _learner(config: Config) -> OfflineLearner:
+    data, body = _read(config)
+    with weights_that_fit():
+        policy = _policy(config, data, body)
+        updates = _steps(config) * config.offline.updates_a_step
+        return METHODS[config.method](policy, data, config.offline, updates=updates, seed=config.seed)
+
+
+def _steps(config: Config) -> int:
+    return -(-config.updates // config.offline.updates_a_step)
+
+
+def plan(config: Config) -> Plan:
+    """Read the data, build the networks, and say what will be done."""
+    learner = _learner(config)
+    data, weights = learner.data, sum(p.numel() for n in learner.networks.values() for p in n.parameters())
+    width = data.observation.shape[1]
+    return Plan(
+        steps=[
+            f"read {len(data):,} transitions of {width} numbers from {', '.join(map(str, config.dataset))}: "
+            f"{int(data.terminal.sum()):,} end an episode, rewards from {data.reward.min():g} to {data.reward.max():g}"
+            + (", permuted" if config.permute_rewards else ""),
+            f"make {config.updates:,} updates of {config.offline.batch} transitions by {config.method}, "
+            f"with {weights:,} weights",
+            f"write {config.out / 'policy'}",
+        ],
+        memory_bytes=5 * 10**8 + 24 * weights + 8 * len(data) * (2 * width + data.action.shape[1] + 2),
+        seconds=config.updates * (2e-3 + 4e-11 * weights * config.offline.batch),
+    )
+
+
+def run(config: Config, *, resume: bool = False) -> None:
+    """Learn and save."""
+    with RunFolder.open(config.out, config, resume=resume) as folder:
+        learner = _learner(config)
+        run_loop(
+            learner,
+            folder,
+            _steps(config),
+            checkpoint_every=config.checkpoint_every,
+            label="offline",
+            show=("offline/policy_loss", "offline/value"),
+        )
+        facts = {"method": config.method, "datasets": [str(path.resolve()) for path in config.dataset]}
+        save_policy(config.out / "policy", learner.policy, facts | {"updates": learner.updates})
+    print(f"policy: {config.out / 'policy'}; play it: toddle evaluate --policy {config.out} --env ...")

@@ -1,0 +1,91 @@
+"""`toddle offline` from a dataset to a policy that is played; bad input in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toddle.cli import main
+from toddle.core.errors import InputError
+from toddle.data.layout import DatasetSpec, Feature
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.lerobot_writer import DatasetWriter
+from toddle.data.transitions import read_transitions
+from toddle.policies.store import load_policy
+
+
+def write(path: Path, *, success: bool = True, size: float = 1.0, episodes: int = 4) -> Path:
+    """Episodes of six rows on a line: state (position, row), reward the row's number, success at row 3 of even ones."""
+    features = {
+        "observation.state": Feature(size=2),
+        "action": Feature(size=1),
+        "next.reward": Feature(size=1),
+        "next.success": Feature(size=1, dtype="bool"),
+    }
+    with DatasetWriter(path, DatasetSpec(fps=10, features=features, cameras={}, robot_type="point")) as writer:
+        for number in range(episodes):
+            rows = np.arange(6)
+            columns = {
+                "observation.state": np.stack([rows + 10.0 * number, rows], 1).astype(np.float32),
+                "action": (size * np.sin(rows + number)[:, None]).astype(np.float32)[:, 0],
+                "next.reward": rows.astype(np.float32),
+                "next.success": (rows == 3) & (number % 2 == 0) & success,
+            }
+            writer.add_episode(columns, {}, "go", {"seed": number, "env": "line"})
+    return path
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        main(["offline", *arguments])
+    assert end.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+def test_an_episode_ends_at_success_and_its_last_row_is_left_out_otherwise(tmp_path: Path) -> None:
+    data = read_transitions(LeRobotDataset(write(tmp_path / "d")), reward="recorded", scale=2.0, shift=1.0)
+    rows = [0, 1, 2, 3, *range(5)] * 2  # up to the success at row 3, else all but the last
+    assert data.observation[:, 1].tolist() == rows
+    assert data.terminal.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0] * 2
+    assert data.reward.tolist() == [2.0 * row + 1.0 for row in rows]
+    alive = data.terminal == 0
+    assert (data.following[alive] - data.observation[alive]).unique(dim=0).tolist() == [[1.0, 1.0]]
+    paid = read_transitions(LeRobotDataset(tmp_path / "d"), reward="success").reward
+    assert paid.tolist() == data.terminal.tolist()
+
+
+def test_a_dataset_becomes_a_policy_and_a_stop_loses_nothing(tmp_path: Path) -> None:
+    data = write(tmp_path / "d")
+    small = "--updates 40 --offline.updates-a-step 10 --offline.batch 8 --hidden 8 --offline.hidden 8"
+    for method in ("iql", "td3-bc"):
+        whole = ["offline", "--dataset", str(data), "--method", method, *small.split()]
+        for arguments in ([*whole, "--dry-run"], whole):
+            with pytest.raises(SystemExit) as end:
+                main([*arguments, "--out", str(tmp_path / method)])
+            assert not end.value.code
+        card = load_policy(tmp_path / method / "policy").config
+        assert (card.bodies[0].name, card.bodies[0].proprio, card.bodies[0].action) == ("point", 2, 1)
+        onward = [*whole, "--policy", str(tmp_path / method / "policy"), "--out", str(tmp_path / f"{method}-on")]
+        with pytest.raises(SystemExit) as end:
+            main(onward)
+        assert not end.value.code
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ("--out", str(tmp_path / "run"), "--dry-run")
+    assert "success among its episodes" in failed(
+        capsys, "--dataset", str(write(tmp_path / "none", success=False)), *out
+    )
+    assert "numbers from -1 to 1" in failed(capsys, "--dataset", str(write(tmp_path / "mm", size=40.0)), *out)
+    wrong = ("--offline.expectile", "1.5")
+    assert "offline.expectile: expected a number from 0 to 1" in failed(
+        capsys, "--dataset", str(tmp_path / "mm"), *wrong, *out
+    )
+    assert "at least one dataset" in failed(capsys, "--dataset", *out)
+    assert not (tmp_path / "run").exists()
+    data = LeRobotDataset(tmp_path / "none")
+    del data.features["next.reward"]
+    with pytest.raises(InputError, match="has no column"):
+        read_transitions(data, reward="recorded")
