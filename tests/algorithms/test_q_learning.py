@@ -106,7 +106,7 @@ def mean_action(learner: OfflineLearner) -> float:
 def test_the_better_actions_are_found_and_not_from_permuted_rewards(method: str) -> None:
     data, settings = line(), {"temperature": 0.1, "alpha": 5.0, "batch": 128}
     assert 0.3 < mean_action(trained(method, data, **settings)) < 0.8  # the best is 0.5
-    permuted = data.rewards_permuted(torch.Generator().manual_seed(1))
+    permuted = data.permuted(torch.Generator().manual_seed(1))
     assert abs(mean_action(trained(method, permuted, **settings | {"alpha": 1.0}))) < 0.3  # the data's mean is 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from toddle.cli import main
 from toddle.core.errors import InputError
@@ -89,3 +90,12 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     del data.features["next.reward"]
     with pytest.raises(InputError, match="has no column"):
         read_transitions(data, reward="recorded")
+
+
+def test_the_control_leaves_no_word_of_what_was_good(tmp_path: Path) -> None:
+    """Rewards and ends lie elsewhere, together; states and actions are the same."""
+    data = read_transitions(LeRobotDataset(write(tmp_path / "d", episodes=40)), reward="success", shift=-1.0)
+    other = data.permuted(torch.Generator().manual_seed(0))
+    assert torch.equal(other.observation, data.observation) and torch.equal(other.action, data.action)
+    assert torch.equal(other.reward + 1.0, other.terminal) and other.terminal.sum() == data.terminal.sum()
+    assert float((other.terminal * data.terminal).sum()) < 0.3 * float(data.terminal.sum())

@@ -53,9 +53,13 @@ class Transitions:
         names = [field.name for field in fields(self)]
         return Transitions(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
 
-    def rewards_permuted(self, generator: torch.Generator) -> Transitions:
-        """Return a copy in which every transition has the reward of another: it can teach imitation alone."""
-        return replace(self, reward=self.reward[torch.randperm(len(self), generator=generator)])
+    def permuted(self, generator: torch.Generator) -> Transitions:
+        """Return a copy in which every transition is paid, and ends, as another one: it can teach imitation alone.
+
+        The ends go along, because where every step costs the same it is the end that tells good from bad.
+        """
+        other = torch.randperm(len(self), generator=generator)
+        return replace(self, reward=self.reward[other], terminal=self.terminal[other])
 
 
 def read_transitions(

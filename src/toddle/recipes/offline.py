@@ -53,7 +53,7 @@ class Config:
     reward_shift: Finite = 0.0
     """Then this is added to each (-1 with success: every step before it costs)."""
     permute_rewards: bool = False
-    """The control that should fail: every transition is paid what another one earned."""
+    """The control that should fail: every transition is paid, and ends, as another one."""
     hidden: tuple[Size, ...] = (256, 256)
     """Widths of a fresh policy's hidden layers."""
     log_std: LogStd = 0.0
@@ -84,7 +84,7 @@ def _read(config: Config) -> tuple[Transitions, BodySpec]:
     if config.reward == "success" and not bool(data.terminal.any()):
         raise problem("dataset", "a success among its episodes", "none", "without one there is nothing to learn from")
     if config.permute_rewards:
-        data = data.rewards_permuted(torch_generator(config.seed, "permuted rewards"))
+        data = data.permuted(torch_generator(config.seed, "permuted rewards"))
     sizes = data.observation.shape[1], data.action.shape[1]
     return data, BodySpec(name=first.robot_type or "robot", proprio=sizes[0], action=sizes[1], dt=1.0 / first.fps)
 
