@@ -68,7 +68,7 @@ class Config:
     on the same seeds.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device",)
+    may_change: ClassVar[tuple[str, ...]] = ("device", "evaluation_worlds")
 
     policy: Path = Path("runs/sft")
     """Folder of the VLA to improve (of `toddle sft`, or of an earlier `toddle finetune`)."""
@@ -106,6 +106,8 @@ class Config:
     """How pictures are drawn; what is not given is as the policy was taught, or fast where that is not known."""
     evaluation: BeforeAndAfter = BeforeAndAfter()
     """How the policy is evaluated before and after."""
+    evaluation_worlds: Size = 10
+    """Worlds in which it is measured, at most the episodes; fewer take less memory, and --resume may choose anew."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     checkpoint_every: Count = 10
@@ -215,6 +217,10 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------
+def _evaluation_worlds(config: Any) -> int:
+    return int(min(config.evaluation_worlds, config.evaluation.episodes))
+
+
 def _measure(
     config: Config, label: str, made: Run, meta: dict[str, Any], folder: Path
 ) -> dict[tuple[str, str, str], list[EpisodeResult]]:
@@ -234,7 +240,7 @@ def _measure(
 
             results = [known[seed] for seed in seeds if seed in known]
             if len(results) < len(seeds):
-                env = _make_env(config, name, min(10, config.evaluation.episodes), 0, policy, meta)
+                env = _make_env(config, name, _evaluation_worlds(config), 0, policy, meta)
                 with made.merged():
                     results = evaluate(
                         policy,
@@ -302,7 +308,7 @@ def plan(config: Any) -> Plan:
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=max(least, peak_memory()) + 2 * min(10, config.evaluation.episodes) * max(world),
+        memory_bytes=max(least, peak_memory()) + 2 * _evaluation_worlds(config) * max(world),
         seconds=seconds + 2 * len(config.env) * config.evaluation.episodes * 0.7,
     )
 
