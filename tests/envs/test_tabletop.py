@@ -174,6 +174,17 @@ def test_looks_change_pictures_and_nothing_else() -> None:
     assert np.array_equal(seen(LOOKS["camera"])[0], pictures), "it follows from the seed"
 
 
+def test_pressing_on_the_table_is_no_grasp() -> None:
+    env = make_env("tabletop/pick-cube", 8, seed=0)
+    env.reset(seed=0)
+    for step in range(22):  # open fingers go down around the cube, and are then pushed onto the table
+        action = env.expert_action()
+        action[:, 2] = action[:, 2] if step < 12 else -0.5
+        action[:, 6] = 1.0
+        env.step(action)
+    assert env._now().holds("cube", (0.02,) * 3).mean() <= 0.25
+
+
 def test_no_picture_is_drawn_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     env = make_env("tabletop/push-cube", 3, cameras=("close",), image_size=16)
     env.reset(seed=0)

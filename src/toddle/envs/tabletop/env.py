@@ -22,7 +22,7 @@ from toddle.envs.streams import WorldStreams
 from toddle.envs.tabletop.control import REACH, TURN, joint_motion, tool_jacobian
 from toddle.envs.tabletop.reading import TOOL, arm_numbers, moment_of, poses, quaternions, thing_numbers, told
 from toddle.envs.tabletop.scene import HOME, build_scene, reshape
-from toddle.envs.tabletop.task import Draws, Moment, check_options
+from toddle.envs.tabletop.task import Draws, Moment, Task, check_options
 from toddle.envs.tabletop.tasks import TASKS
 
 __all__ = ["CAMERAS", "TASKS", "TabletopEnv"]
@@ -54,7 +54,7 @@ class TabletopEnv(BatchedEnv):
 
     def __init__(
         self,
-        task: str,
+        task: str | Task,
         num_envs: int = 1,
         *,
         seed: int = 0,
@@ -72,20 +72,22 @@ class TabletopEnv(BatchedEnv):
         render: RenderSettings | None = None,
         variation: RenderVariation | None = None,
     ) -> None:
-        """Build the worlds.
+        """Build the worlds of a task, one of `TASKS` by name or one of your own.
 
         `horizon_scale` multiplies the task's limit, `privileged` adds the numbers of "state" as `critic`; reward
         "success" is another word for "sparse"; `estimates` stand in the observations of "state" for the true poses of
         things and of the box (not of goals, which are commanded), nowhere else.  Raises InputError on unknown names.
         """
-        task = task.removeprefix("tabletop/")
-        if task not in TASKS:
-            raise problem("task", f"one of {', '.join(TASKS)}", task, nearest(task, TASKS))
+        if isinstance(task, str):
+            name = task.removeprefix("tabletop/")
+            if name not in TASKS:
+                raise problem("task", f"one of {', '.join(TASKS)}", name, nearest(name, TASKS))
+            task = TASKS[name]
         check_options(observation, reward, num_envs, horizon_scale, max_episode_steps)
-        self.task, self.name, self.num_envs = TASKS[task], f"tabletop/{task}", num_envs
+        self.task, self.name, self.num_envs = task, f"tabletop/{task.name}", num_envs
         self.cameras, self.image_size = tuple(cameras), image_size
         self.observation = ("arm" if self.cameras else "state") if observation == "auto" else observation
-        self.body = "panda_tool" if self.observation == "arm" else f"panda_tool_{task.replace('-', '_')}"
+        self.body = "panda_tool" if self.observation == "arm" else f"panda_tool_{task.name.replace('-', '_')}"
         self.reward, self.privileged, self.terminate_on_success = reward, privileged, terminate_on_success
         self.paraphrases = paraphrases
         self.max_episode_steps = max_episode_steps or horizon_scale * self.task.limit

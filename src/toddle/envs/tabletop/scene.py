@@ -25,8 +25,12 @@ HOME = (0.0, 0.39269908, 0.0, -1.96349541, 0.0, 2.35619449, 0.78539816, 0.04, 0.
 PEG = (0.12, 0.025, 0.025)
 """Half sizes of the peg of lift-peg-upright and poke-cube, metres."""
 STIFFNESS, DAMPING, FORCE = 1000.0, 100.0, 100.0
-PAD, PAD_AT = (0.0085, 0.0055, 0.0105), (0.0, 0.0055, 0.0435)
-"""Half sizes and place of the one box by which a finger touches things, metres."""
+PAD, PAD_AT = (0.0085, 0.0055, 0.0085), (0.0, 0.0055, 0.0415)
+"""Half sizes and place of the box by which a finger touches and feels things, metres."""
+TIP, TIP_AT = (0.0085, 0.0055, 0.0105), (0.0, 0.0055, 0.0435)
+"""The same, 4 mm longer, for the table alone: what presses on the table is not felt, so it is no grasp."""
+THINGS, TABLE = 2, 4
+"""Bits of what meets what: pads meet things and the box with the hole, tips the table; bit 1 is everything else."""
 FAR = ("link0", "link1", "link2", "link3", "link4")
 """Links that stay above the table; what they would touch is not looked for."""
 TOOL = 0.1034  # m from the hand's frame to the point between the finger tips
@@ -75,7 +79,14 @@ def build_scene(
     _hand(spec)
     _patterns(spec)
     world = spec.worldbody
-    world.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2.0, 2.0, 0.1], rgba=[0.72, 0.66, 0.56, 1.0])
+    world.add_geom(
+        name="table",
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=[2.0, 2.0, 0.1],
+        rgba=[0.72, 0.66, 0.56, 1.0],
+        contype=1 | TABLE,
+        conaffinity=1 | TABLE,
+    )
     world.add_light(pos=[0.4, -0.4, 1.5], dir=[-0.3, 0.3, -1.0], directional=True, diffuse=[0.35, 0.35, 0.35])
     for thing in things:
         _add_thing(world, thing)
@@ -123,20 +134,23 @@ def _hand(spec: mujoco.MjSpec) -> None:
         finger = spec.body(f"{side}_finger")
         for geom in [each for each in finger.geoms if each.contype]:
             geom.delete()  # a mesh and five boxes, which make up to 21 contacts with one cube
-        finger.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_BOX,
-            pos=PAD_AT,
-            size=PAD,
-            friction=[2.0, 0.005, 0.0001],
-            condim=4,
-            group=3,
-            mass=0.0,
-        )
+        for size, at, bit in ((PAD, PAD_AT, THINGS), (TIP, TIP_AT, TABLE)):
+            finger.add_geom(
+                type=mujoco.mjtGeom.mjGEOM_BOX,
+                pos=at,
+                size=size,
+                friction=[2.0, 0.005, 0.0001],
+                condim=4,
+                group=3,
+                mass=0.0,
+                contype=bit,
+                conaffinity=bit,
+            )
         finger.add_site(
             name=f"{side}_pad",
             type=mujoco.mjtGeom.mjGEOM_BOX,
-            pos=[0.0, 0.004, 0.045],
-            size=[0.012, 0.008, 0.012],
+            pos=PAD_AT,
+            size=[0.012, 0.01, 0.01],
             rgba=[0, 0, 0, 0],
         )
         spec.add_sensor(
@@ -163,6 +177,8 @@ def _add_thing(world: mujoco.MjsBody, thing: Thing) -> None:
         density=thing.density,
         rgba=[0.0, 0.0, 0.0, 0.0] if shown else list(thing.colours[0]),
         friction=[1.0, 0.005, 0.0001],
+        contype=1 | THINGS,
+        conaffinity=1 | THINGS,
     )
     if shown:
         for sign, colour in zip((1.0, -1.0), thing.colours):
@@ -193,7 +209,14 @@ def _add_holder(world: mujoco.MjsBody, name: str, half: float, hole: float) -> N
         (hole + wall, 0.0, (half, wall, hole)),
         (-hole - wall, 0.0, (half, wall, hole)),
     ):
-        body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, y, z], size=list(sizes), rgba=[1.0, 0.82, 0.54, 1.0])
+        body.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=[0.0, y, z],
+            size=list(sizes),
+            rgba=[1.0, 0.82, 0.54, 1.0],
+            contype=1 | THINGS,
+            conaffinity=1 | THINGS,
+        )
 
 
 def reshape(model: mujoco.MjModel, length: float, radius: float, centre: Array) -> None:

@@ -42,7 +42,7 @@ class Moment:
     tool: Array  # (N, 3), the point between the finger tips
     turn: Rotation  # (N,), of the hand
     speed: Array  # (N, 7), rad/s of the arm's joints
-    touch: Array  # (N, 2), what the pads of the left and the right finger press
+    touch: Array  # (N, 2), what the pads of the left and the right finger press on things
     at: dict[str, Array]  # name of a thing or a mark -> (N, 3)
     rotation: dict[str, Rotation]  # name of a thing or a mark -> (N,)
     sizes: dict[str, Array] = field(default_factory=dict)  # what varies between worlds, (N, ...)
@@ -50,7 +50,7 @@ class Moment:
     def holds(self, thing: str, half_size: tuple[float, float, float] | Array) -> Array:
         """Whether both fingers press with at least 0.5 N, and the thing is between them, (N,) bool."""
         inside = self.rotation[thing].apply(self.tool - self.at[thing], inverse=True)
-        between = (np.abs(inside) <= np.asarray(half_size) + 0.01).all(-1)
+        between = (np.abs(inside) <= np.asarray(half_size) + 0.004).all(-1)
         return np.asarray((self.touch >= 0.5).all(-1) & between)
 
     @property
