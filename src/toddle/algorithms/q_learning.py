@@ -64,7 +64,8 @@ class OfflineConfig:
 class OfflineLearner:
     """Imitation of the data (method bc), and what every method has: batches, networks, optimisers, state.
 
-    `step` makes `updates_a_step` updates.
+    `step` makes `updates_a_step` updates.  Imitation's rate falls to 0 by a half cosine, as IQL's does: it must not be
+    behind for that alone.
     """
 
     def __init__(self, policy: Scorable, data: Transitions, config: OfflineConfig, *, updates: int, seed: int) -> None:
@@ -87,6 +88,7 @@ class OfflineLearner:
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """Change the networks by one batch; return metrics without dimensions."""
+        self.optimisers["policy"].set_rates(cosine_factor(self.updates, self.total))
         score = self.score(batch.observation, batch.action)
         return {"policy_loss": self.learn("policy", -score.log_prob[:, 0].mean())}
 
