@@ -28,7 +28,7 @@ from toddle.envs.tabletop.task import Moment, Start, Streams, Task, near, placed
 
 __all__ = ["CUBES"]
 
-_CUBE = Thing(name="cube", half_size=(CUBE,) * 3, colours=(RED,))
+_CUBE = Thing(name="cube", half_size=(CUBE,) * 3, colours=(RED,), hard=True)
 
 
 # ---- pick-cube, pick-place-cube --------------------------------------------------------------------------------------

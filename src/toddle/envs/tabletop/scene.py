@@ -9,6 +9,7 @@ ManiSkill's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -31,6 +32,9 @@ TIP, TIP_AT = (0.0085, 0.0055, 0.0105), (0.0, 0.0055, 0.0435)
 """The same, 4 mm longer, for the table alone: what presses on the table is not felt, so it is no grasp."""
 THINGS, TABLE = 2, 4
 """Bits of what meets what: pads meet things and the box with the hole, tips the table; bit 1 is everything else."""
+HARD: dict[str, Any] = {"solref": [0.01, 1.0], "solimp": [0.98, 0.995, 0.001, 0.5, 2.0], "solmix": 100.0}
+"""Contacts that a hand cannot press a cube through.  With MuJoCo's own a tilted hand presses it a centimetre into the
+table, which counts as holding and cannot be lifted, and is what PPO learned."""
 FAR = ("link0", "link1", "link2", "link3", "link4")
 """Links that stay above the table; what they would touch is not looked for."""
 TOOL = 0.1034  # m from the hand's frame to the point between the finger tips
@@ -46,6 +50,8 @@ class Thing:
     half_size: tuple[float, float, float]
     colours: tuple[Colour, ...] = (RED,)
     density: float = 1000.0
+    hard: bool = False
+    """Whether its contacts give way less, as in ManiSkill's physics (`HARD`)."""
 
 
 def build_scene(
@@ -177,6 +183,7 @@ def _add_thing(world: mujoco.MjsBody, thing: Thing) -> None:
         density=thing.density,
         rgba=[0.0, 0.0, 0.0, 0.0] if shown else list(thing.colours[0]),
         friction=[1.0, 0.005, 0.0001],
+        **(HARD if thing.hard else {}),
         contype=1 | THINGS,
         conaffinity=1 | THINGS,
     )
