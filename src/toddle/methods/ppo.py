@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from toddle.algorithms.ppo import PPOConfig
@@ -109,6 +110,16 @@ METHOD = Method(
                 ),
             ),
             started=True,
+        ),
+        Preset(
+            name="table",
+            source="ours, measured on tabletop/pick-cube: docs/tabletop.md",
+            settings=PPOSettings(
+                mlp=MlpSettings(log_std=-1.0),
+                collect=CollectConfig(length=16, discount=0.9),
+                ppo=replace(TASKS, epochs=5, learning_rate=1e-3, lam=0.9),
+            ),
+            families=("tabletop",),
         ),
         Preset(
             name="tasks",
