@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from toddle.algorithms.q_learning import OfflineLearner
 from toddle.cli import main
 from toddle.core.errors import InputError
 from toddle.data.layout import DatasetSpec, Feature
@@ -57,21 +58,40 @@ def test_an_episode_ends_at_success_and_its_last_row_is_left_out_otherwise(tmp_p
     assert paid.tolist() == data.terminal.tolist()
 
 
-def test_a_dataset_becomes_a_policy_and_a_stop_loses_nothing(tmp_path: Path) -> None:
-    data = write(tmp_path / "d")
-    small = "--updates 40 --offline.updates-a-step 10 --offline.batch 8 --hidden 8 --offline.hidden 8"
-    for method in ("iql", "td3-bc"):
-        whole = ["offline", "--dataset", str(data), "--method", method, *small.split()]
-        for arguments in ([*whole, "--dry-run"], whole):
-            with pytest.raises(SystemExit) as end:
-                main([*arguments, "--out", str(tmp_path / method)])
-            assert not end.value.code
-        card = load_policy(tmp_path / method / "policy").config
-        assert (card.bodies[0].name, card.bodies[0].proprio, card.bodies[0].action) == ("point", 2, 1)
-        onward = [*whole, "--policy", str(tmp_path / method / "policy"), "--out", str(tmp_path / f"{method}-on")]
-        with pytest.raises(SystemExit) as end:
-            main(onward)
-        assert not end.value.code
+def done(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["offline", *arguments])
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize("method", ["iql", "td3-bc"])
+def test_a_dataset_becomes_a_policy_and_a_stop_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    data, whole, parts = write(tmp_path / "d"), tmp_path / "whole", tmp_path / "parts"
+    small = "--updates 40 --offline.updates-a-step 10 --offline.batch 8 --offline.hidden 8 --checkpoint-every 1"
+    given = ("--dataset", str(data), "--method", method, *small.split())
+    fresh = (*given, "--hidden", "8")
+    assert done(*fresh, "--out", str(whole), "--dry-run") == 0 and not whole.exists()
+    assert done(*fresh, "--out", str(whole)) == 0
+    card = load_policy(whole / "policy").config
+    assert (card.bodies[0].name, card.bodies[0].proprio, card.bodies[0].action) == ("point", 2, 1)
+    step = OfflineLearner.step
+
+    def stopping(self: OfflineLearner) -> dict[str, float]:
+        if self.updates == 20:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OfflineLearner, "step", stopping)
+        assert done(*fresh, "--out", str(parts)) == 130
+    assert done(*fresh, "--out", str(parts), "--resume") == 0
+    weights = [next((folder / "policy").glob("*.safetensors")).read_bytes() for folder in (whole, parts)]
+    assert weights[0] == weights[1]
+    onward = (*given, "--policy", str(whole / "policy"), "--out", str(tmp_path / "on"))
+    assert done(*onward) == 0
+    assert done(*onward[:-1], str(tmp_path / "other"), "--hidden", "16") == 2  # would be of no effect
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

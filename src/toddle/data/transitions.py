@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -44,14 +45,14 @@ class Transitions:
         """Return `count` transitions, drawn with replacement."""
         return self.at(torch.randint(len(self), (count,), generator=generator))
 
-    def joined(self, other: Transitions) -> Self | Transitions:
-        """Return these and the others.  Raises InputError where their sizes differ."""
+    @classmethod
+    def joined(cls, parts: Sequence[Transitions]) -> Transitions:
+        """Return those of all parts, in their order.  Raises InputError where their sizes differ."""
         for name in ("observation", "action"):
-            mine, theirs = (getattr(part, name).shape[1] for part in (self, other))
-            if mine != theirs:
-                raise problem(f"dataset: {name}", f"{mine} numbers in every dataset", theirs)
-        names = [field.name for field in fields(self)]
-        return Transitions(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
+            sizes = [getattr(part, name).shape[1] for part in parts]
+            if len(set(sizes)) > 1:
+                raise problem(f"dataset: {name}", "as many numbers in every dataset", ", ".join(map(str, sizes)))
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def permuted(self, generator: torch.Generator) -> Transitions:
         """Return a copy in which every transition is paid, and ends, as another one: it can teach imitation alone.
@@ -71,10 +72,10 @@ def read_transitions(
     that are left out, and so is the last row of an episode that was cut: what followed it was not recorded.
     Raises InputError where a column is missing, actions are not in [-1, 1], or no transition is left.
     """
-    for name in ("observation.state", "action", *(["next.reward"] if reward == "recorded" else ["next.success"])):
+    for name in ("observation.state", "action", "next.reward" if reward == "recorded" else "next.success"):
         if name not in dataset.features:
-            other = "; --reward success needs none" if name == "next.reward" else ""
-            raise InputError(f"dataset: {dataset.path} has no column '{name}', which rewards are read from{other}")
+            other = " (--reward success needs none)" if name == "next.reward" else ""
+            raise InputError(f"dataset: {dataset.path} has no column '{name}', which RL from data needs{other}")
     state, action = dataset.vector("observation.state"), dataset.vector("action")
     if (most := float(np.abs(action).max())) > LIMIT:
         raise problem(f"dataset: {dataset.path}: action", "numbers from -1 to 1", f"{most:g}")

@@ -23,7 +23,7 @@ from toddle.envs.tabletop.reading import thing_numbers
 from toddle.envs.tabletop.task import check_options
 from toddle.envs.tabletop.tasks import TASKS
 
-__all__ = ["CAMERAS", "REWARDS", "ManiskillEnv", "make_simulation", "native", "numbers", "state_body"]
+__all__ = ["CAMERAS", "REWARDS", "ManiskillEnv", "check_settings", "make_simulation", "native", "numbers", "state_body"]
 
 CAMERAS = ("base_camera",)
 REWARDS = {"dense": "normalized_dense", "sparse": "sparse", "success": "sparse"}
@@ -116,6 +116,26 @@ def numbers(task: str, sims: list[Any], observation: str) -> Array:
     return np.concatenate([sim.get_obs().cpu().numpy() for sim in sims]).astype(np.float32)
 
 
+def check_settings(
+    task: str,
+    num_envs: int,
+    cameras: tuple[str, ...],
+    observation: str,
+    reward: str,
+    horizon_scale: int,
+    max_episode_steps: int | None,
+) -> None:
+    """Raise InputError for what neither simulation of a task takes."""
+    if task not in SENTENCES:
+        raise problem("task", f"one of {', '.join(SENTENCES)}", task, nearest(task, SENTENCES))
+    if reward not in REWARDS:
+        raise problem("reward", "'dense', 'sparse' or 'success' with maniskill/", reward)
+    check_options(observation, reward, num_envs, horizon_scale, max_episode_steps)
+    for camera in cameras:
+        if camera not in CAMERAS:
+            raise problem("camera", " or ".join(CAMERAS), camera)
+
+
 class _World(gymnasium.Env[Any, Any]):
     """One simulation of one world, as gymnasium knows environments."""
 
@@ -186,14 +206,7 @@ class ManiskillEnv(AnyGymnasiumEnv):
 
         Raises InputError for unknown names, and where pictures cannot be drawn.
         """
-        if task not in SENTENCES:
-            raise problem("task", f"one of {', '.join(SENTENCES)}", task, nearest(task, SENTENCES))
-        if reward not in REWARDS:
-            raise problem("reward", "'dense', 'sparse' or 'success' with maniskill/", reward)
-        check_options(observation, reward, num_envs, horizon_scale, max_episode_steps)
-        for camera in cameras:
-            if camera not in CAMERAS:
-                raise problem("camera", " or ".join(CAMERAS), camera)
+        check_settings(task, num_envs, cameras, observation, reward, horizon_scale, max_episode_steps)
         told = ("arm" if cameras else "state") if observation == "auto" else observation
         _package()
         own = gymnasium.spec(task).max_episode_steps or 100

@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from toddle.core.errors import nearest, problem
 from toddle.envs.base import Array, BatchedEnv, Obs
-from toddle.envs.maniskill import CAMERAS, REWARDS, make_simulation, native, numbers, state_body
+from toddle.envs.maniskill import check_settings, make_simulation, native, numbers, state_body
 from toddle.envs.maniskill_rules import SENTENCES, tool_of
-from toddle.envs.tabletop.task import check_options
 
 __all__ = ["ManiskillGpuEnv"]
 
@@ -43,14 +41,7 @@ class ManiskillGpuEnv(BatchedEnv):
         reward: Literal["dense", "sparse", "success"] = "dense",
     ) -> None:
         """Build the worlds.  Raises InputError for unknown names, and where pictures cannot be drawn."""
-        if task not in SENTENCES:
-            raise problem("task", f"one of {', '.join(SENTENCES)}", task, nearest(task, SENTENCES))
-        if reward not in REWARDS:
-            raise problem("reward", "'dense', 'sparse' or 'success' with maniskill/", reward)
-        check_options(observation, reward, num_envs, horizon_scale, max_episode_steps)
-        for camera in cameras:
-            if camera not in CAMERAS:
-                raise problem("camera", " or ".join(CAMERAS), camera)
+        check_settings(task, num_envs, cameras, observation, reward, horizon_scale, max_episode_steps)
         self.name, self.task, self.num_envs, self.cameras = f"maniskill/{task}", task, num_envs, tuple(cameras)
         self.told = ("arm" if cameras else "state") if observation == "auto" else observation
         self.body = "panda_tool" if self.told == "arm" else state_body(task)

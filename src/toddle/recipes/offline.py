@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -23,6 +22,8 @@ from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
+
+HIDDEN = (256, 256)
 
 
 @config
@@ -54,7 +55,7 @@ class Config:
     """Then this is added to each (-1 with success: every step before it costs)."""
     permute_rewards: bool = False
     """The control that should fail: every transition is paid, and ends, as another one."""
-    hidden: tuple[Size, ...] = (256, 256)
+    hidden: tuple[Size, ...] = HIDDEN
     """Widths of a fresh policy's hidden layers."""
     log_std: LogStd = 0.0
     """Logarithm of a fresh policy's standard deviation at the start (td3-bc leaves it: -2.3 explores as TD3 does)."""
@@ -68,6 +69,8 @@ class Config:
     def __post_init__(self) -> None:
         if not self.dataset:
             raise problem("dataset", "at least one dataset", "none")
+        if self.policy is not None and (self.hidden, self.log_std) != (HIDDEN, 0.0):
+            raise problem("hidden, log_std", "nothing with --policy", "settings of a fresh policy", "leave them out")
 
 
 def _read(config: Config) -> tuple[Transitions, BodySpec]:
@@ -80,7 +83,7 @@ def _read(config: Config) -> tuple[Transitions, BodySpec]:
         read_transitions(dataset, reward=config.reward, scale=config.reward_scale, shift=config.reward_shift)
         for dataset in datasets
     ]
-    data = reduce(Transitions.joined, parts)
+    data = Transitions.joined(parts)
     if config.reward == "success" and not bool(data.terminal.any()):
         raise problem("dataset", "a success among its episodes", "none", "without one there is nothing to learn from")
     if config.permute_rewards:
