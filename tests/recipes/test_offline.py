@@ -16,6 +16,8 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.data.transitions import read_transitions
 from toddle.policies.store import load_policy
+from toddle.runs.checkpoint import load_state, states_equal
+from toddle.runs.critics import load_critics
 
 
 def write(path: Path, *, success: bool = True, size: float = 1.0, episodes: int = 4) -> Path:
@@ -89,9 +91,47 @@ def test_a_dataset_becomes_a_policy_and_a_stop_loses_nothing(
     assert done(*fresh, "--out", str(parts), "--resume") == 0
     weights = [next((folder / "policy").glob("*.safetensors")).read_bytes() for folder in (whole, parts)]
     assert weights[0] == weights[1]
+    found = load_critics(whole)
+    assert found.facts == {"method": method, "updates": 40, "discount": 0.99} | {
+        "reward": "success",
+        "reward_scale": 1.0,
+        "reward_shift": 0.0,
+    }
+    learned = load_state(max(whole.glob("checkpoints/*")))[0]
+    assert states_equal(dict(found.q.state_dict()), learned["networks"]["q"])
+    assert states_equal(dict(found.slow.state_dict()), learned["networks"]["slow"])
+    assert states_equal(found.optimisers, learned["optimisers"])
+    assert found.others.keys() == {"iql": {"v"}, "td3-bc": {"slow_policy"}}[method]
+    assert found.q(torch.zeros(3, 2), torch.zeros(3, 1)).shape == (2, 3)
     onward = (*given, "--policy", str(whole / "policy"), "--out", str(tmp_path / "on"))
     assert done(*onward) == 0
     assert done(*onward[:-1], str(tmp_path / "other"), "--hidden", "16") == 2  # would be of no effect
+
+
+def test_imitation_has_no_critics_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    small = [
+        "--updates",
+        "1",
+        "--offline.updates-a-step",
+        "1",
+        "--offline.batch",
+        "4",
+        "--offline.hidden",
+        "4",
+        "--hidden",
+        "4",
+    ]
+    given = ("--dataset", str(write(tmp_path / "d")), *small)
+    for method in ("bc", "awac"):
+        assert done(*given, "--method", method, "--out", str(tmp_path / method)) == 0
+    with pytest.raises(InputError, match="critics: expected a folder with critics/"):
+        load_critics(tmp_path / "bc")
+    tensors = tmp_path / "awac/critics/tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    with pytest.raises(InputError, match="damaged"):
+        load_critics(tmp_path / "awac")
+    with pytest.raises(InputError, match="not critics"):
+        load_critics(max((tmp_path / "bc").glob("checkpoints/*")))
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,9 +58,10 @@ def test_rows_replay_in_the_environment(tmp_path: Path) -> None:
             if row % 4 == 0:
                 error = data.images("close", np.array([span.start + row]))[0].astype(int) - observation["images"][0, 0]
                 assert np.abs(error).mean() < 4  # video
-            observation, reward, _, _, info = env.step(rows["action"][row][None])
+            observation, reward, terminated, _, info = env.step(rows["action"][row][None])
             assert rows["next.reward"][row] == np.float32(reward[0])
             assert rows["next.success"][row] == info["success"][0]
+            assert rows["next.terminated"][row] == terminated[0]
         assert rows["next.success"].sum() == 4  # success and three steps after it
         assert rows["next.done"].tolist() == [False] * (span.length - 1) + [True]
 

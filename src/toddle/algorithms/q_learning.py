@@ -86,6 +86,11 @@ class OfflineLearner:
     def make_networks(self) -> None:
         """Build what the method has besides the policy."""
 
+    @property
+    def twin(self) -> tuple[QEnsemble, QEnsemble] | None:
+        """The critics and their slow copies; None where the method has none."""
+        return None
+
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """Change the networks by one batch; return metrics without dimensions."""
         self.optimisers["policy"].set_rates(cosine_factor(self.updates, self.total))
@@ -157,17 +162,32 @@ class OfflineLearner:
         self.updates = int(state["updates"])
 
 
-class IQL(OfflineLearner):
+class TwinLearner(OfflineLearner):
+    """What all methods but imitation have: two critics with slow copies."""
+
+    def make_networks(self) -> None:
+        """Build them."""
+        self.q = self.critics(2)
+        self.slow = copy.deepcopy(self.q).requires_grad_(False)
+        self.networks |= {"q": self.q, "slow": self.slow}
+
+    @property
+    def twin(self) -> tuple[QEnsemble, QEnsemble]:
+        """The critics and their slow copies."""
+        return self.q, self.slow
+
+
+class IQL(TwinLearner):
     """Implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169): no action that is not in the data is ever valued.
 
     The policy's rate falls to 0 by a half cosine, as in the authors' code.
     """
 
     def make_networks(self) -> None:
-        """Two critics with slow copies, and V."""
-        self.q, self.v = self.critics(2), self.critics(1, actions=False)
-        self.slow = copy.deepcopy(self.q).requires_grad_(False)
-        self.networks |= {"q": self.q, "v": self.v, "slow": self.slow}
+        """V beside the critics."""
+        super().make_networks()
+        self.v = self.critics(1, actions=False)
+        self.networks["v"] = self.v
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """V to an expectile of Q, Q to one step of V, the policy to the actions that are better than V."""
@@ -188,14 +208,8 @@ class IQL(OfflineLearner):
         return losses | {"value": value.mean(), "advantage": advantage.mean(), "weights_used": _used(weight)}
 
 
-class AWAC(OfflineLearner):
+class AWAC(TwinLearner):
     """Advantage-weighted actor-critic (Nair et al. 2020, arXiv 2006.09359): Q of the policy, which imitates by it."""
-
-    def make_networks(self) -> None:
-        """Two critics with slow copies."""
-        self.q = self.critics(2)
-        self.slow = copy.deepcopy(self.q).requires_grad_(False)
-        self.networks |= {"q": self.q, "slow": self.slow}
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """Q to one step of the policy's own action, the policy to the actions that are better than one of its own."""
@@ -215,15 +229,14 @@ class AWAC(OfflineLearner):
         return losses | {"value": value.mean(), "advantage": (value - own).mean(), "weights_used": _used(weight)}
 
 
-class TD3BC(OfflineLearner):
+class TD3BC(TwinLearner):
     """TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860): the policy's mean climbs Q and stays near the data."""
 
     def make_networks(self) -> None:
-        """Two critics, and slow copies of them and of the policy."""
-        self.q = self.critics(2)
-        self.slow = copy.deepcopy(self.q).requires_grad_(False)
+        """A slow copy of the policy too."""
+        super().make_networks()
         self.slow_policy: Scorable = copy.deepcopy(self.policy).requires_grad_(False)
-        self.networks |= {"q": self.q, "slow": self.slow, "slow_policy": self.slow_policy}
+        self.networks["slow_policy"] = self.slow_policy
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """Q to one step of the slow policy's disturbed action; every second time the policy and the slow copies."""

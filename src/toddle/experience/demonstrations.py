@@ -122,6 +122,7 @@ def row_features(env: BatchedEnv) -> dict[str, Feature]:
         "next.reward": Feature(size=1),
         "next.done": Feature(size=1, dtype="bool"),
         "next.success": Feature(size=1, dtype="bool"),
+        "next.terminated": Feature(size=1, dtype="bool"),  # it ended for good there, which a time limit does not
     }
 
 
@@ -174,6 +175,7 @@ def demonstrate(
                     "next.reward": reward[world],
                     "next.done": False,
                     "next.success": success[world],
+                    "next.terminated": terminated[world],
                 }
                 for name, values in recording.rows.items():
                     values.append(row[name])

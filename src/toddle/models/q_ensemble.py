@@ -17,11 +17,13 @@ class QEnsemble(nn.Module):
     """E networks with ReLU layers over the normalised observation and the action, one number each.
 
     Without actions (`action` 0) it is E value functions.  Weights are drawn as torch's linear layers draw theirs.
+    `shape` holds what it was built from, as `runs.critics` stores it.
     """
 
     def __init__(self, observation: int, action: int, *, hidden: tuple[int, ...], count: int, seed: int) -> None:
         """Build E = `count` networks over O and A numbers; the weights follow from `seed`."""
         super().__init__()
+        self.shape = {"observation": observation, "action": action, "hidden": hidden, "count": count}
         self.scale = RunningNorm((observation,))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         generator = torch.Generator().manual_seed(seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from toddle.algorithms.q_learning import METHODS, OfflineConfig, OfflineLearner
 from toddle.core.config import config
@@ -18,6 +18,7 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.transitions import Transitions, read_transitions
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, save_policy
+from toddle.runs.critics import FOLDER, save_critics
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
@@ -32,7 +33,7 @@ class Config:
 
     Example: toddle offline --dataset runs/play --method iql --out runs/offline
     `--method` is iql, td3-bc, awac, or bc (imitation of everything that was recorded, to compare with).
-    Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from.
+    Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from, and <out>/critics.
     """
 
     may_change: ClassVar[tuple[str, ...]] = ()
@@ -141,7 +142,7 @@ def plan(config: Config) -> Plan:
             + (", permuted" if config.permute_rewards else ""),
             f"make {config.updates:,} updates of {config.offline.batch} transitions by {config.method}, "
             f"with {weights:,} weights",
-            f"write {config.out / 'policy'}",
+            f"write {config.out / 'policy'}" + ("" if learner.twin is None else f" and {config.out / FOLDER}"),
         ],
         memory_bytes=5 * 10**8 + 24 * weights + 8 * len(data) * (2 * width + data.action.shape[1] + 2),
         seconds=config.updates * (2e-3 + 4e-11 * weights * config.offline.batch),
@@ -160,6 +161,19 @@ def run(config: Config, *, resume: bool = False) -> None:
             label="offline",
             show=("offline/policy_loss", "offline/value"),
         )
-        facts = {"method": config.method, "datasets": [str(path.resolve()) for path in config.dataset]}
-        save_policy(config.out / "policy", learner.policy, facts | {"updates": learner.updates})
+        facts = {"method": config.method, "updates": learner.updates}
+        _save_critics(config, learner, facts)
+        datasets = [str(path.resolve()) for path in config.dataset]
+        save_policy(config.out / "policy", learner.policy, facts | {"datasets": datasets})
     print(f"policy: {config.out / 'policy'}; play it: toddle evaluate --policy {config.out} --env ...")
+
+
+def _save_critics(config: Config, learner: OfflineLearner, facts: dict[str, Any]) -> None:
+    """Write what an online run goes on from; imitation has no critics."""
+    if learner.twin is None:
+        return
+    state = learner.state_dict()
+    others = {name: network for name, network in state["networks"].items() if name not in ("policy", "q", "slow")}
+    facts = facts | {"discount": config.offline.discount, "reward": config.reward}
+    facts |= {"reward_scale": config.reward_scale, "reward_shift": config.reward_shift}
+    save_critics(config.out / FOLDER, *learner.twin, others=others, optimisers=state["optimisers"], facts=facts)
