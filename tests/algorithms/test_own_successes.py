@@ -32,7 +32,7 @@ def played(
             context_mask=torch.ones(worlds, TOKENS, dtype=torch.bool),
             first=torch.zeros(worlds, dtype=torch.bool),
             body=torch.zeros(worlds, dtype=torch.int64),
-            instruction=["open the drawer", "press the red button"][:worlds],
+            instruction=[("open the drawer", "press the red button")[world % 2] for world in range(worlds)],
         )
         found = found or Rollout(length, worlds, seen, Decision(chain, chain, chain))
         found.observe(t, seen)
@@ -92,6 +92,20 @@ def test_only_the_shorter_half_enters() -> None:
         rollout = played(0, length, success={0: (length - 1,)} if success else {}, ended={0: (length - 1,)})
         held.begin([rollout], tiny_vla())
     assert [len(episode["executed"]) for episode in held.kept[0, "open the drawer"]] == [40, 50, 60, 45]
+
+
+def test_the_weight_falls_as_episodes_succeed() -> None:
+    """Two of three episodes that ended succeeded: 0.1 + 1.0 (1 - 0.1 * 2 / 3); one that goes on does not count."""
+    held = own(weight=1.1, least_weight=0.1)
+    assert held.weight == 1.1
+    held.begin([played(0, 6, success={0: (1, 3, 5)}, ended={0: (1, 2, 3)})], tiny_vla())
+    assert held.weight == pytest.approx(0.1 + (1.0 - 0.1 * 2 / 3))
+    whole = torch.ones(3, 2, dtype=torch.bool)  # episodes of a group may be cut without an end of their own
+    held.begin([played(0, 3, worlds=2, success={1: (2,)}, mask=whole)], tiny_vla())
+    assert held.solved == pytest.approx(0.9 * 0.1 * 2 / 3 + 0.1 / 2)
+    again = own(weight=1.1, least_weight=0.1)
+    again.load_state_dict(held.state_dict())
+    assert again.weight == held.weight and own(weight=0.3).weight == 0.3
 
 
 def test_the_latest_episodes_are_kept() -> None:

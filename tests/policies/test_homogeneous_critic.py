@@ -102,7 +102,7 @@ def test_with_lora_the_copy_has_one_of_its_own(lora: bool, tmp_path: Path) -> No
     save_embedded(tmp_path, tiny_backbone())
     backbone = BackboneConfig(name=str(tmp_path), lora_rank=2)
     vla = FlowVLA(replace(tiny_config(), backbone=backbone), load_backbone(backbone))
-    critic, seen = HomogeneousCritic(vla, seed=0, lora=lora).train(), segment()
+    critic, seen = HomogeneousCritic(vla, seed=0, learns="lora" if lora else "head").train(), segment()
     before, acted = critic.value(seen), vla.prompt_hidden(seen)
     base = [name for name, _ in vla.backbone.named_parameters() if ".lora_" not in name]
     own, copied = dict(vla.backbone.named_parameters()), dict(critic.copy.backbone.named_parameters())

@@ -67,18 +67,31 @@ class GroupAdvantages(Estimator):
     and are dropped (DAPO's dynamic sampling, arXiv 2503.14476, without drawing others in their place).
     """
 
-    def __init__(self, *, leave_one_out: bool = False, scale: bool = True, by: str = "episode_return") -> None:
-        """by: what is compared, `episode_return` or `success`."""
+    def __init__(
+        self,
+        *,
+        leave_one_out: bool = False,
+        scale: bool = True,
+        by: str = "episode_return",
+        uneven_in: str | None = None,
+    ) -> None:
+        """by: what is compared, `episode_return` or `success`.  uneven_in: in which of them the episodes of a group
+        must differ to teach anything; None: in what is compared."""
         self.leave_one_out, self.scale, self.by = leave_one_out, scale, by
+        self.uneven_in = uneven_in or by
 
     def fill(self, rollout: Rollout) -> dict[str, float]:
         """Write advantages and take dropped groups out of the mask.  Raises InputError where there are no groups."""
-        score = rollout.success if self.by == "success" else rollout.episode_return
-        if rollout.group is None or rollout.mask is None or score is None:
-            raise problem("source", f"whole episodes in groups that report {self.by}", "a rollout without them")
+        known = {"success": rollout.success, "episode_return": rollout.episode_return}
+        score, differ = known[self.by], known[self.uneven_in]
+        if rollout.group is None or rollout.mask is None or score is None or differ is None:
+            wanted = " and ".join(dict.fromkeys((self.by, self.uneven_in)))
+            raise problem("source", f"whole episodes in groups that report {wanted}", "a rollout without them")
         advantage, uneven = group_advantages(
             score.float(), rollout.group, leave_one_out=self.leave_one_out, scale=self.scale
         )
+        if self.uneven_in != self.by:
+            uneven = group_advantages(differ.float(), rollout.group)[1]
         rollout.advantage.copy_(advantage.expand_as(rollout.advantage))
         rollout.mask = rollout.mask & uneven
         return {

@@ -3,8 +3,9 @@
     L = w L_PPO + weight * L_SFT(own successful episodes, demonstrations)
 
 The policy gradient says little about one update (its noise moves every weight); a regression on what worked has a
-minimum, so it holds the policy where successes are.  Beside PPO on chunks, with the shorter successes: AC-PPO, arXiv
-2509.25718; self-imitation: Oh et al. 2018, arXiv 1806.05635; in turns with RL on VLAs: iRe-VLA, arXiv 2501.16664.
+minimum, so it holds the policy where successes are.  Beside PPO on chunks, with the shorter successes and a weight that
+falls as they get more: AC-PPO, arXiv 2509.25718; self-imitation: Oh et al. 2018, arXiv 1806.05635; in turns with RL on
+VLAs: iRe-VLA, Guo et al. 2025, arXiv 2501.16664.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from toddle.algorithms.parts import Auxiliary
 from toddle.algorithms.sft import SampleSource
 from toddle.core.config import config
 from toddle.core.device import device_of, to_device
-from toddle.core.errors import problem
-from toddle.core.numbers import NonNegative, Share, Size
+from toddle.core.errors import NaNError, problem
+from toddle.core.numbers import NonNegative, Positive, Share, Size, Whole
 from toddle.core.protocols import FineTunable, Scorable
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import Score
@@ -35,6 +36,9 @@ Episode = dict[str, Any]
 Place = tuple[int, str]
 """An environment's number and a sentence: episodes are compared within."""
 
+KEPT = 0.9
+"""How much of the running share of successes an iteration keeps."""
+
 
 @config
 class OwnSuccessesConfig:
@@ -42,6 +46,9 @@ class OwnSuccessesConfig:
 
     weight: NonNegative = 0.0
     """Weight of the supervised loss on successful episodes; 0 switches it off."""
+    least_weight: NonNegative | None = None
+    """Its weight once every episode succeeds; on the way it falls with the running share of successes (AC-PPO); None:
+    it is always `weight`."""
     episodes: Size = 50
     """Own episodes kept of each task, the latest."""
     choose: Literal["all", "shorter"] = "shorter"
@@ -50,6 +57,13 @@ class OwnSuccessesConfig:
     """Decisions in the supervised loss of one update."""
     demonstrated: Share = 0.25
     """Share of a batch that comes from demonstrations, where there are any."""
+    turns: Whole = 0
+    """Iterations of RL after which imitation has its turn: `updates` of its own, and nothing beside RL (iRe-VLA); 0:
+    it is beside RL, in every update."""
+    updates: Size = 100
+    """Updates of a turn."""
+    learning_rate: Positive = 1e-4
+    """AdamW's rate in a turn."""
 
 
 class OwnSuccesses(Auxiliary):
@@ -69,24 +83,37 @@ class OwnSuccesses(Auxiliary):
         self.open: dict[tuple[int, int], list[Episode]] = {}  # of (source, world): pieces of the episode under way
         self.numbers = numpy_generator(seed, "own successes")
         self.noise = torch_generator(seed, "own successes")
+        self.solved = 0.0  # running share of the episodes that succeeded
 
     # ---- what is kept ------------------------------------------------------------------------------------------------
     def begin(self, rollouts: Sequence[Rollout], policy: Scorable) -> dict[str, float]:
         """Take in the successes that ended in these rollouts."""
-        entered = 0
+        entered, outcomes = 0, list[bool]()
         for source, rollout in enumerate(rollouts):
             if rollout.reached is None:
                 expected = "0 where the environment does not report success"
                 raise problem("imitation.weight", expected, self.settings.weight)
             for world in range(rollout.worlds):
-                entered += self._take(source, world, rollout)
+                new, ended = self._take(source, world, rollout)
+                entered, outcomes = entered + new, outcomes + ended
+        if outcomes:
+            self.solved = KEPT * self.solved + (1.0 - KEPT) * statistics.mean(outcomes)
         held = [episode for kept in self.kept.values() for episode in kept]
         metrics = {"imitation/entered": float(entered), "imitation/held": float(len(held))}
+        metrics["imitation/weight"] = self.weight
         return metrics | ({"imitation/decisions": statistics.mean(map(_decisions, held))} if held else {})
 
-    def _take(self, source: int, world: int, rollout: Rollout) -> int:
-        """Go through a world's decisions; return how many episodes entered."""
-        key, entered, begun = (source, world), 0, 0
+    @property
+    def weight(self) -> float:
+        """The present weight."""
+        settings = self.settings
+        if settings.least_weight is None:
+            return settings.weight
+        return settings.least_weight + (settings.weight - settings.least_weight) * (1.0 - self.solved)
+
+    def _take(self, source: int, world: int, rollout: Rollout) -> tuple[int, list[bool]]:
+        """Go through a world's decisions; return how many episodes entered, and which of those that ended succeeded."""
+        key, entered, begun, outcomes = (source, world), 0, 0, list[bool]()
         assert rollout.reached is not None
         success = rollout.reached[:, world].tolist()
         ended = (rollout.terminated | rollout.truncated)[:, world].tolist()
@@ -98,11 +125,12 @@ class OwnSuccesses(Auxiliary):
             if success[t] and not done:
                 entered += self._enter(source, [*pieces, _piece(rollout, world, begun, t + 1)])
                 done = True
-            if ended[t]:
+            if ended[t] or (whole and t == length - 1):
+                outcomes.append(done)
                 begun, pieces, done = t + 1, [], False
         if not whole:
             self.open[key] = [*pieces, _piece(rollout, world, begun, length) | {"done": done}] if begun < length else []
-        return entered
+        return entered, outcomes
 
     def _enter(self, source: int, pieces: list[Episode]) -> bool:
         names = [name for name, value in pieces[0].items() if isinstance(value, Tensor)]
@@ -118,7 +146,35 @@ class OwnSuccesses(Auxiliary):
 
     # ---- the loss ----------------------------------------------------------------------------------------------------
     def loss(self, part: Minibatch, score: Score) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted supervised loss of a batch drawn from all that is kept; 0 while nothing is."""
+        """Return the weighted supervised loss of a batch drawn from all that is kept; 0 in turns."""
+        found = None if self.settings.turns else self._imitated()
+        if found is None:
+            none = torch.zeros((), device=device_of(self.policy))
+            return none, {} if self.settings.turns else {"imitation/loss": none}
+        return self.weight * found, {"imitation/loss": found.detach()}
+
+    def finish(self, iterations: int) -> dict[str, float]:
+        """Make the updates of a turn, where it is imitation's.  Raises NaNError where a loss is not finite."""
+        if not self.settings.turns or iterations % self.settings.turns:
+            return {}
+        weights = [weight for weight in self.policy.parameters() if weight.requires_grad]
+        optimiser = torch.optim.AdamW(weights, lr=self.settings.learning_rate, weight_decay=0.0)
+        losses = []
+        for _ in range(self.settings.updates):
+            if (loss := self._imitated()) is None:
+                return {"imitation/updates": 0.0}
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            losses.append(loss.detach())
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
+            raise NaNError(f"imitation's turn after iteration {iterations}: its loss is {mean}")
+        return {"imitation/updates": float(len(losses)), "imitation/loss": mean}
+
+    def _imitated(self) -> Tensor | None:
+        """Return the supervised loss of a batch; None while nothing is kept or shown."""
         total = sum(len(kept) for kept in self.kept.values())
         device = device_of(self.policy)
         shown = round(self.settings.demonstrated * self.settings.batch) if self.demonstrations is not None else 0
@@ -130,11 +186,7 @@ class OwnSuccesses(Auxiliary):
             chosen = self.numbers.integers(len(self.demonstrations), size=shown)
             batch = to_device(self.demonstrations.batch(chosen), device)
             losses.append((shown / self.settings.batch, self.policy.loss(batch, self.noise)[0]))
-        if not losses:
-            none = torch.zeros((), device=device)
-            return none, {"imitation/loss": none}
-        loss = sum((share * each for share, each in losses), torch.zeros((), device=device))
-        return self.settings.weight * loss, {"imitation/loss": loss.detach()}
+        return sum((share * each for share, each in losses), torch.zeros((), device=device)) if losses else None
 
     def _own(self, count: int) -> dict[str, Any]:
         """Return a batch of decisions, the tasks with equal weight: observation (T, B, ...), action, mask."""
@@ -171,6 +223,7 @@ class OwnSuccesses(Auxiliary):
             "open": [(key, list(pieces)) for key, pieces in self.open.items()],
             "numbers": self.numbers.bit_generator.state,
             "noise": self.noise.get_state(),
+            "solved": self.solved,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -179,6 +232,7 @@ class OwnSuccesses(Auxiliary):
         self.open = {tuple(key): list(pieces) for key, pieces in state["open"]}
         self.numbers.bit_generator.state = state["numbers"]
         self.noise.set_state(state["noise"])
+        self.solved = float(state["solved"])
 
 
 def _decisions(episode: Episode) -> int:

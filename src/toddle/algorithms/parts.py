@@ -61,6 +61,10 @@ class Auxiliary(Part):
         """Return the loss (a number) of a minibatch with gradients, and detached facts."""
         raise NotImplementedError
 
+    def finish(self, iterations: int) -> dict[str, float]:
+        """Do what comes after an iteration's updates, `iterations` having been made; return metrics."""
+        return {}
+
 
 class Engine:
     """What acts for the learner: the policy itself, or one that takes its weights over once an iteration (merged

@@ -196,6 +196,8 @@ class PPO:
         for rollout in rollouts:
             self._normalise(rollout)
         self.iteration += 1
+        for auxiliary in self.auxiliaries:
+            metrics |= auxiliary.finish(self.iteration)
         return metrics
 
     def _normalise(self, rollout: Rollout) -> None:

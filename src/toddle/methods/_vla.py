@@ -35,6 +35,12 @@ TOKENS = ("token_vla", "fast_vla", "language_vla", "fast_language_vla")
 """Kinds of VLAs that say tokens."""
 BY_ACTION = ("token_vla", "language_vla")
 """Of these, kinds whose tokens are of single actions."""
+LEARNS: dict[str, Literal["head", "lora", "all"]] = {
+    "homogeneous": "head",
+    "homogeneous-lora": "lora",
+    "homogeneous-all": "all",
+}
+"""Critics that copy the VLA, and what of the copy learns."""
 SHOWN = ("episode/success", "ppo/kl")
 GROUP_PPO: dict[str, Any] = {
     "epochs": 2,
@@ -97,10 +103,13 @@ class VLAPPOSettings:
 
     sampler: SamplerConfig = SamplerConfig()
     """How the VLA explores."""
-    critic: Literal["auto", "privileged", "context", "state", "homogeneous", "homogeneous-lora"] = "auto"
+    critic: Literal["auto", "privileged", "context", "state", "homogeneous", "homogeneous-lora", "homogeneous-all"] = (
+        "auto"
+    )
     """What the critic sees: the simulator's state, which the policy does not; the frozen backbone's context and
     proprioception; proprioception alone; or what a frozen copy of the VLA makes of its prompt (homogeneous, VLA-RL),
-    a copy with a LoRA of its own that learns (homogeneous-lora, where the VLA has LoRA).
+    a copy with a LoRA of its own that learns (homogeneous-lora, where the VLA has LoRA), or one that learns whatever
+    the VLA learns (homogeneous-all, FLaRe; a frozen backbone stays frozen in both).
     auto: the simulator's state where every environment gives it, else the context where the backbone is frozen."""
     value_per: Literal["chunk", "action"] = "chunk"
     """What has a value, a reward and an advantage of its own: a decision, or every action of its chunk (RLinf-VLA),
@@ -179,11 +188,10 @@ class VLAPPOSettings:
             hidden = self.critic_hidden
             state = VLACriticConfig(proprio=known.pop(), key="critic", hidden=hidden, values=values, seed=seed)
             return VLACritic(state)
-        if self.critic in ("homogeneous", "homogeneous-lora"):
-            lora = self.critic == "homogeneous-lora"
-            if lora and width:
+        if self.critic in LEARNS:
+            if self.critic == "homogeneous-lora" and width:
                 raise problem("critic", "homogeneous, or a VLA with LoRA on its backbone", self.critic)
-            return HomogeneousCritic(vla, seed=seed, lora=lora, values=values)
+            return HomogeneousCritic(vla, seed=seed, learns=LEARNS[self.critic], values=values)
         if self.collect.keep == "pictures":
             width = 0
         if self.critic == "context" and not width:

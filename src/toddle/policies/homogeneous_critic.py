@@ -3,14 +3,15 @@
     a copy of the VLA as it was fine-tuned, frozen: hidden state of the last token of its prompt   -> (..., D)
     Linear(D -> 1024), ReLU, Linear(1024 -> 512), ReLU, Linear(512 -> 1), without biases           -> (...)
 Only the three linear layers learn, and what the critic reads does not change while the policy learns; or, in the
-paper's other variant, a LoRA of the critic's own on the copy's backbone learns too.  The copy shares the backbone's own
-weights with the policy.
+paper's other variant, a LoRA of the critic's own on the copy's backbone learns too; or everything that the policy
+learns, in a network of its own (FLaRe, Hu et al. 2024, arXiv 2409.16578).  The copy shares with the policy what
+learns in neither.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +32,22 @@ class HomogeneousCritic(nn.Module):
 
     sees = True
 
-    def __init__(self, vla: Explorable, *, seed: Seed, lora: bool = False, values: int = 1) -> None:
+    def __init__(
+        self, vla: Explorable, *, seed: Seed, learns: Literal["head", "lora", "all"] = "head", values: int = 1
+    ) -> None:
         """Copy the VLA as it is now; the head's weights follow from `seed`.
 
-        lora: the copy's LoRA learns, which begins as the VLA's own; the VLA must have LoRA on its backbone.
+        learns: besides the head nothing; the copy's LoRA, which begins as the VLA's own (the VLA must have LoRA on its
+        backbone); or all that learns in the VLA.
         values: of a decision; more than one where each action of its chunk has its own.
+        Raises InputError where what the copy reads has no gradient.
         """
         super().__init__()
-        self.copy: Any = vla.frozen_copy(lora=lora)
-        self.lora, self.values = lora, values
+        self.copy: Any = vla.frozen_copy(lora=learns == "lora")
+        self.learns, self.values = learns, values
+        if learns == "all":
+            for mine, its in zip(self.copy.parameters(), vla.parameters(), strict=True):
+                mine.requires_grad_(its.requires_grad and mine is not its)
         layers: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(seed, "homogeneous critic").generate_state(1)[0]))
@@ -59,7 +67,7 @@ class HomogeneousCritic(nn.Module):
         They are (T, B, ...) in time order, or (N, ...).
         Where the VLA has a history, an observation (N, ...) is valued without it.
         """
-        with torch.set_grad_enabled(self.lora and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self.learns != "head" and torch.is_grad_enabled()):
             hidden = self.copy.prompt_hidden(observation)
         value: Tensor = self.head(hidden)
         return value.squeeze(-1) if self.values == 1 else value

@@ -29,6 +29,10 @@ class ImitationSettings(OwnSuccessesConfig):
         given = changes({name: to_dict(ImitationSettings.__dataclass_fields__[name].default) for name in own}, own)
         if not self.weight and given:
             raise problem("imitation.weight", "above 0", self.weight, f"imitation.{given[0][0]} has no effect without")
+        if self.turns and self.least_weight is not None:
+            raise problem("imitation.least_weight", "none with imitation.turns", self.least_weight)
+        if not self.turns and (found := [name for name, _, _ in given if name in ("updates", "learning_rate")]):
+            raise problem("imitation.turns", "at least 1", self.turns, f"imitation.{found[0]} has no effect without")
 
     def lines(self) -> list[str]:
         """Return what a plan says of it."""
@@ -36,7 +40,13 @@ class ImitationSettings(OwnSuccessesConfig):
             return []
         shown = sum(len(dataset.episodes) for dataset in self._datasets())
         beside = f" and {shown} demonstrated episodes" if shown else ""
-        return [f"imitate own successes{beside}, weight {self.weight:g}"]
+        if self.turns:
+            how = f"{self.updates} updates after every {self.turns} iterations"
+        elif self.least_weight is not None:
+            how = f"weight from {self.weight:g} to {self.least_weight:g} as successes get more"
+        else:
+            how = f"weight {self.weight:g}"
+        return [f"imitate own successes{beside}, {how}"]
 
     def _datasets(self) -> list[LeRobotDataset]:
         return sft.open_datasets(sft.Config(dataset=self.dataset)) if self.dataset else []
