@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toddle.runs.critics import load_critics
 
 from toddle.algorithms.q_learning import OfflineLearner
 from toddle.cli import main
@@ -18,6 +17,7 @@ from toddle.data.lerobot_writer import DatasetWriter
 from toddle.data.transitions import read_transitions
 from toddle.policies.store import load_policy
 from toddle.runs.checkpoint import load_state, states_equal
+from toddle.runs.critics import load_critics
 
 
 def write(path: Path, *, success: bool = True, size: float = 1.0, episodes: int = 4) -> Path:
