@@ -62,8 +62,11 @@ class Regression:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "steps": self.steps,
-            "torch": self.torch_generator.get_state(), "numpy": self.numpy_generator.bit_generator.state,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "steps": self.steps,
+            "torch": self.torch_generator.get_state(),
+            "numpy": self.numpy_generator.bit_generator.state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -190,7 +193,10 @@ def test_a_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_metrics_of_the_callback_are_on_the_same_line(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path, Config()) as run:
         run_loop(
-            Regression(Config()), run, 3, checkpoint_every=9,
+            Regression(Config()),
+            run,
+            3,
+            checkpoint_every=9,
             on_iteration=lambda step, metrics: {"eval/success": 0.5} if step == 2 else None,
         )
     assert [line.get("eval/success") for line in read_metrics(tmp_path)] == [None, 0.5, None]

@@ -20,7 +20,10 @@ COUNT = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.open('a').write('
 
 def step(name: str, code: str = COUNT, after: tuple[str, ...] = (), **settings: object) -> Step:
     return Step(
-        name=name, arguments=("{python}", "-c", code, "{out}/mark", "{settings}"), settings=dict(settings), after=after,
+        name=name,
+        arguments=("{python}", "-c", code, "{out}/mark", "{settings}"),
+        settings=dict(settings),
+        after=after,
         seconds=0.1,
     )
 

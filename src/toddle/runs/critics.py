@@ -24,7 +24,7 @@ FOLDER = "critics"
 
 
 class StoredCritics(NamedTuple):
-    """Critics as they were saved.  Their inputs are the policy's observation (not normalised) and actions in [-1, 1]."""
+    """Critics as they were saved.  They take the policy's observation (not normalised) and actions in [-1, 1]."""
 
     q: QEnsemble
     """E critics of state and action."""

@@ -43,8 +43,9 @@ def run_loop(
     """Drive `learner` to `iterations` steps in all, going on from the newest checkpoint of `run`.
 
     `on_iteration(step, metrics)` is called after each step, before it is logged; what it returns is logged on the
-    same line; it must not change the learner.  The run ends early where `enough()` says so after a step.  `show` names metrics to print beside the progress bar.  The learner
-    of a finished run is restored all the same, so that what follows the loop can be done again.
+    same line; it must not change the learner.  The run ends early where `enough()` says so after a step.  `show` names
+    metrics to print beside the progress bar.  The learner of a finished run is restored all the same, so that what
+    follows the loop can be done again.
 
     Raises NaNError when a step raises it or gives a metric that is not finite: the state before that step is saved
     in `nan/`, and resuming the run replays the step.  Raises EnvironmentFault when an environment raises, and
@@ -134,13 +135,11 @@ def _save_before_nan(learner: Learner, run: RunFolder, snapshot: _Snapshot, step
     """Save the state before the step that failed and return the error to raise."""
     tree, at = _state_before(learner, snapshot, step)
     folder = run.save_tree(at, tree, nan=True)
-    return NaNError(
-        f"step {step + 1}: {error}; the state after step {at} is in {folder}; --resume replays from there"
-    )
+    return NaNError(f"step {step + 1}: {error}; the state after step {at} is in {folder}; --resume replays from there")
 
 
 class _Stop:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into a wish to stop after the step under way; a second one stops at once."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a wish to stop after the step under way; a second: at once."""
 
     asked = False
 
@@ -148,7 +147,9 @@ class _Stop:
         self._former: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup it stays ignored
+                if (
+                    number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+                ):  # under nohup it stays ignored
                     self._former[number] = signal.signal(number, self._ask)
         return self
 
@@ -173,8 +174,14 @@ class ProgressLine:
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=console,
             )
             self._task = self._bar.add_task(label, total=total, completed=done, note="")
 

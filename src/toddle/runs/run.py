@@ -1,25 +1,22 @@
 """A run is a folder, and one process at a time may write into it.
 
-    config.yaml       the full config, loads back to an equal object
-    run.json          the command and the version that made it
-    metrics.jsonl     one line a step;  tensorboard/  shows the same
-    checkpoints/      step_00000010, ...: the newest two
-    nan/              the state before a step that gave a NaN (only then)
-    finished.json     written when the last step is done
+config.yaml       the full config, loads back to an equal object
+run.json          the command and the version that made it
+metrics.jsonl     one line a step;  tensorboard/  shows the same
+checkpoints/      step_00000010, ...: the newest two
+nan/              the state before a step that gave a NaN (only then)
+finished.json     written when the last step is done
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import yaml
 
 from toddle import __version__
 from toddle.core.config import from_dict, save_config, to_dict
@@ -205,8 +202,10 @@ def _check_same_run(path: Path, command: str, config: Any) -> None:
     if changed:
         raise InputError(f"{path} was begun with another config: {'; '.join(changed)}; use the same, or another --out")
     if added := [f"{name} = {before[name]!r}" for name in sorted(before.keys() - written.keys())]:
-        print(f"{command}: {path} is older than these settings, taken at their defaults: {', '.join(added)}",
-              file=sys.stderr)
+        print(
+            f"{command}: {path} is older than these settings, taken at their defaults: {', '.join(added)}",
+            file=sys.stderr,
+        )
 
 
 def _completed(saved: Any, cls: type[Any]) -> Any:

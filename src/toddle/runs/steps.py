@@ -25,13 +25,20 @@ from typing import Any
 
 import yaml
 
-from toddle.core.reading import read_json, read_text
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
+from toddle.core.reading import read_json, read_text
 from toddle.runs.steps_board import StepBoard, last_line
 
 __all__ = [
-    "Step", "check_steps", "is_done", "on_device", "run_steps", "seconds_of", "toddle_step", "with_what_they_need",
+    "Step",
+    "check_steps",
+    "is_done",
+    "on_device",
+    "run_steps",
+    "seconds_of",
+    "toddle_step",
+    "with_what_they_need",
 ]
 
 POLL_SECONDS, SHOW_SECONDS = 0.1, 0.5
@@ -63,8 +70,10 @@ class Step:
     def filled(self, folder: Path) -> tuple[list[str], dict[str, Any]]:
         """Return the command line and the settings with the folders filled in."""
         names = {
-            "{out}": str(folder / self.name), "{folder}": str(folder),
-            "{python}": sys.executable, "{settings}": str(folder / "steps" / f"{self.name}.yaml"),
+            "{out}": str(folder / self.name),
+            "{folder}": str(folder),
+            "{python}": sys.executable,
+            "{settings}": str(folder / "steps" / f"{self.name}.yaml"),
         }
 
         def fill(value: Any) -> Any:
@@ -99,7 +108,8 @@ def on_device(steps: Sequence[Step], device: str) -> list[Step]:
     """Return the steps with those toddle commands that have a `device` set to it."""
     return [
         replace(step, settings=step.settings | {"device": device})
-        if "toddle" in step.arguments and COMPUTING & set(step.arguments) else step
+        if "toddle" in step.arguments and COMPUTING & set(step.arguments)
+        else step
         for step in steps
     ]
 
@@ -118,7 +128,10 @@ def is_done(step: Step, folder: Path) -> bool:
 
 
 def run_steps(
-    steps: Sequence[Step], folder: Path, *, processes: int = 1,
+    steps: Sequence[Step],
+    folder: Path,
+    *,
+    processes: int = 1,
     progress: Callable[[float, float, str], None] | None = None,
 ) -> dict[str, float]:
     """Run what is not done yet, at most `processes` at a time, each after what it depends on.
@@ -233,7 +246,12 @@ class _Process:
         environment = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
         with open(self.base.with_name(self.base.name + ".log"), "ab") as log:
             self.child = subprocess.Popen(
-                arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True,
+                arguments,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
                 preexec_fn=None if sys.platform == "win32" else _prepare_child,
             )  # a session of its own: Ctrl-C reaches it through `stop`, once
 

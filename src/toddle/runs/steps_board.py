@@ -117,8 +117,12 @@ class StepBar:
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-                TextColumn("{task.fields[left]} left  {task.fields[text]}"), console=console,
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]} left  {task.fields[text]}"),
+                console=console,
             )
             self._task = self._bar.add_task(label, total=1.0, left="", text="")
 
