@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from toddle.core.config import config
+from toddle.core.config import config, merged
 from toddle.core.errors import EnvironmentFault, InputError, NaNError, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.numbers import Count, PictureSize, Seed, Share, Size
@@ -30,7 +30,7 @@ from toddle.reporting.factory import write_factory_page
 from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
 
-__all__ = ["Config", "plan", "run"]
+__all__ = ["DIFFUSION", "Config", "plan", "played", "run"]
 
 STATE_OF = {"metaworld": "metaworld-state"}
 """Families whose tasks are learned in another family, from state, and played there."""
@@ -40,6 +40,19 @@ EXPLORING = 0.1
 """Least standard deviation of a denoising step while learning: it stands in for the density that DDIM without noise
 lacks (ALGORITHMS 33)."""
 DDIM_STEPS, SCHEDULE_STEPS = 5, 20
+DIFFUSION: dict[str, Any] = {
+    "denoising": {
+        "network": "mlp",
+        "horizon": 4,
+        "steps": SCHEDULE_STEPS,
+        "ddim_steps": DDIM_STEPS,
+        "tuned_steps": 0,
+        "std": EXPLORING,
+    },
+    "collect": {"length": 16},
+    "ppo": {"schedule": "cosine"},
+}
+"""How diffusion RL learns here: settings of `toddle pretrain --method dppo`."""
 FIRST_SEED, FIRST_EPISODES = 3_000_000, 32
 """Episodes in which the warm start is measured before RL."""
 
@@ -99,7 +112,7 @@ class Config:
             raise problem("tasks", "environments whose observation holds objects and goal", blind[0], remedy)
 
 
-def _played(task: str) -> str:
+def played(task: str) -> str:
     """Return the environment that a task is learned and played in."""
     family, _, member = task.partition("/")
     return f"{STATE_OF.get(family, family)}/{member}"
@@ -113,7 +126,7 @@ def _rl(config: Config, task: str, demonstrations: Path) -> Any:
     """Return the settings of `toddle pretrain` for a task."""
     return pretrain.configure(
         method="dppo",
-        env=[_played(task)],
+        env=[played(task)],
         out=str(_folder(config, task) / "rl"),
         warm_start=str(demonstrations),
         worlds=config.worlds,
@@ -121,15 +134,7 @@ def _rl(config: Config, task: str, demonstrations: Path) -> Any:
         stop_at=config.target,
         seed=config.seed,
         imitation=config.imitation,
-        denoising={
-            "network": config.network,
-            "horizon": config.horizon,
-            "steps": SCHEDULE_STEPS,
-            "ddim_steps": DDIM_STEPS,
-            "tuned_steps": 0,
-            "std": EXPLORING,
-        },
-        ppo={"schedule": "cosine"},
+        **merged(DIFFUSION, {"denoising": {"network": config.network, "horizon": config.horizon}}),
     )
 
 
@@ -137,7 +142,7 @@ def _demonstrations(config: Config, task: str) -> record.Config:
     """Return the settings that record the human stand-in."""
     return record.Config(
         out=_folder(config, task) / "demonstrations",
-        env=(_played(task),),
+        env=(played(task),),
         policy="human",
         human=config.human,
         episodes=config.human_episodes,
@@ -156,7 +161,7 @@ def _plays(config: Config, task: str) -> record.Config:
     """Return the settings that record the policy's successes, without pictures."""
     return record.Config(
         out=_folder(config, task) / "plays",
-        env=(_played(task),),
+        env=(played(task),),
         policy=str(_folder(config, task) / "rl" / "policy"),
         episodes=config.episodes,
         attempts=config.attempts,
@@ -172,13 +177,13 @@ def _chosen(config: Config, task: str) -> tuple[LeRobotDataset, list[int]]:
     assert config.demonstrations is not None
     dataset = LeRobotDataset(config.demonstrations)
     named = [str(episode.facts.get("env", "")) for episode in dataset.episodes]
-    own = [place for place, env in enumerate(named) if env == _played(task)]
+    own = [place for place, env in enumerate(named) if env == played(task)]
     if not own and len(config.tasks) == 1 and not any(named):
         own = list(range(len(named)))
     if not own:
         known = ", ".join(sorted(set(filter(None, named)))) or "no environments"
-        remedy = f"record them: toddle record --policy human --cameras --env {_played(task)}"
-        raise problem(f"demonstrations: {dataset.path}", f"episodes of {_played(task)}", known, remedy)
+        remedy = f"record them: toddle record --policy human --cameras --env {played(task)}"
+        raise problem(f"demonstrations: {dataset.path}", f"episodes of {played(task)}", known, remedy)
     return dataset, own
 
 
@@ -186,7 +191,7 @@ def plan(config: Config) -> Plan:
     """Check tasks and demonstrations, and say what each task goes through."""
     steps = []
     for task in config.tasks:
-        family_of(task), family_of(_played(task))
+        family_of(task), family_of(played(task))
         if config.demonstrations is not None:
             dataset, own = _chosen(config, task)
             begin = f"take {len(own)} demonstrations of {dataset.path}"
@@ -194,14 +199,14 @@ def plan(config: Config) -> Plan:
             begin = f"record {config.human_episodes} demonstrations of the human stand-in"
         steps.append(
             f"{task}: {begin}; imitate them for {config.imitation.steps} updates; dppo with {DDIM_STEPS} DDIM steps in "
-            f"{_played(task)} for at most {config.steps:,} control steps, until {config.target:.0%} succeed; record "
+            f"{played(task)} for at most {config.steps:,} control steps, until {config.target:.0%} succeed; record "
             f"{config.episodes} successes"
         )
     drawn = f"pictures of {' '.join(config.cameras)}" if config.cameras else "no pictures"
     steps.append(f"write {config.out / 'dataset'}, {drawn}, and {config.out / 'index.html'}")
     # measured on one core: 40,000 control steps of Meta-World with a perceptron and 3,000 updates take about 4 minutes
     seconds = len(config.tasks) * (0.01 * config.imitation.steps + config.steps * 0.005 + 0.3 * config.episodes)
-    worlds = config.worlds * max(family_of(_played(task)).world_bytes for task in config.tasks)
+    worlds = config.worlds * max(family_of(played(task)).world_bytes for task in config.tasks)
     return Plan(steps=steps, memory_bytes=2**30 + worlds, seconds=seconds)
 
 
@@ -300,7 +305,7 @@ def _dataset(config: Config, tasks: list[str]) -> None:
 
 def _imitated(config: Config, task: str) -> float:
     """Return the warm start's success before RL, over FIRST_EPISODES episodes as they are recorded."""
-    env = make_env(_played(task), config.worlds, seed=config.seed)
+    env = make_env(played(task), config.worlds, seed=config.seed)
     policy = load_policy(_folder(config, task) / "rl" / "warm_start", acting=True)
     actor, won = PolicyActor(policy, body=body_in(policy, env)), list[bool]()
     for first in range(0, FIRST_EPISODES, config.worlds):
