@@ -10,6 +10,7 @@ from toddle.core.config import changes, config, to_dict
 from toddle.core.errors import nearest, problem
 from toddle.core.plan import Plan
 from toddle.methods._base import PREFIX, Method, known_methods, load_method
+from toddle.methods._survey import page, systems
 
 __all__ = ["Config", "plan", "run"]
 
@@ -20,16 +21,27 @@ class Config:
 
     name: Annotated[str, tyro.conf.Positional] = ""
     """The method to explain; none: a line for each."""
+    survey: bool = False
+    """Print the page docs/survey.md instead: the systems of the survey, and what of each is here."""
+
+    def __post_init__(self) -> None:
+        if self.survey and self.name:
+            raise problem("name", "none with --survey", self.name)
 
 
 def plan(config: Config) -> Plan:
     """Say what would be listed."""
+    if config.survey:
+        return Plan(steps=[f"print {len(systems())} systems of the survey"], seconds=0.0)
     chosen = [_named(config.name)] if config.name else [method for _, method in _all()]
     return Plan(steps=[f"explain {method.name}" for method in chosen], seconds=0.0)
 
 
 def run(config: Config, *, resume: bool = False) -> None:
-    """Print the list, or one method."""
+    """Print the list, one method, or the survey's page."""
+    if config.survey:
+        print(page(), end="")
+        return
     if config.name:
         _explain(_named(config.name))
         return
