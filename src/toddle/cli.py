@@ -38,6 +38,7 @@ COMMANDS = {
     "finetune": "improve a vision-language-action model by RL in simulation, from pictures and sentences",
     "offline": "learn a policy of states from datasets with rewards, by RL without a simulator",
     "jumpstart": "train a state-based agent by PPO that asks a teacher for directions, soon not at all",
+    "prefer": "judge|train: which of two pieces of a dataset is better, and policies that learn from the answers",
     "reward": "label|train|evaluate: a process reward model, which pays for progress before there is success",
     "factory": "make demonstrations by diffusion RL: warm start, RL, successes as one dataset",
     "quality": "judge demonstrations, compare datasets, and write the better episodes as a dataset",
@@ -145,10 +146,11 @@ def _dispatch(arguments: list[str]) -> int:
         return 0 if rest else 2
     recipe, options, config = read(command, rest)
     out = getattr(config, "out", None)
+    is_file = command == "report" or getattr(recipe, "OUT_IS_FILE", False)
     if out is not None:
-        check_folder(out.parent if command == "report" else out, "out")  # a report is a file
+        check_folder(out.parent if is_file else out, "out")
     if options.dry_run:
-        if out is not None and command not in OWN_FOLDERS:
+        if out is not None and command not in OWN_FOLDERS and not is_file:
             importlib.import_module("toddle.runs.run").check_run(out, config, resume=options.resume)
         _print_plan(recipe.__name__.rpartition(".")[2].replace("_", " "), recipe.plan(config))
         return 0

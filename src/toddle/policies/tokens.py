@@ -17,7 +17,7 @@ from toddle.core.errors import problem
 from toddle.core.numbers import Positive, Seed, Size, SizeOrNone
 from toddle.core.seeding import rand, torch_generator
 from toddle.core.types import BodySpec, Decision, Observation, Score
-from toddle.maths.action_tokens import bin_centres
+from toddle.maths.action_tokens import bin_centres, to_tokens
 from toddle.models.tanh_mlp import TanhMLP
 from toddle.policies.features import BodyFeatures
 
@@ -89,9 +89,32 @@ class TokenPolicy(nn.Module):
         """Return the observation: there is nothing to save."""
         return observation
 
+    @property
+    def chunk_size(self) -> int:
+        """H, actions of a demonstrated chunk."""
+        return self.horizon
+
     def update_normaliser(self, observation: Observation) -> None:
         """Take observations (..., O) into the running statistics."""
+        self.fit_normaliser(observation)
+
+    # ---- imitation -----------------------------------------------------------------------------------------------
+    def fit_normaliser(self, observation: Observation) -> None:
+        """Take observations (..., O) into the running statistics."""
         self.features.update_normaliser(observation)
+
+    def imitation_loss(self, observation: Observation, action: Tensor, generator: torch.Generator) -> Tensor:
+        """Return minus the log-probability (M,) of the tokens of demonstrated chunks (M, H, A), a token."""
+        flat = action.flatten(1)
+        tokens = (
+            flat.round().clamp(0, self.config.bins - 1) if self.config.discrete else to_tokens(flat, self.config.bins)
+        )
+        return -self.score(observation, tokens.float()).log_prob.mean(-1)
+
+    def finish_imitation(self) -> None:
+        """Nothing follows."""
+
+    # ---- Policy --------------------------------------------------------------------------------------------------
 
     def _log_probs(self, hidden: Tensor, link: int | slice) -> Tensor:
         """Return log-probabilities (..., bins) of a link, or (..., L, bins) of all, from their sums (..., width)."""

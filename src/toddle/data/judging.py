@@ -1,0 +1,113 @@
+"""A scripted judge of pieces of a dataset: which of two is better, by what was recorded, with a set share of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from toddle.core.errors import InputError, problem
+from toddle.core.reading import read_json
+from toddle.core.seeding import numpy_generator
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.preferences import Answer, AnswerFile, PairConfig, Segment, pairs
+from toddle.maths.preferences import external_log_reward
+
+__all__ = ["JUDGES", "Score", "judge", "scorer"]
+
+Score = Callable[[Segment], float]
+"""How good a piece is."""
+TRIED = 1000
+"""Pairs that are tried for one answer, before it is said that none is better than the other."""
+JUDGES = {
+    "success": "next.success",
+    "return": "next.reward",
+    "length": "action",
+    "smoothness": "action",
+    "cost-file": "action",
+}
+"""What may decide, and the column it needs."""
+
+
+def scorer(dataset: LeRobotDataset, by: str, costs: Path | None = None) -> Score:
+    """Return how pieces are scored.
+
+    success: 1 where there is one.  return: the sum of rewards.  length: fewer rows are better.  smoothness: actions
+    that change less from one row to the next (mean square) are better.  cost-file: as `costs` says, a JSON file
+    {"costs": {"<episode>": cost or [[cost of each constraint] of each stage]}}: less is better (GRAPE's reward).
+    Raises InputError where the dataset or the file has not what is needed.
+    """
+    column = JUDGES[by]
+    if column not in dataset.features:
+        raise InputError(f"dataset: {dataset.path} has no column '{column}', which the judge by {by} needs")
+    values = dataset.column(column).astype(np.float64).reshape(dataset.num_frames, -1)
+    begin = {episode.index: episode.start for episode in dataset.episodes}
+
+    def part(segment: Segment) -> np.ndarray[Any, Any]:
+        return values[begin[segment.episode] + segment.start : begin[segment.episode] + segment.stop]
+
+    if by == "cost-file":
+        known = _costs(dataset, costs)
+        return lambda segment: known[segment.episode]
+    ways: dict[str, Score] = {
+        "success": lambda segment: float(part(segment).any()),
+        "return": lambda segment: float(part(segment).sum()),
+        "length": lambda segment: float(segment.start - segment.stop),
+        "smoothness": lambda segment: (
+            -float(np.square(np.diff(part(segment), axis=0)).sum(1).mean()) if segment.stop - segment.start > 1 else 0.0
+        ),
+    }
+    return ways[by]
+
+
+def _costs(dataset: LeRobotDataset, path: Path | None) -> dict[int, float]:
+    if path is None:
+        raise problem("costs", "a file of costs with --by cost-file", "none")
+    given, found = read_json(path, {"costs": dict})["costs"], {}
+    for episode in dataset.episodes:
+        cost = given.get(str(episode.index))
+        try:
+            stages = np.asarray(cost, np.float64).reshape(1, 1) if np.ndim(cost) == 0 else np.asarray(cost, np.float64)
+        except (TypeError, ValueError):
+            stages = np.zeros(0)
+        if stages.ndim != 2 or not np.isfinite(stages).all():
+            wanted = "a number, or a list of stages, each a list of as many costs"
+            raise problem(f"{path}: costs: episode {episode.index}", wanted, str(cost)[:60])
+        found[episode.index] = float(external_log_reward(torch.from_numpy(stages)))
+    return found
+
+
+def judge(
+    dataset: LeRobotDataset,
+    file: AnswerFile,
+    settings: PairConfig,
+    score: Score,
+    *,
+    answers: int,
+    error: float,
+    seed: int,
+) -> int:
+    """Answer until the file holds `answers`; return how many pairs were passed over since neither piece was better.
+
+    A share `error` of the answers, drawn by `seed`, is wrong.  Raises InputError where no piece is better than another.
+    """
+    wrong = numpy_generator(seed, "wrong answers")
+    given = equal = 0
+    for tried, (first, second) in enumerate(pairs(dataset, settings)):
+        if given >= answers:
+            break
+        if tried - given >= TRIED * (given + 1):
+            raise problem(f"dataset: {dataset.path}", "pieces of which one is better", f"{tried} pairs of equals")
+        difference = score(first) - score(second)
+        if difference == 0.0:
+            equal += 1
+            continue
+        better = 1 if difference > 0 else 2
+        answer = Answer(first, second, 3 - better if wrong.random() < error else better)
+        if given >= len(file.answers):
+            file.append(answer)
+        given += 1
+    return equal

@@ -1,0 +1,78 @@
+"""`toddle prefer judge`: a scripted judge answers which of two pieces of a dataset is better."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.numbers import Count, Seed, Share
+from toddle.core.plan import Plan
+from toddle.data.judging import judge, scorer
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.preferences import AnswerFile, PairConfig, pairs
+
+__all__ = ["OUT_IS_FILE", "Config", "plan", "run"]
+
+OUT_IS_FILE = True
+
+
+@config
+class Config:
+    """Answer which of two pieces of a dataset is better, by what was recorded, with a set share of errors.
+
+    Pairs of which neither is better are passed over.  The same command goes on with a file that holds fewer answers.
+    Example: toddle prefer judge data/plays --by success --error 0.1 --answers 50 --out runs/answers.jsonl
+    """
+
+    dataset: Annotated[Path, tyro.conf.Positional]
+    """LeRobot dataset (v3.0), as `toddle record --keep-failures` writes it."""
+    out: Path = Path("runs/answers.jsonl")
+    """File of the answers."""
+    by: Literal["success", "return", "length", "smoothness", "cost-file"] = "success"
+    """What decides: a success, the sum of rewards, fewer steps, actions that change less, or the costs of a file."""
+    costs: Path | None = None
+    """cost-file: JSON {"costs": {"<episode>": cost, or [[cost of each constraint] of each stage]}}; less is better."""
+    answers: Count = 50
+    """Answers to give."""
+    error: Share = 0.0
+    """Share of wrong answers."""
+    pairs: PairConfig = field(default_factory=PairConfig)
+    """Which pieces are compared."""
+    seed: Seed = 0
+    """Seed of the errors."""
+
+    def __post_init__(self) -> None:
+        if (self.costs is not None) != (self.by == "cost-file"):
+            raise problem("costs", "a file with --by cost-file, and none else", str(self.costs))
+        if self.by == "cost-file" and self.pairs.rows:
+            raise problem("pairs.rows", "0 with --by cost-file, whose costs are of whole episodes", self.pairs.rows)
+
+
+def plan(config: Config) -> Plan:
+    """Open the dataset, score a piece, and say what will be done."""
+    dataset = LeRobotDataset(config.dataset)
+    first, _ = next(pairs(dataset, config.pairs))
+    scorer(dataset, config.by, config.costs)(first)
+    return Plan(
+        steps=[
+            f"read {len(dataset.episodes)} episodes of {config.dataset}",
+            f"answer {config.answers} questions by {config.by}, {config.error:.0%} of them wrong; write {config.out}",
+        ],
+        memory_bytes=5 * 10**8,
+        seconds=1.0 + 0.01 * config.answers,
+    )
+
+
+def run(config: Config, *, resume: bool = False) -> None:
+    """Answer, one line after another."""
+    dataset = LeRobotDataset(config.dataset)
+    score = scorer(dataset, config.by, config.costs)
+    by = f"judge by {config.by}, error {config.error:g}, seed {config.seed}"
+    with AnswerFile(config.out, dataset, config.pairs, by) as file:
+        equal = judge(dataset, file, config.pairs, score, answers=config.answers, error=config.error, seed=config.seed)
+        print(f"answers: {config.out}: {len(file.answers)}; {equal} pairs of equals were passed over")

@@ -1,0 +1,174 @@
+"""`toddle prefer train`: a policy learns from answers about pairs of pieces of a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from toddle.algorithms.preference import Preference, PreferenceConfig, StateLikelihood
+from toddle.core.config import config
+from toddle.core.device import check_device_name, resolve_device
+from toddle.core.errors import problem
+from toddle.core.memory import weights_that_fit
+from toddle.core.numbers import Count, Seed
+from toddle.core.plan import Plan
+from toddle.core.protocols import Imitating
+from toddle.core.seeding import numpy_generator
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.preferences import Answer, Segment, read_answers
+from toddle.policies.store import load_policy, meta_of, save_policy
+from toddle.runs.loop import run_loop
+from toddle.runs.run import RunFolder
+
+__all__ = ["Config", "plan", "run"]
+
+STATES = {"gaussian": True, "tokens": True, "denoising": False, "fpo": False}
+"""Kinds of policies of states, and whether their decisions have exact densities."""
+
+
+@config
+class Config:
+    """Learn a policy from answers about which of two pieces of a dataset is better.
+
+    `--method` is dpo, ipo or tpo for policies with densities (Gaussians, tokens), flow-dpo for diffusion and flows.
+    Writes <out>/policy: evaluate it beside the policy it began from.
+    Example: toddle prefer train --policy runs/bc --dataset data/plays --answers runs/answers.jsonl --out runs/preferred
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ("device",)
+
+    policy: Path
+    """Folder of the policy to go on from; as it is then, it is the reference."""
+    dataset: Path
+    """LeRobot dataset (v3.0) that the answers are about."""
+    answers: Path
+    """File of answers, of `toddle prefer judge` or `toddle prefer ask`; equal ones (0) are left out."""
+    out: Path = Path("runs/preferred")
+    """The run's folder; the policy is in its `policy/`."""
+    method: Literal["dpo", "ipo", "tpo", "flow-dpo"] = "dpo"
+    """How it learns."""
+    answers_as: Literal["given", "shuffled", "swapped"] = "given"
+    """given; or a control that should fail: shuffled among the pairs, or each the other way round."""
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    """The algorithm."""
+    checkpoint_every: Count = 100
+    """Updates between two checkpoints."""
+    device: str = "cpu"
+    """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
+    seed: Seed = 0
+    """Seed of batches, noise and shuffled answers."""
+
+    def __post_init__(self) -> None:
+        check_device_name(self.device)
+
+
+def _answers(config: Config, dataset: LeRobotDataset) -> list[tuple[Segment, Segment]]:
+    """Return (winner, loser) of every pair of which one was preferred."""
+    given: list[Answer] = [each for each in read_answers(config.answers, dataset) if each.answer]
+    if not given:
+        raise problem(str(config.answers), "an answer that prefers one piece", "none")
+    first_wins = np.array([each.answer == 1 for each in given])
+    if config.answers_as == "swapped":
+        first_wins = ~first_wins
+    elif config.answers_as == "shuffled":
+        first_wins = numpy_generator(config.seed, "shuffled answers").permutation(first_wins)
+    return [
+        (each.first, each.second) if wins else (each.second, each.first)
+        for each, wins in zip(given, first_wins, strict=True)
+    ]
+
+
+def _learner(config: Config) -> Preference:
+    """Read everything and build the learner.  Raises InputError where policy, dataset and answers do not fit."""
+    device = resolve_device(config.device)
+    dataset = LeRobotDataset(config.dataset)
+    decided = _answers(config, dataset)
+    with weights_that_fit(3.0):
+        policy, reference = (load_policy(config.policy, device) for _ in range(2))
+    if policy.kind not in STATES:
+        raise problem("policy", f"a policy of states, of kind {', '.join(STATES)}", policy.kind)
+    body = _body(policy, dataset)
+    state, action = (torch.from_numpy(dataset.vector(n).astype(np.float32)) for n in ("observation.state", "action"))
+    begin = {episode.index: episode.start for episode in dataset.episodes}
+    rows = list[np.ndarray]()
+    for segment in [winner for winner, _ in decided] + [loser for _, loser in decided]:
+        first = begin[segment.episode] + segment.start
+        last = begin[segment.episode] + segment.stop - policy.horizon
+        if last < first:
+            wanted = f"pieces of at least {policy.horizon} rows, a decision of the policy"
+            raise problem(str(config.answers), wanted, segment.stop - segment.start)
+        rows.append(np.arange(first, last + 1, policy.horizon))
+    chosen = np.concatenate(rows)
+    pieces = np.split(np.arange(len(chosen)), np.cumsum([len(each) for each in rows])[:-1])
+    places = dataset.places(chosen)
+    ends = np.array([episode.stop for episode in dataset.episodes])[places]
+    ahead = np.minimum(chosen[:, None] + np.arange(policy.chunk_size), ends[:, None] - 1)
+    likelihood = StateLikelihood(state[chosen].to(device), action[ahead].to(device), body, exact=STATES[policy.kind])
+    half = len(decided)
+    return Preference(
+        policy,
+        reference,
+        likelihood,
+        pieces[:half],
+        pieces[half:],
+        config.preference,
+        method=config.method,
+        seed=config.seed,
+    )
+
+
+def _body(policy: Imitating, dataset: LeRobotDataset) -> int:
+    """Return the id of the dataset's body in the policy's banks.  Raises InputError where it has none of its sizes."""
+    names = [body.name for body in policy.bodies]
+    body = names.index(str(dataset.robot_type)) if str(dataset.robot_type) in names else 0
+    sizes = dataset.vector("observation.state").shape[1], dataset.vector("action").shape[1]
+    own = policy.bodies[body].proprio, policy.bodies[body].action
+    if sizes != own:
+        raise problem(
+            "policy",
+            f"one of {sizes[0]} numbers and actions of {sizes[1]}, as {dataset.path}",
+            f"{own[0]} and {own[1]}",
+        )
+    return body
+
+
+def plan(config: Config) -> Plan:
+    """Read the data, load the policy twice, and say what will be done."""
+    learner = _learner(config)
+    weights = sum(p.numel() for p in learner.policy.parameters())
+    settings = config.preference
+    decisions = settings.batch * learner.rows.shape[1]
+    return Plan(
+        steps=[
+            f"read {learner.pairs} answers{'' if config.answers_as == 'given' else f', {config.answers_as},'} about "
+            f"{config.dataset}, pieces of {learner.real.sum(1).min()} to {learner.real.sum(1).max()} decisions",
+            f"make {settings.updates} updates of {min(settings.batch, learner.pairs)} pairs by {config.method}, "
+            f"with {weights:,} weights",
+            f"write {config.out / 'policy'}",
+        ],
+        memory_bytes=5 * 10**8 + 24 * weights,
+        seconds=settings.updates * (3e-3 + 12e-11 * weights * decisions),
+    )
+
+
+def run(config: Config, *, resume: bool = False) -> None:
+    """Learn and save."""
+    with RunFolder.open(config.out, config, resume=resume) as folder:
+        learner = _learner(config)
+        run_loop(
+            learner,
+            folder,
+            config.preference.updates,
+            checkpoint_every=config.checkpoint_every,
+            label="prefer",
+            show=("prefer/loss", "prefer/accuracy"),
+        )
+        policy: Imitating = learner.policy  # type: ignore[assignment]
+        policy.finish_imitation()
+        facts = {"method": config.method, "from": str(config.policy), "answers": learner.pairs}
+        save_policy(config.out / "policy", policy, meta_of(config.policy) | facts)
+    print(f"policy: {config.out / 'policy'}; measure it beside {config.policy}: toddle evaluate")
