@@ -35,6 +35,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "report": {"runs": ["somewhere"]},
     "quality": {"dataset": ["somewhere"]},
     "offline": {"dataset": ["somewhere"]},
+    "prefer judge": {"dataset": "somewhere"},
+    "prefer train": {"policy": "somewhere", "dataset": "somewhere", "answers": "somewhere"},
     "study": {"name": "t0"},
 }
 
@@ -153,7 +155,9 @@ def test_a_number_is_accepted_or_named_in_one_line(name: str, kind: Any, plain: 
                 assert found is not None
 
 
-WRITING = [name for name in WORDS if name not in ("study", "doctor", "methods", "report")]
+FILES = {"report", "prefer judge"}
+"""Commands whose --out is a file."""
+WRITING = [name for name in WORDS if name not in {"study", "doctor", "methods"} | FILES]
 
 
 @pytest.mark.parametrize("command", WRITING)
@@ -166,7 +170,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     given = {"quality": "x", "transfer": "--source x", "sft": "--dataset x", "evaluate": "--policy x --env goal/sawyer"}
     given |= {"reward label": "--dataset x", "reward train": "--dataset x", "reward evaluate": "--model x"}
-    given |= {"offline": "--dataset x"}
+    given |= {"offline": "--dataset x", "prefer train": "--policy x --dataset x --answers x"}
     for more in (["--dry-run"], []):
         with pytest.raises(SystemExit) as stopped:
             main([*command.split(), *given.get(command, "").split(), "--out", str(tmp_path / place), *more])
@@ -191,13 +195,14 @@ RUNS = {
     "factory": "",
     "jumpstart": "",
     "offline": "--dataset x",
+    "prefer train": "--policy x --dataset x --answers x",
     "reward train": "--dataset x",
     "reward evaluate": "--model x",
 }
 
 
 def test_no_command_that_writes_a_run_is_left_out() -> None:
-    assert set(RUNS) == set(WORDS) - {"methods", "report", "doctor"}
+    assert set(RUNS) == set(WORDS) - {"methods", "doctor"} - FILES
 
 
 @pytest.mark.parametrize("command", RUNS)
