@@ -33,6 +33,7 @@ from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig, Unsaid
 from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.policies.pi0 import Pi0Config, Pi0Policy
+from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
 from toddle.policies.store import KINDS, classes_of
 from toddle.policies.token_vla import TokenVLA
 from toddle.policies.tokens import TokenConfig, TokenPolicy
@@ -59,6 +60,10 @@ def seen(size: int, batch: int = 3) -> Observation:
 
 def gaussian(folder: Path) -> tuple[Any, Observation]:
     return GaussianPolicy(GaussianConfig(bodies=(ARM,), hidden=(16,), horizon=2)), state()
+
+
+def squashed(folder: Path) -> tuple[Any, Observation]:
+    return SquashedGaussianPolicy(SquashedGaussianConfig(body=ARM, hidden=(16,), horizon=2)), state()
 
 
 def causal(folder: Path) -> tuple[Any, Observation]:
@@ -167,6 +172,7 @@ def fast_smolvlm(folder: Path) -> tuple[Any, Observation]:
 Make = Callable[[Path], tuple[Any, Observation]]
 MADE: dict[str, tuple[Make, ...]] = {
     "gaussian": (gaussian,),
+    "squashed_gaussian": (squashed,),
     "causal": (causal,),
     "denoising": (diffusion, flow),
     "fpo": (fpo,),
@@ -181,7 +187,7 @@ MADE: dict[str, tuple[Make, ...]] = {
     "smolvla": (lerobots("smolvla", 9),),
 }
 LEARN: dict[str, tuple[type[Any], ...]] = {
-    **dict.fromkeys(("gaussian", "denoising", "fpo"), (Scorable, Imitating)),
+    **dict.fromkeys(("gaussian", "squashed_gaussian", "denoising", "fpo"), (Scorable, Imitating)),
     **dict.fromkeys(("causal", "tokens"), (Scorable,)),
     **dict.fromkeys(("flow_vla", "pi0", "pi05", "smolvla"), (FineTunable,)),
     **dict.fromkeys(("token_vla", "fast_vla", "language_vla", "fast_language_vla"), (Scorable, FineTunable)),

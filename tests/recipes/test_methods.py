@@ -29,6 +29,7 @@ from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.links import DiffusionConfig, FlowConfig
+from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
 from toddle.policies.store import load_policy, save_policy
 from toddle.policies.tokens import TokenConfig, TokenPolicy
 from toddle.recipes import methods as listing
@@ -201,6 +202,7 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Straight walks to the right: action (1, 0.5) whatever is seen."""
     folder = tmp_path_factory.mktemp("demos") / "data"
     features = {"observation.state": Feature(size=4), "action": Feature(size=2)}
+    features["next.success"] = Feature(size=1, dtype="bool")
     spec = DatasetSpec(fps=10, features=features, robot_type="point", cameras={})
     random = np.random.default_rng(0)
     with DatasetWriter(folder, spec) as writer:
@@ -208,6 +210,7 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
             columns = {
                 "observation.state": random.normal(size=(20, 4)).astype(np.float32),
                 "action": np.tile(np.array([0.9, 0.5], np.float32), (20, 1)),
+                "next.success": np.arange(20) == 19,
             }
             writer.add_episode(columns, {}, "go", {"seed": number})
     return folder
@@ -300,6 +303,7 @@ ARM = BodySpec(name="point", proprio=4, action=2, dt=0.05)
 CHUNK: dict[str, Any] = {"body": ARM, "network": MlpDenoiserConfig(width=8), "executed": 2}
 STORED: dict[str, Callable[[], Any]] = {
     "gaussian": lambda: GaussianPolicy(GaussianConfig(bodies=(ARM,), hidden=(8,))),
+    "squashed_gaussian": lambda: SquashedGaussianPolicy(SquashedGaussianConfig(body=ARM, hidden=(8,))),
     "tokens": lambda: TokenPolicy(TokenConfig(body=ARM, bins=5)),
     "causal": lambda: CausalPolicy(
         CausalConfig(
@@ -319,6 +323,8 @@ TRAINS = {
     **dict.fromkeys(("ppo", "grpo", "rloo", "rcpo", "rpd"), PLAIN),
     "clone": set[str](),
     "ddiffpg": set[str](),
+    "sac": {"squashed_gaussian"},
+    "rlpd": {"squashed_gaussian"},
     "dppo": {"diffusion"},
     "fpo": {"fpo"},
     "reinflow": {"reinflow"},
@@ -328,8 +334,11 @@ TRAINS = {
 
 
 @pytest.mark.parametrize("method", known_methods())
-def test_a_stored_policy_that_the_method_does_not_train_is_refused_in_one_line(method: str, tmp_path: Path) -> None:
+def test_a_stored_policy_that_the_method_does_not_train_is_refused_in_one_line(
+    method: str, tmp_path: Path, demonstrations: Path
+) -> None:
     teacher = {"teacher": tmp_path} if method in ("clone", "rpd") else {}
+    teacher |= {"demonstrations": [demonstrations]} if method == "rlpd" else {}  # type: ignore[dict-item]
     save_policy(tmp_path, STORED["gaussian"]())
     asked = configure(method=method, preset=load_method(method).presets[-1].name, **teacher)
     for name, make in STORED.items():
@@ -355,7 +364,9 @@ def test_every_method_has_sources_and_its_settings_round_trip(method: str, tmp_p
     assert from_dict(config_class(method), to_dict(config)) == config == configure(to_dict(config))
 
 
-@pytest.mark.parametrize("method", [name for name in known_methods() if name not in ("ddiffpg", "clone")])
+@pytest.mark.parametrize(
+    "method", [name for name in known_methods() if name not in ("ddiffpg", "clone", "sac", "rlpd")]
+)
 def test_what_is_given_wins_whatever_its_value(method: str, tmp_path: Path) -> None:
     """0.2 is PPO's general clip: typed, it must not be taken for "not given".  So from a file, and flags over it."""
     for env in ("gymnasium/HalfCheetah-v5", "goal/sawyer", "fork/point"):

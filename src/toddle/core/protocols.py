@@ -27,6 +27,8 @@ __all__ = [
     "Memory",
     "Module",
     "Scorable",
+    "StateActor",
+    "Steered",
 ]
 
 Memory = Any
@@ -227,6 +229,37 @@ class Flowing(FineTunable, Protocol):
 
     def summary(self, observation: Observation) -> Tensor:
         """Return what it sees as one vector (..., D), without gradients: for the head of a learned spread."""
+
+
+class StateActor(Module, Protocol):
+    """A small network over flat states whose draws can be differentiated."""
+
+    def sample(self, state: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return numbers (B, N) within [-1, 1] at states (B, O), drawn by standard normal `noise` (B, N), and their
+        log-densities (B,), both with gradients."""
+
+    def update_normaliser(self, state: Tensor) -> None:
+        """Take states (..., O) into the running statistics, between updates only."""
+
+
+@runtime_checkable
+class Steered(Acting, Protocol):
+    """A policy that a small actor decides.  What its numbers come to (an action, a correction of another policy's, the
+    noise that a flow begins at) the policy alone knows: it makes the decision's action of them.
+
+    A decision's chain (B, N) are the actor's numbers before the tanh that holds them to [-1, 1].
+    """
+
+    @property
+    def actor(self) -> StateActor:
+        """What learns."""
+
+    @property
+    def state_sizes(self) -> tuple[int, int]:
+        """O, numbers of a state, and N, numbers that the actor says."""
+
+    def state(self, observation: Observation) -> Tensor:
+        """Return what actor and critics see of (encoded) observations (..., ...): (..., O) float32."""
 
 
 @runtime_checkable

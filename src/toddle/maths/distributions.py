@@ -22,6 +22,7 @@ __all__ = [
     "gaussian_entropy",
     "gaussian_log_prob",
     "noise_log_prob",
+    "tanh_log_slope",
 ]
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
@@ -41,6 +42,14 @@ def noise_log_prob(z: Tensor, log_std: Tensor) -> Tensor:
 def gaussian_entropy(log_std: Tensor) -> Tensor:
     """Differential entropy in nats of a diagonal Gaussian with `log_std` (..., D): (...)."""
     return log_std.sum(-1) + (0.5 + HALF_LOG_TWO_PI) * log_std.shape[-1]
+
+
+def tanh_log_slope(u: Tensor) -> Tensor:
+    """Return log(1 - tanh(u)^2) of each number: by so much tanh changes the logarithm of a volume at u.
+
+    It is written 2 (log 2 - u - softplus(-2 u)), which stays exact where tanh(u) rounds to 1.
+    """
+    return 2.0 * (math.log(2.0) - u - torch.nn.functional.softplus(-2.0 * u))
 
 
 def chunk_modes(steps: int, correlation: float) -> tuple[Tensor, Tensor]:

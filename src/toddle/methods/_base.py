@@ -53,6 +53,8 @@ class Start:
     """The stored policy to go on from, or None."""
     folder: Path | None = None
     """The run's folder, in which what comes before RL (imitation) is kept; None: nothing is trained yet (a plan)."""
+    checkpoint_every: int = 20
+    """Iterations between two checkpoints."""
     tasks: TaskCurriculumConfig | None = None
     """How tasks are drawn that share the worlds of an environment (`envs.mixture`)."""
     teacher: Teacher | None = None
@@ -64,7 +66,9 @@ class Start:
 class Counting(Protocol):
     """What gathers experience, and counts it."""
 
-    total_steps: int
+    @property
+    def total_steps(self) -> int:
+        """Control steps so far."""
 
     @property
     def bytes(self) -> int:
@@ -86,6 +90,10 @@ class Run:
     """What acts while it learns, where that is not the policy itself."""
     merged: Callable[[], AbstractContextManager[None]] = nullcontext
     """Within it the policy acts with LoRA merged, where it has LoRA."""
+    notes: tuple[str, ...] = ()
+    """What a plan says besides."""
+    rehearse: Callable[[], None] = lambda: None
+    """Called before a plan times an iteration, where the first ones of a run are not like the others."""
 
 
 class Settings(Protocol):

@@ -44,6 +44,11 @@ __all__ = [
 
 KINDS: dict[str, tuple[str, str, str]] = {
     "gaussian": ("toddle.policies.gaussian", "GaussianPolicy", "GaussianConfig"),
+    "squashed_gaussian": (
+        "toddle.policies.squashed_gaussian",
+        "SquashedGaussianPolicy",
+        "SquashedGaussianConfig",
+    ),
     "causal": ("toddle.policies.causal", "CausalPolicy", "CausalConfig"),
     "denoising": ("toddle.policies.denoising", "DenoisingPolicy", "DenoisingConfig"),
     "fpo": ("toddle.policies.fpo", "FPOPolicy", "FPOConfig"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from toddle.core.config import changes, config, from_dict, merged, to_dict
@@ -35,7 +36,8 @@ def preset_lines(config: Any, preset: Preset) -> list[str]:
     settings, now = to_dict(preset.settings), to_dict(config)
     changed = changes(settings, {name: now[name] for name in settings})
     for name, wanted in preset.common.items():  # of the command's settings a preset says a part
-        changed += changes({name: wanted}, {name: {key: now[name][key] for key in wanted}})
+        own = {key: now[name][key] for key in wanted} if isinstance(wanted, Mapping) else now[name]
+        changed += changes({name: wanted}, {name: own})
     given = ", ".join(f"{name} {value!r} (preset: {was!r})" for name, was, value in changed)
     lines = [f"take preset '{preset.name}' of {config.method} ({preset.source})"]
     return [*lines, f"change {given}"] if given else lines

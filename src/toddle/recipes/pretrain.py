@@ -34,7 +34,16 @@ CHOOSING = ("method", "preset", "env", "warm_start", "init")
 """What decides which settings there are and where they begin."""
 STOP_EPISODES = 50
 """Episodes over which success is counted to stop early."""
-OPTIONS = ("control", "token_latency", "distractors", "max_episode_steps", "reward", "horizon_scale", "estimates")
+OPTIONS = (
+    "control",
+    "token_latency",
+    "distractors",
+    "max_episode_steps",
+    "terminate_on_success",
+    "reward",
+    "horizon_scale",
+    "estimates",
+)
 """Settings that are options of the environment."""
 
 
@@ -72,6 +81,8 @@ class Config:
     """Tokens of other worlds' goals shown beside a world's own, at most, so that attention learns to choose."""
     max_episode_steps: Count | None = None
     """Control steps after which an episode is cut; by default the environment's own limit."""
+    terminate_on_success: bool = False
+    """End an episode at its first success, where the environment takes it (metaworld-state does so by itself)."""
     reward: Literal["own", "dense", "simplified", "sparse", "success"] = "own"
     """What is paid, where the environment has several rewards (docs/tabletop.md); own: what it pays by itself."""
     horizon_scale: Count = 1
@@ -138,7 +149,13 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
     device = resolve_device(config.device)
     init = None if config.init is None else load_policy(config.init)
     start = Start(
-        envs=_environments(config), steps=config.steps, seed=config.seed, device=device, init=init, folder=folder
+        envs=_environments(config),
+        steps=config.steps,
+        seed=config.seed,
+        device=device,
+        init=init,
+        folder=folder,
+        checkpoint_every=config.checkpoint_every,
     )
     with weights_that_fit(
         4.0 if device.type == "cpu" else 1.0
@@ -150,6 +167,7 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
 def plan(config: Any) -> Plan:
     """Build everything, time one iteration, and return what the run will do."""
     made = build(config)
+    made.rehearse()
     made.learner.step()  # the first also compiles and allocates
     began = time.perf_counter()
     made.learner.step()
@@ -160,6 +178,7 @@ def plan(config: Any) -> Plan:
         *preset_lines(config, preset),
         *([f"go on from {config.init}"] if config.init is not None else []),
         *([f"imitate {imitated} first"] if (imitated := to_dict(config).get("warm_start")) else []),
+        *made.notes,
         f"step {config.worlds} worlds each of {', '.join(config.env)}",
         f"train a {made.policy.kind} policy of {parameters:,} parameters by {config.method}: {made.iterations} "
         f"iterations, {config.steps:,} control steps",

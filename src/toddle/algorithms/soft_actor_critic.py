@@ -1,0 +1,294 @@
+"""Soft actor-critic over a replay, with any number of critics and any sources of data: SAC and RLPD are settings of it.
+
+SAC: Haarnoja et al. 2018 (arXiv 1801.01290, 1812.05905).  RLPD: Ball et al. 2023 (arXiv 2302.02948), whose code's order
+of updates this follows.  What is learned is a small actor over states; whether what it says is an action, a correction
+of another policy's, or the noise that a flow begins at is the policy's business (`core.protocols.Steered`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toddle.core.config import config
+from toddle.core.device import CPU, device_of
+from toddle.core.errors import NaNError, problem
+from toddle.core.numbers import Count, Discount, Finite, Positive, Share, Size, Whole
+from toddle.core.protocols import Module, Steered
+from toddle.core.seeding import randn, torch_generator
+from toddle.data.replay import Decisions, Replay
+from toddle.experience.collect import Collector
+from toddle.experience.rollout import Rollout
+from toddle.maths.value_targets import one_step_target
+from toddle.models.q_ensemble import QEnsemble
+from toddle.optim.flat_adam import FlatAdam
+
+__all__ = ["ONLINE", "SACConfig", "SoftActorCritic", "decisions_of"]
+
+ONLINE = "online"
+"""The store of what the policy itself did."""
+
+
+@config
+class SACConfig:
+    """Soft actor-critic."""
+
+    discount: Discount = 0.99
+    """gamma for one control step."""
+    learning_rate: Positive = 3e-4
+    """Adam's rate for actor, critics and temperature."""
+    batch: Size = 256
+    """B, decisions of an update."""
+    ratio: Positive = 1.0
+    """Updates of the critics for each decision of a world."""
+    critics: Size = 2
+    """E, critics; the actor climbs their mean."""
+    subset: Size = 2
+    """Critics whose smallest value is the target's, drawn anew for each update; `critics`: of all."""
+    layer_norm: bool = False
+    """Normalise the critics' hidden layers: bounds what they say of actions that nobody took."""
+    critic_hidden: tuple[Size, ...] = (256, 256)
+    """Widths of the critics' hidden layers."""
+    target_rate: Share = 0.005
+    """By how much the slow critics move towards the critics after each update."""
+    actor_every: Count = 1
+    """Updates of the critics for one of the actor and of the temperature."""
+    temperature: Positive = 1.0
+    """alpha at the start, the weight of entropy; it is learned."""
+    target_entropy: Finite = -1.0
+    """Entropy, for each number of an action, that alpha holds the actor to."""
+    backup_entropy: bool = True
+    """Whether the critics' targets count the next action's entropy."""
+    learn_after: Whole = 1000
+    """Decisions, all worlds together, before the first update."""
+    rounds: Count = 100
+    """Decisions of each world between two lines of metrics."""
+
+    def __post_init__(self) -> None:
+        if self.subset > self.critics:
+            raise problem("subset", f"at most the {self.critics} critics", self.subset)
+
+
+class SoftActorCritic:
+    """A learner: a round is a decision in every world and the updates it pays for; `step` makes `rounds` of them."""
+
+    def __init__(
+        self,
+        policy: Steered,
+        collector: Collector,
+        replay: Replay,
+        config: SACConfig,
+        *,
+        seed: int,
+        critics: QEnsemble | None = None,
+    ) -> None:
+        """Learn with what `collector` gathers, which goes to the store ONLINE of `replay`.
+
+        critics: E networks to go on from (None: fresh ones).  Statistics of states begin with what the replay holds.
+        Raises InputError for a policy with memory.
+        """
+        if policy.sequential:
+            raise problem("policy", "one without memory with soft actor-critic", policy.kind)
+        self.policy, self.collector, self.replay, self.config = policy, collector, replay, config
+        self.actor, self.device = policy.actor, device_of(policy)
+        states, numbers = policy.state_sizes
+        if critics is None:
+            first = int(torch.randint(2**62, (), generator=torch_generator(seed, "critics")))
+            critics = QEnsemble(
+                states,
+                numbers,
+                hidden=config.critic_hidden,
+                count=config.critics,
+                seed=first,
+                layer_norm=config.layer_norm,
+            )
+        self.critics = critics.to(self.device)
+        self.slow = copy.deepcopy(self.critics).requires_grad_(False)
+        self.slow.scale = self.critics.scale
+        self.temperature = _Temperature(config.temperature).to(self.device)
+        parts: dict[str, Module] = {"actor": self.actor, "critics": self.critics, "temperature": self.temperature}
+        self.optimisers = {
+            name: FlatAdam({name: (module, config.learning_rate)}, max_norm=math.inf) for name, module in parts.items()
+        }
+        self.learned = {name: [p for p in module.parameters() if p.requires_grad] for name, module in parts.items()}
+        self.target_entropy = config.target_entropy * numbers
+        self.batches, self.noise = torch_generator(seed, "replay batches"), torch_generator(seed, "actor-critic noise")
+        self.updates, self.due, self.learn_after = 0, 0.0, config.learn_after
+        for store in replay.stores.values():
+            if len(store):
+                self._look(store.at(torch.arange(len(store))).observation)
+
+    # ---- experience ----------------------------------------------------------------------------------------------
+    @property
+    def total_steps(self) -> int:
+        """Control steps so far."""
+        return self.collector.total_steps
+
+    @property
+    def bytes(self) -> int:
+        """Memory of what is kept."""
+        return self.collector.bytes + self.replay.bytes
+
+    def _look(self, states: Tensor) -> None:
+        self.actor.update_normaliser(states)
+        self.critics.scale.update(states)
+
+    def _gather(self) -> dict[str, float]:
+        rollout, metrics = self.collector.collect(self.policy, None)
+        made = decisions_of(self.policy, rollout)
+        self.replay.stores[ONLINE].add(made)
+        self._look(made.observation.to(self.device))
+        return metrics
+
+    def learn_at_once(self) -> None:
+        """Learn from the first round on."""
+        self.learn_after = 0
+
+    # ---- learning ------------------------------------------------------------------------------------------------
+    def step(self) -> dict[str, float]:
+        """Make `rounds` rounds.  Raises NaNError where a loss is not finite."""
+        gathered, found = list[dict[str, float]](), dict[str, list[Tensor]]()
+        for _ in range(self.config.rounds):
+            gathered.append(self._gather())
+            if len(self.replay.stores[ONLINE]) < self.learn_after:
+                continue
+            self.due += self.config.ratio * self.collector.decisions
+            count = int(self.due)
+            self.due -= count
+            if count:
+                for name, values in self.learn(self.replay.draw(count, self.config.batch, self.batches)).items():
+                    found.setdefault(name, []).extend(values)
+        metrics = {f"sac/{name}": float(torch.stack(values).mean()) for name, values in found.items()}
+        if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
+            raise NaNError(f"after {self.updates} updates: {bad[0]} is not finite")
+        kept = {f"sac/{name}_decisions": float(len(store)) for name, store in self.replay.stores.items()}
+        return _joined(gathered) | metrics | kept | {"sac/updates": float(self.updates)}
+
+    def learn(self, batches: Decisions) -> dict[str, list[Tensor]]:
+        """Make an update for each of (U, B) decisions; the actor's is made with every `actor_every`-th.
+
+        Returns metrics without dimensions, one an update.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for index in range(len(batches)):
+            batch = batches.at(index)
+            if self.device != CPU:
+                batch = batch.to(self.device)
+            metrics = self.update_critics(batch)
+            self.updates += 1
+            if self.updates % self.config.actor_every == 0:
+                metrics |= self.update_actor(batch)
+            for name, value in metrics.items():
+                found.setdefault(name, []).append(value.detach())
+        return found
+
+    def update_critics(self, batch: Decisions) -> dict[str, Tensor]:
+        """Move the critics to y = r + discount (min of some slow critics at the actor's next action - alpha log pi)."""
+        c = self.config
+        with torch.no_grad():
+            action, log_prob = self.actor.sample(batch.following, self._drawn(batch))
+            chosen = torch.randperm(c.critics, generator=self.noise)[: c.subset] if c.subset < c.critics else None
+            following = self.slow(batch.following, action, chosen).amin(0)
+            if c.backup_entropy:
+                following = following - self.temperature() * log_prob
+            target = one_step_target(batch.reward, following.new_zeros(()), 1.0, batch.discount * following)
+        value = self.critics(batch.observation, batch.action)
+        loss = self._descend("critics", (value - target).square().mean())
+        with torch.no_grad():
+            torch._foreach_lerp_([*self.slow.parameters()], [*self.critics.parameters()], c.target_rate)
+        return {"critic_loss": loss, "value": value.mean(), "target": target.mean()}
+
+    def update_actor(self, batch: Decisions) -> dict[str, Tensor]:
+        """Move the actor up the critics' mean and its entropy, then alpha to where the entropy is as asked."""
+        alpha = self.temperature().detach()
+        action, log_prob = self.actor.sample(batch.observation, self._drawn(batch))
+        value = self.critics(batch.observation, action).mean()
+        entropy = -log_prob.mean()
+        loss = self._descend("actor", -alpha * entropy - value)
+        self._descend("temperature", self.temperature() * (entropy.detach() - self.target_entropy))
+        return {"actor_loss": loss, "entropy": entropy, "temperature": alpha}
+
+    def _drawn(self, batch: Decisions) -> Tensor:
+        return randn(batch.action.shape, self.noise, self.device)
+
+    def _descend(self, name: str, loss: Tensor) -> Tensor:
+        """Make one step of one part down `loss`; what else the loss depends on gets no gradient."""
+        self.optimisers[name].zero_grad()
+        loss.backward(inputs=self.learned[name])
+        self.optimisers[name].step()
+        return loss
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next step depends on."""
+        return {
+            "policy": dict(self.policy.state_dict()),
+            "critics": dict(self.critics.state_dict()),
+            "slow": dict(self.slow.state_dict()),
+            "temperature": dict(self.temperature.state_dict()),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "collector": self.collector.state_dict(),
+            "replay": self.replay.state_dict(),
+            "generators": [self.batches.get_state(), self.noise.get_state()],
+            "updates": self.updates,
+            "due": self.due,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.policy.load_state_dict(state["policy"])
+        self.critics.load_state_dict(state["critics"])
+        self.slow.load_state_dict(state["slow"])
+        self.temperature.load_state_dict(state["temperature"])
+        self.collector.load_state_dict(state["collector"])
+        self.replay.load_state_dict(state["replay"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        for generator, saved in zip((self.batches, self.noise), state["generators"], strict=True):
+            generator.set_state(saved)
+        self.updates, self.due = int(state["updates"]), float(state["due"])
+
+
+class _Temperature(nn.Module):
+    """alpha = exp(log_alpha) > 0."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(value)))
+
+    def forward(self) -> Tensor:
+        return self.log_alpha.exp()
+
+
+@torch.no_grad()
+def decisions_of(policy: Steered, rollout: Rollout) -> Decisions:
+    """Return the decisions (T B) of a rollout that the policy made, on the CPU."""
+    states = policy.state(rollout.observation_and_last)
+    following = states[1:].clone()
+    if rollout.finals is not None:
+        following[rollout.final_at[:, 0], rollout.final_at[:, 1]] = policy.state(rollout.finals)
+    discount = rollout.discount * ~rollout.terminated
+    parts = (states[:-1], rollout.chain.tanh(), following, rollout.reward, discount)
+    return Decisions(*(part.flatten(0, 1).cpu() for part in parts))
+
+
+def _joined(several: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the metrics of several rollouts as those of one: means over the episodes that ended, or over rollouts."""
+    names = dict.fromkeys(name for metrics in several for name in metrics)
+    found = {}
+    for name in names:
+        having = [metrics for metrics in several if name in metrics]
+        values = [metrics[name] for metrics in having]
+        if name == "episode/ended":
+            found[name] = sum(values)
+        elif name.startswith("episode/"):
+            ended = [metrics["episode/ended"] for metrics in having]
+            found[name] = sum(v * n for v, n in zip(values, ended, strict=True)) / sum(ended)
+        else:
+            found[name] = values[-1] if name == "rollout/total_steps" else sum(values) / len(values)
+    return found

@@ -1,0 +1,107 @@
+"""`toddle pretrain --method sac / rlpd`: from the command line to a policy that is played; resume; bad input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from toddle.cli import main
+from toddle.core.config import merged
+from toddle.core.errors import InputError
+from toddle.data.layout import DatasetSpec, Feature
+from toddle.data.lerobot_writer import DatasetWriter
+from toddle.policies.store import load_policy
+from toddle.recipes.pretrain import build, configure, plan, run
+from toddle.runs.checkpoint import states_equal
+from toddle.runs.loop import run_loop
+from toddle.runs.metrics import read_metrics
+from toddle.runs.run import RunFolder
+
+SMALL = {
+    "critic_hidden": [8],
+    "batch": 16,
+    "rounds": 5,
+    "learn_after": 12,
+    "critics": 3,
+    "ratio": 0.5,
+    "actor_every": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two episodes of ten rows with success in the last; four numbers of state, two of action."""
+    folder = tmp_path_factory.mktemp("demos") / "data"
+    features = {"observation.state": Feature(size=4), "action": Feature(size=2)}
+    features["next.success"] = Feature(size=1, dtype="bool")
+    with DatasetWriter(folder, DatasetSpec(fps=10, features=features, robot_type="point", cameras={})) as writer:
+        for number in range(2):
+            columns: dict[str, Any] = {"observation.state": np.full((10, 4), number, np.float32)}
+            columns |= {"action": np.full((10, 2), 0.5, np.float32), "next.success": np.arange(10) == 9}
+            writer.add_episode(columns, {}, "go", {"seed": number})
+    return folder
+
+
+def settings(out: Path, method: str = "sac", **changes: Any) -> Any:
+    values: dict[str, Any] = {"out": str(out), "method": method, "env": ["fork/point"], "worlds": 4, "steps": 80}
+    return configure(merged(values | {"hidden": [8], "sac": SMALL, "checkpoint_every": 1}, changes))
+
+
+@pytest.mark.parametrize("keep", ["memory", "file"])
+def test_two_halves_are_the_whole(tmp_path: Path, demonstrations: Path, keep: str) -> None:
+    replay = {"keep": keep, "kind": "float16", "capacity": 50}
+    changes: dict[str, Any] = {"method": "rlpd", "demonstrations": [str(demonstrations)], "replay": replay}
+    run(settings(tmp_path / "whole", **changes))
+    parts = settings(tmp_path / "parts", **changes)
+    for until in (2, 4):
+        learner = build(parts, folder=tmp_path / "parts").learner
+        with RunFolder.open(tmp_path / "parts", parts, resume=until == 4) as folder:
+            run_loop(learner, folder, until, checkpoint_every=1)
+            if until == 2:
+                (tmp_path / "parts/finished.json").unlink()
+                learner.step()  # what is written after the checkpoint is written again
+    whole = load_policy(tmp_path / "whole").state_dict()
+    assert states_equal(dict(learner.policy.state_dict()), dict(whole))
+    last = read_metrics(tmp_path / "whole")[-1]
+    assert last["sac/offline_decisions"] == 20 and last["sac/online_decisions"] == 50 and last["sac/updates"] > 20
+
+
+def test_a_run_is_planned_played_and_gone_on_from(tmp_path: Path, demonstrations: Path) -> None:
+    config = settings(tmp_path / "run", "rlpd", demonstrations=[str(demonstrations)], replay={"keep": "file"})
+    said = "\n".join(plan(config).steps)
+    assert "keep the last 1,000,000 decisions, 45.8 MiB in files of 1,000,060 rows" in said
+    assert "50% of each batch from 20 demonstrated ones" in said and not (tmp_path / "run").exists()
+    run(config)
+    arguments = ["--env", "fork/point", "--episodes", "2", "--videos", "0", "--out", str(tmp_path / "played")]
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", "--policy", str(tmp_path / "run"), *arguments])
+    made = build(settings(tmp_path / "on", init=str(tmp_path / "run")))
+    first, second = load_policy(tmp_path / "run").state_dict(), made.policy.state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"method": "rlpd"}, "demonstrations: expected at least one dataset with method rlpd"),
+        ({"env": ["fork/point", "fork/point"]}, "env: expected one environment without goal items"),
+        ({"env": ["gymnasium/CartPole-v1"]}, "env: expected continuous actions with off-policy learning"),
+        (
+            {"env": ["gymnasium/HalfCheetah-v5"]},
+            "demonstrations: expected 17 numbers of state and 6 of action, got '4 and 2'",
+        ),
+        ({"sac": {"subset": 4}}, "subset: expected at most the 3 critics"),
+        ({"terminate_on_success": True}, "terminate_on_success"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    tmp_path: Path, demonstrations: Path, changes: dict[str, Any], wanted: str
+) -> None:
+    given = {} if changes.get("method") == "rlpd" else {"demonstrations": [str(demonstrations)]}
+    with pytest.raises(InputError, match=wanted) as error:
+        plan(settings(tmp_path, **given, **changes))
+    assert "\n" not in str(error.value)
