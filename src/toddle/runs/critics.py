@@ -66,7 +66,9 @@ def load_critics(folder: Path) -> StoredCritics:
     try:
         shape, networks = facts.pop("shape"), tree["networks"]
         sizes = int(shape["observation"]), int(shape["action"])
-        made = [QEnsemble(*sizes, hidden=tuple(shape["hidden"]), count=shape["count"], seed=0) for _ in range(2)]
+        norm = bool(shape.get("layer_norm", False))
+        options: dict[str, Any] = {"hidden": tuple(shape["hidden"]), "count": shape["count"], "layer_norm": norm}
+        made = [QEnsemble(*sizes, seed=0, **options) for _ in range(2)]
         for name, ensemble in zip(("q", "slow"), made, strict=True):
             ensemble.load_state_dict(networks.pop(name))
         return StoredCritics(made[0], made[1].requires_grad_(False), networks, tree["optimisers"], facts)
