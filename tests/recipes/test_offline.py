@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from toddle.algorithms.q_learning import OfflineLearner
+from toddle.algorithms.offline import OfflineLearner
 from toddle.cli import main
 from toddle.core.errors import InputError
 from toddle.data.layout import DatasetSpec, Feature
@@ -56,8 +56,9 @@ def test_an_episode_ends_at_success_and_its_last_row_is_left_out_otherwise(tmp_p
     assert data.reward.tolist() == [2.0 * row + 1.0 for row in rows]
     alive = data.terminal == 0
     assert (data.following[alive] - data.observation[alive]).unique(dim=0).tolist() == [[1.0, 1.0]]
-    paid = read_transitions(LeRobotDataset(tmp_path / "d"), reward="success").reward
-    assert paid.tolist() == data.terminal.tolist()
+    paid = read_transitions(LeRobotDataset(tmp_path / "d"), reward="success", shift=-1.0, discount=0.5)
+    assert (paid.reward + 1.0).tolist() == data.terminal.tolist()
+    assert paid.returns.tolist() == [-1.75, -1.5, -1.0, 0.0, *[-2.0] * 5] * 2  # a failure is -1 / (1 - gamma)
 
 
 def done(*arguments: str) -> int:
@@ -66,7 +67,7 @@ def done(*arguments: str) -> int:
     return int(end.value.code or 0)
 
 
-@pytest.mark.parametrize("method", ["iql", "td3-bc"])
+@pytest.mark.parametrize("method", ["iql", "cal-ql"])
 def test_a_dataset_becomes_a_policy_and_a_stop_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -76,8 +77,8 @@ def test_a_dataset_becomes_a_policy_and_a_stop_loses_nothing(
     fresh = (*given, "--hidden", "8")
     assert done(*fresh, "--out", str(whole), "--dry-run") == 0 and not whole.exists()
     assert done(*fresh, "--out", str(whole)) == 0
-    card = load_policy(whole / "policy").config
-    assert (card.bodies[0].name, card.bodies[0].proprio, card.bodies[0].action) == ("point", 2, 1)
+    (body,) = load_policy(whole / "policy").bodies
+    assert (body.name, body.proprio, body.action) == ("point", 2, 1)
     step = OfflineLearner.step
 
     def stopping(self: OfflineLearner) -> dict[str, float]:
@@ -101,7 +102,7 @@ def test_a_dataset_becomes_a_policy_and_a_stop_loses_nothing(
     assert states_equal(dict(found.q.state_dict()), learned["networks"]["q"])
     assert states_equal(dict(found.slow.state_dict()), learned["networks"]["slow"])
     assert states_equal(found.optimisers, learned["optimisers"])
-    assert found.others.keys() == {"iql": {"v"}, "td3-bc": {"slow_policy"}}[method]
+    assert found.others.keys() == {"iql": {"v"}, "cal-ql": {"temperature"}}[method]
     assert found.q(torch.zeros(3, 2), torch.zeros(3, 1)).shape == (2, 3)
     onward = (*given, "--policy", str(whole / "policy"), "--out", str(tmp_path / "on"))
     assert done(*onward) == 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from toddle.core.errors import InputError, problem
 from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.maths.value_targets import returns_to_go
 
 __all__ = ["Transitions", "read_transitions"]
 
@@ -33,6 +34,8 @@ class Transitions:
     """(N, O) state after it."""
     terminal: Tensor
     """(N,) 1 where the episode ended there for good and nothing follows; a time-out is no such end."""
+    returns: Tensor
+    """(N,) discounted sum of the rewards from there to the end of its episode (`maths.value_targets.returns_to_go`)."""
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -60,13 +63,19 @@ class Transitions:
         The ends go along, because where every step costs the same it is the end that tells good from bad.
         """
         other = torch.randperm(len(self), generator=generator)
-        return replace(self, reward=self.reward[other], terminal=self.terminal[other])
+        paid = {name: getattr(self, name)[other] for name in ("reward", "terminal", "returns")}
+        return replace(self, **paid)
 
 
 def read_transitions(
-    dataset: LeRobotDataset, *, reward: Literal["recorded", "success"], scale: float = 1.0, shift: float = 0.0
+    dataset: LeRobotDataset,
+    *,
+    reward: Literal["recorded", "success"],
+    scale: float = 1.0,
+    shift: float = 0.0,
+    discount: float = 0.99,
 ) -> Transitions:
-    """Return the transitions of a dataset with rewards `scale` r + `shift`.
+    """Return the transitions of a dataset with rewards `scale` r + `shift`, and returns discounted by `discount`.
 
     An episode ends for good at its first success (`next.success`) or where `next.terminated` says so; its rows after
     that are left out, and so is the last row of an episode that was cut: what followed it was not recorded.
@@ -82,11 +91,13 @@ def read_transitions(
     flags = {name: dataset.column(name).astype(bool) for name in _ENDS if name in dataset.features}
     over = np.logical_or.reduce([*flags.values(), np.zeros(len(action), bool)])
     paid = dataset.column("next.reward") if reward == "recorded" else flags["next.success"]
-    kept: list[np.ndarray] = []
+    pay = scale * paid.astype(np.float64) + shift
+    kept, to_go = list[np.ndarray](), np.zeros(len(pay))
     for episode in dataset.episodes:
         ends = np.flatnonzero(over[episode.start : episode.stop])
-        stop = episode.start + int(ends[0]) + 1 if len(ends) else episode.stop - 1
-        kept.append(np.arange(episode.start, stop))
+        stop = episode.start + int(ends[0]) + 1 if len(ends) else episode.stop
+        to_go[episode.start : stop] = returns_to_go(pay[episode.start : stop], bool(len(ends)), discount)
+        kept.append(np.arange(episode.start, stop if len(ends) else stop - 1))
     rows = np.concatenate(kept)
     if not len(rows):
         raise InputError(f"dataset: {dataset.path} has no transition: every episode is one row long")
@@ -95,8 +106,8 @@ def read_transitions(
     def tensor(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
-    pay = scale * paid[rows].astype(np.float64) + shift
-    return Transitions(tensor(state[rows]), tensor(action[rows]), tensor(pay), tensor(state[after]), tensor(over[rows]))
+    before = (tensor(state[rows]), tensor(action[rows]), tensor(pay[rows]))
+    return Transitions(*before, tensor(state[after]), tensor(over[rows]), tensor(to_go[rows]))
 
 
 _ENDS = ("next.success", "next.terminated")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["advantage_weight", "expectile_loss", "one_step_target"]
+__all__ = ["advantage_weight", "conservative_gap", "expectile_loss", "one_step_target", "returns_to_go"]
 
 
 def one_step_target(reward: Tensor, terminal: Tensor, discount: float, following: Tensor) -> Tensor:
@@ -26,3 +30,28 @@ def advantage_weight(advantage: Tensor, temperature: float, limit: float) -> Ten
     AWAC (Nair et al. 2020, arXiv 2006.09359, eq. 13) calls the temperature lambda; IQL (eq. 7) has beta = 1 / lambda.
     """
     return (advantage / temperature).exp().clamp(max=limit)
+
+
+def conservative_gap(value: Tensor, sampled: Tensor, log_density: Tensor) -> Tensor:
+    """Return log sum_j exp(Q(s, a_j)) / p(a_j) - Q(s, a): (...), from Q of the data's action (...) and of n sampled
+    actions (..., n) with log-densities log p (..., n).
+
+    But for the constant log n its first part estimates log of the integral of exp Q over all actions (CQL, Kumar et al.
+    2020, arXiv 2006.04779, appendix F).
+    """
+    return (sampled - log_density).logsumexp(-1) - value
+
+
+def returns_to_go(reward: npt.NDArray[Any], ended: bool, discount: float) -> npt.NDArray[Any]:
+    """Return sum_k gamma^k r_(t+k) of one episode's rewards (T,): (T,) float64.
+
+    Where the episode was cut (not `ended`) and paid the same r at all times, it is taken to go on like that for ever,
+    r / (1 - gamma): a failure at -1 a step is worth no more for having been cut early (as in Cal-QL's code).
+    """
+    found = np.zeros(len(reward))
+    if not ended and len(reward) and (reward == reward[0]).all():
+        return found + reward[0] / (1.0 - discount)
+    after = 0.0
+    for t in reversed(range(len(reward))):
+        found[t] = after = reward[t] + discount * after
+    return found

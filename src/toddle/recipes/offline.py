@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from toddle.algorithms.q_learning import METHODS, OfflineConfig, OfflineLearner
+from toddle.algorithms.offline import METHODS, OfflineConfig, OfflineLearner
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, Finite, LogStd, Positive, Seed, Size
 from toddle.core.plan import Plan
-from toddle.core.protocols import Scorable
 from toddle.core.seeding import torch_generator
 from toddle.core.types import BodySpec
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.transitions import Transitions, read_transitions
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
 from toddle.policies.store import load_policy, save_policy
 from toddle.runs.critics import FOLDER, save_critics
 from toddle.runs.loop import run_loop
@@ -32,7 +32,7 @@ class Config:
     """Learn a policy of states from datasets with rewards, by RL and without a simulator.
 
     Example: toddle offline --dataset runs/play --method iql --out runs/offline
-    `--method` is iql, td3-bc, awac, or bc (imitation of everything that was recorded, to compare with).
+    `--method` is iql, cql, cal-ql, td3-bc, awac, or bc (imitation of everything that was recorded, to compare with).
     Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from, and <out>/critics.
     """
 
@@ -42,7 +42,7 @@ class Config:
     """LeRobot datasets (v3.0) of one body, as `toddle record --keep-failures` writes them."""
     out: Path = Path("runs/offline")
     """The run's folder; the policy is in its `policy/`."""
-    method: Literal["iql", "td3-bc", "awac", "bc"] = "iql"
+    method: Literal["iql", "cql", "cal-ql", "td3-bc", "awac", "bc"] = "iql"
     """How the policy is learned."""
     policy: Path | None = None
     """Folder of a policy of states to go on from; None: a fresh one."""
@@ -80,11 +80,12 @@ def _read(config: Config) -> tuple[Transitions, BodySpec]:
     first, bodies = datasets[0], {dataset.robot_type for dataset in datasets}
     if len(bodies) > 1:
         raise problem("dataset", "datasets of one body", ", ".join(sorted(map(str, bodies))))
-    parts = [
-        read_transitions(dataset, reward=config.reward, scale=config.reward_scale, shift=config.reward_shift)
-        for dataset in datasets
-    ]
-    data = Transitions.joined(parts)
+    paid: dict[str, float] = {
+        "scale": config.reward_scale,
+        "shift": config.reward_shift,
+        "discount": config.offline.discount,
+    }
+    data = Transitions.joined([read_transitions(dataset, reward=config.reward, **paid) for dataset in datasets])
     if config.reward == "success" and not bool(data.terminal.any()):
         raise problem("dataset", "a success among its episodes", "none", "without one there is nothing to learn from")
     if config.permute_rewards:
@@ -93,27 +94,25 @@ def _read(config: Config) -> tuple[Transitions, BodySpec]:
     return data, BodySpec(name=first.robot_type or "robot", proprio=sizes[0], action=sizes[1], dt=1.0 / first.fps)
 
 
-def _policy(config: Config, data: Transitions, body: BodySpec) -> Scorable:
+def _policy(config: Config, data: Transitions, body: BodySpec) -> Any:
     """Load the policy, or build one that is normalised as the data are."""
+    kind = METHODS[config.method].policy_kind
     if config.policy is not None:
         found = load_policy(config.policy)
-        if found.kind != GaussianPolicy.kind:
-            raise problem("policy", "a Gaussian policy of states", found.kind)
+        if found.kind != kind:
+            raise problem("policy", f"a policy of states of the kind {kind} for --method {config.method}", found.kind)
         mine = found.bodies[0]
         if (mine.proprio, mine.action) != (body.proprio, body.action):
             wanted = f"a policy of {body.proprio} numbers and actions of {body.action}, as the data have"
             raise problem("policy", wanted, f"{mine.proprio} and {mine.action}")
         return found
-    made = GaussianPolicy(
-        GaussianConfig(
-            bodies=(body,),
-            hidden=config.hidden,
-            log_std=config.log_std,
-            activation="relu",
-            squashed=config.method != "awac",
-            seed=config.seed,
-        )
-    )
+    fresh: dict[str, Any] = {"hidden": config.hidden, "log_std": config.log_std, "seed": config.seed}
+    made: GaussianPolicy | SquashedGaussianPolicy
+    if kind == SquashedGaussianPolicy.kind:
+        made = SquashedGaussianPolicy(SquashedGaussianConfig(body=body, **fresh))
+    else:
+        fresh["squashed"] = config.method != "awac"
+        made = GaussianPolicy(GaussianConfig(bodies=(body,), activation="relu", **fresh))
     made.fit_normaliser({"proprio": data.observation})
     return made
 

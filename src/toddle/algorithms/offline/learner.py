@@ -1,32 +1,49 @@
-"""Reinforcement learning from stored transitions alone: IQL, TD3+BC, AWAC, and imitation beside them.
+"""What all methods of learning from stored transitions share, and imitation, which they are compared with.
 
 One learner draws batches, keeps critics with slow copies and logs; a method is how a batch changes critics and policy.
 Any policy with densities (`Scorable`) of single actions fits.  Order and constants of the updates follow CORL's
-implementations, which tests hold to its numbers.
+implementations (Tarasov et al. 2022, arXiv 2210.07105), which tests hold to its numbers.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from toddle.core.config import config
 from toddle.core.errors import NaNError, problem
-from toddle.core.numbers import Count, Discount, NonNegative, Positive, Share, Size
+from toddle.core.numbers import Count, Discount, Finite, NonNegative, Positive, Share, Size
 from toddle.core.protocols import Module, Scorable
-from toddle.core.seeding import randn, torch_generator
+from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation, Score
 from toddle.data.transitions import Transitions
-from toddle.maths.value_targets import advantage_weight, expectile_loss, one_step_target
 from toddle.models.q_ensemble import QEnsemble
 from toddle.optim.flat_adam import FlatAdam
 from toddle.optim.schedules import cosine_factor
 
-__all__ = ["METHODS", "OfflineConfig", "OfflineLearner"]
+__all__ = ["ConservativeConfig", "OfflineConfig", "OfflineLearner", "TwinLearner", "effective_share", "seen"]
+
+
+@config
+class ConservativeConfig:
+    """What cql and cal-ql alone have."""
+
+    weight: NonNegative = 5.0
+    """alpha: by how much the critics are pushed down on sampled actions against the data's."""
+    samples: Count = 10
+    """Actions drawn for each state: as many uniform ones, of the policy there, and of the policy at the next state."""
+    gap: Finite | None = None
+    """Learn a factor of `weight` such that the push's gap comes to this (Lagrange form); None: `weight` alone."""
+    largest_backup: bool = False
+    """The target is of the best of `samples` actions of the policy, not of one."""
+    least_gap: Finite | None = None
+    """The gap of a state is held from below to this (-200 in Cal-QL's mazes); None: it is not."""
+    policy_rate: Positive = 1e-4
+    """Adam's rate for the policy and its temperature (`learning_rate`: the critics')."""
 
 
 @config
@@ -59,6 +76,8 @@ class OfflineConfig:
     """td3-bc: its largest magnitude."""
     policy_every: Count = 2
     """td3-bc: critic updates for one of the policy."""
+    conservative: ConservativeConfig = ConservativeConfig()
+    """cql and cal-ql."""
 
 
 class OfflineLearner:
@@ -67,6 +86,9 @@ class OfflineLearner:
     `step` makes `updates_a_step` updates.  Imitation's rate falls to 0 by a half cosine, as IQL's does: it must not be
     behind for that alone.
     """
+
+    policy_kind: ClassVar[str] = "gaussian"
+    """Of a fresh policy (`policies.store`)."""
 
     def __init__(self, policy: Scorable, data: Transitions, config: OfflineConfig, *, updates: int, seed: int) -> None:
         """Learn from `data` with `updates` updates in all.  Raises InputError for a policy of chunks or of memory."""
@@ -78,13 +100,19 @@ class OfflineLearner:
         self.noise = torch_generator(seed, "offline noise")
         self.networks: dict[str, Module] = {"policy": policy}
         self.optimisers: dict[str, FlatAdam] = {}
+        self.learned: dict[str, list[Tensor]] = {}
         self.make_networks()
         for name, network in self.networks.items():
             if any(p.requires_grad for p in network.parameters()):
-                self.optimisers[name] = FlatAdam({name: (network, config.learning_rate)}, max_norm=math.inf)
+                self.learned[name] = [p for p in network.parameters() if p.requires_grad]
+                self.optimisers[name] = FlatAdam({name: (network, self.rate(name))}, max_norm=math.inf)
 
     def make_networks(self) -> None:
         """Build what the method has besides the policy."""
+
+    def rate(self, name: str) -> float:
+        """Return the learning rate of a network."""
+        return self.config.learning_rate
 
     @property
     def twin(self) -> tuple[QEnsemble, QEnsemble] | None:
@@ -101,7 +129,8 @@ class OfflineLearner:
         """Make some updates.  Raises NaNError where a metric is not finite."""
         found: dict[str, list[Tensor]] = {}
         for _ in range(self.config.updates_a_step):
-            for name, value in self.update(self.data.draw(self.config.batch, self.batches)).items():
+            batch = self.data.draw(self.config.batch, self.batches)
+            for name, value in (self.update(batch) | {"return": batch.returns.mean()}).items():
                 found.setdefault(name, []).append(value.detach())
             self.updates += 1
         metrics = {f"offline/{name}": float(torch.stack(values).mean()) for name, values in found.items()}
@@ -120,17 +149,17 @@ class OfflineLearner:
 
     def score(self, observation: Tensor, action: Tensor) -> Score:
         """Return the policy's log-density of actions (B, A) and its mean, with gradients."""
-        return self.policy.score(_seen(observation), action)
+        return self.policy.score(seen(observation), action)
 
     def drawn(self, observation: Tensor) -> Tensor:
         """Return actions (B, A) drawn from the policy, held to [-1, 1]."""
-        return self.policy.act(_seen(observation), generator=self.noise)[0].action[:, 0].clamp(-1.0, 1.0)
+        return self.policy.act(seen(observation), generator=self.noise)[0].action[:, 0].clamp(-1.0, 1.0)
 
     def learn(self, name: str, loss: Tensor) -> Tensor:
-        """Make one step of a network's optimiser down `loss` (other networks' gradients are not kept); return it."""
+        """Make one step of a network's optimiser down `loss` (other networks get no gradients); return it."""
         optimiser = self.optimisers[name]
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward(inputs=self.learned[name])
         optimiser.step()
         return loss
 
@@ -177,105 +206,12 @@ class TwinLearner(OfflineLearner):
         return self.q, self.slow
 
 
-class IQL(TwinLearner):
-    """Implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169): no action that is not in the data is ever valued.
-
-    The policy's rate falls to 0 by a half cosine, as in the authors' code.
-    """
-
-    def make_networks(self) -> None:
-        """V beside the critics."""
-        super().make_networks()
-        self.v = self.critics(1, actions=False)
-        self.networks["v"] = self.v
-
-    def update(self, batch: Transitions) -> dict[str, Tensor]:
-        """V to an expectile of Q, Q to one step of V, the policy to the actions that are better than V."""
-        c = self.config
-        with torch.no_grad():
-            following = self.v(batch.following)[0]  # of V before this update
-            value = self.slow(batch.observation, batch.action).amin(0)
-        advantage = value - self.v(batch.observation)[0]
-        value_loss = self.learn("v", expectile_loss(advantage, c.expectile).mean())
-        target = one_step_target(batch.reward, batch.terminal, c.discount, following)
-        q_loss = self.learn("q", (self.q(batch.observation, batch.action) - target).square().mean())
-        self.follow("slow", "q")
-        self.optimisers["policy"].set_rates(cosine_factor(self.updates, self.total))
-        weight = advantage_weight(advantage.detach(), c.temperature, c.weight_limit)
-        log_prob = self.score(batch.observation, batch.action).log_prob[:, 0]
-        policy_loss = self.learn("policy", -(weight * log_prob).mean())
-        losses = {"value_loss": value_loss, "q_loss": q_loss, "policy_loss": policy_loss}
-        return losses | {"value": value.mean(), "advantage": advantage.mean(), "weights_used": _used(weight)}
-
-
-class AWAC(TwinLearner):
-    """Advantage-weighted actor-critic (Nair et al. 2020, arXiv 2006.09359): Q of the policy, which imitates by it."""
-
-    def update(self, batch: Transitions) -> dict[str, Tensor]:
-        """Q to one step of the policy's own action, the policy to the actions that are better than one of its own."""
-        c = self.config
-        with torch.no_grad():
-            following = self.slow(batch.following, self.drawn(batch.following)).amin(0)
-        target = one_step_target(batch.reward, batch.terminal, c.discount, following)
-        q_loss = self.learn("q", (self.q(batch.observation, batch.action) - target).square().mean(-1).sum())
-        with torch.no_grad():
-            own = self.q(batch.observation, self.drawn(batch.observation)).amin(0)
-            value = self.q(batch.observation, batch.action).amin(0)
-        weight = advantage_weight(value - own, c.temperature, c.weight_limit)
-        log_prob = self.score(batch.observation, batch.action).log_prob[:, 0]
-        policy_loss = self.learn("policy", -(weight * log_prob).mean())
-        self.follow("slow", "q")
-        losses = {"q_loss": q_loss, "policy_loss": policy_loss}
-        return losses | {"value": value.mean(), "advantage": (value - own).mean(), "weights_used": _used(weight)}
-
-
-class TD3BC(TwinLearner):
-    """TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860): the policy's mean climbs Q and stays near the data."""
-
-    def make_networks(self) -> None:
-        """A slow copy of the policy too."""
-        super().make_networks()
-        self.slow_policy: Scorable = copy.deepcopy(self.policy).requires_grad_(False)
-        self.networks["slow_policy"] = self.slow_policy
-
-    def update(self, batch: Transitions) -> dict[str, Tensor]:
-        """Q to one step of the slow policy's disturbed action; every second time the policy and the slow copies."""
-        c = self.config
-        with torch.no_grad():
-            noise = c.target_noise * randn(batch.action.shape, self.noise, batch.action.device)
-            noise = noise.clamp(-c.noise_limit, c.noise_limit)
-            after = _mean(self.slow_policy.score(_seen(batch.following), batch.action))
-            following = self.slow(batch.following, (after + noise).clamp(-1.0, 1.0)).amin(0)
-        target = one_step_target(batch.reward, batch.terminal, c.discount, following)
-        q = self.q(batch.observation, batch.action)
-        q_loss = self.learn("q", (q - target).square().mean(-1).sum())
-        found = {"q_loss": q_loss, "value": q.amin(0).mean()}
-        if (self.updates + 1) % c.policy_every == 0:
-            mean = _mean(self.score(batch.observation, batch.action))
-            value = self.q(batch.observation, mean)[0]
-            near = (mean - batch.action).square().mean()
-            policy_loss = near - c.alpha / value.detach().abs().mean() * value.mean()
-            found |= {"policy_loss": self.learn("policy", policy_loss), "distance": near}
-            for slow, fast in (("slow", "q"), ("slow_policy", "policy")):
-                self.follow(slow, fast)
-        return found
-
-
-METHODS: dict[str, type[OfflineLearner]] = {"iql": IQL, "td3-bc": TD3BC, "awac": AWAC, "bc": OfflineLearner}
-
-
-def _seen(observation: Tensor) -> Observation:
+def seen(observation: Tensor) -> Observation:
+    """Return states (B, O) of one body as an observation."""
     body = torch.zeros(len(observation), dtype=torch.int64, device=observation.device)
     return {"proprio": observation, "body": body}
 
 
-def _mean(score: Score) -> Tensor:
-    """Return the mean action (B, A).  Raises InputError for a policy that has none."""
-    if score.mean is None:
-        raise problem("policy", "one whose actions have a mean with method td3-bc", "one without")
-    return score.mean[:, 0]
-
-
-def _used(weight: Tensor) -> Tensor:
+def effective_share(weight: Tensor) -> Tensor:
     """Return the effective sample size of weights, as a share of the batch (Kish)."""
     return weight.sum().square() / weight.square().sum() / len(weight)

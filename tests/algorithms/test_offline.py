@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,26 +12,55 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.parity.corl_updates import ACTION, BATCH, HIDDEN, LAYERS, OBSERVATION, UPDATES, given, put
+from tests.parity.corl_updates import (
+    ACTION,
+    BATCH,
+    FEW,
+    HIDDEN,
+    LAYERS,
+    NARROW,
+    OBSERVATION,
+    SAMPLES,
+    UPDATES,
+    given,
+    put,
+)
 from torch import Tensor
 
-from toddle.algorithms.q_learning import METHODS, OfflineConfig, OfflineLearner
+from toddle.algorithms.offline import METHODS, OfflineConfig, OfflineLearner
+from toddle.algorithms.offline.learner import ConservativeConfig
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
 from toddle.data.transitions import Transitions
-from toddle.maths.value_targets import advantage_weight, expectile_loss, one_step_target
+from toddle.maths.value_targets import (
+    advantage_weight,
+    conservative_gap,
+    expectile_loss,
+    one_step_target,
+    returns_to_go,
+)
 from toddle.models.normalizer import RunningNorm
 from toddle.models.q_ensemble import QEnsemble
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
 
 CORL = json.loads((Path(__file__).parent / "data/corl_updates.json").read_text())
 NAMES = {"iql": "iql", "td3-bc": "td3_bc", "awac": "awac"}
-SAID = {"value_loss": "value_loss", "q_loss": "q_loss", "critic_loss": "q_loss", "actor_loss": "policy_loss"}
+SAID = {"critic_loss": "q_loss", "actor_loss": "policy_loss", "alpha": "temperature", "alpha_prime": "factor"}
+CONSERVATIVE = {
+    "cal_ql": ConservativeConfig(samples=SAMPLES),
+    "cal_ql_lagrange": ConservativeConfig(samples=SAMPLES, gap=0.8, largest_backup=True, least_gap=3.5),
+}
 
 
 def policy(observation: int, action: int, **settings: Any) -> GaussianPolicy:
     body = BodySpec(name="point", proprio=observation, action=action, dt=0.1)
     return GaussianPolicy(GaussianConfig(bodies=(body,), activation="relu", **settings))
+
+
+def squashed(observation: int, action: int, **settings: Any) -> SquashedGaussianPolicy:
+    body = BodySpec(name="point", proprio=observation, action=action, dt=0.1)
+    return SquashedGaussianPolicy(SquashedGaussianConfig(body=body, **settings))
 
 
 def fill(ensemble: QEnsemble, *networks: list[Tensor]) -> None:
@@ -38,6 +69,16 @@ def fill(ensemble: QEnsemble, *networks: list[Tensor]) -> None:
         for number, network in enumerate(networks):
             weight.data[number], bias.data[number, 0] = network[2 * layer].T, network[2 * layer + 1]
     ensemble.scale = RunningNorm((OBSERVATION,), eps=0.0)
+
+
+def agree(learner: Any, batches: Tensor, name: str) -> None:
+    for rows, wanted in zip(batches, CORL[name], strict=True):
+        found = learner.update(learner.data.at(rows))
+        learner.updates += 1
+        for key, value in wanted.items():
+            if (ours := SAID.get(key, key)) in found:
+                got = float(found[ours].detach())
+                assert got == pytest.approx(value, rel=1e-5, abs=1e-6), (learner.updates, key)
 
 
 @pytest.mark.parametrize("method", NAMES)
@@ -55,14 +96,31 @@ def test_a_hundred_updates_are_corls(method: str) -> None:
     if method == "iql":
         fill(learner.v, weights["v"])
     learner.noise = noise
-    for rows, wanted in zip(batches, CORL[NAMES[method]], strict=True):
-        found = learner.update(learner.data.at(rows))
-        learner.updates += 1
-        for name, value in wanted.items():
-            assert float(found[SAID[name]].detach()) == pytest.approx(value, rel=1e-5, abs=1e-6), (
-                learner.updates,
-                name,
-            )
+    agree(learner, batches, NAMES[method])
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", CONSERVATIVE)
+def test_a_hundred_updates_of_cal_ql_are_corls(name: str, double: None) -> None:
+    """Policy, temperature, target (of one action, or the best), push, its calibration, floor and Lagrange factor."""
+    weights, data, batches, noise = given(LAYERS[name], NARROW)
+    hidden = (NARROW,) * LAYERS[name]
+    actor = squashed(OBSERVATION, ACTION, hidden=hidden).double()
+    put(actor, weights["squashed"])
+    actor.actor.scale = RunningNorm((OBSERVATION,), eps=0.0).double()
+    config = OfflineConfig(hidden=hidden, batch=FEW, conservative=CONSERVATIVE[name])
+    learner: Any = METHODS["cal-ql"](actor, Transitions(**data), config, updates=UPDATES, seed=0)
+    for ensemble in (learner.q, learner.slow):
+        fill(ensemble, weights["q1"], weights["q2"])
+    learner.noise = noise
+    agree(learner, batches[:, :FEW], name)
+    assert 0.1 < CORL[name][0]["bound_rate"] < 0.9  # the bound was at work
 
 
 def test_expectiles_by_hand() -> None:
@@ -81,17 +139,74 @@ def test_targets_and_weights_by_hand() -> None:
     assert weight[0] == 1.0 and weight[1] < 100.0 and weight[2] == 100.0  # ln(100) / 3 = 1.5351
 
 
+def test_returns_by_hand() -> None:
+    """gamma 0.5: an end for good, a cut, and failures that were cut while all steps cost the same."""
+    rewards = np.array([1.0, 2.0, 4.0])
+    assert returns_to_go(rewards, True, 0.5).tolist() == returns_to_go(rewards, False, 0.5).tolist() == [3.0, 4.0, 4.0]
+    assert returns_to_go(np.full(3, -1.0), False, 0.5).tolist() == [-2.0] * 3  # not -1.75, -1.5, -1
+    assert returns_to_go(np.full(3, -1.0), True, 0.5).tolist() == [-1.75, -1.5, -1.0]
+    assert returns_to_go(np.zeros(2), False, 0.99).tolist() == [0.0, 0.0]
+
+
+def test_the_gap_is_the_logarithm_of_an_integral() -> None:
+    """Q(s, a) = 2 a on [-1, 1]: log of the integral of exp Q is log(sinh(2)), from either density (and log n more)."""
+    g, n = torch.Generator().manual_seed(0), 200_000
+    even = 2 * torch.rand(n, generator=g, dtype=torch.float64) - 1
+    tilted = (1 + even) / 2  # sqrt of a uniform one has density 2 x on [0, 1], here (1 + a) / 2 on [-1, 1]
+    tilted = 2 * tilted.sqrt() - 1
+    for action, density in ((even, torch.full_like(even, 0.5)), (tilted, (1 + tilted) / 2)):
+        gap = conservative_gap(torch.tensor(0.7, dtype=torch.float64), 2 * action, density.log())
+        assert float(gap) - math.log(n) == pytest.approx(math.log(math.sinh(2.0)) - 0.7, abs=0.02)
+
+
+def test_calibration_holds_the_policys_actions_alone() -> None:
+    """Below every bound cal-ql is cql; above all values the policy's actions are not pushed, and uniform ones are."""
+    cal, plain = trained("cal-ql", line(200), steps=0), trained("cql", line(200), steps=0)
+    batch = cal.data.draw(16, torch.Generator().manual_seed(0))
+    never = replace(batch, returns=torch.full((16,), -1e6))
+    found, wanted = cal.update(never), plain.update(never)
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in found)
+    values = torch.zeros(2, 16, 30, requires_grad=True)
+    bounded = cal.bounded(values, replace(batch, returns=torch.full((16,), 5.0)))
+    conservative_gap(torch.zeros(2, 16), bounded, torch.zeros(16, 30)).sum().backward()
+    assert values.grad is not None and (values.grad[..., 10:] == 0).all() and (values.grad[..., :10] > 0).all()
+
+
+@pytest.mark.slow
+def test_without_the_push_the_policy_leaves_the_data() -> None:
+    """The data's actions are all below 0, and the better the higher: without the push Q and policy go on beyond."""
+    data = line(400)
+    reward = -5.0 * data.action.abs()[:, 0]
+    half = replace(data, action=-data.action.abs(), reward=reward, returns=reward)
+    beyond, mean = {}, {}
+    for weight in (0.0, 5.0):
+        push = ConservativeConfig(weight=weight, samples=4, policy_rate=3e-3)
+        learner = trained("cql", half, steps=3, batch=64, conservative=push)
+        with torch.no_grad():
+            values = learner.q(torch.zeros(2, 2), torch.tensor([[-0.5], [0.5]])).amin(0)
+        beyond[weight], mean[weight] = float(values[1] - values[0]), mean_action(learner)
+    assert beyond[0.0] > 1.0 and mean[0.0] > 0.2  # -2.5 at -0.5, and what was never seen is held for better
+    assert beyond[5.0] < -5.0 and -0.8 < mean[5.0] < 0.0
+
+
 def line(count: int = 2000) -> Transitions:
     """One step on a line: the reward is high at a = 0.5, and actions of the data are spread over [-1, 1]."""
     g = torch.Generator().manual_seed(0)
     action = torch.rand(count, 1, generator=g) * 2 - 1
     reward = 1.0 - 4.0 * (action[:, 0] - 0.5).square()
-    return Transitions(torch.randn(count, 2, generator=g), action, reward, torch.randn(count, 2), torch.ones(count))
+    state, following = torch.randn(count, 2, generator=g), torch.randn(count, 2, generator=g)
+    return Transitions(state, action, reward, following, torch.ones(count), reward)
 
 
-def trained(method: str, data: Transitions, steps: int = 4, **settings: Any) -> OfflineLearner:
+def fresh(method: str, seed: int = 0) -> Any:
+    if METHODS[method].policy_kind == "squashed_gaussian":
+        return squashed(2, 1, hidden=(32,), seed=seed)
+    return policy(2, 1, hidden=(32,), squashed=True, seed=seed)
+
+
+def trained(method: str, data: Transitions, steps: int = 4, **settings: Any) -> Any:
     config = OfflineConfig(hidden=(32, 32), learning_rate=3e-3, **settings)
-    learner = METHODS[method](policy(2, 1, hidden=(32,), squashed=True), data, config, updates=100 * steps, seed=0)
+    learner = METHODS[method](fresh(method), data, config, updates=100 * steps, seed=0)
     for _ in range(steps):
         learner.step()
     return learner
@@ -131,12 +246,15 @@ def test_td3_bc_does_not_feel_the_scale_of_rewards() -> None:
         return torch.autograd.grad(loss, next(iter(learner.policy.nets[0].mlp.parameters())))[0]
 
     torch.testing.assert_close(gradient(1.0), gradient(10.0), rtol=1e-5, atol=1e-7)
+    alone = trained("td3-bc", line(), steps=0, alpha=0.0, policy_every=1).update(batch)
+    assert torch.equal(alone["policy_loss"], alone["distance"])  # without Q it is imitation
 
 
 def test_value_of_an_even_expectile_is_the_mean_over_the_datas_actions() -> None:
     """One state, two actions paid 0 and 1: V is their mean at 0.5 and nearer the better one at 0.9."""
     action = torch.tensor([-1.0, 1.0]).repeat(500)[:, None]
-    data = Transitions(torch.zeros(1000, 2), action, (action[:, 0] > 0).float(), torch.zeros(1000, 2), torch.ones(1000))
+    paid, state = (action[:, 0] > 0).float(), torch.zeros(1000, 2)
+    data = Transitions(state, action, paid, state, torch.ones(1000), paid)
     for expectile, low, high in ((0.5, 0.45, 0.55), (0.9, 0.8, 1.0)):
         learner: Any = trained("iql", data, expectile=expectile, target_rate=0.1, batch=32)
         assert low < float(learner.v(torch.zeros(1, 2)).detach()) < high
@@ -145,13 +263,11 @@ def test_value_of_an_even_expectile_is_the_mean_over_the_datas_actions() -> None
 @pytest.mark.parametrize("method", METHODS)
 def test_state_goes_on_bit_for_bit(method: str) -> None:
     whole, parts = (trained(method, line(), steps=1, updates_a_step=7) for _ in range(2))
-    fresh = METHODS[method](
-        policy(2, 1, hidden=(32,), squashed=True, seed=5), line(), whole.config, updates=100, seed=9
-    )
-    fresh.load_state_dict(parts.state_dict())
-    fresh.total = whole.total
-    assert fresh.step() == whole.step()
-    for a, b in zip(fresh.policy.parameters(), whole.policy.parameters(), strict=True):
+    other = METHODS[method](fresh(method, 5), line(), whole.config, updates=100, seed=9)
+    other.load_state_dict(parts.state_dict())
+    other.total = whole.total
+    assert other.step() == whole.step()
+    for a, b in zip(other.policy.parameters(), whole.policy.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

@@ -1,0 +1,18 @@
+"""Reinforcement learning from stored transitions alone, one method a file; `METHODS` are those of `toddle offline`."""
+
+from toddle.algorithms.offline.awac import AWAC
+from toddle.algorithms.offline.cql import CQL, CalQL
+from toddle.algorithms.offline.iql import IQL
+from toddle.algorithms.offline.learner import OfflineConfig, OfflineLearner
+from toddle.algorithms.offline.td3_bc import TD3BC
+
+__all__ = ["METHODS", "OfflineConfig", "OfflineLearner"]
+
+METHODS: dict[str, type[OfflineLearner]] = {
+    "iql": IQL,
+    "cql": CQL,
+    "cal-ql": CalQL,
+    "td3-bc": TD3BC,
+    "awac": AWAC,
+    "bc": OfflineLearner,
+}
