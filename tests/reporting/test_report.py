@@ -15,7 +15,7 @@ import pytest
 from toddle.core.errors import InputError
 from toddle.core.types import EpisodeResult
 from toddle.maths.intervals import Interval
-from toddle.reporting.curves import curricula_of
+from toddle.reporting.curves import curricula_of, values_of
 from toddle.reporting.episode_log import EpisodeLog, summarise
 from toddle.reporting.plots import COLOURS, colours_of, curve_panels, interval_bars, smooth
 from toddle.reporting.report import EMBEDDED_BYTES, write_report
@@ -204,3 +204,15 @@ def test_a_curriculum_is_drawn_over_training(tmp_path: Path) -> None:
     assert "curriculum/entropy" not in html
     plain = make_run(tmp_path / "plain", "finetune", [{"episode/success": 0.5}] * 3)
     assert curricula_of(find_runs([plain])) == {}
+
+
+def test_values_are_drawn_beside_the_return_reached(tmp_path: Path) -> None:
+    lines = [{"offline/value": -9.0 + i, "offline/return": -5.0, "offline/bound_rate": 0.5} for i in range(4)]
+    run = make_run(tmp_path / "calibrated", "offline", lines)
+    found = values_of(find_runs([run]))
+    assert [y for _, y in found["value and return"]["value"]] == [-9.0, -8.0, -7.0, -6.0]
+    assert found["value and return"]["return"][0][1] == -5.0 and "bound_rate" in found["values below the return"]
+    html = write_report([run], tmp_path / "page.html").read_text()
+    assert "the return reached from there on" in html and "Learning from datasets alone" in html
+    imitation = make_run(tmp_path / "bc", "offline", [{"offline/return": -5.0}] * 2)
+    assert values_of(find_runs([imitation])) == {}

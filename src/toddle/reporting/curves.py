@@ -9,9 +9,16 @@ from html import escape
 from toddle.reporting import page, plots
 from toddle.reporting.run_data import PROGRESS, RunData, curves_of, points_of
 
-__all__ = ["curricula_of", "curves_section"]
+__all__ = ["curricula_of", "curves_section", "values_of"]
 
-COMMANDS = {"pretrain": "Pretraining by reinforcement learning", "sft": "Fine-tuning on demonstrations"}
+COMMANDS = {
+    "pretrain": "Pretraining by reinforcement learning",
+    "sft": "Fine-tuning on demonstrations",
+    "offline": "Learning from datasets alone",
+}
+VALUES = {"value": "value and return", "return": "value and return", "bound_rate": "values below the return"}
+"""What is drawn of `offline/` metrics together: the critics' mean, the return that was reached, and the share of the
+policy's actions that are valued below it."""
 CURRICULUM = {"share": "share of the draws", "success": "success lately"}
 """What is drawn of a curriculum: metrics `curriculum/share/<task>`, `curriculum/success/<task>`, and of starts
 `curriculum/success_low` and `_high`."""
@@ -26,6 +33,17 @@ def curricula_of(runs: Iterable[RunData]) -> dict[str, dict[str, list[tuple[floa
             if found and len(points := points_of(run, name)) > 1:
                 label = found[2] if len(named) == 1 else f"{run.name} {found[2]}"
                 panels[CURRICULUM[found[1]]][label] = points
+    return {title: series for title, series in panels.items() if series}
+
+
+def values_of(runs: Iterable[RunData]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return {what: {metric: [(x, value), ...]}} of the runs that learned values from data."""
+    named, panels = list(runs), {title: dict[str, list[tuple[float, float]]]() for title in VALUES.values()}
+    for run in named:
+        for name, title in VALUES.items():
+            having = any("offline/value" in line for line in run.metrics)
+            if having and len(points := points_of(run, f"offline/{name}")) > 1:
+                panels[title][name if len(named) == 1 else f"{run.name} {name}"] = points
     return {title: series for title, series in panels.items() if series}
 
 
@@ -46,10 +64,13 @@ def curves_section(runs: Sequence[RunData], colours: Mapping[str, str]) -> str:
         caption = "Faint: each iteration. Bold: running mean over 5 %."
         label = "control steps" if any(PROGRESS in line for run in chosen for line in run.metrics) else "step"
         parts.append(page.figure(plots.curve_panels(panels, own, x_label=label), caption))
-        if drawn := curricula_of(chosen):
-            tasks = plots.colours_of(list(dict.fromkeys(name for series in drawn.values() for name in series)))
-            caption = "The curriculum: how often each task is drawn, and its running success rate."
-            parts += [page.chips(tasks), page.figure(plots.curve_panels(drawn, tasks, x_label=label), caption)]
+        for drawn, caption in (
+            (curricula_of(chosen), "The curriculum: how often each task is drawn, and its running success rate."),
+            (values_of(chosen), "What the critics say of the data's actions, and the return reached from there on."),
+        ):
+            if drawn:
+                hues = plots.colours_of(list(dict.fromkeys(name for series in drawn.values() for name in series)))
+                parts += [page.chips(hues), page.figure(plots.curve_panels(drawn, hues, x_label=label), caption)]
     return page.section(*parts)
 
 
