@@ -34,6 +34,7 @@ from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig, Unsaid
 from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.policies.pi0 import Pi0Config, Pi0Policy
 from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
+from toddle.policies.steered import SteeredConfig, SteeredPolicy
 from toddle.policies.store import KINDS, classes_of
 from toddle.policies.token_vla import TokenVLA
 from toddle.policies.tokens import TokenConfig, TokenPolicy
@@ -41,6 +42,7 @@ from toddle.policies.vla import FlowVLA
 
 ARM = BodySpec(name="arm", proprio=5, action=3, dt=0.05)
 SMALL = MlpDenoiserConfig(width=16)
+Make = Callable[[Path], tuple[Any, Observation]]
 
 
 def state(batch: int = 4) -> Observation:
@@ -95,6 +97,20 @@ def flow_vla(folder: Path) -> tuple[Any, Observation]:
     return FlowVLA.from_config(
         replace(tiny_config(window=2), backbone=BackboneConfig(name=str(folder / "eyes")))
     ), seen(32)
+
+
+def steered(mode: str) -> Make:
+    """A flow VLA with a small actor over it that has its say in half of the decisions."""
+
+    def make(folder: Path) -> tuple[Any, Observation]:
+        save_embedded(folder / "eyes", tiny_backbone())
+        base = FlowVLA.from_config(replace(tiny_config(), backbone=BackboneConfig(name=str(folder / "eyes"))))
+        settings: Any = {"mode": mode, "scale": 0.7, "hidden": (16,), "steps": 3}
+        policy = SteeredPolicy(SteeredConfig(**settings), base, {"image_size": 32})
+        policy.share.fill_(0.5)
+        return policy, seen(32)
+
+    return make
 
 
 def token_vla(folder: Path, **more: Any) -> tuple[Any, Observation]:
@@ -169,7 +185,6 @@ def fast_smolvlm(folder: Path) -> tuple[Any, Observation]:
     return policy, seen(24)
 
 
-Make = Callable[[Path], tuple[Any, Observation]]
 MADE: dict[str, tuple[Make, ...]] = {
     "gaussian": (gaussian,),
     "squashed_gaussian": (squashed,),
@@ -185,10 +200,12 @@ MADE: dict[str, tuple[Make, ...]] = {
     "pi0": (pi0,),
     "pi05": (lerobots("pi05", 90),),
     "smolvla": (lerobots("smolvla", 9),),
+    "steered": (steered("noise"), steered("residual")),
 }
 LEARN: dict[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("gaussian", "squashed_gaussian", "denoising", "fpo"), (Scorable, Imitating)),
     **dict.fromkeys(("causal", "tokens"), (Scorable,)),
+    "steered": (),
     **dict.fromkeys(("flow_vla", "pi0", "pi05", "smolvla"), (FineTunable,)),
     **dict.fromkeys(("token_vla", "fast_vla", "language_vla", "fast_language_vla"), (Scorable, FineTunable)),
 }

@@ -561,6 +561,66 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert (start == "lora") == any("lora_B" in name for name in moved) and any("expert" in name for name in moved)
 
 
+STEERED: dict[str, Any] = {
+    "steered": {"hidden": (16,)},
+    "sac": {"rounds": 5, "learn_after": 16, "batch": 16, "critic_hidden": (16,)},
+    "checkpoint_every": 1,
+}
+
+
+def steered(vla: Path, out: Path, method: str, **more: Any) -> Any:
+    """A short run that steers the VLA; a PLD whose actor has its say in every second decision at the end."""
+    ramp = {"steering": {"ramp": 640}} if method == "pld" else {}
+    return finetune.configure(SMALL | STEERED | ramp | {"policy": vla, "out": out, "method": method} | more)
+
+
+@pytest.mark.parametrize("method", ["dsrl", pytest.param("pld", marks=pytest.mark.slow)])
+def test_a_frozen_vla_is_steered_and_stays_as_it_is(vla: Path, tmp_path: Path, method: str) -> None:
+    finetune.run(steered(vla, tmp_path / "run", method))
+    kind, _, meta, state = read_policy(tmp_path / "run")
+    assert kind == "steered" and meta["algorithm"] == method and meta["image_size"] == 32
+    assert float(state["share"]) == (1.0 if method == "dsrl" else 0.5)
+    inside = tmp_path / "run" / "policy" / "base"
+    for name in ("policy.safetensors", "policy.json"):
+        assert (inside / name).read_bytes() == (vla / "policy" / name).read_bytes()
+    rows = read_episodes(tmp_path / "run" / "episodes.jsonl")
+    assert sorted(row["candidate"] for row in rows) == ["after"] * 3 + ["before"] * 3
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert metrics[-1]["sac/updates"] > 20 and metrics[-1]["rollout/total_steps"] > 160
+    played = ["--policy", str(tmp_path / "run"), "--env", "dots/one", "--episodes", "2", "--out"]
+    for command in (["evaluate", *played, str(tmp_path / "evaluation")], ["record", *played, "x", "--dry-run"]):
+        with pytest.raises(SystemExit) as end:
+            main([*command, *(["--cameras", "top", "--image-size", "32"] if command[0] == "record" else [])])
+        assert end.value.code == 0
+    assert len(read_episodes(tmp_path / "evaluation" / "episodes.jsonl")) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_steering_goes_on_to_the_same_weights(
+    vla: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune.run(steered(vla, tmp_path / "whole", "pld"))
+    from toddle.algorithms.steering import Steering
+
+    step, left = Steering.step, [3]
+
+    def killed(self: Steering) -> dict[str, float]:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Steering, "step", killed)
+    broken = steered(vla, tmp_path / "broken", "pld")
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(broken)
+    monkeypatch.setattr(Steering, "step", step)
+    finetune.run(broken, resume=True)
+    states = [read_policy(tmp_path / name)[3] for name in ("whole", "broken")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None:
     """The record says 30 of 30; the VLA that has hardly learned hardly succeeds here."""
     row = '{"candidate": "flow", "env": "dots/one", "condition": "plain", "seed": %d, "success": true, '

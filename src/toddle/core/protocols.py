@@ -28,6 +28,7 @@ __all__ = [
     "Module",
     "Scorable",
     "StateActor",
+    "Steerable",
     "Steered",
 ]
 
@@ -200,8 +201,12 @@ class Explorable(FineTunable, Protocol):
 
 
 @runtime_checkable
-class Flowing(FineTunable, Protocol):
-    """A VLA whose chunk is the end of a flow from noise: RL explores with it through `policies.flow_explorer`."""
+class Steerable(Acting, Protocol):
+    """A policy whose chunk is a function of noise, so that what says the noise steers it (`policies.steered`)."""
+
+    @property
+    def window_sizes(self) -> tuple[int, int, int]:
+        """H, decisions of history, actions executed per decision."""
 
     @property
     def flow_shape(self) -> tuple[int, int]:
@@ -210,6 +215,20 @@ class Flowing(FineTunable, Protocol):
     @property
     def summary_width(self) -> int:
         """Numbers of `summary`."""
+
+    def chunk_from(
+        self, observation: Observation, noise: Tensor, memory: Memory = None, *, steps: int | None = None
+    ) -> tuple[Tensor, Memory]:
+        """Return the actions (B, H_exec, A) in the environment's units that the flow without noise on the way makes of
+        noise (B, H, A), in so many Euler steps (None: as many as it acts with), and the memory."""
+
+    def summary(self, observation: Observation) -> Tensor:
+        """Return what it sees as one vector (..., D), without gradients."""
+
+
+@runtime_checkable
+class Flowing(Steerable, FineTunable, Protocol):
+    """A VLA whose chunk is the end of a flow from noise: RL explores with it through `policies.flow_explorer`."""
 
     def set_flow_steps(self, steps: int) -> None:
         """Integrate the flow in so many steps from now on, and from drawn noise even where no exploring is asked."""
@@ -226,9 +245,6 @@ class Flowing(FineTunable, Protocol):
 
     def own_numbers(self, observation: Observation) -> Tensor:
         """Return (..., A) float, 1 for the numbers of an action that are the row's body's own, 0 for padding."""
-
-    def summary(self, observation: Observation) -> Tensor:
-        """Return what it sees as one vector (..., D), without gradients: for the head of a learned spread."""
 
 
 class StateActor(Module, Protocol):
@@ -247,7 +263,8 @@ class Steered(Acting, Protocol):
     """A policy that a small actor decides.  What its numbers come to (an action, a correction of another policy's, the
     noise that a flow begins at) the policy alone knows: it makes the decision's action of them.
 
-    A decision's chain (B, N) are the actor's numbers before the tanh that holds them to [-1, 1].
+    A decision's chain (B, N) are the actor's numbers before the tanh that holds them to [-1, 1]; where the policy sets
+    the decision's `state`, after it.
     """
 
     @property

@@ -86,6 +86,7 @@ class Decision:
     chain: Tensor  # (B, ...) whatever `Policy.score` needs to score the same draw again
     log_prob: Tensor  # (B, L)
     real: Tensor | None = None  # (B, L) bool, False for links of a sentence that was over before; None: all were drawn
+    state: Tensor | None = None  # (B, O) what a small actor over another policy saw; None: there is none
 
 
 class Distribution(Protocol):

@@ -64,6 +64,7 @@ class Rollout:
     `steps` (T, B) int64 is how many actions of each chunk were executed (not all where an episode ended within it),
     None where chunks have one action or nobody asks; `weight` (T, B) is how much each decision counts in the policy's
     loss, None where all count alike.  `real` (T, B, L) bool, None where every decision has all its links.
+    `state` (T, B, O) is what a small actor over another policy saw, None where there is none.
     With `values` above 1 every action of a chunk has its own: then `value`, `advantage` and `target` are
     (T, B, values), `gained` their rewards and `made` (bool) whether they were executed (else both are None).
     `reward_scale` is what the environment's rewards were divided by.  Where the environment reports success,
@@ -99,6 +100,7 @@ class Rollout:
             self._observation["task"] = torch.zeros((length + 1, worlds), dtype=torch.int64, device=device)
         self.chain, self.log_prob = rows(0, decision.chain), rows(0, decision.log_prob)
         self.real = None if decision.real is None else rows(0, decision.real)
+        self.state = None if decision.state is None else rows(0, decision.state)
         number = torch.zeros(worlds, device=decision.log_prob.device)
         self.reward, self.discount = rows(0, number), rows(0, number)
         each = number if values == 1 else number.new_zeros(worlds, values)
@@ -192,6 +194,8 @@ class Rollout:
         self.log_prob[t] = decision.log_prob
         if self.real is not None and decision.real is not None:
             self.real[t] = decision.real
+        if self.state is not None and decision.state is not None:
+            self.state[t] = decision.state
 
     def gain(self, t: int, rewards: NDArray[np.float64], steps: NDArray[np.int64]) -> None:
         """Write the rewards (B, H) of the actions of decision `t`, of which `steps` (B,) were made, where wanted."""

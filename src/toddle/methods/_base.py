@@ -51,6 +51,8 @@ class Start:
     device: torch.device = CPU
     init: Any = None
     """The stored policy to go on from, or None."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """What the folder of `init` says of it."""
     folder: Path | None = None
     """The run's folder, in which what comes before RL (imitation) is kept; None: nothing is trained yet (a plan)."""
     checkpoint_every: int = 20

@@ -261,12 +261,11 @@ class PrefixVLA(nn.Module, ABC):
     ) -> tuple[Decision, Memory]:
         """Draw a chunk (B, H_exec, A); `deterministic` starts as `config.start` says.  The chain is the noise;
         log_prob is (B, 0): an ODE has none."""
-        velocity, _ = self.open_flow(observation, None)
         noise = torch.zeros(len(observation["proprio"]), *self.flow_shape, device=self.state_scale.device)
         if not deterministic or self.config.start == "drawn":
             noise = randn(noise.shape, generator, noise.device)
-        chunk = flow.euler(lambda x, tau: velocity(x[:, None], tau[:, None])[:, 0], noise, self.config.steps)
-        return Decision(self.executed(chunk, observation), noise, chunk.new_zeros(len(chunk), 0)), None
+        action, _ = self.chunk_from(observation, noise)
+        return Decision(action, noise, action.new_zeros(len(action), 0)), None
 
     def explorer(self, sampler: SamplerConfig) -> FlowExplorer:
         """Return what RL trains: this policy, drawn with the sampler's noise."""
@@ -292,6 +291,16 @@ class PrefixVLA(nn.Module, ABC):
         """Return the action (..., H_exec, A_body) in the environment's units of chunks (..., H, A)."""
         own = chunk[..., : self.config.executed, : self.config.body.action]
         return bounded(own * self.action_scale + self.action_offset, self.action_offset, self.action_scale)
+
+    @torch.no_grad()
+    def chunk_from(
+        self, observation: Observation, noise: Tensor, memory: Memory = None, *, steps: int | None = None
+    ) -> tuple[Tensor, Memory]:
+        """Return the actions (B, H_exec, A_body) that the flow makes of noise (B, H, A), and no memory."""
+        velocity, _ = self.open_flow(observation, None)
+        steps = steps or self.config.steps
+        chunk = flow.euler(lambda x, tau: velocity(x[:, None], tau[:, None])[:, 0], noise, steps)
+        return self.executed(chunk, observation), None
 
     def open_flow(self, observation: Observation, memory: Memory) -> tuple[Callable[[Tensor, Tensor], Tensor], Memory]:
         """Open a decision; its prefix serves every call of the velocities that are returned."""

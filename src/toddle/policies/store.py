@@ -61,10 +61,13 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "pi0": ("toddle.policies.pi0", "Pi0Policy", "Pi0Config"),
     "pi05": ("toddle.policies.pi05", "Pi05Policy", "Pi05Config"),
     "smolvla": ("toddle.policies.smolvla", "SmolVLAPolicy", "SmolVLAConfig"),
+    "steered": ("toddle.policies.steered", "SteeredPolicy", "SteeredConfig"),
 }
 """kind -> (module, policy class, config class); a new policy is one line here.  Imported when it is loaded."""
+AROUND = ("steered",)
+"""Kinds around another policy, `base`, whose own folder stands in theirs under that name."""
 
-WEIGHTS, CARD = "policy.safetensors", "policy.json"
+WEIGHTS, CARD, BASE = "policy.safetensors", "policy.json", "base"
 EXPERT_WEIGHTS, EXPERT_CARD = "expert.safetensors", "expert.json"
 
 
@@ -118,6 +121,9 @@ def save_policy(folder: Path | str, policy: Acting, meta: dict[str, Any] | None 
     if policy.kind not in KINDS:
         raise problem("policy kind", "a kind of policies.store", policy.kind, nearest(policy.kind, KINDS))
     folder = Path(folder)
+    if policy.kind in AROUND:
+        around: Any = policy
+        save_policy(folder / BASE, around.base, around.base_meta)
     digest = save_tensors(folder / WEIGHTS, policy.state_dict())
     card = {"kind": policy.kind, "config": to_dict(policy.config), "meta": meta or {}, "sha256": digest}
     write_json_atomic(folder / CARD, card)
@@ -209,7 +215,11 @@ def load_policy(folder: Path | str, device: torch.device = CPU, *, acting: bool 
     Raises InputError when the folder is incomplete or damaged.
     """
     kind, config, _, state = read_policy(folder)
-    policy = classes_of(kind)[0].from_config(config)
+    inside: tuple[Any, ...] = ()
+    if kind in AROUND:
+        own = _card_in(folder).parent / BASE
+        inside = load_policy(own, device, acting=acting), meta_of(own)
+    policy = classes_of(kind)[0].from_config(config, *inside)
     assert isinstance(policy, nn.Module)
     try:
         policy.load_state_dict(state)

@@ -169,16 +169,12 @@ class FlowVLA(SeeingPolicy):
 
         The chain is that noise (B, H, A); an ODE has no density, so log_prob is (B, 0).
         """
-        batch = len(observation["proprio"])
         settings = self.config.expert
-        cache = self.initial_memory(batch) if memory is None else memory
-        context, mask = self.context(observation)
-        noise = context.new_zeros(batch, settings.horizon, settings.action_width)
+        noise = self.action_scale.new_zeros(len(observation["proprio"]), settings.horizon, settings.action_width)
         if not deterministic or self.config.start == "drawn":
             noise = randn(noise.shape, generator, noise.device)
-        cache = self.expert.prefix(self._seen(observation), context, mask, cache)
-        chunk = self.expert.sample(cache, noise, self.config.steps)
-        return Decision(self.executed(chunk, observation), noise, chunk.new_zeros(batch, 0)), cache
+        action, memory = self.chunk_from(observation, noise, memory)
+        return Decision(action, noise, action.new_zeros(len(action), 0)), memory
 
     def explorer(self, sampler: SamplerConfig) -> FlowExplorer:
         """Return what RL trains: this policy, drawn with the sampler's noise."""
@@ -235,6 +231,17 @@ class FlowVLA(SeeingPolicy):
         body = self._bodies(observation)
         action = self.denormalise(chunk, body)[..., : self.config.expert.executed, :]
         return bounded(action, self.action_offset[body], self.action_scale[body])
+
+    @torch.no_grad()
+    def chunk_from(
+        self, observation: Observation, noise: Tensor, memory: Memory = None, *, steps: int | None = None
+    ) -> tuple[Tensor, Memory]:
+        """Return the actions (B, H_exec, A) that the flow makes of noise (B, H, A), and the memory."""
+        cache = self.initial_memory(len(noise)) if memory is None else memory
+        context, mask = self.context(observation)
+        cache = self.expert.prefix(self._seen(observation), context, mask, cache)
+        chunk = self.expert.sample(cache, noise, steps or self.config.steps)
+        return self.executed(chunk, observation), cache
 
     @torch.no_grad()
     def open_flow(self, observation: Observation, memory: Memory) -> tuple[Callable[[Tensor, Tensor], Tensor], Memory]:

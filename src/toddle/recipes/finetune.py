@@ -64,8 +64,8 @@ class Config:
     """Improve a vision-language-action model by RL in simulation, from pictures and sentences, and keep it.
 
     Example: toddle finetune --policy runs/sft --env metaworld/push-v3 --method ppo --out runs/rl
-    `--method` is ppo, grpo, rloo, tgrpo or reinforce; its settings follow.  Before and after, the policy is evaluated
-    on the same seeds.
+    `--method` is ppo, grpo, rloo, tgrpo, reinforce, dsrl or pld; its settings follow.  Before and after, the policy
+    is evaluated on the same seeds.
     """
 
     may_change: ClassVar[tuple[str, ...]] = ("device", "evaluation_worlds")
@@ -77,7 +77,7 @@ class Config:
     env: tuple[str, ...] = ("metaworld/push-v3",)
     """Environments; several count with equal weight."""
     method: str = "ppo"
-    """The method: ppo, grpo, rloo, tgrpo, reinforce."""
+    """The method: ppo, grpo, rloo, tgrpo, reinforce, dsrl, pld."""
     preset: str | None = None
     """Name of the settings to begin from; None takes the method's own."""
     worlds: Size = 16
@@ -206,6 +206,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         seed=config.seed,
         device=device,
         init=vla.train(),
+        meta=meta,
         tasks=config.tasks if config.tasks.draws else None,
         parts={
             "rewards": config.process_reward.terms(features, vla.cameras, device),
@@ -285,6 +286,7 @@ def plan(config: Any) -> Plan:
     if config.evaluation.recorded is not None:
         recorded_success(config.evaluation.recorded, config.policy, config.env)
     made, _ = build(config)
+    made.rehearse()
     made.learner.step()  # the first also compiles and allocates
     began = time.perf_counter()
     made.learner.step()
@@ -293,7 +295,7 @@ def plan(config: Any) -> Plan:
     weights, frozen = (sum(size for size, learns in sizes if learns is wanted) for wanted in (True, False))
     kept = sum(source.bytes for source in made.sources)
     _, method, preset = _chosen(to_dict(config))
-    reward, near = config.process_reward, config.reference
+    reward, near = config.process_reward, float(to_dict(config).get("reference", {}).get("weight", 0.0))
     shared = f"that all share, tasks drawn {config.tasks.kind}" if config.tasks.draws else "of each"
     world = [family_of(name).world_bytes for name in config.env]
     least = 2 * kept + 16 * weights + 4 * frozen + 700 * 2**20 + config.worlds * sum(world)
@@ -301,9 +303,10 @@ def plan(config: Any) -> Plan:
         steps=[
             *preset_lines(config, preset),
             f"evaluate {config.policy} as it is: {config.evaluation.episodes} episodes each of {', '.join(config.env)}",
+            *made.notes,
             f"step {config.worlds} worlds {shared}; train {weights:,} weights: {method.what}",
             *([f"add the process reward of {reward.model}, {reward.cap:g} a decision at most"] if reward.model else []),
-            *([f"hold it near what it was: KL to the start, weight {near.weight:g}"] if near.weight else []),
+            *([f"hold it near what it was: KL to the start, weight {near:g}"] if near else []),
             *config.imitation.lines(),
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",

@@ -1,0 +1,39 @@
+"""PLD: a small residual is learned over a frozen VLA's actions (Xiao et al. 2025, arXiv 2511.00091)."""
+
+from __future__ import annotations
+
+from toddle.algorithms.soft_actor_critic import SACConfig
+from toddle.algorithms.steering import SteeringConfig
+from toddle.methods._base import Method, Preset
+from toddle.methods._steered import SteeredSettings
+from toddle.methods._vla import FLOWS
+from toddle.policies.steered import SteeredConfig
+
+__all__ = ["METHOD"]
+
+METHOD = Method(
+    name="vla-pld",
+    what="soft actor-critic of what is added to a frozen VLA's actions",
+    paper="PLD, Xiao et al. 2025, arXiv 2511.00091; Policy Decorator, Yuan et al. 2024, arXiv 2412.13630",
+    policies=", ".join((*FLOWS, "steered")),
+    presets=(
+        Preset(
+            name="small",
+            kinds=(*FLOWS, "steered"),
+            source="Policy Decorator: the ramp, s; ours: widths, updates",
+            settings=SteeredSettings(
+                steered=SteeredConfig(mode="residual", scale=0.2, steps=4),
+                steering=SteeringConfig(ramp=50_000, bonus=-1.0, reward_scale=0.01),
+                sac=SACConfig(
+                    discount=0.99,
+                    ratio=2.0,
+                    layer_norm=True,
+                    target_entropy=-1.0,
+                    temperature=0.003,
+                    backup_entropy=False,
+                    rounds=10,
+                ),
+            ),
+        ),
+    ),
+)
