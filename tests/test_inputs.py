@@ -35,6 +35,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "report": {"runs": ["somewhere"]},
     "quality": {"dataset": ["somewhere"]},
     "offline": {"dataset": ["somewhere"]},
+    "prefer ask": {"dataset": "somewhere"},
     "prefer judge": {"dataset": "somewhere"},
     "prefer train": {"policy": "somewhere", "dataset": "somewhere", "answers": "somewhere"},
     "study": {"name": "t0"},
@@ -155,7 +156,7 @@ def test_a_number_is_accepted_or_named_in_one_line(name: str, kind: Any, plain: 
                 assert found is not None
 
 
-FILES = {"report", "prefer judge"}
+FILES = {"report", "prefer ask", "prefer judge"}
 """Commands whose --out is a file."""
 WRITING = [name for name in WORDS if name not in {"study", "doctor", "methods"} | FILES]
 

@@ -38,7 +38,7 @@ COMMANDS = {
     "finetune": "improve a vision-language-action model by RL in simulation, from pictures and sentences",
     "offline": "learn a policy of states from datasets with rewards, by RL without a simulator",
     "jumpstart": "train a state-based agent by PPO that asks a teacher for directions, soon not at all",
-    "prefer": "judge|train: which of two pieces of a dataset is better, and policies that learn from the answers",
+    "prefer": "ask|judge|train: which of two pieces of a dataset is better, and policies that learn from the answers",
     "reward": "label|train|evaluate: a process reward model, which pays for progress before there is success",
     "factory": "make demonstrations by diffusion RL: warm start, RL, successes as one dataset",
     "quality": "judge demonstrations, compare datasets, and write the better episodes as a dataset",

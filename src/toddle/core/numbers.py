@@ -22,6 +22,7 @@ __all__ = [
     "LogStd",
     "NonNegative",
     "PictureSize",
+    "Port",
     "Positive",
     "Range",
     "Seed",
@@ -66,6 +67,8 @@ SizeOrNone = Annotated[int, Range(0, 2**20, "a whole number from 0 to 1,048,576"
 """A dimension of an array; 0: there is none."""
 PictureSize = Annotated[int, Range(16, 4096, "a whole number from 16 to 4096", whole=True)]
 """The side of a picture in pixels."""
+Port = Annotated[int, Range(0, 65535, "a port, 0 to 65535", whole=True)]
+"""A TCP port; 0: any that is free."""
 Seed = Annotated[int, Range(0, 2**62, "a whole number from 0 to 2^62", whole=True)]
 """The seed of a generator."""
 Finite = Annotated[float, Range(-HUGE, HUGE, "a finite number")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["ACTIONS"]
 
 ACTIONS = {
+    "ask": "serve a page on this machine, on which a person says which of two videos is better",
     "judge": "answer by what was recorded (success, return, ...), with a set share of errors",
     "train": "learn a policy from answers: dpo, ipo, tpo, flow-dpo",
 }
