@@ -26,7 +26,7 @@ from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
-STATES = {"gaussian": True, "tokens": True, "denoising": False, "fpo": False}
+STATES = {"gaussian": True, "squashed_gaussian": True, "tokens": True, "denoising": False, "fpo": False}
 """Kinds of policies of states, and whether their decisions have exact densities."""
 
 
