@@ -203,8 +203,8 @@ MADE: dict[str, tuple[Make, ...]] = {
     "steered": (steered("noise"), steered("residual")),
 }
 LEARN: dict[str, tuple[type[Any], ...]] = {
-    **dict.fromkeys(("gaussian", "squashed_gaussian", "denoising", "fpo"), (Scorable, Imitating)),
-    **dict.fromkeys(("causal", "tokens"), (Scorable,)),
+    **dict.fromkeys(("gaussian", "squashed_gaussian", "tokens", "denoising", "fpo"), (Scorable, Imitating)),
+    "causal": (Scorable,),
     "steered": (),
     **dict.fromkeys(("flow_vla", "pi0", "pi05", "smolvla"), (FineTunable,)),
     **dict.fromkeys(("token_vla", "fast_vla", "language_vla", "fast_language_vla"), (Scorable, FineTunable)),
