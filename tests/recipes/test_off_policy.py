@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from toddle.cli import main
-from toddle.core.config import merged
+from toddle.core.config import from_dict, merged
 from toddle.core.errors import InputError
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.policies.store import load_policy
+from toddle.recipes import offline
 from toddle.recipes.pretrain import build, configure, plan, run
 from toddle.runs.checkpoint import states_equal
+from toddle.runs.critics import load_critics
 from toddle.runs.loop import run_loop
 from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
@@ -82,6 +84,32 @@ def test_a_run_is_planned_played_and_gone_on_from(tmp_path: Path, demonstrations
     made = build(settings(tmp_path / "on", init=str(tmp_path / "run")))
     first, second = load_policy(tmp_path / "run").state_dict(), made.policy.state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_offline_goes_on_online_with_its_policy_and_critics(tmp_path: Path, demonstrations: Path) -> None:
+    few = {"updates_a_step": 2, "batch": 8, "hidden": (8,)}
+    offline.run(
+        from_dict(
+            offline.Config,
+            {"dataset": [str(demonstrations)], "out": str(tmp_path), "updates": 2, "hidden": [8], "offline": few}
+            | {"reward_shift": -1.0},
+        )
+    )
+    given = {"init": str(tmp_path), "critics": str(tmp_path), "demonstrations": [str(demonstrations)]}
+    sac = {"critics": 2, "reward_shift": -1.0}
+    learner: Any = build(settings(tmp_path / "on", sac=sac, **given)).learner
+    stored, policy = load_critics(tmp_path), load_policy(tmp_path)
+    assert states_equal(dict(learner.critics.state_dict())["weights.0"], stored.q.state_dict()["weights.0"])
+    assert states_equal(dict(learner.slow.state_dict())["weights.0"], stored.slow.state_dict()["weights.0"])
+    seen: Any = {"proprio": torch.ones(3, 4), "body": torch.zeros(3, dtype=torch.int64)}
+    again = build(settings(tmp_path / "on", **given | {"demonstrations": [], "critics": None})).policy
+    actions = [each.act(seen, deterministic=True)[0].action for each in (policy, again)]
+    torch.testing.assert_close(*actions)
+    assert learner.replay.stores["offline"].at(torch.arange(20)).reward.tolist() == [*[-1.0] * 9, 0.0] * 2
+    learner.step()
+    for wrong, wanted in (({"critics": 3}, "count: expected 2"), ({"reward_shift": 0.0}, "reward_shift: expected -1")):
+        with pytest.raises(InputError, match=f"critics: {wanted}"):
+            build(settings(tmp_path / "on", sac=sac | wrong, **given))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,6 +67,10 @@ class SACConfig:
     """Whether the critics' targets count the next action's entropy."""
     learn_after: Whole = 1000
     """Decisions, all worlds together, before the first update."""
+    reward_scale: Positive = 1.0
+    """Rewards, demonstrations' too, are multiplied by this."""
+    reward_shift: Finite = 0.0
+    """Then this is added to that of each decision (-1 where success pays 1: every step before it costs)."""
     rounds: Count = 100
     """Decisions of each world between two lines of metrics."""
 
@@ -86,29 +91,19 @@ class SoftActorCritic:
         *,
         seed: int,
         critics: QEnsemble | None = None,
+        slow: QEnsemble | None = None,
     ) -> None:
         """Learn with what `collector` gathers, which goes to the store ONLINE of `replay`.
 
-        critics: E networks to go on from (None: fresh ones).  Statistics of states begin with what the replay holds.
-        Raises InputError for a policy with memory.
+        critics, slow: E networks and their slow copies, to go on from (None: fresh ones; copies as they are).
+        Statistics of states begin with what the replay holds.  Raises InputError for a policy with memory.
         """
         if policy.sequential:
             raise problem("policy", "one without memory with soft actor-critic", policy.kind)
         self.policy, self.collector, self.replay, self.config = policy, collector, replay, config
         self.actor, self.device = policy.actor, device_of(policy)
-        states, numbers = policy.state_sizes
-        if critics is None:
-            first = int(torch.randint(2**62, (), generator=torch_generator(seed, "critics")))
-            critics = QEnsemble(
-                states,
-                numbers,
-                hidden=config.critic_hidden,
-                count=config.critics,
-                seed=first,
-                layer_norm=config.layer_norm,
-            )
-        self.critics = critics.to(self.device)
-        self.slow = copy.deepcopy(self.critics).requires_grad_(False)
+        self.critics = (self._fresh(seed) if critics is None else critics).to(self.device)
+        self.slow = (copy.deepcopy(self.critics) if slow is None else slow).to(self.device).requires_grad_(False)
         self.slow.scale = self.critics.scale
         self.temperature = _Temperature(config.temperature).to(self.device)
         parts: dict[str, Module] = {"actor": self.actor, "critics": self.critics, "temperature": self.temperature}
@@ -116,12 +111,18 @@ class SoftActorCritic:
             name: FlatAdam({name: (module, config.learning_rate)}, max_norm=math.inf) for name, module in parts.items()
         }
         self.learned = {name: [p for p in module.parameters() if p.requires_grad] for name, module in parts.items()}
-        self.target_entropy = config.target_entropy * numbers
+        self.target_entropy = config.target_entropy * policy.state_sizes[1]
         self.batches, self.noise = torch_generator(seed, "replay batches"), torch_generator(seed, "actor-critic noise")
         self.updates, self.due, self.learn_after = 0, 0.0, config.learn_after
         for store in replay.stores.values():
             if len(store):
                 self._look(store.at(torch.arange(len(store))).observation)
+
+    def _fresh(self, seed: int) -> QEnsemble:
+        """Return new critics."""
+        c, first = self.config, int(torch.randint(2**62, (), generator=torch_generator(seed, "critics")))
+        options: Any = {"hidden": c.critic_hidden, "count": c.critics, "seed": first, "layer_norm": c.layer_norm}
+        return QEnsemble(*self.policy.state_sizes, **options)
 
     # ---- experience ----------------------------------------------------------------------------------------------
     @property
@@ -141,6 +142,8 @@ class SoftActorCritic:
     def _gather(self) -> dict[str, float]:
         rollout, metrics = self.collector.collect(self.policy, None)
         made = decisions_of(self.policy, rollout)
+        paid = self.config.reward_scale * made.reward + self.config.reward_shift
+        made = replace(made, reward=paid)
         self.replay.stores[ONLINE].add(made)
         self._look(made.observation.to(self.device))
         return metrics

@@ -16,7 +16,9 @@ from toddle.data.transitions import Transitions, read_transitions
 from toddle.experience.collect import CollectConfig, Collector
 from toddle.methods._actors import check_continuous, has_goals, started_from
 from toddle.methods._base import Method, Preset, Run, Start
+from toddle.models.q_ensemble import QEnsemble
 from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy, squashed_from
+from toddle.runs.critics import load_critics
 from toddle.runs.run import KEPT
 
 __all__ = ["METHOD", "OFFLINE", "ReplaySettings", "SACSettings"]
@@ -52,6 +54,8 @@ class SACSettings:
     --terminate-on-success`), or what was recorded."""
     offline_share: Share = 0.5
     """Share of every batch that comes from demonstrations, where there are any."""
+    critics: Path | None = None
+    """Folder of a run of `toddle offline` whose critics to go on from, as from its policy (`--init`); None: fresh."""
     replay: ReplaySettings = ReplaySettings()
     """What is kept."""
     sac: SACConfig = SACConfig()
@@ -90,7 +94,15 @@ class SACSettings:
 
     def demonstrated(self, policy: Any) -> Store:
         """Return a store of all transitions of the datasets.  Raises InputError where they are of another body."""
-        parts = [read_transitions(LeRobotDataset(path), reward=self.demonstrations_pay) for path in self.demonstrations]
+        parts = [
+            read_transitions(
+                LeRobotDataset(path),
+                reward=self.demonstrations_pay,
+                scale=self.sac.reward_scale,
+                shift=self.sac.reward_shift,
+            )
+            for path in self.demonstrations
+        ]
         data = Transitions.joined(parts)
         sizes = data.observation.shape[1], data.action.shape[1]
         if policy.horizon != 1 or sizes != policy.state_sizes:
@@ -100,12 +112,29 @@ class SACSettings:
         store.add(decisions_from(data, self.sac.discount))
         return store
 
+    def stored(self, policy: Any) -> tuple[QEnsemble | None, QEnsemble | None]:
+        """Return stored critics and their slow copies.  Raises InputError where the settings are not theirs."""
+        if self.critics is None:
+            return None, None
+        found = load_critics(self.critics)
+        states, actions = policy.state_sizes
+        ours: dict[str, Any] = {"observation": states, "action": actions, "hidden": self.sac.critic_hidden}
+        ours |= {"count": self.sac.critics, "layer_norm": self.sac.layer_norm, "discount": self.sac.discount}
+        ours |= {"reward_scale": self.sac.reward_scale, "reward_shift": self.sac.reward_shift}
+        ours |= {"reward": self.demonstrations_pay} if self.demonstrations else {}
+        theirs = found.facts | found.q.shape
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                raise problem(f"critics: {name}", f"{theirs.get(name)}, with which they were trained", value)
+        return found.q, found.slow
+
     def learn(self, start: Start, policy: Any, replay: Replay) -> Run:
         """Put the learner together."""
         (env,) = start.envs
         collect = CollectConfig(length=1, discount=self.sac.discount, scale_rewards=False)
         collector = Collector(env, collect, seed=start.seed, critic_sees=False)
-        learner = SoftActorCritic(policy, collector, replay, self.sac, seed=start.seed)
+        critics, slow = self.stored(policy)
+        learner = SoftActorCritic(policy, collector, replay, self.sac, seed=start.seed, critics=critics, slow=slow)
         iterations = max(1, round(start.steps / (self.sac.rounds * collector.decisions * policy.horizon)))
         store = replay.stores[ONLINE]
         where = "in memory" if store.file is None else f"in files of {store.rows:,} rows"
