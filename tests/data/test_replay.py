@@ -114,5 +114,5 @@ def test_a_file_that_is_gone_or_has_moved_on_is_refused(tmp_path: Path) -> None:
 
 def test_demonstrations_end_where_they_end_for_good() -> None:
     numbers = torch.tensor([0.0, 1.0])
-    data = Transitions(numbers[:, None], numbers[:, None], numbers, numbers[:, None], torch.tensor([0.0, 1.0]))
+    data = Transitions(numbers[:, None], numbers[:, None], numbers, numbers[:, None], torch.tensor([0.0, 1.0]), numbers)
     assert decisions_from(data, 0.9).discount.tolist() == pytest.approx([0.9, 0.0])

@@ -131,7 +131,7 @@ class Steering(SoftActorCritic):
         """Return everything the next step depends on."""
         pending = None
         if self.pending is not None:
-            pending = {"made": {**vars(self.pending[0])}, "ended": self.pending[1]}
+            pending = {"made": self.pending[0].parts(), "ended": self.pending[1]}
         own = {"pending": pending, "wait": self.wait.clone(), "turns": self.turns.get_state()}
         return super().state_dict() | own
 

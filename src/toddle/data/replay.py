@@ -48,11 +48,15 @@ class Decisions:
 
     def at(self, rows: Any) -> Decisions:
         """Return the decisions (or batches) `rows`."""
-        return Decisions(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Decisions(*(value[rows] for value in self.parts().values()))
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to(self, device: torch.device) -> Decisions:
         """Return them on a device."""
-        return Decisions(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return Decisions(*(value.to(device) for value in self.parts().values()))
 
 
 class Store:
