@@ -22,6 +22,7 @@ from toddle.models.fast import FastSettings
 from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.process_reward import RewardModel, RewardModelConfig, save_reward_model
+from toddle.policies.steered import SteeredConfig, SteeredPolicy
 from toddle.policies.store import load_policy, meta_of, read_policy, save_policy
 from toddle.policies.vla import FlowVLA
 from toddle.recipes import finetune, record, sft
@@ -522,6 +523,20 @@ def test_tasks_share_the_worlds_by_a_curriculum(vla: Path, tmp_path: Path, metho
     }
 
 
+def test_a_method_takes_its_own_kinds_alone(tokens: Path, vla: Path, tmp_path: Path) -> None:
+    """Tokens have no noise to say; a policy that is steered already has no chain for PPO."""
+    with pytest.raises(InputError, match=r"policy: expected flow_vla, .*, with method dsrl, got .*token_vla"):
+        finetune.build(finetune.configure(SMALL | {"policy": tokens, "method": "dsrl", "preset": "small"}))
+    save_policy(tmp_path, SteeredPolicy(SteeredConfig(hidden=(8,)), load_policy(vla)))
+    with pytest.raises(InputError, match=r"with method reinforce, got .*steered"):
+        finetune.build(finetune.configure(SMALL | {"policy": tmp_path, "method": "reinforce"}))
+    with pytest.raises(InputError, match="policy: expected one steered with the same settings"):
+        finetune.build(finetune.configure(SMALL | {"policy": tmp_path, "method": "pld"}))
+    plan = finetune.plan(steered(tmp_path, tmp_path / "run", "dsrl", steered={"hidden": (8,), "steps": 0}))
+    assert any("an actor says the noise it begins at" in step for step in plan.steps)
+    assert any("200,000 decisions" in step for step in plan.steps) and plan.memory_bytes > 0
+
+
 def test_tokens_refuse_what_only_flows_heed(tokens: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = SMALL | {"policy": tokens, "sampler": {"noise": "fpo"}, "out": tmp_path / "run"}
     with pytest.raises(InputError, match=r"sampler\.noise: expected nothing with a VLA that acts by tokens"):
@@ -657,6 +672,10 @@ def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None
         ("--sampler.level nan", "sampler.level: expected a number above 0"),
         ("--sampler.temperature 2", "sampler.temperature: expected nothing with a VLA that acts by a flow"),
         ("--sampler.log-prob-bounds 1 -1", "log_prob_bounds: expected low <= high"),
+        ("--method dsrl --imitation.weight 1", "imitation.weight: expected nothing with a method that leaves the VLA"),
+        ("--method pld --critic privileged", "critic: expected an environment that gives a critic the simulator's"),
+        ("--method pld --steered.scale -1", "steered.scale: expected a number"),
+        ("--method dsrl --sac.subset 3", "subset: expected at most the 2 critics, got 3"),
         ("--env metaworld/push-v3 --cameras close", "a bank for the body 'sawyer'"),
     ],
 )

@@ -51,8 +51,9 @@ class SteeredSettings:
         """Build the learner around the VLA of `start.init`, or go on with the steered one that it is."""
         if len(start.envs) != 1:
             raise problem("env", "one environment, with a method that steers", len(start.envs))
-        if start.parts.get("rewards") or start.parts.get("auxiliaries"):
-            raise problem("method", "without process_reward and imitation where a VLA is steered", "one of them")
+        for part, setting in (("rewards", "process_reward.model"), ("auxiliaries", "imitation.weight")):
+            if start.parts.get(part):
+                raise problem(setting, "nothing with a method that leaves the VLA as it is", "a value")
         (env,), policy = start.envs, self._policy(start)
         known = numbers_of(env, "critic")
         if self.critic == "privileged" and not known:

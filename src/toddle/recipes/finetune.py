@@ -183,6 +183,9 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     vla, meta = load_policy(config.policy), meta_of(config.policy)
     if not vla.cameras:
         raise problem("policy", "a VLA, which sees pictures", f"kind '{vla.kind}'", "toddle pretrain --init goes on")
+    taken = load_method(config.method, "finetune").policies
+    if vla.kind not in taken.split(", "):
+        raise problem("policy", f"{taken}, with method {config.method}", f"kind '{vla.kind}'")
     envs = [
         _make_env(config, name, config.worlds, config.seed + 1000 * index, vla, meta, learning=True)
         for index, name in enumerate(config.env)
