@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.policies.test_fast_vla import tiny_fast_vla
-from tests.policies.tiny_vla import SENTENCES, tiny_backbone, tiny_config, tiny_token_config
+from tests.policies.tiny_vla import SENTENCES, tiny_backbone, tiny_config, tiny_diffusion_config, tiny_token_config
 from tests.prismatic_folders import save_oft, save_openvla
 from tests.tiny_vlm import save_pi0, save_smolvlm, save_tokenizer
 
@@ -26,6 +26,7 @@ from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.check_policy import check_policy
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
+from toddle.policies.diffusion_vla import DiffusionVLA
 from toddle.policies.fast_language_vla import FastLanguageVLA, fast_language_config
 from toddle.policies.fast_vla import FastVLA
 from toddle.policies.fpo import FPOConfig, FPOPolicy
@@ -113,6 +114,12 @@ def steered(mode: str) -> Make:
     return make
 
 
+def diffusion_vla(folder: Path) -> tuple[Any, Observation]:
+    save_embedded(folder / "eyes", tiny_backbone())
+    backbone = BackboneConfig(name=str(folder / "eyes"))
+    return DiffusionVLA.from_config(tiny_diffusion_config(body=ARM, backbone=backbone)), seen(32)
+
+
 def token_vla(folder: Path, **more: Any) -> tuple[Any, Observation]:
     save_embedded(folder / "eyes", tiny_backbone())
     config = tiny_token_config(**more)
@@ -192,6 +199,7 @@ MADE: dict[str, tuple[Make, ...]] = {
     "denoising": (diffusion, flow),
     "fpo": (fpo,),
     "tokens": (tokens,),
+    "diffusion_vla": (diffusion_vla,),
     "token_vla": (token_vla, oft_tokens, oft),
     "fast_vla": (fast_vla,),
     "fast_language_vla": (fast_smolvlm,),
@@ -207,7 +215,9 @@ LEARN: dict[str, tuple[type[Any], ...]] = {
     "causal": (Scorable,),
     "steered": (),
     **dict.fromkeys(("flow_vla", "pi0", "pi05", "smolvla"), (FineTunable,)),
-    **dict.fromkeys(("token_vla", "fast_vla", "language_vla", "fast_language_vla"), (Scorable, FineTunable)),
+    **dict.fromkeys(
+        ("diffusion_vla", "token_vla", "fast_vla", "language_vla", "fast_language_vla"), (Scorable, FineTunable)
+    ),
 }
 """What a kind can learn by: what `check_policy` looks at is what is meant to be there."""
 

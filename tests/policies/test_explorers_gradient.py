@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from tests.policies.tiny_vla import ACTION, PROPRIO, tiny_token_vla, tiny_vla
+from tests.policies.tiny_vla import ACTION, PROPRIO, tiny_backbone, tiny_diffusion_config, tiny_token_vla, tiny_vla
 from tests.tiny_vlm import save_pi0
 from torch import Tensor
 
 from toddle.core.types import BodySpec, Observation
+from toddle.policies.diffusion_vla import DiffusionVLA
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.pi0 import Pi0Config, Pi0Policy
 
@@ -32,6 +33,8 @@ def explorer_of(kind: str) -> Any:
         policy: Any = tiny_token_vla()
     elif kind == "oft":
         policy = tiny_token_vla(decoding="parallel", head="laplace")
+    elif kind == "diffusion":
+        policy = DiffusionVLA(tiny_diffusion_config(), tiny_backbone())
     elif kind == "pi0":
         body = BodySpec(name="toy", proprio=PROPRIO, action=ACTION, dt=0.05)
         with TemporaryDirectory() as folder:  # all that flows is scored: no padding, the whole chunk
@@ -45,6 +48,8 @@ def explorer_of(kind: str) -> Any:
         for value in policy.parameters():
             value.add_(0.05 * torch.randn(value.shape, generator=generator))
     noise: Any = kind
+    if kind == "diffusion":
+        return policy.explorer(SamplerConfig(reduce="sum"))
     flows = kind not in ("tokens", "oft")
     return policy.explorer(SamplerConfig(noise=noise, reduce="sum") if flows else SamplerConfig())
 
@@ -94,10 +99,21 @@ def slopes(kind: str) -> Slopes:
     return Slopes((pays[0] - pays[1]) / (2 * STEP), said, shuffled)
 
 
+LONG = pytest.param("diffusion", 1.0, marks=pytest.mark.slow)
+
+
 # Flow-SDE scores one step of four, so its gradient is a quarter of the whole (a step size, not a direction).
 @pytest.mark.parametrize(
     ("kind", "share"),
-    [("flow-sde", 0.25), ("flow-noise", 1.0), ("reinflow", 1.0), ("pi0", 1.0), ("tokens", 1.0), ("oft", 1.0)],
+    [
+        ("flow-sde", 0.25),
+        ("flow-noise", 1.0),
+        ("reinflow", 1.0),
+        ("pi0", 1.0),
+        ("tokens", 1.0),
+        ("oft", 1.0),
+        ("diffusion", 1.0),
+    ],
 )
 def test_the_score_is_the_gradient_of_the_pay(kind: str, share: float) -> None:
     found, said, shuffled = slopes(kind)

@@ -10,9 +10,12 @@ import torch
 from toddle.core.types import BodySpec
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import EmbeddedBackbone, EmbeddedConfig, train_tokenizer
+from toddle.models.denoisers import UnetConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
+from toddle.policies.diffusion_vla import DiffusionVLAConfig
+from toddle.policies.links import DiffusionConfig
 from toddle.policies.token_vla import TokenVLA, TokenVLAConfig
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 
@@ -69,6 +72,14 @@ def tiny_token_config(**more: Any) -> TokenVLAConfig:
 
 def tiny_token_vla(**more: Any) -> TokenVLA:
     return TokenVLA(tiny_token_config(**more), tiny_backbone())
+
+
+def tiny_diffusion_config(**more: Any) -> DiffusionVLAConfig:
+    sizes: dict[str, Any] = {"width": 16, "queries": 2, "horizon": 4, "executed": 2}
+    sizes["network"] = UnetConfig(channels=(16, 32), condition=32, groups=2)
+    sizes["process"] = DiffusionConfig(train_steps=6, ddim_steps=3)
+    body = BodySpec(name="toy", proprio=PROPRIO, action=ACTION, dt=0.05)
+    return DiffusionVLAConfig(**{"body": body} | sizes | more)
 
 
 class ToyDemonstrations:

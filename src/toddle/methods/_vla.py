@@ -27,12 +27,14 @@ from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.homogeneous_critic import HomogeneousCritic
 from toddle.policies.vla_critic import VLACritic, VLACriticConfig
 
-__all__ = ["FLOWS", "GROUP_PPO", "SHOWN", "TOKENS", "VLAGroupSettings", "VLAPPOSettings"]
+__all__ = ["DIFFUSIONS", "FLOWS", "GROUP_PPO", "SHOWN", "TOKENS", "VLAGroupSettings", "VLAPPOSettings"]
 
 FLOWS = ("flow_vla", "pi0", "pi05", "smolvla")
 """Kinds of VLAs that act by a flow."""
 TOKENS = ("token_vla", "fast_vla", "language_vla", "fast_language_vla")
 """Kinds of VLAs that say tokens."""
+DIFFUSIONS = ("diffusion_vla",)
+"""Kinds of VLAs that denoise their chunk by Gaussian steps."""
 BY_ACTION = ("token_vla", "language_vla")
 """Of these, kinds whose tokens are of single actions."""
 LEARNS: dict[str, Literal["head", "lora", "all"]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from toddle.algorithms.ppo import PPOConfig
 from toddle.experience.collect import CollectConfig
 from toddle.methods._base import Method, Preset
-from toddle.methods._vla import FLOWS, TOKENS, VLAPPOSettings
+from toddle.methods._vla import DIFFUSIONS, FLOWS, TOKENS, VLAPPOSettings
 from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD"]
@@ -13,8 +13,8 @@ __all__ = ["METHOD"]
 METHOD = Method(
     name="vla-ppo",
     what="PPO on a VLA, with a critic of its own that sees the frozen backbone's context",
-    paper="flows: pi_RL, arXiv 2510.25889; tokens: VLA-RL, arXiv 2505.18719",
-    policies=", ".join((*FLOWS, *TOKENS)),
+    paper="flows: pi_RL, arXiv 2510.25889; diffusions: DPPO, arXiv 2409.00588; tokens: VLA-RL, arXiv 2505.18719",
+    policies=", ".join((*FLOWS, *DIFFUSIONS, *TOKENS)),
     deviations=(
         "the critic shares no layer with the expert: it sees the simulator's state, or pools the frozen context itself",
         "densities of a link are averaged over its dimensions, and the clip range is small for that reason",
@@ -59,6 +59,29 @@ METHOD = Method(
                     ratio="sum",
                     target_kl=None,
                     schedule="constant",
+                ),
+            ),
+        ),
+        Preset(
+            name="diffusion",
+            kinds=DIFFUSIONS,
+            source="DPPO: a ratio a denoising step, link discount 0.99, a clip that grows over the steps; ours: the "
+            "clip that dppo has after imitation, a rate between its own and the paper's 1e-5 for pictures",
+            settings=VLAPPOSettings(
+                collect=CollectConfig(length=25, discount=0.995),
+                ppo=PPOConfig(
+                    epochs=5,
+                    minibatches=8,
+                    learning_rate=1e-4,
+                    critic_learning_rate=1e-3,
+                    critic_warm_up=2,
+                    ratio="per_link",
+                    clip_low=0.05,
+                    clip_high=0.05,
+                    link_clip_first=0.005,
+                    link_discount=0.99,
+                    target_kl=None,
+                    schedule="cosine",
                 ),
             ),
         ),

@@ -36,9 +36,10 @@ from toddle.models.vlms.hub import load_speaking_hub
 from toddle.models.vlms.prismatic import Prismatic
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.foreign import layout_of
+from toddle.policies.one_body import rows_of
 from toddle.policies.prismatic_layouts import OFTParts, load_prismatic, read_parts, read_statistics, statistics_of
 from toddle.policies.seeing import HoldingPolicy
-from toddle.policies.speaking import LOG_SCALE, Speaking, rows_of
+from toddle.policies.speaking import LOG_SCALE, Speaking
 from toddle.policies.unsaid import Unsaid
 
 __all__ = ["OPENVLA", "LanguageVLA", "LanguageVLAConfig", "Unsaid", "is_openvla_folder"]

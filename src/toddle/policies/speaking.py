@@ -17,30 +17,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toddle.core.errors import problem
 from toddle.core.seeding import rand
 from toddle.core.types import Decision, Observation, Score
-from toddle.data.statistics import FeatureStatistics, Mode, Normalization
 from toddle.maths.distributions import Categorical, Distribution, Laplace
 from toddle.policies.bounds import bounded
 from toddle.policies.flow_explorer import OF_FLOWS, SamplerConfig, refuse_without_effect
+from toddle.policies.one_body import OneBody, last_of, rows_of
 
-__all__ = ["LOG_SCALE", "Speaking", "rows_of"]
+__all__ = ["LOG_SCALE", "Speaking"]
 
 LOG_SCALE = (-4.0, 0.5)
 """Bounds of the Laplace head's log-scale, in normalised actions."""
 
 
-class Speaking:
+class Speaking(OneBody):
     """Part of a policy, beside what it sees with: a subclass says what its hidden states are and how they are read.
 
     Actions are normalised: a = (action - action_offset) / action_scale, and then held within [-1, 1] by the bins.
     """
 
-    sequential = False
     config: Any  # with body, horizon, executed, decoding, head, temperature, ratio_per
-    action_offset: Tensor  # (1, A)
-    action_scale: Tensor
     centres: Tensor  # (bins,), the number that each token means
 
     # ---- what a subclass says --------------------------------------------------------------------------------------
@@ -65,41 +61,12 @@ class Speaking:
         raise NotImplementedError
 
     # ---- what SFT asks ---------------------------------------------------------------------------------------------
-    @property
-    def window_sizes(self) -> tuple[int, int, int]:
-        """H, decisions of history (1: the present alone), actions executed per decision."""
-        return self.config.horizon, 1, self.config.executed
-
-    def body_index(self, name: str | None) -> int:
-        """Return 0 for its body.  Raises InputError for another."""
-        if name not in (None, self.config.body.name):
-            raise problem("body", self.config.body.name, str(name))
-        return 0
-
-    def begin_step(self, share: float) -> None:
-        """Nothing changes with the steps."""
-
-    def trunk_tokens(self, batch: dict[str, Any]) -> None:
-        """Return None: it has no trunk that comes from pretraining."""
-
-    def trunk_parameters(self) -> dict[str, Any]:
-        """Return nothing: no weight of it comes from pretraining."""
-        return {}
-
-    def _fit_actions(self, actions: FeatureStatistics, mode: Mode) -> None:
-        made = Normalization.of(actions, mode)
-        self.action_offset.copy_(torch.from_numpy(made.offset))
-        self.action_scale.copy_(torch.from_numpy(made.scale))
-
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of demonstrated tokens (or the L1 loss); the batch is that of `FlowVLA.loss`.
 
         Returns the mean over real numbers and detached metrics.
         """
-        seen, mask = batch["observation"], batch["mask"]
-        observation: Any = {key: value[-1] for key, value in seen.items() if isinstance(value, Tensor)}
-        if "instruction" in seen:
-            observation["instruction"] = seen["instruction"]
+        observation, mask = last_of(batch["observation"]), batch["mask"]
         action = ((batch["action"] - self.action_offset) / self.action_scale).flatten(1)
         weight = mask.repeat_interleave(self.config.body.action, 1).to(action.dtype)
         total = weight.sum().clamp(min=1)
@@ -162,9 +129,6 @@ class Speaking:
         return torch.arange(self._length, device=steps.device) < steps
 
     # ---- Policy ----------------------------------------------------------------------------------------------------
-    def initial_memory(self, batch: int) -> None:
-        """Return None: nothing is remembered."""
-
     @torch.no_grad()
     def act(
         self,
@@ -225,22 +189,11 @@ class Speaking:
         found = [value.unflatten(0, lead) for value in (self._links(log_prob), entropy, self._action(mean))]
         return Score(found[0], found[1], found[2], drawn, None if alive is None else weight.bool().any(-1))
 
-    def update_normaliser(self, observation: Observation) -> None:
-        """Leave the statistics as they are: it was fine-tuned with them."""
-
     def explorer(self, sampler: SamplerConfig) -> Self:
         """Return itself, drawing at the sampler's temperature.  Raises InputError for settings of flows."""
         refuse_without_effect(sampler, OF_FLOWS, "tokens")
         self.config = replace(self.config, temperature=sampler.temperature, ratio_per=sampler.ratio_per)
         return self
-
-
-def rows_of(observation: Observation, lead: int) -> Observation:
-    """Return an observation with `lead` leading dimensions as rows (N, ...)."""
-    rows: Any = {key: value.flatten(0, lead - 1) for key, value in observation.items() if isinstance(value, Tensor)}
-    if "instruction" in observation:
-        rows["instruction"] = observation["instruction"]
-    return rows
 
 
 def _laplace_log_prob(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from toddle.core.types import Decision, Observation, Score
 from toddle.maths.distributions import Categorical
 from toddle.models.fast import NONE, FastTokenizer
 from toddle.policies.flow_explorer import SamplerConfig
-from toddle.policies.speaking import Speaking, rows_of
+from toddle.policies.one_body import rows_of
+from toddle.policies.speaking import Speaking
 
 __all__ = ["SpeakingFast", "check_ratio"]
 

@@ -57,6 +57,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "fast_vla": ("toddle.policies.fast_vla", "FastVLA", "FastVLAConfig"),
     "language_vla": ("toddle.policies.language_vla", "LanguageVLA", "LanguageVLAConfig"),
     "fast_language_vla": ("toddle.policies.fast_language_vla", "FastLanguageVLA", "FastLanguageVLAConfig"),
+    "diffusion_vla": ("toddle.policies.diffusion_vla", "DiffusionVLA", "DiffusionVLAConfig"),
     "flow_vla": ("toddle.policies.vla", "FlowVLA", "FlowVLAConfig"),
     "pi0": ("toddle.policies.pi0", "Pi0Policy", "Pi0Config"),
     "pi05": ("toddle.policies.pi05", "Pi05Policy", "Pi05Config"),

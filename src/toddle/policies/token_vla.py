@@ -27,8 +27,9 @@ from toddle.models.backbones.load import load_backbone
 from toddle.models.expert import make_adapter
 from toddle.models.normalizer import RunningNorm
 from toddle.models.token_decoder import DecoderConfig, TokenDecoder
+from toddle.policies.one_body import rows_of
 from toddle.policies.seeing import SeeingPolicy
-from toddle.policies.speaking import LOG_SCALE, Speaking, rows_of
+from toddle.policies.speaking import LOG_SCALE, Speaking
 
 __all__ = ["TokenVLA", "TokenVLAConfig"]
 

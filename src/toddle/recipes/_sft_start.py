@@ -1,4 +1,4 @@
-"""Where `toddle sft` begins: a stored policy, a pi0, the architecture of another, or fresh weights of four kinds."""
+"""Where `toddle sft` begins: a stored policy, a pi0, the architecture of another, or fresh weights of five kinds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from toddle.core.protocols import FineTunable
 from toddle.core.types import BodySpec
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.models.backbones.base import BackboneConfig
+from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.fast import FastSettings, train_fast
 from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
+from toddle.policies.diffusion_vla import DiffusionVLA, DiffusionVLAConfig
 from toddle.policies.fast_vla import FastVLA, fast_config
 from toddle.policies.foreign import expert_kind
+from toddle.policies.links import DiffusionConfig
 from toddle.policies.store import classes_of, load_policy, read_policy
 from toddle.policies.token_vla import TokenVLA, TokenVLAConfig
 from toddle.policies.unsaid import Unsaid
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
 
-__all__ = ["FreshExpert", "FreshTokens", "StartConfig", "start_policy"]
+__all__ = ["FreshDiffusion", "FreshExpert", "FreshTokens", "StartConfig", "start_policy"]
 
 
 Chunks = Callable[[int, int], Tensor]
@@ -68,6 +71,24 @@ class FreshTokens:
     """Tokens of a number (not with --kind fast)."""
     fast: FastSettings = FastSettings()
     """How --kind fast writes a chunk."""
+
+
+@config
+class FreshDiffusion:
+    """The diffusion policy of `--kind diffusion`."""
+
+    network: Literal["unet", "mlp"] = "unet"
+    """What denoises: a 1-D U-Net over the chunk, or a multilayer perceptron."""
+    unet: UnetConfig = UnetConfig()
+    """The U-Net."""
+    mlp: MlpDenoiserConfig = MlpDenoiserConfig()
+    """The multilayer perceptron."""
+    process: DiffusionConfig = DiffusionConfig(ddim_steps=5)
+    """How the chunk is drawn."""
+    horizon: Size = 8
+    """H, actions of a chunk."""
+    executed: Size = 8
+    """Actions that are executed before the next decision."""
 
 
 @config
@@ -123,12 +144,14 @@ class StartConfig:
     """With --init random: a policy folder whose architecture is copied, not its weights (a fair baseline)."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """The vision-language model (with --init random; of a pi0 its text_tokens alone, which are at least 48)."""
-    kind: Literal["flow", "tokens", "fast", "oft", "oft-tokens", "language"] = "flow"
-    """With --init random, how it acts: a flow from noise; tokens one by one, each a number (OpenVLA) or a piece of the
-    chunk's frequencies (FAST); a number for each at once, by the L1 loss (OpenVLA-OFT), or tokens at once; or words of
-    the backbone's own language model (OpenVLA's way)."""
+    kind: Literal["flow", "diffusion", "tokens", "fast", "oft", "oft-tokens", "language"] = "flow"
+    """With --init random, how it acts: a flow from noise; a diffusion from noise (S1's warm start, DPPO's policy);
+    tokens one by one, each a number (OpenVLA) or a piece of the chunk's frequencies (FAST); a number for each at once,
+    by the L1 loss (OpenVLA-OFT), or tokens at once; or words of the backbone's own language model (OpenVLA's way)."""
     expert: FreshExpert = field(default_factory=FreshExpert)
     """The action expert (with --init random, kind flow)."""
+    diffusion: FreshDiffusion = FreshDiffusion()
+    """The diffusion policy (with --init random, kind diffusion)."""
     tokens: FreshTokens = FreshTokens()
     """The decoder (with --init random, the other kinds)."""
     cameras: tuple[str, ...] = ("close",)
@@ -186,6 +209,8 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ch
         if kind != FlowVLA.kind:
             raise problem("like", f"a policy of kind '{FlowVLA.kind}'", kind)
         return FlowVLA.from_config(replace(architecture, seed=config.seed))
+    if config.kind == "diffusion":
+        return DiffusionVLA.from_config(_diffusion_config(config, _body(datasets[0])))
     if config.kind == "language":
         return _language(config, config.backbone.name, _body(datasets[0]), chunks)
     if config.kind == "fast":
@@ -242,6 +267,20 @@ def _language(config: StartConfig, source: str, body: BodySpec, chunks: Chunks) 
 
 def _fast(config: StartConfig, body: BodySpec, chunks: Tensor) -> FineTunable:
     return FastVLA.from_config(fast_config(_token_config(config, body), train_fast(chunks, config.tokens.fast)))
+
+
+def _diffusion_config(config: StartConfig, body: BodySpec) -> DiffusionVLAConfig:
+    fresh = config.diffusion
+    return DiffusionVLAConfig(
+        backbone=config.backbone,
+        body=body,
+        network=fresh.unet if fresh.network == "unet" else fresh.mlp,
+        process=fresh.process,
+        horizon=fresh.horizon,
+        executed=fresh.executed,
+        cameras=config.cameras,
+        seed=config.seed,
+    )
 
 
 def _token_config(config: StartConfig, body: BodySpec) -> TokenVLAConfig:
