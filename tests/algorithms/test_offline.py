@@ -28,7 +28,7 @@ from tests.parity.corl_updates import (
 from torch import Tensor
 
 from toddle.algorithms.offline import METHODS, OfflineConfig, OfflineLearner
-from toddle.algorithms.offline.learner import ConservativeConfig
+from toddle.algorithms.offline.learner import ConditionedImitationConfig, ConservativeConfig
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
 from toddle.data.transitions import Transitions
@@ -41,6 +41,7 @@ from toddle.maths.value_targets import (
 )
 from toddle.models.normalizer import RunningNorm
 from toddle.models.q_ensemble import QEnsemble
+from toddle.policies.conditioned import ConditionedConfig, ConditionedPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
 
@@ -130,6 +131,10 @@ def test_expectiles_by_hand() -> None:
         m = torch.tensor(wanted, dtype=torch.float64, requires_grad=True)
         expectile_loss(x - m, tau).sum().backward()
         assert m.grad is not None and abs(m.grad.item()) < 1e-8
+    for ones, wanted in ((5, 0.9), (2, 9 / 13)):  # of ten
+        x, m = torch.arange(10.0) < ones, torch.tensor(wanted, requires_grad=True)
+        expectile_loss(x.float() - m, 0.9).sum().backward()
+        assert m.grad is not None and abs(m.grad.item()) < 1e-5
 
 
 def test_targets_and_weights_by_hand() -> None:
@@ -199,8 +204,13 @@ def line(count: int = 2000) -> Transitions:
 
 
 def fresh(method: str, seed: int = 0) -> Any:
-    if METHODS[method].policy_kind == "squashed_gaussian":
+    kind = METHODS[method].policy_kind
+    if kind == "squashed_gaussian":
         return squashed(2, 1, hidden=(32,), seed=seed)
+    if kind == "conditioned":
+        body = BodySpec(name="point", proprio=2, action=1, dt=0.1)
+        asks = "positive" if method == "recap" else "return"
+        return ConditionedPolicy(ConditionedConfig(body=body, hidden=(32,), asks=asks, seed=seed))
     return policy(2, 1, hidden=(32,), squashed=True, seed=seed)
 
 
@@ -223,6 +233,39 @@ def test_the_better_actions_are_found_and_not_from_permuted_rewards(method: str)
     assert 0.3 < mean_action(trained(method, data, **settings)) < 0.8  # the best is 0.5
     permuted = data.permuted(torch.Generator().manual_seed(1))
     assert abs(mean_action(trained(method, permuted, **settings | {"alpha": 1.0}))) < 0.3  # the data's mean is 0
+
+
+def test_what_was_good_is_asked_for_and_what_was_bad_is_worse() -> None:
+    """The best action is 0.5; imitation says 0, as the data are even, and so do both where rewards are permuted."""
+    told: dict[str, Any] = {"batch": 128, "conditioned": ConditionedImitationConfig(expectile=0.95)}
+    for method, steps in (("recap", 3), ("reinbot", 8)):
+        learner = trained(method, line(), steps=steps, **told)
+        assert 0.3 < mean_action(learner) < 0.7, method
+        condition = torch.tensor([[1.0, -1.0 if method == "recap" else 0.3]])
+        worse = learner.policy.mean(torch.zeros(1, 2), condition)
+        assert float(worse.detach()) < 0.0, method
+    metrics = trained("recap", line(), steps=2, **told).step()
+    assert metrics["offline/positive"] == pytest.approx(0.3, abs=0.03)
+    permuted = trained("recap", line().permuted(torch.Generator().manual_seed(1)), steps=2, **told)
+    assert abs(mean_action(permuted)) < 0.3
+
+
+def test_guidance_goes_from_nothing_asked_beyond_what_is_asked() -> None:
+    policy, state = fresh("recap"), torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    free, asked = (policy.mean(state, torch.tensor([pair]).expand(5, 2)) for pair in ((0.0, 0.0), (1.0, 1.0)))
+
+    def guided(weight: float) -> Tensor:
+        policy.config = replace(policy.config, guidance=weight)
+        return policy.act({"proprio": state}, deterministic=True)[0].action[:, 0]
+
+    for weight, wanted in ((0.0, free), (1.0, asked), (2.0, 2 * asked - free)):
+        torch.testing.assert_close(guided(weight), wanted.detach())
+
+
+def test_the_threshold_leaves_the_wanted_share() -> None:
+    learner = trained("recap", line(1000), steps=0)
+    above = learner.advantage(learner.data) >= learner.find_threshold()
+    assert int(above.sum()) == 300
 
 
 @pytest.mark.parametrize("method", ["awac", "iql"])
@@ -262,7 +305,8 @@ def test_value_of_an_even_expectile_is_the_mean_over_the_datas_actions() -> None
 
 @pytest.mark.parametrize("method", METHODS)
 def test_state_goes_on_bit_for_bit(method: str) -> None:
-    whole, parts = (trained(method, line(), steps=1, updates_a_step=7) for _ in range(2))
+    early = {"conditioned": ConditionedImitationConfig(value_share=0.05)}  # the policy's part has begun
+    whole, parts = (trained(method, line(), steps=1, updates_a_step=7, **early) for _ in range(2))
     other = METHODS[method](fresh(method, 5), line(), whole.config, updates=100, seed=9)
     other.load_state_dict(parts.state_dict())
     other.total = whole.total

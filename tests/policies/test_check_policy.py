@@ -25,6 +25,7 @@ from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.check_policy import check_policy
+from toddle.policies.conditioned import ConditionedConfig, ConditionedPolicy
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.diffusion_vla import DiffusionVLA
 from toddle.policies.fast_language_vla import FastLanguageVLA, fast_language_config
@@ -67,6 +68,10 @@ def gaussian(folder: Path) -> tuple[Any, Observation]:
 
 def squashed(folder: Path) -> tuple[Any, Observation]:
     return SquashedGaussianPolicy(SquashedGaussianConfig(body=ARM, hidden=(16,), horizon=2)), state()
+
+
+def conditioned(folder: Path) -> tuple[Any, Observation]:
+    return ConditionedPolicy(ConditionedConfig(body=ARM, hidden=(16,), asks="return", guidance=1.5)), state()
 
 
 def causal(folder: Path) -> tuple[Any, Observation]:
@@ -195,6 +200,7 @@ def fast_smolvlm(folder: Path) -> tuple[Any, Observation]:
 MADE: dict[str, tuple[Make, ...]] = {
     "gaussian": (gaussian,),
     "squashed_gaussian": (squashed,),
+    "conditioned": (conditioned,),
     "causal": (causal,),
     "denoising": (diffusion, flow),
     "fpo": (fpo,),
@@ -212,7 +218,7 @@ MADE: dict[str, tuple[Make, ...]] = {
 }
 LEARN: dict[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("gaussian", "squashed_gaussian", "tokens", "denoising", "fpo"), (Scorable, Imitating)),
-    "causal": (Scorable,),
+    **dict.fromkeys(("causal", "conditioned"), (Scorable,)),
     "steered": (),
     **dict.fromkeys(("flow_vla", "pi0", "pi05", "smolvla"), (FineTunable,)),
     **dict.fromkeys(

@@ -123,8 +123,9 @@ def test_imitation_has_no_critics_and_damaged_ones_are_refused(tmp_path: Path) -
         "4",
     ]
     given = ("--dataset", str(write(tmp_path / "d")), *small)
-    for method in ("bc", "awac"):
+    for method in ("bc", "awac", "reinbot"):
         assert done(*given, "--method", method, "--out", str(tmp_path / method)) == 0
+    assert load_policy(tmp_path / "reinbot").config.asks == "return"
     with pytest.raises(InputError, match="critics: expected a folder with critics/"):
         load_critics(tmp_path / "bc")
     tensors = tmp_path / "awac/critics/tensors.safetensors"
@@ -144,6 +145,9 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     wrong = ("--offline.expectile", "1.5")
     assert "offline.expectile: expected a number from 0 to 1" in failed(
         capsys, "--dataset", str(tmp_path / "mm"), *wrong, *out
+    )
+    assert "asks, guidance: expected nothing without" in failed(
+        capsys, "--dataset", str(tmp_path / "mm"), "--asks", "return", *out
     )
     assert "at least one dataset" in failed(capsys, "--dataset", *out)
     assert not (tmp_path / "run").exists()

@@ -49,6 +49,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
         "SquashedGaussianPolicy",
         "SquashedGaussianConfig",
     ),
+    "conditioned": ("toddle.policies.conditioned", "ConditionedPolicy", "ConditionedConfig"),
     "causal": ("toddle.policies.causal", "CausalPolicy", "CausalConfig"),
     "denoising": ("toddle.policies.denoising", "DenoisingPolicy", "DenoisingConfig"),
     "fpo": ("toddle.policies.fpo", "FPOPolicy", "FPOConfig"),

@@ -9,12 +9,13 @@ from toddle.algorithms.offline import METHODS, OfflineConfig, OfflineLearner
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
-from toddle.core.numbers import Count, Finite, LogStd, Positive, Seed, Size
+from toddle.core.numbers import Count, Finite, LogStd, NonNegative, Positive, Seed, Size
 from toddle.core.plan import Plan
 from toddle.core.seeding import torch_generator
 from toddle.core.types import BodySpec
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.transitions import Transitions, read_transitions
+from toddle.policies.conditioned import Asked, ConditionedConfig, ConditionedPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
 from toddle.policies.store import load_policy, save_policy
@@ -32,7 +33,7 @@ class Config:
     """Learn a policy of states from datasets with rewards, by RL and without a simulator.
 
     Example: toddle offline --dataset runs/play --method iql --out runs/offline
-    `--method` is iql, cql, cal-ql, td3-bc, awac, or bc (imitation of everything that was recorded, to compare with).
+    `--method` is iql, cql, cal-ql, td3-bc, awac, recap, reinbot, or bc (imitation of all there is, to compare).
     Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from, and <out>/critics.
     """
 
@@ -42,7 +43,7 @@ class Config:
     """LeRobot datasets (v3.0) of one body, as `toddle record --keep-failures` writes them."""
     out: Path = Path("runs/offline")
     """The run's folder; the policy is in its `policy/`."""
-    method: Literal["iql", "cql", "cal-ql", "td3-bc", "awac", "bc"] = "iql"
+    method: Literal["iql", "cql", "cal-ql", "td3-bc", "awac", "recap", "reinbot", "bc"] = "iql"
     """How the policy is learned."""
     policy: Path | None = None
     """Folder of a policy of states to go on from; None: a fresh one."""
@@ -60,6 +61,10 @@ class Config:
     """Widths of a fresh policy's hidden layers."""
     log_std: LogStd = 0.0
     """Logarithm of a fresh policy's standard deviation at the start (td3-bc leaves it: -2.3 explores as TD3 does)."""
+    asks: Asked | None = None
+    """recap, reinbot: what the policy asks for when it acts; None: recap what is good, reinbot the best return."""
+    guidance: NonNegative = 1.0
+    """recap, reinbot: by how much what is asked for is exaggerated; 1: not at all."""
     offline: OfflineConfig = OfflineConfig()
     """The algorithm."""
     checkpoint_every: Count = 100
@@ -70,8 +75,12 @@ class Config:
     def __post_init__(self) -> None:
         if not self.dataset:
             raise problem("dataset", "at least one dataset", "none")
-        if self.policy is not None and (self.hidden, self.log_std) != (HIDDEN, 0.0):
-            raise problem("hidden, log_std", "nothing with --policy", "settings of a fresh policy", "leave them out")
+        if self.method not in ("recap", "reinbot") and (self.asks, self.guidance) != (None, 1.0):
+            raise problem("asks, guidance", "nothing without --method recap or reinbot", f"--method {self.method}")
+        fresh = (self.hidden, self.log_std, self.asks, self.guidance)
+        if self.policy is not None and fresh != (HIDDEN, 0.0, None, 1.0):
+            found, remedy = "settings of a fresh policy", "leave them out"
+            raise problem("hidden, log_std, asks, guidance", "nothing with --policy", found, remedy)
 
 
 def _read(config: Config) -> tuple[Transitions, BodySpec]:
@@ -107,9 +116,12 @@ def _policy(config: Config, data: Transitions, body: BodySpec) -> Any:
             raise problem("policy", wanted, f"{mine.proprio} and {mine.action}")
         return found
     fresh: dict[str, Any] = {"hidden": config.hidden, "log_std": config.log_std, "seed": config.seed}
-    made: GaussianPolicy | SquashedGaussianPolicy
+    made: GaussianPolicy | SquashedGaussianPolicy | ConditionedPolicy
     if kind == SquashedGaussianPolicy.kind:
         made = SquashedGaussianPolicy(SquashedGaussianConfig(body=body, **fresh))
+    elif kind == ConditionedPolicy.kind:
+        asks = config.asks or ("positive" if config.method == "recap" else "return")
+        made = ConditionedPolicy(ConditionedConfig(body=body, asks=asks, guidance=config.guidance, **fresh))
     else:
         fresh["squashed"] = config.method != "awac"
         made = GaussianPolicy(GaussianConfig(bodies=(body,), activation="relu", **fresh))

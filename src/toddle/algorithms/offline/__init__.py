@@ -1,6 +1,7 @@
 """Reinforcement learning from stored transitions alone, one method a file; `METHODS` are those of `toddle offline`."""
 
 from toddle.algorithms.offline.awac import AWAC
+from toddle.algorithms.offline.conditioned import Recap, Reinbot
 from toddle.algorithms.offline.cql import CQL, CalQL
 from toddle.algorithms.offline.iql import IQL
 from toddle.algorithms.offline.learner import OfflineConfig, OfflineLearner
@@ -13,6 +14,8 @@ METHODS: dict[str, type[OfflineLearner]] = {
     "cql": CQL,
     "cal-ql": CalQL,
     "td3-bc": TD3BC,
+    "recap": Recap,
+    "reinbot": Reinbot,
     "awac": AWAC,
     "bc": OfflineLearner,
 }

@@ -25,7 +25,15 @@ from toddle.models.q_ensemble import QEnsemble
 from toddle.optim.flat_adam import FlatAdam
 from toddle.optim.schedules import cosine_factor
 
-__all__ = ["ConservativeConfig", "OfflineConfig", "OfflineLearner", "TwinLearner", "effective_share", "seen"]
+__all__ = [
+    "ConditionedImitationConfig",
+    "ConservativeConfig",
+    "OfflineConfig",
+    "OfflineLearner",
+    "TwinLearner",
+    "effective_share",
+    "seen",
+]
 
 
 @config
@@ -44,6 +52,20 @@ class ConservativeConfig:
     """The gap of a state is held from below to this (-200 in Cal-QL's mazes); None: it is not."""
     policy_rate: Positive = 1e-4
     """Adam's rate for the policy and its temperature (`learning_rate`: the critics')."""
+
+
+@config
+class ConditionedImitationConfig:
+    """What recap and reinbot alone have."""
+
+    dropout: Share = 0.1
+    """Share of actions of which nothing is known to the policy."""
+    positive: Share = 0.3
+    """recap: share of the data's actions whose advantage counts as good."""
+    value_share: Share = 0.3
+    """recap: share of the updates that the value function takes before the policy's begin."""
+    expectile: Share = 0.9
+    """reinbot: of the returns of a state that the predicted one is."""
 
 
 @config
@@ -78,6 +100,8 @@ class OfflineConfig:
     """td3-bc: critic updates for one of the policy."""
     conservative: ConservativeConfig = ConservativeConfig()
     """cql and cal-ql."""
+    conditioned: ConditionedImitationConfig = ConditionedImitationConfig()
+    """recap and reinbot."""
 
 
 class OfflineLearner:
