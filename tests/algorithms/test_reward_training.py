@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.data.test_progress import write_progress_dataset
 from tests.policies.test_process_reward import tiny_model
 
-from toddle.algorithms.reward_evaluation import judge, pooled, verdicts
+from toddle.algorithms.reward_evaluation import beside_failures, judge, judge_progress, pooled, verdicts
 from toddle.algorithms.reward_training import ProgressSamples, RewardTraining, RewardTrainingConfig
 from toddle.core.errors import InputError
 from toddle.data.feature_cache import cache_dataset
+from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.progress import LabelConfig, label_episodes
+from toddle.data.lerobot_writer import DatasetWriter
+from toddle.data.progress import LabelConfig, label_episodes, time_episodes
 from toddle.runs.checkpoint import load_state, save_state, states_equal
+
+
+def write_brightening(folder: Path, episodes: int = 6) -> Path:
+    """Episodes of 10 to 15 pictures whose left half brightens with time: no path, no gripper, no success."""
+    rng = np.random.default_rng(0)
+    spec = DatasetSpec(
+        fps=20,
+        features={"observation.state": Feature(size=8), "action": Feature(size=3)},
+        robot_type="toy",
+        cameras={"close": (32, 32)},
+        images="image",
+    )
+    with DatasetWriter(folder, spec) as writer:
+        for number in range(episodes):
+            steps = 10 + number
+            pictures = rng.integers(0, 60, (steps, 3, 32, 32))
+            pictures[..., :16] += np.linspace(0, 190, steps).astype(int)[:, None, None, None]
+            columns = {
+                "observation.state": rng.normal(size=(steps, 8)).astype(np.float32),
+                "action": rng.uniform(-1, 1, (steps, 3)).astype(np.float32),
+            }
+            writer.add_episode(columns, {"close": pictures.astype(np.uint8)}, task="fill the glass")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +73,50 @@ def test_it_learns_what_the_pictures_say_and_the_controls_do_not(samples: list[P
     assert controls["area"]["value"] < 0.7  # two kinds of pictures: far below is chance too
     assert sorted(made.labels["control_0"]) == sorted(train.labels)
     assert not np.array_equal(made.labels["control_0"], made.labels["control_1"])
+
+
+@pytest.mark.parametrize("says", ["order", pytest.param("steps-to-go", marks=pytest.mark.slow)])
+def test_progress_is_learned_from_time_and_not_from_shuffled_times(
+    tmp_path_factory: pytest.TempPathFactory, says: Any
+) -> None:
+    """Pictures that brighten with time: in other episodes what is said rises from 0 to 1; resume is bitwise."""
+    root = tmp_path_factory.mktemp("progress")
+    dataset = LeRobotDataset(write_brightening(root / "data"))
+    source = tiny_model().features
+    cache = cache_dataset(root, source.fingerprint, dataset, ("close",), source.shape, source.encode)
+    episodes = time_episodes(dataset)
+    train, held = (ProgressSamples([(dataset, cache, part)]) for part in (episodes[:4], episodes[4:]))
+    more = {"bins": 8} if says == "steps-to-go" else {}
+
+    def made() -> RewardTraining:
+        models = {name: tiny_model(seed=i, says=says, **more) for i, name in enumerate(("model", "control_0"))}
+        return RewardTraining(models, train, RewardTrainingConfig(steps=steps, batch=32, learning_rate=rate), seed=0)
+
+    steps, rate = (60, 5e-3) if says == "order" else (200, 1e-3)  # faster, it learns its four episodes by heart
+    whole, again = made(), made()
+    for _ in range(steps // 2):
+        whole.step()
+    save_state(root / "half", whole.state_dict())
+    again.load_state_dict(load_state(root / "half")[0])
+    for learner in (whole, again):
+        for _ in range(steps // 2):
+            learner.step()
+        learner.calibrate()
+    assert states_equal(whole.state_dict(), again.state_dict())
+    found = {name: judge_progress(held.progress(model), held) for name, model in whole.models.items()}
+    model, control = found["model"], found["control_0"]
+    assert model["order"]["value"] > 0.8 and abs(model["begin"]["value"]) < 0.25 and model["end"]["value"] > 0.5
+    assert control["order"]["value"] < 0.6 * model["order"]["value"]
+    assert sorted(whole.labels["control_0"]) == sorted(train.to_success)
+
+
+def test_failures_are_compared_pair_by_pair(samples: list[ProgressSamples]) -> None:
+    good, bad = samples
+    ends = np.flatnonzero(np.diff(good.episode, append=9)), np.flatnonzero(np.diff(bad.episode, append=9))
+    won, lost = np.zeros(len(good)), np.zeros(len(bad))
+    won[ends[0]], lost[ends[1]] = (1.0, 0.5), (0.7, 0.2)
+    found = beside_failures(won, good, lost, bad)
+    assert found["below"] == 0.75 and found["failures"]["end"] == pytest.approx(0.45)
 
 
 def test_classes_weigh_the_same(samples: list[ProgressSamples]) -> None:

@@ -362,6 +362,36 @@ def test_presets_of_papers_run(vla: Path, tokens: Path, tmp_path: Path, method: 
         assert all("reward/reference" in row for row in rows)
 
 
+def progress_model(vla: Path, says: Any) -> Path:
+    """An untrained model of progress on the VLA's backbone."""
+    backbone, folder = BackboneConfig(name=str(vla.parent / "eyes")), vla.parent / says
+    config = RewardModelConfig(backbone=backbone, cameras=("top",), width=16, heads=2, says=says)
+    save_reward_model(folder, RewardModel(config, load_backbone(backbone)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("method", "says", "more"),
+    [
+        ("rftf", "order", {"collect": {"length": 5}, "ppo": {"minibatches": 2}}),
+        pytest.param("generalist", "steps-to-go", {"episodes": {"group": 1}}, marks=pytest.mark.slow),
+    ],
+)
+def test_progress_is_paid(vla: Path, tmp_path: Path, method: str, says: str, more: dict[str, Any]) -> None:
+    """Features of the frozen backbone are what the model reads, where episodes are cut too."""
+    paid = {"model": progress_model(vla, says), "form": "difference" if method == "generalist" else "shaping"}
+    given = SMALL | more | {"policy": vla, "out": tmp_path / "run", "method": method, "max_episode_steps": 12}
+    with pytest.raises(InputError, match=r"process_reward\.model: expected a model of .*toddle reward train"):
+        finetune.build(finetune.configure(given))
+    with pytest.raises(InputError, match=r"process_reward\.cap: expected nothing with a model that says"):
+        finetune.build(finetune.configure(given | {"process_reward": paid | {"cap": 0.2}}))
+    finetune.run(finetune.configure(given | {"process_reward": paid}))
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert len(rows) >= 2 and all(abs(row["reward/potential"]) > 0.0 for row in rows)
+    state, before = read_policy(tmp_path / "run")[3], load_policy(vla).state_dict()
+    assert any(not torch.equal(state[name], before[name]) for name in state)
+
+
 def test_imitation_that_has_no_effect_is_refused(vla: Path) -> None:
     with pytest.raises(
         InputError, match=r"imitation\.weight: expected above 0, got 0\.0; imitation\.batch has no effect"

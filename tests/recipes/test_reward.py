@@ -190,3 +190,48 @@ def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "out").exists()
     toddle("evaluate", "--policy", str(root / "run"), "--env", TASK, *out, status=2)
     assert "policy.json" in capsys.readouterr().err  # a reward model is no policy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("says", ["order", "steps-to-go"])
+def test_a_model_of_progress_learns_without_labels(
+    root: Path, tmp_path: Path, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, cache = ["--dataset", str(root / "data")], ["--cache", str(root / "cache")]
+    net = ["--model.backbone.name", str(root / "eyes"), "--model.width", "16", "--train.steps", "12", "--controls", "2"]
+    asked = ["train", *data, *net, *cache, "--model.says", says, "--out", str(tmp_path / "run")]
+    assert "model.says: expected key-frame" in refused(capsys, *asked, "--label.still", "0.6")
+    assert "labels: expected none with" in refused(capsys, *asked, "--labels", str(root / "labels/labels.json"))
+    toddle("reward", *asked)
+    evaluation = ["evaluate", "--model", str(tmp_path / "run"), *cache, "--out", str(tmp_path / "evaluation")]
+    toddle("reward", *evaluation)
+    found = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
+    assert -1.0 <= found["model"]["order"]["value"] <= 1.0 and found["controls"]["number"] == 2
+    assert "rises" in (tmp_path / "evaluation/index.html").read_text()
+    toddle(
+        "record",
+        "--env",
+        TASK,
+        "--episodes",
+        "2",
+        "--image-size",
+        "32",
+        "--image-stride",
+        "2",
+        "--seed",
+        "70",
+        "--noise",
+        "3",
+        "--keep-failures",
+        "--max-episode-steps",
+        "20",
+        "--out",
+        str(tmp_path / "bad"),
+    )
+    assert "an episode that succeeded" in refused(
+        capsys, *asked[:1], "--dataset", str(tmp_path / "bad"), *asked[3:-1], str(tmp_path / "none")
+    )
+    more = ["--dataset", str(root / "data"), str(tmp_path / "bad")]
+    toddle("reward", *evaluation[:-1], str(tmp_path / "beside"), *more)
+    found = json.loads((tmp_path / "beside/evaluation.json").read_text())
+    assert 0.0 <= found["beside_failures"]["below"] <= 1.0 and found["beside_failures"]["failures"]["episodes"] >= 1

@@ -9,7 +9,7 @@ from toddle.core.errors import problem
 from toddle.experience.rollout import Rollout
 from toddle.maths.advantages import action_gae, gae, group_advantages, step_and_trajectory_advantages
 
-__all__ = ["GAE", "ActionGAE", "BatchAdvantages", "GroupAdvantages", "StepAndTrajectoryAdvantages"]
+__all__ = ["GAE", "ActionGAE", "BatchAdvantages", "GroupAdvantages", "ReturnsToGo", "StepAndTrajectoryAdvantages"]
 
 
 class GAE(Estimator):
@@ -112,6 +112,25 @@ class BatchAdvantages(Estimator):
         advantage, _ = group_advantages(score, torch.zeros_like(score, dtype=torch.int64), leave_one_out=True)
         rollout.advantage.copy_(advantage.expand_as(rollout.advantage))
         return {"group/spread": float(torch.std(score)) if len(score) > 1 else 0.0}
+
+
+class ReturnsToGo(Estimator):
+    """Discounted sums of the rewards that follow, without a baseline: REINFORCE whose reward is its own (Generalist,
+    arXiv 2509.15155, where a difference of steps to go makes the sum "better than staying")."""
+
+    def __init__(self, discount: float) -> None:
+        """discount: of a decision."""
+        self.discount = discount
+
+    def fill(self, rollout: Rollout) -> dict[str, float]:
+        """Write advantages.  Raises InputError where episodes are not whole."""
+        if rollout.mask is None:
+            raise problem("source", "whole episodes", "a rollout of parts of them")
+        running = torch.zeros_like(rollout.reward[0])
+        for t in range(rollout.length - 1, -1, -1):
+            running = torch.where(rollout.mask[t], rollout.reward[t] + self.discount * running, 0.0)
+            rollout.advantage[t] = running
+        return {"group/spread": float(rollout.advantage[rollout.mask].std())}
 
 
 class StepAndTrajectoryAdvantages(Estimator):

@@ -41,6 +41,9 @@ class Estimator(Part):
 class RewardTerm(Part):
     """Something that is added to the rewards of a rollout before advantages are estimated."""
 
+    looks_at_ends = False
+    """Whether it looks at what was seen where an episode was cut, which a rollout then must keep whole."""
+
     def reward(self, rollout: Rollout) -> Tensor:
         """Return what is added, (T, B), in the units of the rollout's (scaled) rewards."""
         raise NotImplementedError

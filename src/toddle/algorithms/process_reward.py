@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from toddle.algorithms.parts import RewardTerm
+from toddle.algorithms.potential_reward import PotentialReward
 from toddle.core.config import changes, config, to_dict
 from toddle.core.device import CPU
 from toddle.core.errors import problem
@@ -33,13 +34,17 @@ class ProcessRewardConfig:
     """What a process reward model adds to the rewards."""
 
     weight: Positive = 1.0
-    """The answer is multiplied by this."""
+    """The answer is multiplied by this; of a model that says how far the task is, what a demonstration is worth."""
     cap: Positive = 0.1
     """Most that one decision earns, in the environment's own units (success is mostly worth 1)."""
     answer: Literal["word", "probability"] = "word"
     """What is paid for: the word the model says (1 for yes, 0 for no), or the probability of yes."""
     budget: Positive | None = 0.5
     """Most that an episode earns, in the same units: less than success is worth; None: no limit."""
+    form: Literal["shaping", "difference"] = "shaping"
+    """Of a model that says how far the task is (`toddle reward train --model.says order` or `steps-to-go`), which
+    `cap`, `answer` and `budget` are not for: shaping pays gamma progress' - progress and leaves the best policy what it
+    was; difference pays progress' - progress, and success as a progress of 1."""
 
 
 class ProcessReward(RewardTerm):
@@ -119,8 +124,8 @@ def load_process_reward(
     features: FeatureSource | None = None,
     cameras: tuple[str, ...] | None = None,
     device: torch.device = CPU,
-) -> ProcessReward:
-    """Return the reward term of a stored model (a folder of `toddle reward train`).
+) -> ProcessReward | PotentialReward:
+    """Return the reward term of a stored model (a folder of `toddle reward train`), whatever it says.
 
     features: what makes the features that rollouts keep (`FineTunable.features` of the policy), None where they keep
     pictures.  cameras: the policy's, whose pictures the rollouts hold.  Raises InputError where the folder is damaged
@@ -133,7 +138,16 @@ def load_process_reward(
     if features is not None and not same:
         expected = f"the policy's backbone, of fingerprint {features.fingerprint}"
         raise problem("process reward", expected, model.config.fingerprint, "train one on it: toddle reward train")
-    return ProcessReward(model, config or ProcessRewardConfig(), same_features=same)
+    config = config or ProcessRewardConfig()
+    plain = ProcessRewardConfig()
+    if model.config.says == "key-frame":
+        if config.form != plain.form:
+            raise problem("process_reward.form", f"{plain.form} with a model that says yes or no", config.form)
+        return ProcessReward(model, config, same_features=same)
+    for name, value in (("cap", config.cap), ("answer", config.answer), ("budget", config.budget)):
+        if value != to_dict(plain)[name]:
+            raise problem(f"process_reward.{name}", f"nothing with a model that says {model.config.says}", value)
+    return PotentialReward(model, form=config.form, weight=config.weight, same_features=same)
 
 
 @config
@@ -152,7 +166,7 @@ class ProcessRewardSettings(ProcessRewardConfig):
 
     def terms(
         self, features: FeatureSource | None, cameras: tuple[str, ...], device: torch.device
-    ) -> list[ProcessReward]:
+    ) -> list[ProcessReward | PotentialReward]:
         """Return the reward terms, none or one: as `load_process_reward`."""
         if self.model is None:
             return []

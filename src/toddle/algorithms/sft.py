@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from toddle.core.config import config
@@ -81,9 +82,22 @@ class SampleSource(Protocol):
 class SFT:
     """A `Learner`: one gradient step per `step`.  `policy` is trained in place; `averaged` are the weights to save."""
 
-    def __init__(self, policy: FineTunable, data: SampleSource, config: SFTConfig, *, seed: int = 0) -> None:
-        """Begin; the order of samples and the noise follow from `seed`."""
+    def __init__(
+        self,
+        policy: FineTunable,
+        data: SampleSource,
+        config: SFTConfig,
+        *,
+        seed: int = 0,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Begin; the order of samples and the noise follow from `seed`.
+
+        weights: of the samples (len(data),), which are then drawn in proportion to them, with repetition; None: each is
+        met once before one is met again.
+        """
         self.policy, self.data, self.config = policy, data, config
+        self.chances = None if weights is None else weights / weights.sum()
         self.device = device_of(policy)
         self.weights = {name: value for name, value in policy.named_parameters() if value.requires_grad}
         self.trunk = {name: value for name, value in policy.trunk_parameters().items() if name in self.weights}
@@ -127,6 +141,8 @@ class SFT:
 
     def _samples(self) -> Any:
         size = self.config.batch
+        if self.chances is not None:
+            return self.numbers.choice(len(self.data), size, p=self.chances)
         while len(self.order) < size:
             self.order = np.concatenate([self.order, self.numbers.permutation(len(self.data))])
         chosen, self.order = self.order[:size], self.order[size:]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "numbers_of",
     "read_labels",
     "split_episodes",
+    "time_episodes",
 ]
 
 Array = NDArray[Any]
@@ -114,6 +115,32 @@ def label_episodes(dataset: LeRobotDataset, config: LabelConfig) -> list[Labelle
     opening = np.concatenate(grippers, 1) if grippers else np.zeros((dataset.num_frames, 0))
     low, span = (opening.min(0), np.ptp(opening, axis=0)) if opening.size else (0.0, np.ones(0))
     opening = (opening - low) / np.where(span > 0, span, 1.0)
+    size = np.where(span > 0, 1.0, 0.0)
+    found = []
+    for one in time_episodes(dataset):
+        rows = one.rows
+        speed = hand_speed(path[rows])
+        segments = gripper_segments(opening[rows], size, change=config.change, hold=config.hold)
+        keys = key_frames(speed, segments, still=config.still, gap=config.gap, skip=config.skip)
+        found.append(
+            replace(
+                one,
+                speed=speed * dataset.fps / dataset.image_stride,
+                opening=opening[rows],
+                segments=segments,
+                keys=keys,
+                labels=progress_labels(len(rows), keys, config.window),
+            )
+        )
+    _check(dataset, config, found)
+    return found
+
+
+def time_episodes(dataset: LeRobotDataset) -> list[LabelledEpisode]:
+    """Return every episode up to its success, or its end where it has none, without speeds, key frames and labels.
+
+    A dataset without the column `next.success` is taken for one of successes.
+    """
     reached = dataset.column("next.success").astype(bool) if "next.success" in dataset.features else None
     found = []
     for place, episode in enumerate(dataset.episodes):
@@ -123,10 +150,6 @@ def label_episodes(dataset: LeRobotDataset, config: LabelConfig) -> list[Labelle
             success = bool(len(ends))
         stop = episode.start + int(ends[0]) + 1 if len(ends) else episode.stop
         rows = np.arange(episode.start, stop, dataset.image_stride)
-        speed = hand_speed(path[rows])
-        size = np.where(span > 0, 1.0, 0.0)
-        segments = gripper_segments(opening[rows], size, change=config.change, hold=config.hold)
-        keys = key_frames(speed, segments, still=config.still, gap=config.gap, skip=config.skip)
         found.append(
             LabelledEpisode(
                 place=place,
@@ -134,14 +157,13 @@ def label_episodes(dataset: LeRobotDataset, config: LabelConfig) -> list[Labelle
                 task=dataset.task_of(episode.start),
                 success=success,
                 rows=rows,
-                speed=speed * dataset.fps / dataset.image_stride,
-                opening=opening[rows],
-                segments=segments,
-                keys=keys,
-                labels=progress_labels(len(rows), keys, config.window),
+                speed=np.zeros(len(rows)),
+                opening=np.zeros((len(rows), 0)),
+                segments=[(0, len(rows))],
+                keys=np.zeros(0, np.int64),
+                labels=np.zeros(len(rows), bool),
             )
         )
-    _check(dataset, config, found)
     return found
 
 

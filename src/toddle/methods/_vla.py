@@ -139,7 +139,7 @@ class VLAPPOSettings:
                 seed=start.seed + 1000 * index,
                 body=body_in(explorer, env),
                 label=label_of(env.name),
-                critic_sees=critic.sees,
+                critic_sees=critic.sees or any(term.looks_at_ends for term in start.parts.get("rewards", ())),
                 tasks=start.tasks,
                 values=values,
             )

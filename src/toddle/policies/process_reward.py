@@ -5,6 +5,9 @@
     a learned question attends to them, `layers` times    -> (B, d)
     the words "no" and "yes": two logits                  -> (B, 2)
 
+or, where it does not say a word but how far the task is (`RewardModelConfig.says`), one value or a distribution over
+the steps left, from which `progress` is read: 0 where demonstrations begin and 1 where they succeed, in the mean.
+
 VLA-RL (Lu et al. 2025, arXiv 2505.18719) fine-tunes a vision-language model to say the next word; here the question is
 a learned token and the vocabulary has the two words that can be said, so that a small backbone can answer.
 
@@ -16,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +31,7 @@ from toddle.core.files import write_json_atomic
 from toddle.core.numbers import Seed, Size, SizeOrNone
 from toddle.core.seeding import seed_sequence
 from toddle.core.types import FeatureSource, Observation, sentences_of
+from toddle.maths.potentials import bin_centres
 from toddle.models.attention import CrossAttention
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
@@ -57,6 +61,11 @@ class RewardModelConfig:
     """Attention heads."""
     layers: Size = 2
     """How often the question attends to the context."""
+    says: Literal["key-frame", "order", "steps-to-go"] = "key-frame"
+    """What it says of a picture: whether it leads to a key frame (yes or no); a value that rises in the order of time
+    (RFTF, VLAC); or how many steps are left until success (Generalist)."""
+    bins: Size = 32
+    """Numbers of steps that are told apart by steps-to-go."""
     proprio: SizeOrNone = 0
     """Numbers of proprioception it reads beside pictures and sentence; 0: none."""
     fingerprint: str = ""
@@ -71,6 +80,13 @@ class RewardModelConfig:
             raise problem("backbone.lora_rank", "0, for the backbone stays frozen", self.backbone.lora_rank)
         if not self.cameras:
             raise problem("cameras", "at least one", "none")
+        if self.says != "steps-to-go" and self.bins != 32:
+            raise problem("bins", "32, for they are of says steps-to-go alone", self.bins)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that it says."""
+        return {"key-frame": len(WORDS), "order": 1, "steps-to-go": self.bins}[self.says]
 
 
 class _Look(nn.Module):
@@ -87,7 +103,11 @@ class _Look(nn.Module):
 
 
 class RewardModel(nn.Module):
-    """Answers "yes" where the picture is one that leads to a key frame (`maths.progress_labels`)."""
+    """Answers "yes" where the picture is one that leads to a key frame (`maths.progress_labels`), or says how far the
+    task is (`maths.potentials`)."""
+
+    ends: Tensor
+    longest: Tensor
 
     def __init__(self, config: RewardModelConfig, backbone: Backbone) -> None:
         """Build on a loaded backbone.  Raises InputError when its fingerprint is not the config's."""
@@ -104,9 +124,12 @@ class RewardModel(nn.Module):
             self.adapter = make_adapter(width, backbone.width)
             self.question = nn.Parameter(0.02 * torch.randn(width))
             self.looks = nn.ModuleList([_Look(width, config.heads) for _ in range(config.layers)])
-            self.words = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(WORDS)))
+            self.words = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.outputs))
             if config.proprio:
                 self.norm, self.body = RunningNorm((config.proprio,)), nn.Linear(config.proprio, width)
+        if config.says != "key-frame":
+            self.register_buffer("ends", torch.tensor([0.0, 1.0]))  # what it says at the beginning and at success
+            self.register_buffer("longest", torch.tensor(1.0))  # steps of the longest demonstration
 
     @property
     def backbone(self) -> Backbone:
@@ -126,7 +149,8 @@ class RewardModel(nn.Module):
         return self
 
     def forward(self, context: Tensor, mask: Tensor, proprio: Tensor | None = None) -> Tensor:
-        """Return the logits (B, 2) of the words for context (B, G, D_vlm), mask (B, G) and proprioception (B, O)."""
+        """Return the logits (B, 2) of the words (or the value (B, 1), or the logits (B, bins) of steps to go) for
+        context (B, G, D_vlm), mask (B, G) and proprioception (B, O)."""
         seen = self.adapter(context.float())
         if self.config.proprio:
             if proprio is None or proprio.shape[-1] != self.config.proprio:
@@ -141,12 +165,41 @@ class RewardModel(nn.Module):
         logits: Tensor = self.words(question[:, 0])
         return logits
 
-    @torch.no_grad()
     def yes(self, observation: Observation, batch: int = 256) -> Tensor:
         """Return the probability (...) of "yes" for an observation (...) with features, or pictures and sentences.
 
-        Raises InputError when the observation has neither, or other features than this backbone's.
+        Raises InputError when the observation has neither, or other features than this backbone's, and for a model that
+        says no words.
         """
+        if self.config.says != "key-frame":
+            raise problem("process reward", "a model that says yes or no", self.config.says)
+        return self._asked(observation, batch).softmax(-1)[..., WORDS.index("yes")]
+
+    def progress(self, observation: Observation, batch: int = 256) -> Tensor:
+        """Return how far the task is (...), 0 where demonstrations begin and 1 where they succeed, in the mean.
+
+        Raises InputError as `yes`, and for a model that says words.
+        """
+        self._says_progress()
+        start, end = self.ends
+        return (self.value(self._asked(observation, batch)) - start) / (end - start)
+
+    def _says_progress(self) -> None:
+        if self.config.says == "key-frame":
+            raise problem("process reward", "a model that says how far a task is", self.config.says)
+
+    def value(self, said: Tensor) -> Tensor:
+        """Return the value that rises with time (...): what is said (..., 1), or minus the mean of the steps to go of
+        logits (..., bins)."""
+        self._says_progress()
+        if self.config.says == "order":
+            return said[..., 0]
+        centres = bin_centres(float(self.longest), self.config.bins).to(said)
+        return -(said.softmax(-1) * centres).sum(-1)
+
+    @torch.no_grad()
+    def _asked(self, observation: Observation, batch: int) -> Tensor:
+        """Return what it says (..., outputs) of an observation (...)."""
         lead, rows = _flat(observation)
         count = len(next(iter(rows.values())))
         device = device_of(self)
@@ -162,7 +215,7 @@ class RewardModel(nn.Module):
                 expected = f"context of shape {self.features.shape}, of the backbone '{self.config.backbone.name}'"
                 raise problem("observation", expected, str(tuple(context.shape[1:])))
             proprio = rows["proprio"][part].to(device) if self.config.proprio else None
-            found.append(self(context, mask, proprio).softmax(-1)[:, WORDS.index("yes")])
+            found.append(self(context, mask, proprio))
         return torch.cat(found).unflatten(0, lead)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from toddle.core.errors import problem
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.progress import LabelConfig, LabelledEpisode, label_episodes, read_labels
+from toddle.data.progress import LabelConfig, LabelledEpisode, label_episodes, read_labels, time_episodes
 
-__all__ = ["ACTIONS", "check_datasets", "labelled", "summary"]
+__all__ = ["ACTIONS", "check_datasets", "labelled", "summary", "timed"]
 
 ACTIONS = {
     "label": "label the steps of demonstrations that lead to a key frame, and draw them",
@@ -34,9 +34,18 @@ def labelled(
     return found
 
 
+def timed(folders: Sequence[Path]) -> list[tuple[LeRobotDataset, list[LabelledEpisode]]]:
+    """Open datasets for a model that learns from time alone."""
+    datasets = [LeRobotDataset(folder) for folder in folders]
+    return [(dataset, time_episodes(dataset)) for dataset in datasets]
+
+
 def summary(dataset: LeRobotDataset, episodes: Sequence[LabelledEpisode]) -> str:
     """Return in a line how many key frames and labels there are."""
     good = [one for one in episodes if one.success]
+    if not any(len(one.keys) for one in good):
+        steps = sum(len(one.rows) for one in good)
+        return f"{dataset.path}: {len(good)} successes of {len(episodes)} episodes, {steps} steps up to success"
     steps, labels = sum(len(one.rows) for one in good), sum(int(one.labels.sum()) for one in good)
     keys, without = sum(len(one.keys) for one in good), sum(not len(one.keys) for one in good)
     return (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from toddle.algorithms.reward_evaluation import judge, pooled, verdicts
+from toddle.algorithms.reward_evaluation import beside_failures, judge, judge_progress, pooled, verdicts
 from toddle.algorithms.reward_training import ProgressSamples
 from toddle.core.config import config, from_dict
 from toddle.core.device import check_device_name, resolve_device
@@ -19,8 +20,8 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.progress import LabelConfig, LabelledEpisode, identity
 from toddle.policies.process_reward import RewardModel, load_reward_model
 from toddle.recipes._features import cached_features
-from toddle.recipes.reward import check_datasets, labelled
-from toddle.reporting.process_reward import write_evaluation_page
+from toddle.recipes.reward import check_datasets, labelled, timed
+from toddle.reporting.process_reward import write_evaluation_page, write_progress_page
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
@@ -76,7 +77,8 @@ def _chosen(config: Config, model: RewardModel, meta: dict[str, Any]) -> Chosen:
     trained = {part["identity"]: set(part["trained_on"]) for part in meta["datasets"]}
     labels = None if config.dataset or not meta.get("labels") else Path(meta["labels"])
     found: Chosen = []
-    for dataset, episodes in labelled(folders, settings, labels):
+    opened = labelled(folders, settings, labels) if model.config.says == "key-frame" else timed(folders)
+    for dataset, episodes in opened:
         dataset.picture_size(*model.config.cameras)
         seen = trained.get(identity(dataset), set())
         good = [one for one in episodes if one.success and one.number not in seen]
@@ -111,30 +113,64 @@ def run(config: Config, *, resume: bool = False) -> None:
         source, cameras = models["model"].features, models["model"].config.cameras
         caches = [cached_features(config.cache, source, cameras, dataset) for dataset, _, _ in chosen]
         good = ProgressSamples([(part[0], cache, part[1]) for part, cache in zip(chosen, caches, strict=True)])
-        answers = {name: good.yes(model.to(device)) for name, model in models.items()}
-        judged = {name: judge(yes, good) for name, yes in answers.items()}
-        found: dict[str, Any] = {"model": judged.pop("model")}
-        if judged:
-            found |= {"controls": pooled(list(judged.values())), "each_control": judged}
-        found["verdicts"] = verdicts(found["model"], found.get("controls"))
-        found["tasks"] = _by_task(answers["model"], good)
-        if any(bad for _, _, bad in chosen):
+        bad = None
+        if any(part[2] for part in chosen):
             bad = ProgressSamples([(part[0], cache, part[2]) for part, cache in zip(chosen, caches, strict=True)])
-            found["failures"] = _answers_in(bad.yes(models["model"]), bad)
-            found["successes"] = _answers_in(answers["model"], good)
-        write_json_atomic(config.out / "evaluation.json", found)
-        shown = {name: yes for name, yes in answers.items() if name in ("model", "control_0")}
-        write_evaluation_page(config.out / "index.html", found, good, shown)
+        models = {name: model.to(device) for name, model in models.items()}
+        write = _words if models["model"].config.says == "key-frame" else _progress
+        found = write(config, models, good, bad)
         folder.finish(1)
     for line in found["verdicts"]:
         print(line)
     print(f"numbers: {config.out / 'evaluation.json'}; page: {config.out / 'index.html'}")
 
 
-def _by_task(yes: Any, samples: ProgressSamples) -> dict[str, Any]:
+def _words(
+    config: Config, models: dict[str, RewardModel], good: ProgressSamples, bad: ProgressSamples | None
+) -> dict[str, Any]:
+    """Judge models that say yes or no; write and return the numbers."""
+    answers = {name: good.yes(model) for name, model in models.items()}
+    judged = {name: judge(yes, good) for name, yes in answers.items()}
+    found = _beside(judged)
+    found["verdicts"] = verdicts(found["model"], found.get("controls"))
+    found["tasks"] = _by_task(judge, answers["model"], good)
+    if bad is not None:
+        found["failures"] = _answers_in(bad.yes(models["model"]), bad)
+        found["successes"] = _answers_in(answers["model"], good)
+    write_json_atomic(config.out / "evaluation.json", found)
+    shown = {name: yes for name, yes in answers.items() if name in ("model", "control_0")}
+    write_evaluation_page(config.out / "index.html", found, good, shown)
+    return found
+
+
+def _progress(
+    config: Config, models: dict[str, RewardModel], good: ProgressSamples, bad: ProgressSamples | None
+) -> dict[str, Any]:
+    """Judge models that say how far the task is; write and return the numbers."""
+    said = {name: good.progress(model) for name, model in models.items()}
+    found = _beside({name: judge_progress(progress, good) for name, progress in said.items()})
+    found["verdicts"] = verdicts(found["model"], found.get("controls"), by="order", chance=0.0)
+    found["tasks"] = _by_task(judge_progress, said["model"], good)
+    failed = None if bad is None else bad.progress(models["model"])
+    if bad is not None and failed is not None:
+        found["beside_failures"] = beside_failures(said["model"], good, failed, bad)
+        below = 100 * found["beside_failures"]["below"]
+        found["verdicts"].append(f"a failure ends lower than a success in {below:.0f} % of the pairs")
+    write_json_atomic(config.out / "evaluation.json", found)
+    write_progress_page(config.out / "index.html", found, (said["model"], good), None if bad is None else (failed, bad))
+    return found
+
+
+def _beside(judged: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the model's numbers and, where there are controls, theirs together and each."""
+    found: dict[str, Any] = {"model": judged.pop("model")}
+    return found | ({"controls": pooled(list(judged.values())), "each_control": judged} if judged else {})
+
+
+def _by_task(measure: Callable[..., dict[str, Any]], said: Any, samples: ProgressSamples) -> dict[str, Any]:
     """Return what the answers are worth in each task."""
     return {
-        task: judge(yes, samples, [number for number, one in enumerate(samples.episodes) if one.task == task])
+        task: measure(said, samples, [number for number, one in enumerate(samples.episodes) if one.task == task])
         for task in dict.fromkeys(one.task for one in samples.episodes)
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from toddle.algorithms.reward_training import ProgressSamples, RewardTraining, RewardTrainingConfig
-from toddle.core.config import config, to_dict
+from toddle.core.config import changes, config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
@@ -19,7 +19,7 @@ from toddle.data.progress import LabelConfig, LabelledEpisode, identity, split_e
 from toddle.models.backbones.load import load_backbone
 from toddle.policies.process_reward import RewardModel, RewardModelConfig, save_reward_model
 from toddle.recipes._features import cached_features
-from toddle.recipes.reward import check_datasets, labelled, summary
+from toddle.recipes.reward import check_datasets, labelled, summary, timed
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
@@ -44,7 +44,7 @@ class Config:
     labels: Path | None = None
     """File of labels (labels.json of `toddle reward label`); None: they are made as `label` says."""
     label: LabelConfig = field(default_factory=LabelConfig)
-    """How the labels are made."""
+    """How the labels of key frames are made."""
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
     """The model; `--model.backbone` must be the policy's where rollouts keep its features."""
     train: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
@@ -65,6 +65,11 @@ class Config:
     def __post_init__(self) -> None:
         check_device_name(self.device)
         check_datasets(self.dataset)
+        if self.model.says != "key-frame":
+            if self.labels is not None:
+                raise problem("labels", f"none with model.says {self.model.says}, which learns from time", self.labels)
+            if given := changes(to_dict(LabelConfig()), to_dict(self.label)):
+                raise problem("model.says", "key-frame", self.model.says, f"label.{given[0][0]} has no effect without")
 
 
 Split = list[tuple[LeRobotDataset, list[LabelledEpisode], list[LabelledEpisode]]]
@@ -74,7 +79,14 @@ Split = list[tuple[LeRobotDataset, list[LabelledEpisode], list[LabelledEpisode]]
 def _split(config: Config) -> Split:
     """Open, label, check and split the datasets."""
     found: Split = []
-    for dataset, episodes in labelled(config.dataset, config.label, config.labels):
+    opened = (
+        labelled(config.dataset, config.label, config.labels)
+        if config.model.says == "key-frame"
+        else timed(config.dataset)
+    )
+    for dataset, episodes in opened:
+        if not any(one.success for one in episodes):
+            raise problem(f"dataset: {dataset.path}", "an episode that succeeded", f"{len(episodes)} without success")
         dataset.picture_size(*config.model.cameras)
         size = dataset.vector("observation.state").shape[1]
         if config.model.proprio not in (0, size):
@@ -132,6 +144,7 @@ def run(config: Config, *, resume: bool = False) -> None:
             label="reward",
             show=("reward_model/loss", "reward_model/accuracy"),
         )
+        learner.calibrate()
         facts: dict[str, Any] = {
             "datasets": [_facts(*part) for part in split],
             "label": to_dict(config.label),

@@ -28,10 +28,12 @@ from toddle.policies.bounds import ROUNDING
 from toddle.policies.store import save_policy
 from toddle.recipes._features import cached_features
 from toddle.recipes._sft_start import FreshExpert, FreshTokens, StartConfig, VLMStart, start_policy
+from toddle.recipes._weighing import WeighConfig
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "FreshExpert", "FreshTokens", "VLMStart", "plan", "run"]
+
 
 KEPT = 24
 """Bytes kept of each weight: itself, its gradient, Adam's two moments, its average and where it began."""
@@ -59,6 +61,8 @@ class Config(StartConfig):
     """Train on data sets that were drawn differently; the policy is then shown pictures as the first was drawn."""
     episodes: Count | None = None
     """Use only the first so many episodes of each task."""
+    weigh: WeighConfig = WeighConfig()
+    """Whether chunks that were followed by more are learned from more often."""
     normalization: Literal["auto", "identity", "mean_std", "quantile", "min_max"] = "auto"
     """How actions are normalised; auto: not at all (identity) where all are in [-1, 1], which keeps a converted
     expert's chunk as it is, else by quantile (degrees, millimetres)."""
@@ -102,6 +106,7 @@ def plan(config: Config) -> Plan:
             f"encode {pictures} pictures{copies} where the cache under {config.cache} has not got them",
             f"actions from {low:g} to {high:g}, normalised by {action_mode(config, datasets)}",
             f"train {weights:,} weights{beside} for {config.sft.steps} steps of {config.sft.batch} decisions",
+            *config.weigh.lines(datasets),
             *drawings(datasets, mix=config.mix_renderings),
             f"write the policy to {config.out / 'policy'}",
         ],
@@ -125,7 +130,9 @@ def run(config: Config, *, resume: bool = False) -> None:
         policy.fit_normalization(
             data.proprio(), actions, action_mode(config, datasets), body, refit=config.refit_proprio
         )
-        learner = SFT(policy, data, config.sft, seed=config.seed)
+        learner = SFT(
+            policy, data, config.sft, seed=config.seed, weights=config.weigh.weights(data, datasets, config.seed)
+        )
         run_loop(
             learner,
             folder,

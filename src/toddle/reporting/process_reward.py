@@ -21,7 +21,7 @@ from toddle.data.progress import LabelConfig, LabelledEpisode
 from toddle.reporting import page
 from toddle.reporting.plots import COLOURS, INK, STYLE, curve_panels
 
-__all__ = ["draw_episode", "write_evaluation_page", "write_label_page"]
+__all__ = ["draw_episode", "write_evaluation_page", "write_label_page", "write_progress_page"]
 
 SPEED, OPEN, GOOD, KEY = COLOURS[0], COLOURS[3], COLOURS[2], COLOURS[1]
 PANELS = 6
@@ -140,6 +140,56 @@ def write_evaluation_page(
     foot = "Made by toddle reward evaluate."
     text = page.render("A process reward model", lead, body, top=page.columns(cards), foot=foot)
     write_text_atomic(path, text)
+
+
+PROGRESS = {
+    "order": "rank correlation of what it says with time, within an episode: 1 where it only rises",
+    "rises": "share of the steps at which it says more than at the step before",
+    "begin": "what it says at the first step; 0 is the mean of what it was trained on",
+    "end": "what it says at success; 1 is the mean of what it was trained on",
+}
+
+
+def write_progress_page(
+    path: Path,
+    found: Mapping[str, Any],
+    won: tuple[NDArray[Any], ProgressSamples],
+    lost: tuple[Any, ProgressSamples] | None,
+) -> None:
+    """Write the page of a model that says how far a task is: numbers beside the controls', and its course in episodes.
+
+    won, lost: what it says at every step of held-out successes, and of failures where there are any.
+    """
+    names = [name for name in ("model", "controls") if name in found]
+    colours = {"success": COLOURS[0], "failure": COLOURS[1]}
+    tops = {"model": COLOURS[0], "controls": COLOURS[6]}
+    note = "order in time within episodes, 95 % interval; chance is 0"
+    cards = [page.card(name, _text(found[name]["order"]), note, tops[name]) for name in names]
+    rows = [
+        [key, *(_text(found[name].get(key)) for name in names), escape(meaning)] for key, meaning in PROGRESS.items()
+    ]
+    counted = found["model"]
+    text = f"{counted['episodes']} held-out successes, {counted['steps']} steps. Controls learned from shuffled times."
+    verdict = "".join(f"<li>{escape(line)}</li>" for line in found["verdicts"])
+    panels: dict[str, Any] = {}
+    for name, part in (("success", won), ("failure", lost)):
+        if part is None:
+            continue
+        said, samples = part
+        count = min(PANELS // 2, len(samples.episodes))
+        for number in [index * len(samples.episodes) // count for index in range(count)]:
+            own, one = said[samples.episode == number], samples.episodes[number]
+            panels[f"{name} {one.number}: {one.task}"[:40]] = {name: list(enumerate(own))}
+    caption = "How far the model says the task is at each step (a new picture): 0 at the beginning, 1 at success."
+    drawn = page.figure(curve_panels(panels, colours, columns=2), caption)
+    body = [
+        ("What it is worth", page.section(f"<ul>{verdict}</ul>", page.paragraph(text))),
+        ("Numbers", page.table(["number", *names, "what it is"], rows)),
+        ("Episodes", page.section(page.chips(colours), drawn)),
+    ]
+    lead = "Does what the model says rise with time in episodes it has not seen, and stay low in failures?"
+    foot = "Made by toddle reward evaluate."
+    write_text_atomic(path, page.render("A model of progress", lead, body, top=page.columns(cards), foot=foot))
 
 
 def _text(interval: Mapping[str, Any] | None) -> str:
