@@ -185,6 +185,13 @@ def test_the_sum_is_clipped_once_by_the_environment() -> None:
     assert learner.collector.env.actions[0] == pytest.approx(0.8)  # type: ignore[attr-defined]
 
 
+def test_values_begin_at_0() -> None:
+    """A value of going on that begins above success's would teach to avoid it."""
+    learner = made("residual")
+    assert not learner.critics(torch.randn(9, 3), torch.rand(9, 1)).any()
+    assert not learner.slow(torch.randn(9, 3), torch.rand(9, 1)).any()
+
+
 # ---- who acts --------------------------------------------------------------------------------------------------------
 def test_the_share_rises_with_the_steps() -> None:
     learner = made("residual", lambda noise: 0.0 * noise, limit=1000, settings=SteeringConfig(ramp=160))

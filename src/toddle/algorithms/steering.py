@@ -66,6 +66,11 @@ class Steering(SoftActorCritic):
             seed=int(torch.randint(2**62, (), generator=torch_generator(seed, "critics"))),
             layer_norm=config.layer_norm,
         )
+        # Values begin at 0.  What they begin with wears off by gamma for each time constant of the slow copies, which a
+        # short run never sees the end of; and where going on is valued above success, success is avoided.
+        with torch.no_grad():
+            critics.weights[-1].zero_()
+            critics.biases[-1].zero_()
         super().__init__(policy, collector, replay, config, seed=seed, critics=critics)
         self.steered, self.settings, self.privileged = policy, settings, privileged
         self.turns = torch_generator(seed, "who acts")

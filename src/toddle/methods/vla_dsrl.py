@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from toddle.algorithms.soft_actor_critic import SACConfig
-from toddle.algorithms.steering import SteeringConfig
 from toddle.methods._base import Method, Preset
 from toddle.methods._steered import SteeredSettings
 from toddle.methods._vla import FLOWS
@@ -20,16 +19,19 @@ METHOD = Method(
         Preset(
             name="small",
             kinds=(*FLOWS, "steered"),
-            source="DSRL-SAC: m 1.5, entropy 0 a number, layer norm, first the VLA alone; ours: widths, updates",
+            source="DSRL-SAC: m 1.5, entropy 0 a number, layer norm, first the VLA alone; ours: the rest",
             settings=SteeredSettings(
-                steered=SteeredConfig(mode="noise", scale=1.5, steps=4),
-                steering=SteeringConfig(bonus=-1.0, reward_scale=0.01),
+                steered=SteeredConfig(mode="noise", scale=1.5, steps=4, hidden=(128, 128)),
                 sac=SACConfig(
                     discount=0.99,
-                    ratio=2.0,
+                    learning_rate=1e-3,
+                    batch=128,
+                    ratio=1.0,
                     layer_norm=True,
+                    critic_hidden=(128, 128),
+                    target_rate=0.02,
                     target_entropy=0.0,
-                    temperature=0.003,
+                    temperature=0.01,
                     backup_entropy=False,
                     rounds=10,
                 ),
