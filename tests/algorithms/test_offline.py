@@ -39,10 +39,13 @@ from toddle.maths.value_targets import (
     one_step_target,
     returns_to_go,
 )
+from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.models.normalizer import RunningNorm
 from toddle.models.q_ensemble import QEnsemble
 from toddle.policies.conditioned import ConditionedConfig, ConditionedPolicy
+from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.links import FlowConfig
 from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
 
 CORL = json.loads((Path(__file__).parent / "data/corl_updates.json").read_text())
@@ -164,6 +167,17 @@ def test_the_gap_is_the_logarithm_of_an_integral() -> None:
         assert float(gap) - math.log(n) == pytest.approx(math.log(math.sinh(2.0)) - 0.7, abs=0.02)
 
 
+@pytest.mark.slow
+def test_a_flow_leans_to_what_came_to_more() -> None:
+    """The data's actions are even around 0, the best is 0.5; alike weights are imitation."""
+    seen, means = {"proprio": torch.zeros(256, 2)}, {}
+    for share in (0.3, 1.0):
+        learner = trained("arfm", line(), steps=3, batch=128, weights_share=share)
+        action = learner.policy.act(seen, generator=torch.Generator().manual_seed(0), deterministic=True)[0].action
+        means[share] = float(action.mean())
+    assert means[0.3] > 0.3 and abs(means[1.0]) < 0.2, means
+
+
 def test_calibration_holds_the_policys_actions_alone() -> None:
     """Below every bound cal-ql is cql; above all values the policy's actions are not pushed, and uniform ones are."""
     cal, plain = trained("cal-ql", line(200), steps=0), trained("cql", line(200), steps=0)
@@ -207,8 +221,11 @@ def fresh(method: str, seed: int = 0) -> Any:
     kind = METHODS[method].policy_kind
     if kind == "squashed_gaussian":
         return squashed(2, 1, hidden=(32,), seed=seed)
+    body = BodySpec(name="point", proprio=2, action=1, dt=0.1)
+    if kind == "denoising":
+        shape: dict[str, Any] = {"horizon": 1, "executed": 1, "network": MlpDenoiserConfig(width=32)}
+        return DenoisingPolicy(DenoisingConfig(body=body, process=FlowConfig(), seed=seed, **shape))
     if kind == "conditioned":
-        body = BodySpec(name="point", proprio=2, action=1, dt=0.1)
         asks = "positive" if method == "recap" else "return"
         return ConditionedPolicy(ConditionedConfig(body=body, hidden=(32,), asks=asks, seed=seed))
     return policy(2, 1, hidden=(32,), squashed=True, seed=seed)
@@ -235,6 +252,7 @@ def test_the_better_actions_are_found_and_not_from_permuted_rewards(method: str)
     assert abs(mean_action(trained(method, permuted, **settings | {"alpha": 1.0}))) < 0.3  # the data's mean is 0
 
 
+@pytest.mark.slow
 def test_what_was_good_is_asked_for_and_what_was_bad_is_worse() -> None:
     """The best action is 0.5; imitation says 0, as the data are even, and so do both where rewards are permuted."""
     told: dict[str, Any] = {"batch": 128, "conditioned": ConditionedImitationConfig(expectile=0.95)}
@@ -305,8 +323,8 @@ def test_value_of_an_even_expectile_is_the_mean_over_the_datas_actions() -> None
 
 @pytest.mark.parametrize("method", METHODS)
 def test_state_goes_on_bit_for_bit(method: str) -> None:
-    early = {"conditioned": ConditionedImitationConfig(value_share=0.05)}  # the policy's part has begun
-    whole, parts = (trained(method, line(), steps=1, updates_a_step=7, **early) for _ in range(2))
+    # the policy's part has begun
+    whole, parts = (trained(method, line(), steps=1, updates_a_step=7, value_share=0.05) for _ in range(2))
     other = METHODS[method](fresh(method, 5), line(), whole.config, updates=100, seed=9)
     other.load_state_dict(parts.state_dict())
     other.total = whole.total

@@ -123,7 +123,7 @@ def test_imitation_has_no_critics_and_damaged_ones_are_refused(tmp_path: Path) -
         "4",
     ]
     given = ("--dataset", str(write(tmp_path / "d")), *small)
-    for method in ("bc", "awac", "reinbot"):
+    for method in ("bc", "awac", "reinbot", "arfm"):
         assert done(*given, "--method", method, "--out", str(tmp_path / method)) == 0
     assert load_policy(tmp_path / "reinbot").config.asks == "return"
     with pytest.raises(InputError, match="critics: expected a folder with critics/"):

@@ -8,7 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["advantage_weight", "conservative_gap", "expectile_loss", "one_step_target", "returns_to_go"]
+__all__ = [
+    "advantage_weight",
+    "conservative_gap",
+    "expectile_loss",
+    "one_step_target",
+    "returns_to_go",
+]
 
 
 def one_step_target(reward: Tensor, terminal: Tensor, discount: float, following: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Reinforcement learning from stored transitions alone, one method a file; `METHODS` are those of `toddle offline`."""
 
+from toddle.algorithms.offline.arfm import ARFM
 from toddle.algorithms.offline.awac import AWAC
 from toddle.algorithms.offline.conditioned import Recap, Reinbot
 from toddle.algorithms.offline.cql import CQL, CalQL
@@ -16,6 +17,7 @@ METHODS: dict[str, type[OfflineLearner]] = {
     "td3-bc": TD3BC,
     "recap": Recap,
     "reinbot": Reinbot,
+    "arfm": ARFM,
     "awac": AWAC,
     "bc": OfflineLearner,
 }

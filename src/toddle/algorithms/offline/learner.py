@@ -62,8 +62,6 @@ class ConditionedImitationConfig:
     """Share of actions of which nothing is known to the policy."""
     positive: Share = 0.3
     """recap: share of the data's actions whose advantage counts as good."""
-    value_share: Share = 0.3
-    """recap: share of the updates that the value function takes before the policy's begin."""
     expectile: Share = 0.9
     """reinbot: of the returns of a state that the predicted one is."""
 
@@ -98,6 +96,10 @@ class OfflineConfig:
     """td3-bc: its largest magnitude."""
     policy_every: Count = 2
     """td3-bc: critic updates for one of the policy."""
+    value_share: Share = 0.3
+    """recap, arfm: share of the updates that the value function takes before the policy's begin."""
+    weights_share: Positive = 0.5
+    """arfm: effective sample size that the weights are to have, as a share of the batch; 1: all alike."""
     conservative: ConservativeConfig = ConservativeConfig()
     """cql and cal-ql."""
     conditioned: ConditionedImitationConfig = ConditionedImitationConfig()
