@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.policies.tiny_vla import ToyDemonstrations, tiny_token_vla, tiny_vla
 from torch import Tensor
 
-from toddle.algorithms.preference import Preference, PreferenceConfig, StateLikelihood
+from toddle.algorithms.preference import Preference, PreferenceConfig, StateLikelihood, VLALikelihood
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
@@ -133,6 +134,26 @@ def test_a_restored_learner_goes_on_bitwise(method: str) -> None:
     second = learner(make(), method)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     assert [second.step() for _ in range(3)] == wanted
+
+
+@pytest.mark.parametrize("kind", ["flow", "tokens"])
+def test_a_vla_learns_answers_beside_its_frozen_copy(kind: str) -> None:
+    """Of winners and losers that differ in their actions alone; the copy, which shares the backbone, stays."""
+    flows = kind == "flow"
+    policy: Any = tiny_vla() if flows else tiny_token_vla()
+    reference, source = policy.frozen_copy(), ToyDemonstrations(8)
+    source.context[4:] = source.context[:4].clone()
+    source.action = torch.where(torch.arange(8)[:, None, None] < 4, 0.6, -0.6).expand(8, 4, 3).clone()
+    likelihood = VLALikelihood(source, policy.horizon, exact=policy.exact)
+    kept = {name: value.clone() for name, value in reference.state_dict().items()}
+    config = PreferenceConfig(updates=20, learning_rate=3e-3, warm_up=0.0)
+    sides = [np.arange(2), np.arange(2, 4)], [np.arange(4, 6), np.arange(6, 8)]
+    method: Any = "flow-dpo" if flows else "dpo"
+    made = Preference(policy, reference, likelihood, *sides, config, method=method, seed=0)
+    found = [made.step() for _ in range(20)]
+    assert found[0]["prefer/loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert found[-1]["prefer/accuracy"] == 1.0 and found[-1]["prefer/margin"] > 0.2
+    assert all(torch.equal(value, kept[name]) for name, value in reference.state_dict().items())
 
 
 def bandit(answers: int, errors: float, *, shuffled: bool, seed: int) -> float:

@@ -5,7 +5,7 @@ a policy finds the actions of a piece; the numbers of the reference, a frozen co
 computed once where they do not depend on noise.
 Sources: Rafailov et al. 2023 (arXiv 2305.18290), Azar et al. 2023 (arXiv 2310.12036), Wallace et al. 2023 (arXiv
 2311.12908), GRAPE (arXiv 2411.19309), whose released code compares windows of eight unrelated decisions: pieces are
-whole here, and beta is of eight decisions of them.
+whole here, and beta is of eight decisions of them; of a flow, of one.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toddle.algorithms.sft import SampleSource
 from toddle.core.config import config
-from toddle.core.device import device_of
+from toddle.core.device import device_of, to_device
 from toddle.core.errors import NaNError, problem
 from toddle.core.numbers import Count, Discount, NonNegative, Positive, Size
-from toddle.core.protocols import Acting, Imitating
+from toddle.core.protocols import Acting, FineTunable, Imitating
 from toddle.core.seeding import torch_generator
 from toddle.maths.preferences import dpo_loss, ipo_loss, margin
 from toddle.optim.flat_adam import FlatAdam
 from toddle.optim.schedules import cosine_factor
 
-__all__ = ["BETA", "Likelihood", "Preference", "PreferenceConfig", "StateLikelihood"]
+__all__ = ["BETA", "Likelihood", "Preference", "PreferenceConfig", "StateLikelihood", "VLALikelihood"]
 
 Method = Literal["dpo", "ipo", "tpo", "flow-dpo"]
 BETA: dict[str, float] = {"dpo": 0.1, "ipo": 0.1, "tpo": 0.1, "flow-dpo": 5.0}
-WINDOW = 8
-"""Decisions that tpo's beta is of: GRAPE's window."""
+DECISIONS = {"tpo": 8, "flow-dpo": 1}
+"""How many decisions beta is of, whatever a piece's length: GRAPE's window; a chunk of Diffusion-DPO."""
 LIMIT = 20.0
 """flow-dpo: largest magnitude of beta times the margin; beyond it a loser's error is not pushed up any further."""
 
@@ -54,7 +55,7 @@ class PreferenceConfig:
     """Limit of the gradient's norm."""
     beta: Positive | None = None
     """How strongly the policy is held to its reference, of a piece's summed log-densities: twice the decisions, twice
-    the step.  By default 0.1 (tpo: of eight decisions, whatever a piece's length), for flow-dpo 5."""
+    the step.  tpo's is of eight decisions, flow-dpo's of one, whatever a piece's length.  By default 0.1, flow-dpo 5."""
     smoothing: Discount = 0.0
     """Share of answers that are held to be wrong (conservative DPO); not of ipo, which needs none."""
     imitate: NonNegative = 0.0
@@ -84,6 +85,19 @@ class StateLikelihood:
         action = self.action[samples]
         loss = policy.imitation_loss({"proprio": self.observation[samples], "body": body}, action, generator)
         return -loss * action[0].numel()
+
+
+class VLALikelihood:
+    """Decisions of VLAs: samples of `data.demonstrations`, of whose chunks the executed part counts."""
+
+    def __init__(self, data: SampleSource, executed: int, *, exact: bool) -> None:
+        self.data, self.executed, self.exact = data, executed, exact
+
+    def __call__(self, policy: FineTunable, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """Return minus how little the policy expects the chunks."""
+        batch = to_device(self.data.batch(samples.cpu().numpy()), samples.device)
+        executed = torch.arange(batch["mask"].shape[1], device=samples.device) < self.executed
+        return -policy.surprise(batch | {"mask": batch["mask"] & executed}, generator)
 
 
 class Preference:
@@ -116,8 +130,8 @@ class Preference:
         self.rows, self.real = _padded([*winners, *losers], self.device)
         self.pairs = len(winners)
         self.beta = BETA[method] if config.beta is None else config.beta
-        if method == "tpo":
-            self.beta *= WINDOW / float(self.real.sum(1).float().mean())
+        if method in DECISIONS:
+            self.beta *= DECISIONS[method] / float(self.real.sum(1).float().mean())
         self.optimiser = FlatAdam({"policy": (policy, config.learning_rate)}, max_norm=config.max_grad_norm)
         self.batches, self.noise = (
             torch_generator(seed, "preference batches"),

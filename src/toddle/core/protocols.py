@@ -159,6 +159,14 @@ class FineTunable(Acting, Protocol):
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a batch with gradients, and metrics."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether `surprise` is minus a log-density; else it is a squared error at noise that is drawn."""
+
+    def surprise(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Return (B,), with gradients, how little it expects each chunk of a batch that `loss` takes, summed over the
+        real numbers: preferences compare it (`algorithms.preference`)."""
+
     def begin_step(self, share: float) -> None:
         """Hear before each step which share of the steps is done (schedules of the policy's own)."""
 

@@ -179,7 +179,8 @@ def _check_fine_tuning(policy: FineTunable, seen: Observation) -> None:
     steps["first"] = torch.arange(history)[:, None].expand(-1, batch) == 0
     if "instruction" in seen:
         steps["instruction"] = sentences_of(seen)
-    given = {"observation": steps, "action": actions, "mask": torch.ones(batch, size, dtype=torch.bool)}
+    mask = torch.ones(batch, size, dtype=torch.bool)
+    given: dict[str, Any] = {"observation": steps, "action": actions, "mask": mask}
     policy.train()
     policy.begin_step(0.0)
     loss, metrics = policy.loss(given, torch.Generator().manual_seed(9))
@@ -188,6 +189,11 @@ def _check_fine_tuning(policy: FineTunable, seen: Observation) -> None:
     assert torch.equal(loss, again), "loss: the same generator gave another loss"
     assert all(isinstance(value, float) for value in metrics.values()), f"loss: expected numbers, got {metrics}"
     _check_gradient(policy, loss, "loss")
+    few = given | {"mask": mask & (torch.arange(batch) > 0)[:, None]}
+    all_, rest = (policy.surprise(each, torch.Generator().manual_seed(9)) for each in (given, few))
+    assert all_.shape == (batch,) and bool(torch.isfinite(all_).all()), f"surprise: expected (B,), got {all_}"
+    assert torch.allclose(all_[1:], rest[1:], rtol=1e-4), "surprise: a chunk's depends on the others"
+    _check_gradient(policy, all_.sum(), "surprise")
     strange = policy.trunk_parameters().keys() - dict(policy.named_parameters()).keys()
     assert not strange, f"trunk_parameters: no parameters of its own: {sorted(strange)}"
     with torch.no_grad():

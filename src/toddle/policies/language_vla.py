@@ -303,17 +303,30 @@ class LanguageVLA(Speaking, HoldingPolicy):
         """Cross-entropy of demonstrated words, the L1 loss, or the error of the diffusion head's noise."""
         if self.config.head != "diffusion":
             return super().loss(batch, generator)
-        observation: Any = {key: value[-1] for key, value in batch["observation"].items() if isinstance(value, Tensor)}
-        observation["instruction"] = batch["observation"]["instruction"]
-        action = ((batch["action"] - self.action_offset) / self.action_scale).flatten(1)
-        weight = batch["mask"].repeat_interleave(self.config.body.action, 1).to(action.dtype)
+        error, weight = self._errors(batch, generator)
+        loss = error.sum() / weight.sum().clamp(min=1)
+        return loss, {"sft/loss": loss.item()}
+
+    @property
+    def exact(self) -> bool:
+        """`surprise` is minus a log-density, but for the diffusion head."""
+        return bool(self.config.head != "diffusion")
+
+    def surprise(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Return minus the log-density (B,) of each demonstrated chunk, or the squared error of the diffusion head."""
+        if self.config.head != "diffusion":
+            return super().surprise(batch, generator)
+        return self._errors(batch, generator)[0].sum(1)
+
+    def _errors(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the squared errors (B, L) of the diffusion head's noise, 0 where no number is real, and which are."""
+        observation, action, weight = self._demonstrated(batch)
         noise = randn(action.shape, generator, action.device)
         step = (rand((len(action),), generator, action.device) * DIFFUSION_STEPS).long().clamp(max=DIFFUSION_STEPS - 1)
         left = cosine_alpha_bar(DIFFUSION_STEPS).to(action)[step][:, None]
         noisy = left.sqrt() * action + (1 - left).sqrt() * noise
         found = self._noise(self._prompt(observation, time_features(step, self.prompt_width)), noisy)
-        loss = ((found - noise).square() * weight).sum() / weight.sum().clamp(min=1)
-        return loss, {"sft/loss": loss.item()}
+        return (found - noise).square() * weight, weight
 
     def explorer(self, sampler: SamplerConfig) -> Self:
         """Return itself, drawing at the sampler's temperature.  Raises InputError for the diffusion head."""

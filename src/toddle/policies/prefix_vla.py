@@ -220,6 +220,20 @@ class PrefixVLA(nn.Module, ABC):
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Flow-matching loss of demonstrated chunks; the batch is that of `FlowVLA.loss` with T = 1 and pictures."""
+        error, weight, miss = self._errors(batch, generator)
+        own = slice(0, self.config.body.action)
+        loss = error.sum() / weight.sum().clamp(min=1)
+        far = miss[..., own].sum() / weight[..., own].sum().clamp(min=1)
+        return loss, {"sft/loss": loss.item(), "sft/endpoint_error": far.item()}
+
+    exact: ClassVar[bool] = False
+
+    def surprise(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Return the squared error (B,) of each demonstrated chunk, summed over its body's own real numbers."""
+        return self._errors(batch, generator)[0][..., : self.config.body.action].flatten(1).sum(1)
+
+    def _errors(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return squared errors (B, H, A), 0 where no number is real, which are, and the distances of the endpoints."""
         observation, mask = batch["observation"], batch["mask"]
         now: Any = {name: value[-1:] if isinstance(value, Tensor) else value for name, value in observation.items()}
         action = pad((batch["action"] - self.action_offset) / self.action_scale, self.sizes.action)
@@ -229,13 +243,9 @@ class PrefixVLA(nn.Module, ABC):
         velocity = self.velocities(now, noisy[None, :, None], tau[None, :, None])[0, :, 0]
         target = flow.target_velocity(noise, action)
         weight = mask[..., None].expand_as(action).float()
-        total = weight.sum().clamp(min=1)
-        loss = ((velocity - target).square() * weight).sum() / total
         with torch.no_grad():
-            own = slice(0, self.config.body.action)
             miss = (flow.endpoint_from_velocity(velocity, noisy, tau) - action).abs() * weight
-            miss = miss[..., own].sum() / weight[..., own].sum().clamp(min=1)
-        return loss, {"sft/loss": loss.item(), "sft/endpoint_error": miss.item()}
+        return (velocity - target).square() * weight, weight, miss
 
     # ---- Policy ------------------------------------------------------------------------------------------------------
     def initial_memory(self, batch: int) -> Memory:

@@ -66,9 +66,7 @@ class Speaking(OneBody):
 
         Returns the mean over real numbers and detached metrics.
         """
-        observation, mask = last_of(batch["observation"]), batch["mask"]
-        action = ((batch["action"] - self.action_offset) / self.action_scale).flatten(1)
-        weight = mask.repeat_interleave(self.config.body.action, 1).to(action.dtype)
+        observation, action, weight = self._demonstrated(batch)
         total = weight.sum().clamp(min=1)
         if self.config.head == "laplace":
             mean, log_scale = self._laplace(self._hidden(observation, action.shape[1], None))
@@ -89,6 +87,30 @@ class Speaking(OneBody):
                 "sft/token_accuracy": float(((said == tokens) * weight).sum() / total),
             }
         return loss, metrics
+
+    @property
+    def exact(self) -> bool:
+        """`surprise` is minus a log-density."""
+        return True
+
+    def surprise(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Return minus the log-density (B,) of each demonstrated chunk's real numbers."""
+        observation, action, weight = self._demonstrated(batch)
+        if self.config.head == "laplace":
+            mean, log_scale = self._laplace(self._hidden(observation, action.shape[1], None))
+            each = _laplace_log_prob(action, mean, log_scale.exp() * self.config.temperature)
+        else:
+            tokens = self._bins(action)
+            log_probs = self._log_probs(self._hidden(observation, action.shape[1], tokens))
+            each = log_probs.gather(-1, tokens[..., None])[..., 0]
+        return -(each * weight).sum(1)
+
+    def _demonstrated(self, batch: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
+        """Return the observations (B, ...), normalised actions (B, L) and weights of a batch, 1 where they are real."""
+        observation = last_of(batch["observation"])
+        action = ((batch["action"] - self.action_offset) / self.action_scale).flatten(1)
+        weight = batch["mask"].repeat_interleave(self.config.body.action, 1).to(action.dtype)
+        return observation, action, weight
 
     # ---- what is said ----------------------------------------------------------------------------------------------
     def _log_probs(self, hidden: Tensor) -> Tensor:

@@ -54,14 +54,7 @@ class SpeakingFast(Speaking):
 
         A chunk that reaches beyond its episode's end is written with the last action repeated, as it comes.
         """
-        observation: Any = {k: v[-1] for k, v in batch["observation"].items() if isinstance(v, Tensor)}
-        if "instruction" in batch["observation"]:
-            observation["instruction"] = batch["observation"]["instruction"]
-        tokens = self.code.encode((batch["action"] - self.action_offset) / self.action_scale)
-        tokens, real = self._used(tokens)
-        log_probs = self._likely(
-            self._hidden(observation, tokens.shape[1], tokens.clamp(min=0)), self.code.left(tokens)
-        )
+        log_probs, tokens, real = self._said(batch)
         said = log_probs.gather(-1, tokens.clamp(min=0)[..., None])[..., 0]
         loss = -said[real].mean()
         with torch.no_grad():
@@ -71,6 +64,20 @@ class SpeakingFast(Speaking):
                 "sft/tokens": float(real.sum(1).float().mean()),
             }
         return loss, metrics
+
+    def surprise(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Return minus the log-probability (B,) of each demonstrated chunk's sentence."""
+        log_probs, tokens, real = self._said(batch)
+        said = log_probs.gather(-1, tokens.clamp(min=0)[..., None])[..., 0]
+        return -torch.where(real, said, 0.0).sum(1)
+
+    def _said(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-probabilities (B, L, V), tokens (B, L) of the demonstrated sentences, and which are real."""
+        observation = self._demonstrated(batch)[0]
+        tokens = self.code.encode((batch["action"] - self.action_offset) / self.action_scale)
+        tokens, real = self._used(tokens)
+        hidden = self._hidden(observation, tokens.shape[1], tokens.clamp(min=0))
+        return self._likely(hidden, self.code.left(tokens)), tokens, real
 
     @staticmethod
     def _used(tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -295,6 +295,19 @@ class FlowVLA(SeeingPolicy):
         velocity's error times (1 - tau)^2 (unweighted, the last instants would count 1 / (1 - tau)^2).
         Returns the mean over real numbers and detached metrics.
         """
+        error, weight, miss = self._errors(batch, generator)
+        total = weight.sum().clamp(min=1)
+        loss = error.sum() / total
+        return loss, {"sft/loss": loss.item(), "sft/endpoint_error": (miss.sum() / total).item()}
+
+    exact: ClassVar[bool] = False
+
+    def surprise(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Return the squared error (B,) of each demonstrated chunk, summed over its real numbers."""
+        return self._errors(batch, generator)[0].flatten(1).sum(1)
+
+    def _errors(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return squared errors (B, H, A), 0 where no number is real, which are, and the distances of the endpoints."""
         observation, mask = batch["observation"], batch["mask"]
         body = observation.get("body")
         batch_size = len(mask)
@@ -308,12 +321,10 @@ class FlowVLA(SeeingPolicy):
         known = {"endpoint": action, "noise": noise, "velocity": flow.target_velocity(noise, action)}
         target = known[self.config.expert.head]
         weight = mask[..., None] * self.expert.action_mask[body][:, None, :]
-        error = (raw - target).square() * weight
-        loss = error.sum() / weight.sum().clamp(min=1)
         with torch.no_grad():
             end = flow.endpoint_from_velocity(self.expert.as_velocity(raw, noisy, tau, floor=1e-6), noisy, tau)
-            miss = ((end - action).abs() * weight).sum() / weight.sum().clamp(min=1)
-        return loss, {"sft/loss": loss.item(), "sft/endpoint_error": miss.item()}
+            miss = (end - action).abs() * weight
+        return (raw - target).square() * weight, weight, miss
 
     def trunk_tokens(self, batch: dict[str, Any]) -> Tensor:
         """Return the trunk's slot tokens (B * H, d) of a batch's last decisions at tau 0.5, from zero noise."""

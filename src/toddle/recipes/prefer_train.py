@@ -9,18 +9,19 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from toddle.algorithms.preference import Preference, PreferenceConfig, StateLikelihood
+from toddle.algorithms.preference import Likelihood, Preference, PreferenceConfig, StateLikelihood, VLALikelihood
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, Seed
 from toddle.core.plan import Plan
-from toddle.core.protocols import Imitating
+from toddle.core.protocols import Acting, Explorable, Imitating
 from toddle.core.seeding import numpy_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.preferences import Answer, Segment, read_answers
 from toddle.policies.store import load_policy, meta_of, save_policy
+from toddle.recipes import sft
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
@@ -28,13 +29,15 @@ __all__ = ["Config", "plan", "run"]
 
 STATES = {"gaussian": True, "squashed_gaussian": True, "tokens": True, "denoising": False, "fpo": False}
 """Kinds of policies of states, and whether their decisions have exact densities."""
+VLAS = ("flow_vla", "pi0", "pi05", "smolvla", "token_vla", "fast_vla", "language_vla", "fast_language_vla")
 
 
 @config
 class Config:
     """Learn a policy from answers about which of two pieces of a dataset is better.
 
-    `--method` is dpo, ipo or tpo for policies with densities (Gaussians, tokens), flow-dpo for diffusion and flows.
+    `--method` is dpo, ipo or tpo for policies with densities (Gaussians, tokens), flow-dpo for diffusion and flows; of
+    states, or VLAs.
     Writes <out>/policy: evaluate it beside the policy it began from.
     Example: toddle prefer train --policy runs/bc --dataset data/plays --answers runs/answers.jsonl --out runs/preferred
     """
@@ -53,6 +56,8 @@ class Config:
     """How it learns."""
     answers_as: Literal["given", "shuffled", "swapped"] = "given"
     """given; or a control that should fail: shuffled among the pairs, or each the other way round."""
+    cache: Path = Path(".cache/features")
+    """Where a VLA's features of the frozen backbone are kept, as `toddle sft --cache`."""
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     """The algorithm."""
     checkpoint_every: Count = 100
@@ -88,37 +93,59 @@ def _learner(config: Config) -> Preference:
     dataset = LeRobotDataset(config.dataset)
     decided = _answers(config, dataset)
     with weights_that_fit(3.0):
-        policy, reference = (load_policy(config.policy, device) for _ in range(2))
-    if policy.kind not in STATES:
-        raise problem("policy", f"a policy of states, of kind {', '.join(STATES)}", policy.kind)
+        policy = load_policy(config.policy, device)
+        vla = policy.kind in VLAS
+        if not vla and policy.kind not in STATES:
+            raise problem("policy", f"one of kind {', '.join((*STATES, *VLAS))}", policy.kind)
+        reference: Acting = policy.frozen_copy() if vla else load_policy(config.policy, device)
+    pieces = [winner for winner, _ in decided] + [loser for _, loser in decided]
+    likelihood: Likelihood
+    if vla:
+        likelihood, chosen = _of_vla(config, policy, dataset, pieces)
+    else:
+        likelihood, chosen = _of_states(policy, dataset, pieces, device)
+    for piece, samples in zip(pieces, chosen, strict=True):
+        if not len(samples):
+            wanted = f"pieces of at least {policy.horizon} rows, a decision of the policy"
+            raise problem(str(config.answers), wanted, piece.stop - piece.start)
+    half, settings = len(decided), config.preference
+    sides = chosen[:half], chosen[half:]
+    return Preference(policy, reference, likelihood, *sides, settings, method=config.method, seed=config.seed)
+
+
+def _of_states(
+    policy: Imitating, dataset: LeRobotDataset, pieces: list[Segment], device: torch.device
+) -> tuple[StateLikelihood, list[np.ndarray]]:
+    """Return the decisions of pieces for a policy of states: one every `horizon` rows."""
     body = _body(policy, dataset)
     state, action = (torch.from_numpy(dataset.vector(n).astype(np.float32)) for n in ("observation.state", "action"))
     begin = {episode.index: episode.start for episode in dataset.episodes}
-    rows = list[np.ndarray]()
-    for segment in [winner for winner, _ in decided] + [loser for _, loser in decided]:
-        first = begin[segment.episode] + segment.start
-        last = begin[segment.episode] + segment.stop - policy.horizon
-        if last < first:
-            wanted = f"pieces of at least {policy.horizon} rows, a decision of the policy"
-            raise problem(str(config.answers), wanted, segment.stop - segment.start)
-        rows.append(np.arange(first, last + 1, policy.horizon))
+    rows = [
+        begin[piece.episode] + np.arange(piece.start, piece.stop - policy.horizon + 1, policy.horizon)
+        for piece in pieces
+    ]
     chosen = np.concatenate(rows)
-    pieces = np.split(np.arange(len(chosen)), np.cumsum([len(each) for each in rows])[:-1])
-    places = dataset.places(chosen)
-    ends = np.array([episode.stop for episode in dataset.episodes])[places]
+    ends = np.array([episode.stop for episode in dataset.episodes])[dataset.places(chosen)]
     ahead = np.minimum(chosen[:, None] + np.arange(policy.chunk_size), ends[:, None] - 1)
     likelihood = StateLikelihood(state[chosen].to(device), action[ahead].to(device), body, exact=STATES[policy.kind])
-    half = len(decided)
-    return Preference(
-        policy,
-        reference,
-        likelihood,
-        pieces[:half],
-        pieces[half:],
-        config.preference,
-        method=config.method,
-        seed=config.seed,
-    )
+    return likelihood, np.split(np.arange(len(chosen)), np.cumsum([len(each) for each in rows])[:-1])
+
+
+def _of_vla(
+    config: Config, policy: Explorable, dataset: LeRobotDataset, pieces: list[Segment]
+) -> tuple[VLALikelihood, list[np.ndarray]]:
+    """Return the decisions of pieces for a VLA: those of fine-tuning, counted from the episode's first row."""
+    sft.check_fits(policy, [dataset])
+    data = sft.make_data(sft.Config(dataset=(config.dataset,), cache=config.cache), policy, [dataset])
+    rows, begin = data.windows[0].rows, {episode.index: episode.start for episode in dataset.episodes}
+    chosen = [
+        np.flatnonzero(
+            (rows >= begin[piece.episode] + piece.start) & (rows + policy.horizon <= begin[piece.episode] + piece.stop)
+        )
+        for piece in pieces
+    ]
+    policy.begin_step(1.0)
+    return VLALikelihood(data, policy.horizon, exact=policy.exact), chosen
 
 
 def _body(policy: Imitating, dataset: LeRobotDataset) -> int:
@@ -167,8 +194,9 @@ def run(config: Config, *, resume: bool = False) -> None:
             label="prefer",
             show=("prefer/loss", "prefer/accuracy"),
         )
-        policy: Imitating = learner.policy  # type: ignore[assignment]
-        policy.finish_imitation()
+        if learner.policy.kind in STATES:
+            policy: Imitating = learner.policy  # type: ignore[assignment]
+            policy.finish_imitation()
         facts = {"method": config.method, "from": str(config.policy), "answers": learner.pairs}
-        save_policy(config.out / "policy", policy, meta_of(config.policy) | facts)
+        save_policy(config.out / "policy", learner.policy, meta_of(config.policy) | facts)
     print(f"policy: {config.out / 'policy'}; measure it beside {config.policy}: toddle evaluate")
