@@ -55,7 +55,7 @@ class PreferenceConfig:
     """Limit of the gradient's norm."""
     beta: Positive | None = None
     """How strongly the policy is held to its reference, of a piece's summed log-densities: twice the decisions, twice
-    the step.  tpo's is of eight decisions, flow-dpo's of one, whatever a piece's length.  By default 0.1, flow-dpo 5."""
+    the step; tpo's is of eight decisions, flow-dpo's of one, however long a piece is.  By default 0.1 (flow-dpo 5)."""
     smoothing: Discount = 0.0
     """Share of answers that are held to be wrong (conservative DPO); not of ipo, which needs none."""
     imitate: NonNegative = 0.0

@@ -115,6 +115,19 @@ class DiffusionVLA(OneBody, SeeingPolicy):
 
         Returns the mean over real numbers and detached metrics.
         """
+        error, weight, miss = self._errors(batch, generator)
+        total = weight.sum().clamp(min=1)
+        loss = error.sum() / total
+        return loss, {"sft/loss": loss.item(), "sft/endpoint_error": (miss.sum() / total).item()}
+
+    exact: ClassVar[bool] = False
+
+    def surprise(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Return the squared error (B,) of each demonstrated chunk's predicted noise, summed over its real numbers."""
+        return self._errors(batch, generator)[0].flatten(1).sum(1)
+
+    def _errors(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return squared errors (B, H, A), 0 where no number is real, which are, and the distances of the endpoints."""
         rows, mask = last_of(batch["observation"]), batch["mask"]
         action = (batch["action"] - self.action_offset) / self.action_scale
         noise = randn(action.shape, generator, action.device)
@@ -124,12 +137,10 @@ class DiffusionVLA(OneBody, SeeingPolicy):
         noisy = keep.sqrt() * action + (1 - keep).sqrt() * noise
         said = self.network.predict(self._shared(rows), noisy[:, None], (k / steps)[:, None])[:, 0]
         weight = mask[..., None].expand_as(action).to(action.dtype)
-        total = weight.sum().clamp(min=1)
-        loss = ((said - noise).square() * weight).sum() / total
         with torch.no_grad():
             end = ((noisy - (1 - keep).sqrt() * said) / keep.sqrt()).clamp(-1, 1)
-            miss = ((end - action).abs() * weight).sum() / total
-        return loss, {"sft/loss": loss.item(), "sft/endpoint_error": miss.item()}
+            miss = (end - action).abs() * weight
+        return (said - noise).square() * weight, weight, miss
 
     # ---- what it sees ----------------------------------------------------------------------------------------------
     def _pooled(self, observation: Observation) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,7 @@ class PrefixVLA(nn.Module, ABC):
     kind: ClassVar[str]
     expert_names: ClassVar[tuple[str, ...]]
     """How the names of the expert's transformer begin."""
-    sequential = False
+    sequential, exact = False, False
     features: ClassVar[None] = None  # SFT does not cache keys and values of every layer: too large
     state_offset: Tensor
     state_scale: Tensor
@@ -221,31 +221,26 @@ class PrefixVLA(nn.Module, ABC):
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Flow-matching loss of demonstrated chunks; the batch is that of `FlowVLA.loss` with T = 1 and pictures."""
         error, weight, miss = self._errors(batch, generator)
-        own = slice(0, self.config.body.action)
-        loss = error.sum() / weight.sum().clamp(min=1)
-        far = miss[..., own].sum() / weight[..., own].sum().clamp(min=1)
-        return loss, {"sft/loss": loss.item(), "sft/endpoint_error": far.item()}
-
-    exact: ClassVar[bool] = False
+        loss, own = error.sum() / weight.sum().clamp(min=1), weight[..., : self.config.body.action]
+        return loss, {"sft/loss": loss.item(), "sft/endpoint_error": (miss.sum() / own.sum().clamp(min=1)).item()}
 
     def surprise(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
         """Return the squared error (B,) of each demonstrated chunk, summed over its body's own real numbers."""
         return self._errors(batch, generator)[0][..., : self.config.body.action].flatten(1).sum(1)
 
     def _errors(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return squared errors (B, H, A), 0 where no number is real, which are, and the distances of the endpoints."""
-        observation, mask = batch["observation"], batch["mask"]
-        now: Any = {name: value[-1:] if isinstance(value, Tensor) else value for name, value in observation.items()}
+        """Return squared errors (B, H, D), 0 where none is real, which are, and the endpoints' distances (B, H, A)."""
+        seen, mask = batch["observation"], batch["mask"]
+        now: Any = {name: value[-1:] if isinstance(value, Tensor) else value for name, value in seen.items()}
         action = pad((batch["action"] - self.action_offset) / self.action_scale, self.sizes.action)
         noise = randn(action.shape, generator, action.device)
         tau = flow.sample_time((len(action),), generator).to(action.device)
         noisy = flow.interpolate(noise, action, tau)
         velocity = self.velocities(now, noisy[None, :, None], tau[None, :, None])[0, :, 0]
-        target = flow.target_velocity(noise, action)
         weight = mask[..., None].expand_as(action).float()
-        with torch.no_grad():
-            miss = (flow.endpoint_from_velocity(velocity, noisy, tau) - action).abs() * weight
-        return (velocity - target).square() * weight, weight, miss
+        miss = (flow.endpoint_from_velocity(velocity.detach(), noisy, tau) - action).abs() * weight
+        error = (velocity - flow.target_velocity(noise, action)).square() * weight
+        return error, weight, miss[..., : self.config.body.action]
 
     # ---- Policy ------------------------------------------------------------------------------------------------------
     def initial_memory(self, batch: int) -> Memory:

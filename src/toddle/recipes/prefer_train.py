@@ -29,7 +29,10 @@ __all__ = ["Config", "plan", "run"]
 
 STATES = {"gaussian": True, "squashed_gaussian": True, "tokens": True, "denoising": False, "fpo": False}
 """Kinds of policies of states, and whether their decisions have exact densities."""
-VLAS = ("flow_vla", "pi0", "pi05", "smolvla", "token_vla", "fast_vla", "language_vla", "fast_language_vla")
+VLAS = (
+    *("flow_vla", "diffusion_vla", "pi0", "pi05", "smolvla"),
+    *("token_vla", "fast_vla", "language_vla", "fast_language_vla"),
+)
 
 
 @config
