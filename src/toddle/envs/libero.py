@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
@@ -72,6 +72,10 @@ def _load_package(assets: str | None) -> ModuleType:
 class LiberoEnv(BatchedEnv):
     """N worlds of one task.  A world of seed s begins its k-th episode at official initial state (s + k) mod 50.
 
+    With `observation` "state", for policies that see no picture, `proprio` has 12 numbers more for each object that the
+    task names: its place, its place as seen from the hand (m), and the first two columns of its rotation matrix.
+    `libero-state/libero_object/<index>` sets it, and ends episodes at success.
+
     Observations: `proprio` (N, 8) float32: position of the hand (m), its rotation as axis times angle (rad), joint
     positions of the two fingers (m), the numbers that published VLAs use; with cameras also `images`
     (N, cameras, 3, H, W) uint8.  Infos: `success`, `success_now` (N,) bool, `tool_position` (N, 3).  Reward: 1 at a
@@ -93,6 +97,7 @@ class LiberoEnv(BatchedEnv):
         max_episode_steps: int | None = None,
         settle_steps: int = 10,
         terminate_on_success: bool = False,
+        observation: Literal["arm", "state"] = "arm",
         assets: str | None = None,
         render: RenderSettings | None = None,
         variation: RenderVariation | None = None,
@@ -108,7 +113,10 @@ class LiberoEnv(BatchedEnv):
             if camera not in CAMERAS:
                 raise problem("camera", "a camera of LIBERO", camera, nearest(camera, CAMERAS))
         task = tasks[index]
-        self.name, self.num_envs = f"libero/{suite}/{index}", num_envs
+        self.task = self.name = f"libero/{suite}/{index}"
+        self.num_envs, self.observation = num_envs, observation
+        if observation == "state":  # other numbers than the body's own, so that no policy is used on both
+            self.body, self.name = "libero_panda_state", f"libero-state/{suite}/{index}"
         self.cameras, self.image_size = tuple(cameras), image_size
         self.max_episode_steps = max_episode_steps or STEP_LIMITS[suite]
         self.settle_steps, self.terminate_on_success = settle_steps, terminate_on_success
@@ -126,7 +134,8 @@ class LiberoEnv(BatchedEnv):
         self._renderers = Renderers(lambda: self._parts(0)[0], render, variation, hidden_groups=hidden)
         shape = (len(self.cameras), 3, image_size, image_size)
         self._images, self._stale = np.zeros((num_envs, *shape), np.uint8), np.ones(num_envs, bool)
-        parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (8,), np.float32)}
+        numbers = self._proprio(self._envs[0]).shape
+        parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, numbers, np.float32)}
         if self.cameras:
             parts["images"] = spaces.Box(0, 255, shape, np.uint8)
         self.single_observation_space = spaces.Dict(parts)
@@ -159,7 +168,7 @@ class LiberoEnv(BatchedEnv):
         env, seed, episode = self._envs[world], int(self._seed[world]), int(self._episode[world])
         self._renderers.begin_episode(world, seed, episode)
         before = np.random.get_state()  # noqa: NPY002  robosuite places fixtures by the global generator
-        np.random.seed(int(seed_sequence(seed, self.name, episode).generate_state(1)[0]))  # noqa: NPY002
+        np.random.seed(int(seed_sequence(seed, self.task, episode).generate_state(1)[0]))  # noqa: NPY002
         try:
             env.reset()
         finally:
@@ -195,8 +204,14 @@ class LiberoEnv(BatchedEnv):
         w, *axis = data.get_body_xquat(robot.robot_model.eef_name)  # of the body, not of the site: robosuite's choice
         sine = np.sqrt(max(0.0, 1.0 - w * w))
         rotation = np.asarray(axis) * (2.0 * np.arccos(np.clip(w, -1.0, 1.0)) / sine if sine > 1e-9 else 0.0)
-        fingers = data.qpos[robot._ref_gripper_joint_pos_indexes]
-        return np.concatenate([data.site_xpos[robot.eef_site_id], rotation, fingers]).astype(np.float32)
+        hand, fingers = data.site_xpos[robot.eef_site_id], data.qpos[robot._ref_gripper_joint_pos_indexes]
+        found = [hand, rotation, fingers]
+        if self.observation == "state":
+            for name in env.obj_of_interest:
+                body = env.obj_body_id[name]
+                place, turned = data.body_xpos[body], data.body_xmat[body].reshape(3, 3)
+                found += [place, place - hand, turned[:, 0], turned[:, 1]]
+        return np.concatenate(found).astype(np.float32)
 
     def _observe(self) -> Obs:
         observation = {"proprio": np.stack([self._proprio(env) for env in self._envs])}
@@ -231,7 +246,7 @@ class LiberoEnv(BatchedEnv):
 
     def expert_action(self) -> Array:
         """Return (N, 7) float32 actions of our scripted expert; InputError outside the suite libero_object."""
-        return np.stack([pick_and_place(env, self.name) for env in self._envs])
+        return np.stack([pick_and_place(env, self.task) for env in self._envs])
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the renderers and the simulators."""

@@ -6,17 +6,18 @@ dppo`) -> plays of the policy (`toddle record`); at the end pictures are drawn o
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from toddle.core.config import config, merged
+import yaml
+
+from toddle.core.config import config, from_dict, merged, to_dict
 from toddle.core.errors import EnvironmentFault, InputError, NaNError, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.numbers import Count, PictureSize, Seed, Share, Size
 from toddle.core.plan import Plan
-from toddle.core.reading import read_json
+from toddle.core.reading import read_json, read_text
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.subset import write_subset
 from toddle.envs.make import family_of, make_env
@@ -26,15 +27,18 @@ from toddle.experience.human import HumanConfig
 from toddle.methods._imitation import ImitationConfig
 from toddle.policies.store import load_policy
 from toddle.recipes import pretrain, record
+from toddle.recipes._costs import costed
 from toddle.reporting.factory import write_factory_page
 from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
+from toddle.runs.steps import Step, run_steps
+from toddle.runs.steps_board import StepBar
 
-__all__ = ["DIFFUSION", "Config", "plan", "played", "run"]
+__all__ = ["DIFFUSION", "Config", "make_task", "plan", "played", "run"]
 
-STATE_OF = {"metaworld": "metaworld-state"}
+STATE_OF = {"metaworld": "metaworld-state", "libero": "libero-state"}
 """Families whose tasks are learned in another family, from state, and played there."""
-BLIND = ("libero", "touch", "goal")
+BLIND = ("touch", "goal")
 """Families in which a policy without pictures does not see what its task is about, or that have no demonstrator."""
 EXPLORING = 0.1
 """Least standard deviation of a denoising step while learning: it stands in for the density that DDIM without noise
@@ -65,10 +69,13 @@ class Config:
     Example: toddle factory --tasks metaworld/drawer-open-v3 metaworld/window-open-v3 --episodes 50 --out runs/factory
     """
 
+    may_change: ClassVar[tuple[str, ...]] = ("processes",)
+
     out: Path = Path("runs/factory")
     """Folder of the page, of each task's steps, and of the dataset (<out>/dataset)."""
     tasks: tuple[str, ...] = ("metaworld/drawer-open-v3",)
-    """Environments, all of one body; Meta-World's are learned from state (`metaworld-state`) and drawn afterwards."""
+    """Environments, all of one body; Meta-World's and LIBERO-Object's are learned from state (`metaworld-state`,
+    `libero-state`) and drawn afterwards."""
     demonstrations: Path | None = None
     """LeRobot dataset from which every task begins, as `toddle record --env metaworld-state/<task>` makes it; by
     default the human stand-in is recorded."""
@@ -98,6 +105,8 @@ class Config:
     """Side of the pictures in pixels."""
     image_stride: Count = 4
     """Control steps between pictures."""
+    processes: Size = 1
+    """Tasks that are made at the same time, each in a process of its own; what they say is in <out>/steps."""
     seed: Seed = 0
     """Seed of everything; plays begin at 1,000,000 above it."""
 
@@ -108,7 +117,7 @@ class Config:
             raise problem("tasks", "different environments", " ".join(self.tasks))
         blind = [task for task in self.tasks if task.partition("/")[0] in BLIND]
         if blind:
-            remedy = "policies of pictures are not warm-started yet"
+            remedy = "from pictures: toddle sft --kind diffusion"
             raise problem("tasks", "environments whose observation holds objects and goal", blind[0], remedy)
 
 
@@ -207,13 +216,16 @@ def plan(config: Config) -> Plan:
     # measured on one core: 40,000 control steps of Meta-World with a perceptron and 3,000 updates take about 4 minutes
     seconds = len(config.tasks) * (0.01 * config.imitation.steps + config.steps * 0.005 + 0.3 * config.episodes)
     worlds = config.worlds * max(family_of(played(task)).world_bytes for task in config.tasks)
-    return Plan(steps=steps, memory_bytes=2**30 + worlds, seconds=seconds)
+    beside = min(config.processes, len(config.tasks))
+    return Plan(steps=steps, memory_bytes=beside * (2**30 + worlds), seconds=seconds / beside)
 
 
 def run(config: Config, *, resume: bool = False) -> None:
     """Make the tasks one after another, then the dataset and the page."""
     plan(config)
     with RunFolder.open(config.out, config, resume=resume) as folder:
+        if config.processes > 1:
+            _make_beside(config)  # then there is a result of each, and only that is read
         results = []
         for task in config.tasks:
             results.append(_make(config, task))
@@ -221,7 +233,7 @@ def run(config: Config, *, resume: bool = False) -> None:
             write_json_atomic(config.out / "factory.json", results)
         good = [result["task"] for result in results if result["status"] == "done"]
         if good:
-            cost = _step(config.out, "dataset", lambda: _dataset(config, good))
+            cost = costed(config.out, "dataset", lambda: _dataset(config, good))
             write_factory_page(config.out / "index.html", results, config.out, drawing=cost)
         folder.finish(len(good))
     for result in results:
@@ -231,22 +243,24 @@ def run(config: Config, *, resume: bool = False) -> None:
         raise InputError("factory: no task came to its successes; the page says why")
 
 
-def _step(folder: Path, name: str, call: Callable[[], None]) -> dict[str, float]:
-    """Do a step and add what it cost to `costs.json`, also where it is interrupted (a kill -9 hides its own part)."""
-    path = folder / "costs.json"
-    costs: dict[str, Any] = read_json(path) if path.exists() else {}
-    seconds, cpu = time.perf_counter(), time.process_time()
-    try:
-        call()
-    finally:
-        before = costs.get(name, {"seconds": 0.0, "cpu_seconds": 0.0})
-        costs[name] = {
-            "seconds": before["seconds"] + time.perf_counter() - seconds,
-            "cpu_seconds": before["cpu_seconds"] + time.process_time() - cpu,
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path, costs)
-    return dict(costs[name])
+def _make_beside(config: Config) -> None:
+    """Make the tasks that have no result yet, several at a time, each in a process of its own."""
+    steps = []
+    for task in config.tasks:
+        name, alone = _folder(config, task).name, dataclasses.replace(config, processes=1)
+        if not (_folder(config, task) / "result.json").exists():
+            (config.out / "steps" / f"{name}.json").unlink(missing_ok=True)  # its folder was deleted, to try it again
+            code = "import sys; from toddle.recipes.factory import make_task; make_task(sys.argv[1])"
+            settings = {"factory": to_dict(alone), "task": task}
+            steps.append(Step(name=name, arguments=("{python}", "-c", code, "{settings}"), settings=settings))
+    with StepBar("factory") as bar:
+        run_steps(steps, config.out, processes=config.processes, progress=bar)
+
+
+def make_task(path: str) -> None:
+    """Make the task that a file of `_make_beside` names."""
+    settings = yaml.safe_load(read_text(Path(path)))
+    _make(from_dict(Config, settings["factory"], where="factory"), settings["task"])
 
 
 def _make(config: Config, task: str) -> dict[str, Any]:
@@ -258,10 +272,10 @@ def _make(config: Config, task: str) -> dict[str, Any]:
     result: dict[str, Any] = {"task": task, "status": "done", "why": ""}
     demonstrations = folder / "demonstrations"
     try:
-        _step(folder, "demonstrations", lambda: _begin(config, task))
-        _step(folder, "rl", lambda: _learn(config, task, demonstrations))
+        costed(folder, "demonstrations", lambda: _begin(config, task))
+        costed(folder, "rl", lambda: _learn(config, task, demonstrations))
         result["success_at_first"] = _imitated(config, task)
-        _step(folder, "plays", lambda: record.run(_plays(config, task), resume=True))
+        costed(folder, "plays", lambda: record.run(_plays(config, task), resume=True))
     except (record.TooFewError, NaNError, EnvironmentFault) as error:
         result |= {"status": "failed", "why": str(error)}
     result |= _facts(config, folder)

@@ -6,7 +6,7 @@ from typing import Any
 
 from toddle.core.family import Family
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "SUITES"]
 
 SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 """Tasks of each suite."""
@@ -31,6 +31,7 @@ FAMILY = Family(
         "max_episode_steps",
         "settle_steps",
         "terminate_on_success",
+        "observation",
         "assets",
         "render",
         "variation",

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from toddle.core.config import merged
 from toddle.core.reading import read_json
 from toddle.recipes.factory import DIFFUSION, played
@@ -49,8 +47,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "fixed rate": {"ppo": {"schedule": "constant"}},
     "few worlds": {"worlds": 2, "collect": {"length": 8 * DIFFUSION["collect"]["length"]}},
 }
-"""Diffusion RL with one thing changed: the sampler, the rate, or as many steps an iteration from an eighth of the
-worlds."""
+"""Diffusion RL with one thing changed; few worlds make as many steps an iteration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +171,16 @@ def _task(scale: Scale, seed: int, suite: str, task: str) -> list[Step]:
         for source, who in SOURCES.items()
         if who is not None
     ]
+    found += [  # before pictures are drawn of them: nothing else differs
+        toddle_step(
+            f"{at}/quality/{file_of(source)}",
+            "quality",
+            {"dataset": [f"{{folder}}/{at}/{folder_of(source)}"], "frames": 0},
+            after=[f"{at}/{folder_of(source)}"],
+            seconds=6,
+        )
+        for source in SOURCES
+    ]
     return [*found, *_judged(scale, at, env, list(names), latency=suite in scale.ablated)]
 
 
@@ -199,21 +206,17 @@ def _judged(scale: Scale, at: str, env: str, names: Sequence[str], *, latency: b
 
 
 def _suite(scale: Scale, seed: int, suite: str) -> list[Step]:
-    """Each source's episodes with pictures, what they are worth, and the VLAs that learn from them."""
+    """Each source's episodes with pictures, and the VLAs that learn from them."""
     at, tasks = f"seed{seed}/{suite}", scale.suites[suite]
     found = []
     for source in SOURCES:
         plays = [f"{at}/{file_of(task)}/{folder_of(source)}" for task in tasks]
         folders = [f"{{folder}}/{each}" for each in plays]
         own = file_of(source)
-        # before pictures are drawn of them: nothing else differs
-        found.append(
-            toddle_step(f"{at}/quality/{own}", "quality", {"dataset": folders, "frames": 0}, after=plays, seconds=10)
-        )
         drawn = {"env": list(tasks), "replay": folders, "episodes": scale.episodes, "batch": 10}
         seconds = 5 + 0.5 * scale.episodes * len(tasks)
         found.append(toddle_step(f"{at}/data/{own}", "record", drawn, after=plays, seconds=seconds))
-    return [*found, *_taught(scale, seed, at, [suite], tasks)]
+    return found + _taught(scale, seed, at, [suite], tasks)
 
 
 def _taught(scale: Scale, seed: int, at: str, suites: Sequence[str], tasks: Sequence[str]) -> list[Step]:
@@ -279,11 +282,11 @@ def collect(scale: Scale, folder: Path) -> list[Row]:
                 rows += _successes("policy", at / file_of(task) / "policies", shared)
                 rows += _latency(at / file_of(task) / "latency", shared)
                 for source in SOURCES:
+                    cell = {**shared, "task": task.split("/", 1)[1], "source": source}
+                    rows += _quality(at / file_of(task) / "quality" / file_of(source) / "quality.json", cell)
                     mark = folder / "steps" / f"seed{seed}" / suite / file_of(task) / folder_of(source)
                     if mark.with_suffix(".seconds").exists() and not mark.with_suffix(".json").exists():
-                        rows.append({"kind": "failed", **shared, "task": task.split("/", 1)[1], "source": source})
-            for source in SOURCES:
-                rows += _quality(at / "quality" / file_of(source) / "quality.json", shared | {"source": source})
+                        rows.append({"kind": "failed", **cell})
             rows += _successes("vla", at / "evaluate", shared)
         rows += _successes("unseen", folder / f"seed{seed}" / "unseen" / "evaluate", {"seed": seed, "suite": "unseen"})
     return rows
@@ -318,18 +321,15 @@ def _latency(folder: Path, shared: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _quality(path: Path, shared: dict[str, Any]) -> list[Row]:
+def _quality(path: Path, cell: dict[str, Any]) -> list[Row]:
     """What a source's episodes of a task are like on average; all are of one rate."""
     if not path.exists():
         return []
-    judged, rows = read_json(path), []
-    for dataset in judged["datasets"]:
-        for task, variance in dataset["action_variance"].items():
-            own = [one for one in judged["episodes"] if (one["dataset"], one["task"]) == (dataset["path"], task)]
-            means = {name: float(np.mean([one[name] for one in own])) for name in page.MEASURES if name in own[0]}
-            cell = {"task": task.split("/", 1)[1], "episodes": len(own), "variance": variance}
-            rows.append({"kind": "data", **shared, **cell, **means})
-    return rows
+    judged = read_json(path)
+    (dataset,) = judged["datasets"]
+    (variance,) = dataset["action_variance"].values()
+    means = {name: value for name, value in dataset["metrics"].items() if name in page.MEASURES}
+    return [{"kind": "data", **cell, "episodes": dataset["episodes"], "variance": variance, **means}]
 
 
 STUDY = Study(
