@@ -19,6 +19,7 @@ from toddle.envs.libero import STEP_LIMITS, LiberoEnv
 from toddle.envs.libero_assets import ASSETS_VARIABLE, REMEDY, installed_assets
 from toddle.envs.make import make_env
 from toddle.experience.demonstrations import ExpertActor, demonstrate
+from toddle.experience.human import HumanActor, HumanConfig
 from toddle.experience.replay import ReplayActor
 
 PLACES = (os.environ.get(ASSETS_VARIABLE), installed_assets(), Path(__file__).parents[3] / "shared" / "libero_assets")
@@ -156,7 +157,7 @@ def test_from_state_it_sees_the_objects_and_is_drawn_again(tmp_path: Path, monke
     check_env(make_env("libero-state/libero_object/1", 2, max_episode_steps=6))
     env = make_env("libero-state/libero_object/0", 1, seed=3)
     observation, _ = env.reset(seed=[3])
-    poses = env.object_poses()
+    poses = env.object_poses()  # type: ignore[attr-defined]
     seen = np.concatenate([poses["alphabet_soup_1"][0], poses["alphabet_soup_1"][0] - poses["hand"][0]])
     np.testing.assert_allclose(observation["proprio"][0, 8:14], seen, atol=1e-6)
     (played,) = demonstrate(env, ExpertActor(), [3], after_success=0)
@@ -167,3 +168,28 @@ def test_from_state_it_sees_the_objects_and_is_drawn_again(tmp_path: Path, monke
     drawn.close()
     assert (again.success, again.length) == (True, played.length) and again.images["agentview"].std() > 10
     assert np.array_equal(again.columns["observation.state"], played.columns["observation.state"][:, :8])
+
+
+@pytest.mark.slow
+def test_a_human_takes_the_object_in_two_ways(env: LiberoEnv) -> None:
+    """Where both sides fit between the fingers; the habit is an episode's own, and both ways succeed."""
+    turns = []
+    for way in (0, 1):
+        env.reset(seed=[4])
+        env.rendering, env.grasp = False, np.array([way])
+        first = env.expert_action()[0, 5]
+        for _ in range(200):
+            _, _, _, _, info = env.step_chunk(env.expert_action()[:, None], reset_done=False)
+            if info["success"][0]:
+                break
+        turns.append(first)
+        assert info["success"][0], way
+    env.rendering, env.grasp = True, None
+    assert abs(turns[0] - turns[1]) > 0.5
+    ways = set()
+    for seed in range(6):
+        HumanActor(HumanConfig()).begin(env, [seed])
+        ways.add(int(env.grasp[0]))  # type: ignore[index]
+    HumanActor(HumanConfig(grasps=1)).begin(env, [0])
+    assert ways == {0, 1} and env.grasp == 0
+    env.grasp = None

@@ -61,6 +61,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     draw_ends: Literal["all", "cut", "none"] = "all"
     """Of which worlds that ended a picture is drawn of what they ended in: of all; of those cut by a time limit, whose
     value a learner asks; of none.  `images` of a world that is not drawn are those of before, or black."""
+    grasps: int = 1  # ways in which the scripted expert can take an object, where a task has several
+    grasp: Array | None = None  # then: (N,) which of them the expert takes in each world, 0 to grasps - 1; None: 0
     pictured: Array  # (N,) bool, the worlds whose pictures `_observe` has to draw where they are not up to date
 
     # ---- what a subclass implements ------------------------------------------------------------------------------

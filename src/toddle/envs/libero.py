@@ -84,6 +84,7 @@ class LiberoEnv(BatchedEnv):
 
     body = "libero_panda"
     dt = 0.05
+    grasps = 2  # the fingers along one side of the object or along the other, where both fit between them
 
     def __init__(
         self,
@@ -246,7 +247,8 @@ class LiberoEnv(BatchedEnv):
 
     def expert_action(self) -> Array:
         """Return (N, 7) float32 actions of our scripted expert; InputError outside the suite libero_object."""
-        return np.stack([pick_and_place(env, self.task) for env in self._envs])
+        chosen = np.zeros(self.num_envs, int) if self.grasp is None else self.grasp
+        return np.stack([pick_and_place(env, self.task, bool(own)) for env, own in zip(self._envs, chosen)])
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the renderers and the simulators."""

@@ -19,6 +19,7 @@ __all__ = ["pick_and_place"]
 HOVER, CARRY, RELEASE = 0.12, 0.25, 0.17  # metres above the object; above the basket while carrying; while letting go
 PALM = 0.03  # metres: the hand's palm is that far above what the fingers hold
 OPENING = 0.075  # metres between the open fingers
+ROUND = 1.2  # an object whose sides differ by no more than this factor is as wide either way
 STEP, TURN = 0.05, 0.5  # metres and radians of one action of 1
 
 
@@ -35,17 +36,23 @@ def _extent(model: mujoco.MjModel, data: mujoco.MjData, body: int) -> Array:
     return size
 
 
-def _turn(fingers: Array, size: Array) -> float:
-    """Return the angle (rad) about the vertical that makes the fingers close along the object's short side."""
+def _turn(fingers: Array, size: Array, other: bool) -> float:
+    """Return the angle (rad) about the vertical that makes the fingers close along the object's short side.
+
+    other: along its other side, where that fits between the fingers too, or is hardly longer.
+    """
     wanted = np.array([1.0, 0.0]) if size[1] > OPENING > size[0] else np.array([0.0, 1.0])
+    if other and (max(size[:2]) < OPENING or max(size[:2]) < ROUND * min(size[:2])):
+        wanted = wanted[::-1]
     if fingers @ wanted < 0:
         wanted = -wanted
     return float(np.arctan2(fingers[0] * wanted[1] - fingers[1] * wanted[0], fingers @ wanted))
 
 
-def pick_and_place(env: Any, name: str) -> Array:
+def pick_and_place(env: Any, name: str, other: bool = False) -> Array:
     """Return the action (7,) of the expert for one robosuite environment as it is now.
 
+    other: take the object the other way, turned by a quarter, where its size allows it.
     Raises InputError for tasks that are not of this form (`name` is the environment's, for the message).
     """
     if not name.startswith("libero/libero_object/"):
@@ -59,7 +66,7 @@ def pick_and_place(env: Any, name: str) -> Array:
     above = max(0.0, size[2] / 2.0 - PALM)  # a tall thing is held near its top
     grasp = np.array([thing[0], thing[1], max(thing[2] + above, 0.012)])
     away, beside = hand - grasp, float(np.linalg.norm((hand - grasp)[:2]))
-    turn = _turn(data.site_xmat[robot.eef_site_id].reshape(3, 3)[:2, 0], size)  # the fingers move along the site's x
+    turn = _turn(data.site_xmat[robot.eef_site_id].reshape(3, 3)[:2, 0], size, other)
     closing, near = 0.012 < width < OPENING - 0.001, float(np.linalg.norm(away)) < 0.06
     grip, target = -1.0, grasp
     if near and closing and resting:

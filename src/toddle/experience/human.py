@@ -34,6 +34,8 @@ class HumanConfig:
     """Size of the detour at its middle; 0 for none."""
     detour_seconds: Positive = 0.5
     """How long it lasts."""
+    grasps: Count = 2
+    """Ways of taking an object among which an episode draws, where the expert has so many (LIBERO's: two)."""
     slowest: Share = 0.4
     """An episode's motion is scaled by a factor between this and 1."""
     pauses: NonNegative = 0.5
@@ -75,6 +77,8 @@ class HumanActor:
         if env.single_action_space.shape[0] <= HAND:
             raise problem("policy", "actions of a hand's place and a gripper, to be human", env.name)
         self._people = [self._person(numpy_generator(seed, "human")) for seed in seeds]
+        ways = min(self.settings.grasps, env.grasps)
+        env.grasp = np.array([int(numpy_generator(seed, "human", "grasp").integers(ways)) for seed in seeds])
 
     def _person(self, generator: np.random.Generator) -> _Person:
         route = int(generator.integers(self.settings.routes))
