@@ -116,6 +116,7 @@ def test_what_decides(dataset: LeRobotDataset, tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     path.write_text(json.dumps({"costs": costs}))
     assert [scorer(dataset, "cost-file", path)(part) for part in (early, late)] == [-2.0, -1.75]
+    assert [scorer(dataset, "grape", path)(part) for part in (early, late)] == pytest.approx([-0.02, 0.9825])
     del costs["3"]
     path.write_text(json.dumps({"costs": costs}))
     with pytest.raises(InputError, match="costs: episode 3: expected a number, or a list of stages"):

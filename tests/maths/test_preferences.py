@@ -123,11 +123,11 @@ def test_more_cost_never_ranks_higher(costs: list[float], more: float, where: in
     before = torch.tensor(costs, dtype=torch.float64)
     after = before.clone()
     after[where] += more
-    scores = [
-        float(trajectory_score(number(-1.0), external_log_reward(each.view(2, 2)), number(1.0)))
-        for each in (before, after)
-    ]
+    scores = [trajectory_score(float(external_log_reward(each.view(2, 2))), success=True) for each in (before, after)]
     assert scores[1] <= scores[0]
+    assert trajectory_score(-99.0, success=True) > trajectory_score(
+        0.0, success=False
+    )  # costs to 100 decide among equals
 
 
 def test_information_gain_by_hand() -> None:

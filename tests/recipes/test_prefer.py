@@ -67,6 +67,12 @@ def test_answers_become_a_policy_and_a_stop_loses_nothing(
     assert (meta["noted"], meta["method"]) == (1, "tpo")
 
 
+def test_methods_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["methods"])
+    assert "toddle prefer train --method dpo|ipo|tpo|flow-dpo   (docs/preferences.md)" in capsys.readouterr().out
+
+
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, answers = write(tmp_path / "d"), tmp_path / "answers.jsonl"
     wide = BodySpec(name="wide", proprio=3, action=1, dt=0.1)
@@ -86,7 +92,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         told = capsys.readouterr().err
         assert said in told and told.count("\n") == 1, told
     assert done("judge", str(data), "--by", "cost-file", *dry) == 2
-    assert "costs: expected a file with --by cost-file" in capsys.readouterr().err
+    assert "costs: expected a file with --by cost-file or grape" in capsys.readouterr().err
     assert done("judge", str(data), "--pairs.rows", "99", *dry) == 2
     assert "two episodes of one task of at least 99 rows" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from toddle.core.reading import read_json
 from toddle.core.seeding import numpy_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.preferences import Answer, AnswerFile, PairConfig, Segment, pairs
-from toddle.maths.preferences import external_log_reward
+from toddle.maths.preferences import external_log_reward, trajectory_score
 
 __all__ = ["JUDGES", "Score", "judge", "scorer"]
 
@@ -28,6 +28,7 @@ JUDGES = {
     "length": "action",
     "smoothness": "action",
     "cost-file": "action",
+    "grape": "next.success",
 }
 """What may decide, and the column it needs."""
 
@@ -37,7 +38,8 @@ def scorer(dataset: LeRobotDataset, by: str, costs: Path | None = None) -> Score
 
     success: 1 where there is one.  return: the sum of rewards.  length: fewer rows are better.  smoothness: actions
     that change less from one row to the next (mean square) are better.  cost-file: as `costs` says, a JSON file
-    {"costs": {"<episode>": cost or [[cost of each constraint] of each stage]}}: less is better (GRAPE's reward).
+    {"costs": {"<episode>": cost or [[cost of each constraint] of each stage]}}: less is better.
+    grape: a success counts 1, the costs a hundredth (GRAPE's ranking without the policy's own likelihood).
     Raises InputError where the dataset or the file has not what is needed.
     """
     column = JUDGES[by]
@@ -49,9 +51,11 @@ def scorer(dataset: LeRobotDataset, by: str, costs: Path | None = None) -> Score
     def part(segment: Segment) -> np.ndarray[Any, Any]:
         return values[begin[segment.episode] + segment.start : begin[segment.episode] + segment.stop]
 
-    if by == "cost-file":
-        known = _costs(dataset, costs)
-        return lambda segment: known[segment.episode]
+    if by in ("cost-file", "grape"):
+        external = _costs(dataset, costs)
+        if by == "cost-file":
+            return lambda segment: external[segment.episode]
+        return lambda segment: trajectory_score(external[segment.episode], bool(part(segment).any()))
     ways: dict[str, Score] = {
         "success": lambda segment: float(part(segment).any()),
         "return": lambda segment: float(part(segment).sum()),
@@ -65,7 +69,7 @@ def scorer(dataset: LeRobotDataset, by: str, costs: Path | None = None) -> Score
 
 def _costs(dataset: LeRobotDataset, path: Path | None) -> dict[int, float]:
     if path is None:
-        raise problem("costs", "a file of costs with --by cost-file", "none")
+        raise problem("costs", "a file of costs with --by cost-file or grape", "none")
     given, found = read_json(path, {"costs": dict})["costs"], {}
     for episode in dataset.episodes:
         cost = given.get(str(episode.index))

@@ -62,15 +62,12 @@ def external_log_reward(costs: Tensor, thresholds: Tensor | float = 0.0, weights
     return -(weights * (costs - thresholds).clamp(min=0.0)).flatten(-2).sum(-1)
 
 
-def trajectory_score(
-    self_log_prob: Tensor, external: Tensor, success: Tensor, weights: tuple[float, float, float] = (1.0, 0.01, 1.0)
-) -> Tensor:
-    """Return the score (...) by which GRAPE ranks trajectories: more is better.
+def trajectory_score(external: float, success: bool, weights: tuple[float, float] = (0.01, 1.0)) -> float:
+    """Return the score by which GRAPE ranks trajectories, without the policy's own likelihood: more is better.
 
-    self_log_prob: the policy's own mean log-density of a decision (GRAPE's product of probabilities underflows).
-    external: `external_log_reward`; GRAPE's code subtracts it, so that more cost ranks higher there.  success: 0 or 1.
+    external: `external_log_reward`; GRAPE's code subtracts it, so that more cost ranks higher there.
     """
-    return weights[0] * self_log_prob + weights[1] * external + weights[2] * success
+    return weights[0] * external + weights[1] * success
 
 
 def information_gain(probability: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+from typing import Annotated, get_args, get_type_hints
 
 import tyro
 
@@ -13,6 +14,9 @@ from toddle.methods._base import PREFIX, Method, known_methods, load_method
 from toddle.methods._survey import page, systems
 
 __all__ = ["Config", "plan", "run"]
+
+ELSEWHERE = {"offline": "docs/offline.md", "prefer_train": "docs/preferences.md"}
+"""Recipes whose methods have no presets, and where they are explained."""
 
 
 @config
@@ -53,6 +57,10 @@ def run(config: Config, *, resume: bool = False) -> None:
             name = method.name.removeprefix(PREFIX[command])
             print(f"  {name:<{width}}  {method.what}")
             print(f"  {'':<{width}}  {method.paper}; trains {method.policies}; presets: {presets}")
+    for command, page_of in ELSEWHERE.items():
+        settings = importlib.import_module(f"toddle.recipes.{command}").Config
+        names = get_args(get_type_hints(settings)["method"])
+        print(f"toddle {command.replace('_', ' ')} --method {'|'.join(names)}   ({page_of})")
     print("\ntoddle methods NAME explains one (vla-NAME: that of finetune); toddle COMMAND --method NAME --help")
     print("shows its settings.")
 

@@ -33,10 +33,12 @@ class Config:
     """LeRobot dataset (v3.0), as `toddle record --keep-failures` writes it."""
     out: Path = Path("runs/answers.jsonl")
     """File of the answers."""
-    by: Literal["success", "return", "length", "smoothness", "cost-file"] = "success"
-    """What decides: a success, the sum of rewards, fewer steps, actions that change less, or the costs of a file."""
+    by: Literal["success", "return", "length", "smoothness", "cost-file", "grape"] = "success"
+    """What decides: a success, the sum of rewards, fewer steps, actions that change less, the costs of a file, or
+    (grape) first success and then the costs."""
     costs: Path | None = None
-    """cost-file: JSON {"costs": {"<episode>": cost, or [[cost of each constraint] of each stage]}}; less is better."""
+    """cost-file and grape: JSON {"costs": {"<episode>": cost, or [[cost of each constraint] of each stage]}}; less is
+    better."""
     answers: Count = 50
     """Answers to give."""
     error: Share = 0.0
@@ -47,10 +49,11 @@ class Config:
     """Seed of the errors."""
 
     def __post_init__(self) -> None:
-        if (self.costs is not None) != (self.by == "cost-file"):
-            raise problem("costs", "a file with --by cost-file, and none else", str(self.costs))
-        if self.by == "cost-file" and self.pairs.rows:
-            raise problem("pairs.rows", "0 with --by cost-file, whose costs are of whole episodes", self.pairs.rows)
+        costly = self.by in ("cost-file", "grape")
+        if (self.costs is not None) != costly:
+            raise problem("costs", "a file with --by cost-file or grape, and none else", str(self.costs))
+        if costly and self.pairs.rows:
+            raise problem("pairs.rows", f"0 with --by {self.by}, whose costs are of whole episodes", self.pairs.rows)
 
 
 def plan(config: Config) -> Plan:
