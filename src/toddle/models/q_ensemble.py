@@ -63,6 +63,6 @@ class QEnsemble(nn.Module):
                 if len(self.gains):
                     x = nn.functional.layer_norm(x, x.shape[-1:])
                     x = torch.addcmul(of(self.shifts[number - 1]), x, of(self.gains[number - 1]))
-                x = x.relu()
+                x = x.relu_()  # what it was made from needs it no more
             x = torch.baddbmm(of(bias), x, of(weight))
         return x.squeeze(-1)
