@@ -187,6 +187,8 @@ def test_wrong_settings_are_one_line(tmp_path: Path) -> None:
     few = replace(small(tmp_path / "few"), max_episode_steps=3, episodes=2, attempts=2, env=("metaworld/reach-v3",))
     with pytest.raises(InputError, match=r"0 of 4 episodes of 'expert' succeeded.*more attempts"):
         run(few, resume=False)
+    with pytest.raises(InputError, match="executed: expected nothing without noise"):
+        replace(small(tmp_path), executed=True)
     with pytest.raises(InputError, match="attempts: expected a whole number, at least 1"):
         replace(small(tmp_path), attempts=0)
     with pytest.raises(InputError, match="episodes: expected a whole number, at least 1"):

@@ -52,10 +52,13 @@ class Demonstrator(Protocol):
 
 
 class ExpertActor:
-    """The environment's scripted expert, disturbed by correlated Gaussian noise of deviation `noise`."""
+    """The environment's scripted expert, disturbed by correlated Gaussian noise of deviation `noise`.
 
-    def __init__(self, noise: float = 0.0) -> None:
-        self.noise = noise
+    executed: what was done is recorded, not what the expert wanted.
+    """
+
+    def __init__(self, noise: float = 0.0, *, executed: bool = False) -> None:
+        self.noise, self.executed = noise, executed
         self._generators: list[np.random.Generator] = []
         self._drift = np.zeros(0)
 
@@ -65,14 +68,15 @@ class ExpertActor:
         self._drift = np.zeros((env.num_envs, *env.single_action_space.shape))
 
     def act(self, env: BatchedEnv) -> tuple[Array, Array]:
-        """Return the expert's actions, and the disturbed ones."""
+        """Return the expert's actions (or what is executed), and the disturbed ones."""
         wanted = env.expert_action()
         if self.noise == 0.0:
             return wanted, wanted
         fresh = np.stack([generator.normal(size=wanted.shape[1:]) for generator in self._generators])
         self._drift = CORRELATION * self._drift + np.sqrt(1.0 - CORRELATION**2) * self.noise * fresh
         space = env.single_action_space
-        return wanted, np.clip(wanted + self._drift, space.low, space.high).astype(np.float32)
+        disturbed = np.clip(wanted + self._drift, space.low, space.high).astype(np.float32)
+        return disturbed if self.executed else wanted, disturbed
 
 
 class PolicyActor:

@@ -73,6 +73,8 @@ class Config:
     """Episodes played at once (worlds): for policies, which decide for many at little more cost than for one."""
     noise: NonNegative = 0.0
     """Disturb the expert's executed actions by correlated Gaussian noise of this deviation; its own are recorded."""
+    executed: bool = False
+    """With `noise`: record the executed actions (learning from rewards needs what was done), not the expert's own."""
     human: HumanConfig = HumanConfig()
     """What is human about `--policy human`: routes, pauses, overshoot, tremor; the dataset's card says it."""
     replay: tuple[Path, ...] = ()
@@ -104,6 +106,8 @@ class Config:
             raise problem("env", "at least one environment", "none")
         if self.policy != "human" and self.human != HumanConfig():
             raise problem("human", "its defaults without --policy human", f"--policy {self.policy}")
+        if self.executed and not self.noise:
+            raise problem("executed", "nothing without noise: what is recorded is executed", "executed")
         if self.replay and (self.policy != "expert" or self.noise or self.keep_failures):
             raise problem("replay", "no policy, noise or kept failures beside it", "one of them")
 
@@ -200,14 +204,11 @@ def run(config: Config, *, resume: bool = False) -> None:
     _check_policy(config)
     _check_pictures(config)
     actor: Demonstrator | None = None
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with RunFolder.open(config.out, config, resume=resume) as folder, Progress(*columns) as progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with (
+        RunFolder.open(config.out, config, resume=resume) as folder,
+        Progress(*columns, TimeRemainingColumn()) as progress,
+    ):
         bar = progress.add_task("recording", total=config.episodes * len(config.env))
         writer: DatasetWriter | None = None
         try:
@@ -255,7 +256,8 @@ def _card(config: Config, writer: DatasetWriter) -> str:
         lines.append("- no human: a scripted expert with these habits (`toddle record --help` explains each)")
         lines += [f"    - {name}: {value}" for name, value in to_dict(config.human).items()]
     elif config.policy == "expert" and config.noise:
-        lines.append(f"- its executed actions are disturbed by noise of {config.noise:g}, its own are recorded")
+        kept = "and recorded so" if config.executed else "its own are recorded"
+        lines.append(f"- its executed actions are disturbed by noise of {config.noise:g}, {kept}")
     lines.append(f"- failures: {'kept' if config.keep_failures else 'left out'}")
     return "\n".join(lines) + "\n"
 
@@ -268,7 +270,7 @@ def _check_policy(config: Config) -> None:
 
 def _actor(config: Config, env: BatchedEnv) -> Demonstrator:
     if config.policy == "expert":
-        return ExpertActor(config.noise)
+        return ExpertActor(config.noise, executed=config.executed)
     if config.noise:
         raise problem("noise", "0 without --policy expert", config.noise)
     if config.policy == "human":
@@ -318,9 +320,8 @@ def _check_fits(spec: DatasetSpec, env: BatchedEnv) -> None:
 
 def _recorded(config: Config, writer: DatasetWriter, name: str) -> list[int]:
     """Return the seeds of this environment's episodes that an earlier, interrupted recording has kept."""
-    if not writer.num_episodes:
-        return []
-    return [int(e.facts["seed"]) for e in LeRobotDataset(config.out).episodes if e.facts.get("env") == name]
+    episodes = LeRobotDataset(config.out).episodes if writer.num_episodes else []
+    return [int(e.facts["seed"]) for e in episodes if e.facts.get("env") == name]
 
 
 def _episodes(config: Config, env: BatchedEnv, actor: Demonstrator, done: list[int]) -> Iterator[Demonstration]:
