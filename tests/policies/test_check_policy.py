@@ -22,6 +22,7 @@ from toddle.data.statistics import feature_statistics
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
 from toddle.models.denoisers import MlpDenoiserConfig
+from toddle.models.resnet import ResNetConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.check_policy import check_policy
@@ -125,6 +126,13 @@ def diffusion_vla(folder: Path) -> tuple[Any, Observation]:
     return DiffusionVLA.from_config(tiny_diffusion_config(body=ARM, backbone=backbone)), seen(32)
 
 
+def diffusion_resnet(folder: Path) -> tuple[Any, Observation]:
+    save_embedded(folder / "eyes", tiny_backbone())
+    more: dict[str, Any] = {"eyes": "resnet", "resnet": ResNetConfig(channels=(4, 8), blocks=1), "network": SMALL}
+    settings = tiny_diffusion_config(body=ARM, backbone=BackboneConfig(name=str(folder / "eyes")), **more)
+    return DiffusionVLA.from_config(settings), seen(32)
+
+
 def token_vla(folder: Path, **more: Any) -> tuple[Any, Observation]:
     save_embedded(folder / "eyes", tiny_backbone())
     config = tiny_token_config(**more)
@@ -205,7 +213,7 @@ MADE: dict[str, tuple[Make, ...]] = {
     "denoising": (diffusion, flow),
     "fpo": (fpo,),
     "tokens": (tokens,),
-    "diffusion_vla": (diffusion_vla,),
+    "diffusion_vla": (diffusion_vla, diffusion_resnet),
     "token_vla": (token_vla, oft_tokens, oft),
     "fast_vla": (fast_vla,),
     "fast_language_vla": (fast_smolvlm,),

@@ -10,7 +10,7 @@ those of `policies.denoising` (DPPO, arXiv 2409.00588; Diffusion Policy, arXiv 2
 from __future__ import annotations
 
 from dataclasses import field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,14 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Seed, Size
 from toddle.core.seeding import randint, randn, seed_sequence
-from toddle.core.types import BodySpec, Decision, Observation, Score
+from toddle.core.types import BodySpec, Decision, FeatureSource, Observation, Score
 from toddle.data.statistics import FeatureStatistics, Mode
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
 from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.expert import make_adapter
 from toddle.models.normalizer import RunningNorm
+from toddle.models.resnet import ResNet, ResNetConfig, shifted
 from toddle.policies.bounds import bounded
 from toddle.policies.chain import draw_chain, link_density
 from toddle.policies.denoising_network import ChunkConfig, DenoisingNetwork
@@ -49,6 +50,10 @@ class DiffusionVLAConfig:
     """What denoises."""
     process: DiffusionConfig = DiffusionConfig(ddim_steps=5)
     """How the chunk is drawn."""
+    eyes: Literal["backbone", "resnet"] = "backbone"
+    """What sees: the frozen backbone, which reads a sentence too, or a ResNet that learns from pictures alone."""
+    resnet: ResNetConfig = ResNetConfig()
+    """The ResNet."""
     width: Size = 64
     """Numbers of a token after the adapter."""
     queries: Size = 4
@@ -86,7 +91,8 @@ class DiffusionVLA(OneBody, SeeingPolicy):
         chunk = ChunkConfig(body=config.body, horizon=config.horizon, executed=config.executed, network=config.network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(config.seed, "diffusion vla").generate_state(1)[0]))
-            self.adapter = make_adapter(config.width, backbone.width)
+            self.eyes = ResNet(config.resnet) if config.eyes == "resnet" else None
+            self.adapter = make_adapter(config.width, backbone.width if self.eyes is None else self.eyes.width)
             self.film = nn.Linear(config.body.proprio, 2 * config.width)
             self.look = nn.Linear(config.width, config.queries)
             features = config.body.proprio + config.queries * config.width
@@ -129,6 +135,8 @@ class DiffusionVLA(OneBody, SeeingPolicy):
     def _errors(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return squared errors (B, H, A), 0 where no number is real, which are, and the distances of the endpoints."""
         rows, mask = last_of(batch["observation"]), batch["mask"]
+        if self.eyes is not None:
+            rows["images"] = shifted(rows["images"], generator)
         action = (batch["action"] - self.action_offset) / self.action_scale
         noise = randn(action.shape, generator, action.device)
         steps = self.config.process.train_steps
@@ -143,6 +151,27 @@ class DiffusionVLA(OneBody, SeeingPolicy):
         return (said - noise).square() * weight, weight, miss
 
     # ---- what it sees ----------------------------------------------------------------------------------------------
+    @property
+    def features(self) -> FeatureSource | None:
+        """The frozen backbone; None where the eyes learn."""
+        return super().features if self.eyes is None else None
+
+    @property
+    def context_width(self) -> int:
+        """Numbers of a token that `encode` keeps: the frozen backbone's, or 0."""
+        return super().context_width if self.eyes is None else 0
+
+    def encode(self, observation: Observation) -> Observation:
+        """Return the observation with the frozen backbone's features; as it is where the eyes learn."""
+        return super().encode(observation) if self.eyes is None else observation
+
+    def context(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Return adapted tokens (M, G, d) and their mask, of observations (M, ...)."""
+        if self.eyes is None:
+            return super().context(observation)
+        tokens = self.eyes(observation["images"])
+        return self.adapter(tokens), torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
     def _pooled(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Return normalised proprioception (M, O) and what is seen, pooled, (M, Q d), of observations (M, ...)."""
         tokens, mask = self.context(observation)

@@ -19,6 +19,7 @@ from toddle.models.backbones.base import BackboneConfig
 from toddle.models.denoisers import MlpDenoiserConfig, UnetConfig
 from toddle.models.expert import ExpertConfig
 from toddle.models.fast import FastSettings, train_fast
+from toddle.models.resnet import ResNetConfig
 from toddle.models.token_decoder import DecoderConfig
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.diffusion_vla import DiffusionVLA, DiffusionVLAConfig
@@ -77,6 +78,10 @@ class FreshTokens:
 class FreshDiffusion:
     """The diffusion policy of `--kind diffusion`."""
 
+    eyes: Literal["backbone", "resnet"] = "backbone"
+    """What sees: the frozen backbone, or a ResNet that learns with the policy, from pictures alone (no sentence)."""
+    resnet: ResNetConfig = ResNetConfig()
+    """The ResNet."""
     network: Literal["unet", "mlp"] = "unet"
     """What denoises: a 1-D U-Net over the chunk, or a multilayer perceptron."""
     unet: UnetConfig = UnetConfig()
@@ -274,6 +279,8 @@ def _diffusion_config(config: StartConfig, body: BodySpec) -> DiffusionVLAConfig
     return DiffusionVLAConfig(
         backbone=config.backbone,
         body=body,
+        eyes=fresh.eyes,
+        resnet=fresh.resnet,
         network=fresh.unet if fresh.network == "unet" else fresh.mlp,
         process=fresh.process,
         horizon=fresh.horizon,
