@@ -337,7 +337,8 @@ def test_the_presets_imitate_and_say_so(vla: Path, tokens: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["ire-vla", pytest.param("ac-ppo", marks=pytest.mark.slow), pytest.param("srpo", marks=pytest.mark.slow)]
+    "method",
+    ["ire-vla", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ac-ppo", "srpo", "robust-vla"))],
 )
 def test_presets_of_papers_run(vla: Path, tokens: Path, tmp_path: Path, method: str) -> None:
     """Imitation in turns moves the policy, though the surrogate weighs nothing, every second iteration."""
@@ -360,6 +361,9 @@ def test_presets_of_papers_run(vla: Path, tokens: Path, tmp_path: Path, method: 
         assert all(0.1 <= row["imitation/weight"] <= 1.1 for row in rows)
     if method == "srpo":
         assert all("reward/reference" in row for row in rows)
+    if method == "robust-vla":
+        assert settings.noise.action == 0.1 and settings.reference.refresh == 1
+        assert all(row["robust/sensitivity"] > 0.0 and "reference/kl" in row for row in rows)
 
 
 def progress_model(vla: Path, says: Any) -> Path:

@@ -63,6 +63,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     value a learner asks; of none.  `images` of a world that is not drawn are those of before, or black."""
     grasps: int = 1  # ways in which the scripted expert can take an object, where a task has several
     grasp: Array | None = None  # then: (N,) which of them the expert takes in each world, 0 to grasps - 1; None: 0
+    noise: Any = None  # on actions and observations (`envs.noise.Noise`); None: none
     pictured: Array  # (N,) bool, the worlds whose pictures `_observe` has to draw where they are not up to date
 
     # ---- what a subclass implements ------------------------------------------------------------------------------
@@ -87,12 +88,15 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a bitwise resume needs (arrays and JSON values), episode counters included."""
-        return {"return": self._return.copy(), "length": self._length.copy()}
+        state: dict[str, Any] = {"return": self._return.copy(), "length": self._length.copy()}
+        return state if self.noise is None else state | {"noise": self.noise.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
         self._return[:] = np.asarray(state["return"])
         self._length[:] = np.asarray(state["length"])
+        if self.noise is not None:
+            self.noise.load_state_dict(state["noise"])
 
     def tool_pose(self) -> dict[str, Array]:
         """Return `tool_position` (N, 3) in metres and `tool_orientation` (N, 4) wxyz of the worlds now, where known."""
@@ -153,6 +157,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
 
     def _begin(self, mask: Array, seeds: list[int | None] | None = None) -> None:
         self._return[mask], self._length[mask] = 0.0, 0
+        if self.noise is not None:
+            self.noise.begin(mask, seeds)
         self._call("in reset", self._reset_worlds, mask, seeds)
 
     def _call(self, moment: str, method: Callable[..., Any], *arguments: Any) -> Any:
@@ -171,6 +177,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         """
         self.pictured[:] = True if pictured is None or self.draw_ends == "all" else pictured
         found = self._call(moment, self._observe)
+        if self.noise is not None:
+            found = self.noise.on_observations(found, self.pictured)
         for key, value in found.items() if isinstance(found, dict) else (("proprio", found),):
             self._check_finite(f"observation '{key}'", value)
         return found
@@ -213,6 +221,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         self._check_finite("action", actions)
         running = np.ones(self.num_envs, bool) if active is None else np.array(active, dtype=bool)
         begun = running.copy()
+        if self.noise is not None:
+            actions = self.noise.on_actions(actions, running)
         reward, steps = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.int64)
         terminated, truncated, ended = (np.zeros(self.num_envs, bool) for _ in range(3))
         info: dict[str, Any] = {"rewards": np.zeros(actions.shape[:2])}

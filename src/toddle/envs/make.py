@@ -9,11 +9,14 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from toddle.core.errors import nearest, problem
 from toddle.core.family import Family
 from toddle.core.memory import check_memory
 from toddle.envs import families
 from toddle.envs.base import BatchedEnv
+from toddle.envs.noise import Noise, NoiseConfig
 from toddle.envs.own import is_own, own_family
 
 __all__ = ["add_env", "families_by_name", "family_of", "known_envs", "make_env"]
@@ -60,8 +63,10 @@ def family_of(name: str) -> Family:
     return family
 
 
-def make_env(name: str, num_envs: int, *, seed: int = 0, threads: int = 1, **options: Any) -> BatchedEnv:
-    """Build `num_envs` worlds of the environment `name`; `options` go to its class.
+def make_env(
+    name: str, num_envs: int, *, seed: int = 0, threads: int = 1, noise: NoiseConfig | None = None, **options: Any
+) -> BatchedEnv:
+    """Build `num_envs` worlds of the environment `name`; `options` go to its class.  `noise` disturbs any environment.
 
     `threads` is for environments over the pool; Meta-World and LIBERO step their worlds one after the other.
     Raises InputError for an unknown name (with the nearest known one), for an option that the environment does not
@@ -70,9 +75,23 @@ def make_env(name: str, num_envs: int, *, seed: int = 0, threads: int = 1, **opt
     if num_envs < 1:
         raise problem("num_envs", "at least 1", num_envs)
     if name in ADDED:
-        return ADDED[name](num_envs, seed=seed, **options)
+        return _disturbed(ADDED[name](num_envs, seed=seed, **options), noise, seed)
     family, member = family_of(name), name if is_own(name) else name.partition("/")[2]
     needed = num_envs * (family.world_bytes + 3 * options.get("image_size", 0) ** 2 * len(options.get("cameras", ())))
     check_memory(needed, f"{num_envs:,} worlds of {name}", "take fewer worlds at once (worlds, num_envs, batch)")
-    env: BatchedEnv = family.make(member, num_envs, seed=seed, threads=threads, **options)
+    return _disturbed(family.make(member, num_envs, seed=seed, threads=threads, **options), noise, seed)
+
+
+def _disturbed(env: BatchedEnv, noise: NoiseConfig | None, seed: int) -> BatchedEnv:
+    """Give an environment its noise.  Raises InputError for noise on what has no range or is not there."""
+    if noise is None or not noise.any:
+        return env
+    if noise.action and env.discrete is not None:
+        raise problem("noise.action", "0 where actions are choices", noise.action)
+    if noise.action and not np.isfinite([env.single_action_space.low, env.single_action_space.high]).all():
+        raise problem("noise.action", "0 where actions have no range", noise.action)
+    if noise.pictures and not env.cameras:
+        raise problem("noise.pictures", "0 where there are no pictures", noise.pictures)
+    space = env.single_action_space
+    env.noise = Noise(noise, env.num_envs, space.low, space.high, seed)
     return env

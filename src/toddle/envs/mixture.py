@@ -45,6 +45,7 @@ class MixtureEnv(BatchedEnv):
             first.single_action_space,
         )
         self.task = np.arange(self.num_envs) % len(parts)
+        self.noise = first.noise
         self._allocate()
         for part in self.parts:  # which count control steps by these
             part._return, part._length = self._return, self._length

@@ -24,6 +24,7 @@ from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
 from toddle.envs.estimates import EstimateConfig
 from toddle.envs.make import family_of, make_env
+from toddle.envs.noise import NoiseConfig
 from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.experience.taught import picture_options
@@ -74,6 +75,8 @@ class Config:
     """Evaluate again with what is seen changed in every episode: a condition each (docs/evaluation.md)."""
     estimates: EstimateConfig = EstimateConfig()
     """What a policy of states is told of poses in place of the simulator's knowledge."""
+    noise: NoiseConfig = NoiseConfig()
+    """Noise on actions and on what is seen, in every condition."""
     videos: Whole = 2
     """Episodes filmed of each candidate, environment and condition."""
     video_size: PictureSize = 256
@@ -181,7 +184,7 @@ def _check(config: Config) -> tuple[int, list[str], float]:
             told += [f"{candidate.name}: {line}" for line in lines]
             cost = max(cost, options["render"].cost if "render" in options else 1.0)
             worlds = 1 if config.control == "own" else min(2, config.num_envs, config.episodes)
-            env = make_env(name, worlds, seed=config.seed, **options)
+            env = make_env(name, worlds, seed=config.seed, noise=config.noise, **options)
             _check_fit(config, policy, env)
             env.close()
     return weights, list(dict.fromkeys(told)), cost
@@ -257,6 +260,7 @@ class _Scene:
                 min(config.num_envs, config.episodes),
                 seed=config.seed,
                 threads=config.threads,
+                noise=config.noise,
                 **options,
             )
         return policy, self._env, body_in(policy, self._env)

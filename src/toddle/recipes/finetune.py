@@ -24,6 +24,7 @@ from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import family_of, make_env
 from toddle.envs.mixture import MixtureEnv
+from toddle.envs.noise import NoiseConfig
 from toddle.experience.actor import body_in
 from toddle.experience.curriculum import TaskCurriculumConfig
 from toddle.experience.evaluate import VideoRequest, evaluate
@@ -96,6 +97,8 @@ class Config:
     """A reward on the way to success, said by a model (docs/process_reward.md)."""
     imitation: ImitationSettings = ImitationSettings()
     """Imitation of the policy's own successes, beside RL."""
+    noise: NoiseConfig = NoiseConfig()
+    """Noise on actions and on what is seen, in training and in the evaluation before and after."""
     max_episode_steps: Count | None = None
     """Control steps after which an episode has failed; None: as the environment's family says for fine-tuning."""
     cameras: tuple[str, ...] = ()
@@ -165,7 +168,7 @@ def _make_env(
     if config.max_episode_steps is not None:
         family.check("max_episode_steps", name, config.max_episode_steps)
         options["max_episode_steps"] = config.max_episode_steps
-    return make_env(name, worlds, seed=seed, threads=config.threads, **options)
+    return make_env(name, worlds, seed=seed, threads=config.threads, noise=config.noise, **options)
 
 
 def _pictures(config: Config, name: str, policy: Acting, meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

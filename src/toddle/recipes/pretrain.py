@@ -21,6 +21,7 @@ from toddle.core.plan import Plan
 from toddle.envs.base import BatchedEnv
 from toddle.envs.estimates import EstimateConfig
 from toddle.envs.make import family_of, make_env
+from toddle.envs.noise import NoiseConfig
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
@@ -89,6 +90,8 @@ class Config:
     """The task's time limit is multiplied by this, where the environment takes it (S4's first protocol: 10)."""
     estimates: EstimateConfig = EstimateConfig()
     """What a policy of states is told of poses in place of the simulator's knowledge."""
+    noise: NoiseConfig = NoiseConfig()
+    """Noise on actions and on what is seen."""
     stop_at: Share | None = None
     """Stop early once this share of the last 50 episodes that ended while exploring has succeeded."""
     device: str = "cpu"
@@ -137,7 +140,7 @@ def _environments(config: Config) -> list[BatchedEnv]:
         for option, value in asked.items():
             family_of(name).check(option, name, value)
         seed = config.seed + 1000 * index
-        envs.append(make_env(name, config.worlds, seed=seed, threads=config.threads, **asked))
+        envs.append(make_env(name, config.worlds, seed=seed, threads=config.threads, noise=config.noise, **asked))
     return envs
 
 
