@@ -194,6 +194,9 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             f"{int(self._length[world])} of its episode"
         )
 
+    def _disturbed(self, actions: Array, worlds: Array) -> Array:
+        return actions if self.noise is None else self.noise.on_actions(actions, worlds)
+
     def step(self, actions: Array) -> tuple[Obs, Array, Array, Array, dict[str, Any]]:
         """Make one control step in every world: `step_chunk` with H = 1."""
         return self.step_chunk(np.asarray(actions)[:, None])
@@ -220,9 +223,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             raise problem("actions", f"shape ({self.num_envs}, H, {expected[1]})", str(actions.shape))
         self._check_finite("action", actions)
         running = np.ones(self.num_envs, bool) if active is None else np.array(active, dtype=bool)
-        begun = running.copy()
-        if self.noise is not None:
-            actions = self.noise.on_actions(actions, running)
+        actions, begun = self._disturbed(actions, running), running.copy()
         reward, steps = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.int64)
         terminated, truncated, ended = (np.zeros(self.num_envs, bool) for _ in range(3))
         info: dict[str, Any] = {"rewards": np.zeros(actions.shape[:2])}
