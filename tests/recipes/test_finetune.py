@@ -628,7 +628,8 @@ def test_a_frozen_vla_is_steered_and_stays_as_it_is(vla: Path, tmp_path: Path, m
     finetune.run(steered(vla, tmp_path / "run", method))
     kind, _, meta, state = read_policy(tmp_path / "run")
     assert kind == "steered" and meta["algorithm"] == method and meta["image_size"] == 32
-    assert float(state["share"]) == (1.0 if method == "dsrl" else 0.5)
+    share = float(state["share"])  # of the last decision, before whose end 304 of 640 steps were made, or few less
+    assert share == 1.0 if method == "dsrl" else 0.4 < share <= 304 / 640
     inside = tmp_path / "run" / "policy" / "base"
     for name in ("policy.safetensors", "policy.json"):
         assert (inside / name).read_bytes() == (vla / "policy" / name).read_bytes()
