@@ -30,7 +30,7 @@ class Asked:
 
     def __init__(self, dataset: LeRobotDataset, path: Path, answers: int = 3) -> None:
         self.file = AnswerFile(path, dataset, PairConfig(), "a person")
-        self.server = AskServer(dataset, self.file, pairs(dataset, PairConfig()), answers=answers)
+        self.server = AskServer(dataset, self.file, PairConfig(), answers=answers)
 
     def __enter__(self) -> Asked:
         return self

@@ -13,7 +13,8 @@ from toddle.core.errors import InputError, problem
 from toddle.core.reading import read_json
 from toddle.core.seeding import numpy_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.preferences import Answer, AnswerFile, PairConfig, Segment, pairs
+from toddle.data.preferences import Answer, AnswerFile, PairConfig, Segment
+from toddle.data.queries import questions
 from toddle.maths.preferences import external_log_reward, trajectory_score
 
 __all__ = ["JUDGES", "Score", "judge", "scorer"]
@@ -100,7 +101,11 @@ def judge(
     """
     wrong = numpy_generator(seed, "wrong answers")
     given = equal = 0
-    for tried, (first, second) in enumerate(pairs(dataset, settings)):
+
+    def known() -> list[Answer]:
+        return file.answers[:given]
+
+    for tried, (first, second) in enumerate(questions(dataset, settings, known)):
         if given >= answers:
             break
         if tried - given >= TRIED * (given + 1):

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ class PairConfig:
     near: Count = 5
     """The second of a pair is drawn among so many episodes of the same task that hold the states nearest to the first
     one's start (states divided by their standard deviations)."""
+    choose: Literal["any", "informative"] = "any"
+    """Which pair is next: any, or of twenty the one whose answer is expected to tell most about what is preferred."""
     seed: Seed = 0
     """Seed of the pairs."""
 

@@ -74,7 +74,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         server = AskServer(
             dataset,
             file,
-            pairs(dataset, config.pairs),
+            config.pairs,
             answers=config.answers,
             camera=config.camera,
             port=config.port,

@@ -12,7 +12,6 @@ import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +21,8 @@ import numpy as np
 
 from toddle.core.errors import InputError, problem
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.preferences import Answer, AnswerFile, Segment
+from toddle.data.preferences import Answer, AnswerFile, PairConfig, Segment
+from toddle.data.queries import questions
 from toddle.data.video import write_video
 
 __all__ = ["AskServer"]
@@ -116,13 +116,13 @@ class AskServer:
         self,
         dataset: LeRobotDataset,
         file: AnswerFile,
-        questions: Iterator[tuple[Segment, Segment]],
+        settings: PairConfig,
         *,
         answers: int,
         camera: str | None = None,
         port: int = 0,
     ) -> None:
-        """Ask until `file` holds `answers`; `questions` begins with those that are answered.  port 0: any that is free.
+        """Ask until `file`, begun with `settings`, holds `answers`.  port 0: any that is free.
 
         Raises InputError where the dataset has no such camera, or the port is taken.
         """
@@ -132,7 +132,8 @@ class AskServer:
         self.dataset, self.file, self.wanted = dataset, file, answers
         self.camera = camera or dataset.cameras[0]
         dataset.picture_size(self.camera)
-        self.questions, self._following = list[tuple[Segment, Segment]](), questions
+        self.questions = list[tuple[Segment, Segment]]()
+        self._following = questions(dataset, settings, lambda: file.answers[: len(self.questions)])
         self.finished, self._lock = threading.Event(), threading.Lock()
         self._clips = tempfile.TemporaryDirectory(prefix="toddle-ask-")
         self.token = secrets.token_urlsafe(18)
