@@ -56,6 +56,7 @@ def denoising(network: Literal["mlp", "trunk"], **changes: Any) -> dict[str, Any
     return {"env": ["goal/sawyer" if network == "trunk" else "fork/point"], "denoising": small | changes, **PPO}
 
 
+SAC = {"critic_hidden": [8], "batch": 8, "rounds": 5, "learn_after": 6, "critics": 3, "subset": 2, "layer_norm": True}
 PRETRAIN: dict[str, dict[str, Any]] = {
     "gaussian": {"env": ["goal/sawyer"], "policy": "mlp", **PPO, **POLICIES},
     "gaussian, two bodies": {"env": ["fork/point", "gymnasium/HalfCheetah-v5"], "policy": "mlp", **PPO, **POLICIES},
@@ -69,6 +70,7 @@ PRETRAIN: dict[str, dict[str, Any]] = {
     "flow-noise": {"method": "flow-noise", **denoising("trunk")},
     "fpo": {"method": "fpo", **denoising("mlp")},
     "ddiffpg": {"method": "ddiffpg", "env": ["fork/point"], "ddiffpg": DDIFFPG},
+    "sac": {"method": "sac", "env": ["fork/point"], "hidden": [8], "sac": SAC},
 }
 
 

@@ -48,7 +48,8 @@ from toddle.recipes.pretrain import build, configure
 
 ROUNDING = 1e-4
 COVERED = ("dppo", "flow-sde", "ddiffpg")  # by the tests of what is special about them
-QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in COVERED else name for name in PRETRAIN]
+LONG = (*COVERED, "sac")
+QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PRETRAIN]
 
 
 @pytest.fixture(autouse=True)

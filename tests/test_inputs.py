@@ -245,6 +245,7 @@ TOO_LARGE = {
     "worlds with pictures": "record --env metaworld/reach-v3 --batch 1048576",
     "groups of worlds": f"{CHEETAH} --method grpo --worlds 1048576",
     "a memory of trajectories": f"{CHEETAH} --method ddiffpg --ddiffpg.capacity 1048576",
+    "a replay": f"{CHEETAH} --method sac --replay.capacity 1000000000",
     "pictures of an episode": "record --env metaworld/reach-v3 --image-size 4096 --batch 16 --image-stride 1",
     "frames": "backbone --render.size 4096 --render.episodes 1000",
     "an encoder": "backbone --sizes.width 65536 --sizes.heads 1",

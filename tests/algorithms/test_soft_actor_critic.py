@@ -109,17 +109,17 @@ def test_layer_norm_bounds_values_far_from_the_data() -> None:
         assert bool((values <= bound[:, None]).all()) == layer_norm
 
 
-@pytest.mark.parametrize(("subset", "wanted"), [(2, -0.5642), (10, -1.5388), (1, 0.0)])
+@pytest.mark.parametrize(("subset", "wanted"), [(2, -0.5642), (10, -1.5388)])
 def test_a_subset_of_critics_is_as_pessimistic_as_it_is_small(subset: int, wanted: float) -> None:
     """Heads that say N(0, 1), whatever they see: the mean of the smallest of 2 is -1 / sqrt(pi), of 10 -1.5388."""
     sac = learner(ReachEnv(1), critics=max(20, subset), subset=subset, target_rate=0.0, backup_entropy=False)
     nothing = Decisions(*(torch.zeros(1, n) for n in (4, 2, 4)), torch.zeros(1), torch.ones(1))
     g, found = torch.Generator().manual_seed(0), []
     sac.slow.weights[-1].zero_()
-    for _ in range(120):
+    for _ in range(60):
         sac.slow.biases[-1].copy_(torch.randn(20, 1, 1, generator=g))
         found.append(float(sac.update_critics(nothing)["target"]))
-    assert np.mean(found) == pytest.approx(wanted, abs=0.2)
+    assert np.mean(found) == pytest.approx(wanted, abs=0.25)
 
 
 # ---- the order of things -------------------------------------------------------------------------------------------

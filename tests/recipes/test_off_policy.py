@@ -122,6 +122,7 @@ def test_offline_goes_on_online_with_its_policy_and_critics(tmp_path: Path, demo
             {"env": ["gymnasium/HalfCheetah-v5"]},
             "demonstrations: expected 17 numbers of state and 6 of action, got '4 and 2'",
         ),
+        ({"replay": {"capacity": 11}}, "learn_after: expected at most the 11 decisions"),
         ({"sac": {"subset": 4}}, "subset: expected at most the 3 critics"),
         ({"terminate_on_success": True}, "terminate_on_success"),
     ],

@@ -100,6 +100,9 @@ class SoftActorCritic:
         """
         if policy.sequential:
             raise problem("policy", "one without memory with soft actor-critic", policy.kind)
+        if config.learn_after > replay.stores[ONLINE].capacity:
+            capacity = replay.stores[ONLINE].capacity
+            raise problem("learn_after", f"at most the {capacity:,} decisions of the replay", config.learn_after)
         self.policy, self.collector, self.replay, self.config = policy, collector, replay, config
         self.actor, self.device = policy.actor, device_of(policy)
         self.critics = (self._fresh(seed) if critics is None else critics).to(self.device)
@@ -116,7 +119,7 @@ class SoftActorCritic:
         self.updates, self.due, self.learn_after = 0, 0.0, config.learn_after
         for store in replay.stores.values():
             if len(store):
-                self._look(store.at(torch.arange(len(store))).observation)
+                self._look(store.at(torch.arange(len(store))).observation.to(self.device))
 
     def _fresh(self, seed: int) -> QEnsemble:
         """Return new critics."""
@@ -195,7 +198,9 @@ class SoftActorCritic:
         c = self.config
         with torch.no_grad():
             action, log_prob = self.actor.sample(batch.following, self._drawn(batch))
-            chosen = torch.randperm(c.critics, generator=self.noise)[: c.subset] if c.subset < c.critics else None
+            chosen = None
+            if c.subset < c.critics:
+                chosen = torch.randperm(c.critics, generator=self.noise)[: c.subset].to(self.device)
             following = self.slow(batch.following, action, chosen).amin(0)
             if c.backup_entropy:
                 following = following - self.temperature() * log_prob

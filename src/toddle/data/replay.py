@@ -128,14 +128,14 @@ class Store:
         return Decisions(observation, action, following, paid[..., 0], paid[..., 1])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is kept; of a file, which of its rows are."""
+        """Return what is kept (not a copy); of a file, which of its rows are."""
         if self.file is not None:
             for held in (self._seen, self._paid, self._written):
                 assert isinstance(held, np.memmap)
                 held.flush()
             return {"added": self.added}
         count = len(self) if self.added <= self.capacity else self.rows
-        return {"added": self.added, "seen": self._seen[:count].copy(), "paid": self._paid[:count].copy()}
+        return {"added": self.added, "seen": self._seen[:count], "paid": self._paid[:count]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it.  Raises InputError where rows are to be in a file that was not there."""
