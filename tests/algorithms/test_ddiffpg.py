@@ -131,6 +131,14 @@ def test_target_actions_climb_the_critic() -> None:
     assert (gain > 0).all() and better.abs().max() < 1
 
 
+def test_a_plan_times_an_iteration_that_learns() -> None:
+    learner = DDiffPG(ForkEnv(4), TINY, seed=0)
+    assert "ddiffpg/critic_loss" not in learner.step() and not learner.buffer.filled()[1:].size
+    learner.gather_first()
+    assert len(learner.buffer.filled()) > 1 and learner.iteration == TINY.warm_up
+    assert any(name.endswith("loss") for name in learner.step())
+
+
 def test_the_bonus_of_what_is_known_falls_and_of_the_new_stays() -> None:
     novelty = Novelty(4, seed=0)
     g = torch.Generator().manual_seed(0)

@@ -40,7 +40,14 @@ class DDiffPGSettings:
         learner = DDiffPG(env, self.ddiffpg, seed=start.seed, device=start.device)
         iterations = max(1, round(start.steps / (self.ddiffpg.steps * env.num_envs)))
         policy, show = cast(Acting, learner.actor.policy), ("ddiffpg/success",)
-        return Run(learner=learner, policy=policy, iterations=iterations, sources=[learner], show=show)
+        return Run(
+            learner=learner,
+            policy=policy,
+            iterations=iterations,
+            sources=[learner],
+            show=show,
+            rehearse=learner.gather_first,
+        )
 
 
 METHOD = Method(
