@@ -1,6 +1,6 @@
 """Does a VLA that was taught with varied pictures bear a foreign rendering better?  push-v3, 15 demonstrations.
 
-    python benchmarks/rendering.py --out runs/rendering --seeds 0
+    python benchmarks/rendering.py --out runs/rendering --seeds 0 1 2
     python benchmarks/rendering.py --out runs/rendering --page docs/results/rendering
 
 The first records the demonstrations (once plain, once with the drawing varied from episode to episode), fine-tunes a
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from toddle.maths.intervals import matched_interval, wilson_interval
+from toddle.maths.intervals import t_interval, wilson_interval
 from toddle.reporting.episode_log import read_episodes
 
 TASK, DEMONSTRATIONS = "metaworld/push-v3", ("--episodes", "15", "--noise", "0.3")
@@ -79,23 +79,31 @@ def collect(out: Path, page: Path) -> None:
 
 
 def show(page: Path) -> None:
-    """Print the table from the page's data."""
+    """Print the table from the page's data: success over all episodes, and per seed the gap to plain and the fall."""
     with open(page / "episodes.csv") as file:
         rows = list(csv.DictReader(file))
-    cells: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
+    cells: dict[tuple[str, str, str], list[int]] = {}
     for row in rows:
-        cell = cells.setdefault((row["arm"], row["rendering"]), {})
-        cell[row["seed"], row["episode"]] = int(row["success"])
-    for (arm, rendering), found in cells.items():
-        won = wilson_interval(sum(found.values()), len(found))
-        line = f"| {arm} | {rendering} | {sum(found.values())} of {len(found)} |"
-        line += f" {100 * won.value:.0f} [{100 * won.low:.0f}, {100 * won.high:.0f}] |"
-        plain = cells["plain", rendering]
-        shared = sorted(set(plain) & set(found))
-        if arm != "plain":
-            gap = matched_interval([found[key] for key in shared], [plain[key] for key in shared])
-            line += f" {100 * gap.value:+.0f} [{100 * gap.low:.0f}, {100 * gap.high:.0f}] |"
-        print(line)
+        cells.setdefault((row["arm"], row["rendering"], row["seed"]), []).append(int(row["success"]))
+    seeds = sorted({seed for _, _, seed in cells})
+    rates = {key: sum(found) / len(found) for key, found in cells.items()}
+    for arm in ARMS:
+        for rendering in ("taught", "foreign"):
+            each = [cells[arm, rendering, seed] for seed in seeds]
+            won = wilson_interval(sum(map(sum, each)), sum(map(len, each)))
+            line = f"| {arm} | {rendering} | {', '.join(f'{sum(x)}' for x in each)} of {len(each[0])} |"
+            line += f" {100 * won.value:.0f} [{100 * won.low:.0f}, {100 * won.high:.0f}] |"
+            if arm != "plain":
+                gaps = [rates[arm, rendering, seed] - rates["plain", rendering, seed] for seed in seeds]
+                line += f" {_points(gaps)} |"
+            print(line)
+        falls = [rates[arm, "foreign", seed] - rates[arm, "taught", seed] for seed in seeds]
+        print(f"    {arm}: from the taught to the foreign drawing {_points(falls)} points over {len(seeds)} seeds")
+
+
+def _points(gaps: list[float]) -> str:
+    gap = t_interval(gaps)
+    return f"{100 * gap.value:+.0f} [{100 * gap.low:.0f}, {100 * gap.high:.0f}]"
 
 
 if __name__ == "__main__":
