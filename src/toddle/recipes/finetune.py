@@ -65,7 +65,7 @@ class Config:
     """Improve a vision-language-action model by RL in simulation, from pictures and sentences, and keep it.
 
     Example: toddle finetune --policy runs/sft --env metaworld/push-v3 --method ppo --out runs/rl
-    `--method` is ppo, grpo, rloo, tgrpo, reinforce, dsrl or pld; its settings follow.  Before and after, the policy
+    `--method` names the method (`toddle methods` lists them); its settings follow.  Before and after, the policy
     is evaluated on the same seeds.
     """
 
@@ -78,7 +78,7 @@ class Config:
     env: tuple[str, ...] = ("metaworld/push-v3",)
     """Environments; several count with equal weight."""
     method: str = "ppo"
-    """The method: ppo, grpo, rloo, tgrpo, reinforce, dsrl, pld."""
+    """The method: `toddle methods` lists those of finetune."""
     preset: str | None = None
     """Name of the settings to begin from; None takes the method's own."""
     worlds: Size = 16
