@@ -127,7 +127,7 @@ def climbed(learner: Steering, critic: Callable[[Tensor, Tensor], Tensor]) -> Te
     learner._gather()
     batch = learner.replay.stores[ONLINE].at(torch.arange(16))
     learner.critics = lambda state, said: critic(state, said).T  # type: ignore[assignment]
-    for _ in range(120):
+    for _ in range(80):
         learner.update_actor(batch)
     return learner.actor.sample(batch.observation, torch.zeros(16, 1))[0].detach()
 
@@ -153,7 +153,7 @@ def test_a_decision_is_kept_with_the_next_action_of_the_frozen_policy() -> None:
 
 
 def test_ends_are_kept_apart_and_cut_episodes_are_followed_by_where_they_were_cut() -> None:
-    learner = made("residual", lambda noise: torch.where(noise > 0.5, 0.9, 0.0), worlds=32, limit=3, learn_after=10**9)
+    learner = made("residual", lambda noise: torch.where(noise > 0.5, 0.9, 0.0), worlds=32, limit=3, learn_after=10_000)
     found = kept(learner, 12)
     reached = found.observation[:, 2] >= 0.5
     assert torch.equal(found.discount == 0, reached) and reached.any()
@@ -235,7 +235,7 @@ def success(learner: Steering, share: float) -> float:
     return float((action >= 0.5).float().mean())
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("shuffled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_steering_finds_a_rare_mode_and_shuffled_rewards_do_not(shuffled: bool) -> None:
     learner = made("noise", rare, worlds=64, limit=2, learn_after=256, learning_rate=3e-3, ratio=0.25, temperature=0.05)
     if shuffled:
@@ -245,9 +245,9 @@ def test_steering_finds_a_rare_mode_and_shuffled_rewards_do_not(shuffled: bool) 
             reward[torch.randperm(len(reward), generator=generator)], discount
         )
     assert success(learner, 0.0) == pytest.approx(0.16, abs=0.05)
-    for _ in range(5):
+    for _ in range(4):
         metrics = learner.step()
-    assert metrics["sac/updates"] > 200
+    assert metrics["sac/updates"] > 150
     assert success(learner, 1.0) < 0.5 if shuffled else success(learner, 1.0) > 0.95
 
 
