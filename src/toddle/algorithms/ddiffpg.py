@@ -224,13 +224,14 @@ class DDiffPG:
         self.iteration += 1
         return metrics | {"ddiffpg/modes": float(len(self.modes)), "ddiffpg/steps": float(self.total_steps)}
 
-    def gather_first(self) -> None:
+    def gather_first(self) -> float:
         """Explore until there is something to learn from: what a plan times is an iteration with its updates."""
         self.iteration = max(self.iteration, self.config.warm_up)
         for _ in range(-(-2 * self.env.max_episode_steps // self.config.steps)):
             if len(self.buffer.filled()) > 1:
-                return
+                break
             self._explore()
+        return 1.0
 
     def _regroup(self) -> None:
         count = assign_modes(self.buffer, self.random, share=self.config.merge_share)

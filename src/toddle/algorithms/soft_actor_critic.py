@@ -116,7 +116,8 @@ class SoftActorCritic:
         self.learned = {name: [p for p in module.parameters() if p.requires_grad] for name, module in parts.items()}
         self.target_entropy = config.target_entropy * policy.state_sizes[1]
         self.batches, self.noise = torch_generator(seed, "replay batches"), torch_generator(seed, "actor-critic noise")
-        self.updates, self.due, self.learn_after = 0, 0.0, config.learn_after
+        self.updates, self.due = 0, 0.0
+        self.learn_after, self.rounds = config.learn_after, config.rounds
         for store in replay.stores.values():
             if len(store):
                 self._look(store.at(torch.arange(len(store))).observation.to(self.device))
@@ -151,15 +152,17 @@ class SoftActorCritic:
         self._look(made.observation.to(self.device))
         return metrics
 
-    def learn_at_once(self) -> None:
-        """Learn from the first round on."""
-        self.learn_after = 0
+    def learn_at_once(self) -> float:
+        """Learn from the first round on, in steps of about two updates; return how many of them make one of a run."""
+        few = math.ceil(2.0 / (self.config.ratio * self.collector.decisions))
+        self.learn_after, self.rounds = 0, min(few, self.config.rounds)
+        return self.config.rounds / self.rounds
 
     # ---- learning ------------------------------------------------------------------------------------------------
     def step(self) -> dict[str, float]:
         """Make `rounds` rounds.  Raises NaNError where a loss is not finite."""
         gathered, found = list[dict[str, float]](), dict[str, list[Tensor]]()
-        for _ in range(self.config.rounds):
+        for _ in range(self.rounds):
             gathered.append(self._gather())
             if len(self.replay.stores[ONLINE]) < self.learn_after:
                 continue

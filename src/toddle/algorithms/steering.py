@@ -77,11 +77,11 @@ class Steering(SoftActorCritic):
         self.pending: tuple[Decisions, Tensor] | None = None  # the last decisions (B), and whose episode ended there
         self.wait = torch.zeros(collector.env.num_envs, dtype=torch.int64)  # decisions that are still the VLA's
 
-    def learn_at_once(self) -> None:
-        """Learn from the first round on, with what two decisions have left."""
+    def learn_at_once(self) -> float:
+        """Learn from the first round on, with what two decisions have left; see `SoftActorCritic`."""
         for _ in range(2):
             self._gather()
-        super().learn_at_once()
+        return super().learn_at_once()
 
     # ---- who acts ------------------------------------------------------------------------------------------------
     def _take_turns(self) -> None:

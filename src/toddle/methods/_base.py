@@ -94,8 +94,9 @@ class Run:
     """Within it the policy acts with LoRA merged, where it has LoRA."""
     notes: tuple[str, ...] = ()
     """What a plan says besides."""
-    rehearse: Callable[[], None] = lambda: None
-    """Called before a plan times an iteration, where the first ones of a run are not like the others."""
+    rehearse: Callable[[], float] = lambda: 1.0
+    """Called before a plan times a step of the learner, where the first ones of a run are not like the others, or are
+    long; returns how many of the steps that follow take as long as one of a run."""
 
 
 class Settings(Protocol):

@@ -292,11 +292,11 @@ def plan(config: Any) -> Plan:
     if config.evaluation.recorded is not None:
         recorded_success(config.evaluation.recorded, config.policy, config.env)
     made, _ = build(config)
-    made.rehearse()
+    times = made.rehearse()
     made.learner.step()  # the first also compiles and allocates
     began = time.perf_counter()
     made.learner.step()
-    seconds = (time.perf_counter() - began) * made.iterations
+    seconds = (time.perf_counter() - began) * times * made.iterations
     sizes = [(p.numel(), p.requires_grad) for p in made.policy.parameters()]
     weights, frozen = (sum(size for size, learns in sizes if learns is wanted) for wanted in (True, False))
     kept = sum(source.bytes for source in made.sources)

@@ -170,11 +170,11 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
 def plan(config: Any) -> Plan:
     """Build everything, time one iteration, and return what the run will do."""
     made = build(config)
-    made.rehearse()
+    times = made.rehearse()
     made.learner.step()  # the first also compiles and allocates
     began = time.perf_counter()
     made.learner.step()
-    seconds = (time.perf_counter() - began) * made.iterations
+    seconds = (time.perf_counter() - began) * times * made.iterations
     parameters = sum(p.numel() for p in made.policy.parameters())
     _, preset = _chosen(to_dict(config))
     steps = [
