@@ -100,9 +100,6 @@ class SoftActorCritic:
         """
         if policy.sequential:
             raise problem("policy", "one without memory with soft actor-critic", policy.kind)
-        if config.learn_after > replay.stores[ONLINE].capacity:
-            capacity = replay.stores[ONLINE].capacity
-            raise problem("learn_after", f"at most the {capacity:,} decisions of the replay", config.learn_after)
         self.policy, self.collector, self.replay, self.config = policy, collector, replay, config
         self.actor, self.device = policy.actor, device_of(policy)
         self.critics = (self._fresh(seed) if critics is None else critics).to(self.device)

@@ -88,6 +88,9 @@ class SACSettings:
         file: Path | Literal["temporary"] | None = None
         if self.replay.keep == "file":
             file = "temporary" if start.folder is None else start.folder / "replay" / ONLINE
+        if self.sac.learn_after > self.replay.capacity:
+            wanted = f"at most the {self.replay.capacity:,} decisions of the replay"
+            raise problem("sac.learn_after", wanted, self.sac.learn_after)
         between = start.envs[0].num_envs * self.sac.rounds * start.checkpoint_every
         capacity, slack = self.replay.capacity, (KEPT + 1) * between
         return Store(capacity, *policy.state_sizes, kind=self.replay.kind, file=file, slack=slack)
