@@ -114,9 +114,9 @@ def test_a_flow_moves_from_the_loser_to_the_winner() -> None:
         policy = flow()
         likelihood = StateLikelihood(observation, action, 0, exact=False)
         pair = [np.array([winner])], [np.array([loser])]
-        config = PreferenceConfig(updates=25, learning_rate=3e-3)
+        config = PreferenceConfig(updates=12, learning_rate=6e-3)
         made = Preference(policy, copy.deepcopy(policy), likelihood, *pair, config, method="flow-dpo", seed=0)
-        for _ in range(25):
+        for _ in range(12):
             made.step()
         noise = torch.randn(64, 1, 1, generator=torch.Generator().manual_seed(1))
         seen: Any = {"proprio": torch.zeros(64, 2)}
@@ -146,11 +146,11 @@ def test_a_vla_learns_answers_beside_its_frozen_copy(kind: str) -> None:
     source.action = torch.where(torch.arange(8)[:, None, None] < 4, 0.6, -0.6).expand(8, 4, 3).clone()
     likelihood = VLALikelihood(source, policy.horizon, exact=policy.exact)
     kept = {name: value.clone() for name, value in reference.state_dict().items()}
-    config = PreferenceConfig(updates=20, learning_rate=3e-3, warm_up=0.0)
+    config = PreferenceConfig(updates=8, learning_rate=6e-3, warm_up=0.0)
     sides = [np.arange(2), np.arange(2, 4)], [np.arange(4, 6), np.arange(6, 8)]
     method: Any = "flow-dpo" if flows else "dpo"
     made = Preference(policy, reference, likelihood, *sides, config, method=method, seed=0)
-    found = [made.step() for _ in range(20)]
+    found = [made.step() for _ in range(8)]
     assert found[0]["prefer/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert found[-1]["prefer/accuracy"] == 1.0 and found[-1]["prefer/margin"] > 0.2
     assert all(torch.equal(value, kept[name]) for name, value in reference.state_dict().items())
@@ -176,6 +176,7 @@ def bandit(answers: int, errors: float, *, shuffled: bool, seed: int) -> float:
     return mean.item()
 
 
+@pytest.mark.slow
 def test_fifty_answers_with_errors_improve_a_token_policy_and_shuffled_ones_do_not() -> None:
     """Which began at 2, each arm as likely as another."""
     assert min(bandit(50, 0.1, shuffled=False, seed=seed) for seed in range(3)) > 2.8

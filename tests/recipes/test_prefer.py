@@ -55,9 +55,9 @@ def test_answers_become_a_policy_and_a_stop_loses_nothing(
     for kind, method in (("gaussian", "tpo"), ("flow", "flow-dpo")):
         one = (*given, "--policy", str(tmp_path / kind), "--method", method)
         whole, parts = tmp_path / f"{kind}-whole", tmp_path / f"{kind}-parts"
-        if kind == "gaussian":
-            assert done(*one, "--out", str(whole), "--dry-run") == 0 and not whole.exists()
         assert done(*one, "--out", str(whole)) == 0
+        if kind == "flow":  # its resuming is the learner's test
+            continue
         with monkeypatch.context() as patch:
             patch.setattr(Preference, "step", stopping)
             assert done(*one, "--out", str(parts)) == 130
@@ -65,12 +65,6 @@ def test_answers_become_a_policy_and_a_stop_loses_nothing(
         assert weights(whole) == weights(parts)
     meta = meta_of(tmp_path / "gaussian-whole")
     assert (meta["noted"], meta["method"]) == (1, "tpo")
-
-
-def test_methods_names_them(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["methods"])
-    assert "toddle prefer train --method dpo|ipo|tpo|flow-dpo   (docs/preferences.md)" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
