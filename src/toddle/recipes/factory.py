@@ -54,7 +54,7 @@ DIFFUSION: dict[str, Any] = {
         "std": EXPLORING,
     },
     "collect": {"length": 16},
-    "ppo": {"schedule": "cosine"},
+    "ppo": {"schedule": "cosine", "learning_rate": 1e-4},  # at 3e-4 rare successes were lost: docs/LOG.md
 }
 """How diffusion RL learns here: settings of `toddle pretrain --method dppo`."""
 FIRST_SEED, FIRST_EPISODES = 3_000_000, 32

@@ -91,6 +91,8 @@ NOTES = (
     "has no density. `diffusion` plays without it (eta 0), `diffusion drawn` with it.",
     "A source that did not come to its successes in 20 times as many plays is under `What failed`; its suite has no "
     "VLA of that source in that seed, and differences are over the others.",
+    "What is run so far: two seeds of window-open-v3, chosen because its episodes come fastest, up to the episodes "
+    "themselves; no VLA. Diffusion RL learned at a rate of 3e-4 there; it is 1e-4 since (docs/LOG.md).",
     "Mixed data are half the human's episodes and half of diffusion's. For the unseen tasks VLAs are trained on all "
     "suites but the held-out one; LIBERO is not part of this study.",
 )
