@@ -5,7 +5,7 @@ from __future__ import annotations
 from toddle.algorithms.ppo import PPOConfig
 from toddle.experience.collect import CollectConfig
 from toddle.methods._base import Method, Preset
-from toddle.methods._vla import FLOWS, TOKENS, VLAPPOSettings
+from toddle.methods._vla import TOKENS, VLAPPOSettings
 from toddle.policies.flow_explorer import SamplerConfig
 
 __all__ = ["METHOD"]
@@ -43,7 +43,7 @@ METHOD = Method(
     presets=(
         Preset(
             name="flow",
-            kinds=FLOWS,
+            kinds=("flow_vla",),
             source="FLaRe: rate 2e-5, gamma 0.99, lambda 0.95, one minibatch of four epochs, critic a copy that learns "
             "alone first; ours: clip 0.05 in place of 0.1, for densities are averaged",
             settings=VLAPPOSettings(
