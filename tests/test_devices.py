@@ -72,6 +72,7 @@ def test_fine_tuning_and_its_checkpoint_on_either_device(name: str, tmp_path: Pa
     check(OTHERS[name](CPU), OTHERS[name](PRETEND), tmp_path)
 
 
+@pytest.mark.slow
 def test_modes_of_ddiffpg_are_where_their_critics_are(tmp_path: Path) -> None:
     """All trajectories called successes, so that there are modes: their critics, embeddings and target actions."""
     learners = [pretraining("ddiffpg"), pretraining("ddiffpg", "cuda")]

@@ -131,7 +131,7 @@ def test_sft_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path, fine_tu
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
 
 
-QUICK = [pytest.param(name, marks=pytest.mark.slow) if name == "dppo" else name for name in PRETRAIN]
+QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in ("dppo", "mlp") else name for name in PRETRAIN]
 
 
 @pytest.mark.parametrize("policy", QUICK)

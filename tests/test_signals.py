@@ -110,7 +110,9 @@ def whole(request: pytest.FixtureRequest, policy: str, tmp_path_factory: pytest.
     return command, result(folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGHUP], ids=lambda number: number.name
+)
 def test_complete_episodes_are_kept_and_resuming_gives_the_same(
     tmp_path: Path, policy: str, whole: tuple[str, Any], number: signal.Signals
 ) -> None:

@@ -121,6 +121,7 @@ def test_the_score_is_the_gradient_of_the_pay(kind: str, share: float) -> None:
     assert abs(shuffled) < said / 3, "the control: the pay of other decisions says next to nothing"
 
 
+@pytest.mark.slow
 def test_the_change_of_fpos_loss_leads_the_same_way() -> None:
     """It is no density, so its size says nothing."""
     found, said, shuffled = slopes("fpo")

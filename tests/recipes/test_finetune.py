@@ -578,7 +578,7 @@ def test_tokens_refuse_what_only_flows_heed(tokens: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("start", ["vla", "lora"])
+@pytest.mark.parametrize("start", ["vla", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_weights(
     start: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

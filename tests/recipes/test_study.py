@@ -137,6 +137,7 @@ def test_only_runs_a_part_and_again_runs_it_anew(tmp_path: Path, study: Any) -> 
         run_study(study, settings(tmp_path, only=("hihg/*",)))
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_equals_a_run_that_was_not(tmp_path: Path, study: Any) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import tiny;"
