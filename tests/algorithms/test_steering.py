@@ -121,7 +121,7 @@ def test_the_residual_goes_to_what_is_missing_or_to_its_corner(best: float, expe
 def climbed(learner: Steering, critic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Return the actor's most likely numbers after it has climbed a critic (B, 1) without entropy."""
     learner.optimisers["actor"].set_rates(30.0)
-    learner.temperature.log_alpha.data.fill_(-12.0)
+    learner.temperature.log.data.fill_(-12.0)
     learner.optimisers["temperature"].set_rates(0.0)
     learner._gather()
     learner._gather()

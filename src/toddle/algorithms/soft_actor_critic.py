@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toddle.core.config import config
 from toddle.core.device import CPU, device_of
@@ -26,6 +26,7 @@ from toddle.data.replay import Decisions, Replay
 from toddle.experience.collect import Collector
 from toddle.experience.rollout import Rollout
 from toddle.maths.value_targets import one_step_target
+from toddle.models.log_scale import LogScale
 from toddle.models.q_ensemble import QEnsemble
 from toddle.optim.flat_adam import FlatAdam
 
@@ -105,7 +106,7 @@ class SoftActorCritic:
         self.critics = (self._fresh(seed) if critics is None else critics).to(self.device)
         self.slow = (copy.deepcopy(self.critics) if slow is None else slow).to(self.device).requires_grad_(False)
         self.slow.scale = self.critics.scale
-        self.temperature = _Temperature(config.temperature).to(self.device)
+        self.temperature = LogScale(math.log(config.temperature)).to(self.device)
         parts: dict[str, Module] = {"actor": self.actor, "critics": self.critics, "temperature": self.temperature}
         self.optimisers = {
             name: FlatAdam({name: (module, config.learning_rate)}, max_norm=math.inf) for name, module in parts.items()
@@ -260,17 +261,6 @@ class SoftActorCritic:
         for generator, saved in zip((self.batches, self.noise), state["generators"], strict=True):
             generator.set_state(saved)
         self.updates, self.due = int(state["updates"]), float(state["due"])
-
-
-class _Temperature(nn.Module):
-    """alpha = exp(log_alpha) > 0."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.log_alpha = nn.Parameter(torch.tensor(math.log(value)))
-
-    def forward(self) -> Tensor:
-        return self.log_alpha.exp()
 
 
 @torch.no_grad()
