@@ -1,12 +1,13 @@
 """A flow VLA of five demonstrations a task, improved by RL from pictures on Meta-World: the runs, and their page.
 
     python benchmarks/pixel_rl.py prepare --work runs/pixel_rl     demonstrations and the VLA (600 updates)
-    python benchmarks/pixel_rl.py run --work runs/pixel_rl --task dial-turn-v3 --seed 0 [--arm imitation|sft]
+    python benchmarks/pixel_rl.py run --work runs/pixel_rl --task dial-turn-v3 --seed 0 [--arm rftf]
     python benchmarks/pixel_rl.py page --work runs/pixel_rl             docs/benchmarks/pixel_rl.{json,md,png}
 
 A run is one `toddle finetune` of 100,000 control steps and evaluates 50 episodes before and after on the same seeds.
 Arms: `ppo` is the preset `flow` (PPO with Flow-SDE, own successes imitated beside it); `imitation` is the control that
-leaves PPO's surrogate out (`--ppo.policy-weight 0`), all else the same; `sft` has no RL: it goes on with
+leaves PPO's surrogate out (`--ppo.policy-weight 0`), all else the same; `ac-ppo` and `rftf` are the methods of those
+names, `rftf` with a model of the order of time of the same five demonstrations; `sft` has no RL: it goes on with
 1,600 supervised updates on the task's five demonstrations, and is evaluated on as many starts.
 """
 
@@ -26,7 +27,15 @@ from toddle.maths.intervals import t_interval
 from toddle.runs.metrics import read_metrics
 
 TASKS = ("dial-turn-v3", "push-v3", "lever-pull-v3", "plate-slide-v3")
-ARMS = {"ppo": (), "imitation": ("--ppo.policy-weight", "0"), "sft": ()}
+ARMS = {
+    "ppo": (),
+    "ac-ppo": ("--method", "ac-ppo"),
+    "rftf": ("--method", "rftf"),
+    "imitation": ("--ppo.policy-weight", "0"),
+    "sft": (),
+}
+DRAWN = ("ppo", "imitation")
+"""Arms whose curves are drawn."""
 OUT = Path(__file__).parent.parent / "docs/benchmarks"
 INTRO = """# A VLA that sees, improved by RL
 
@@ -69,6 +78,12 @@ def train(work: Path, task: str, seed: int, arm: str) -> None:
     known = ["--imitation.dataset", str(work / f"demos_{task}"), "--imitation.cache", str(work / "cache")]
     known += ["--worlds", "32", "--evaluation.episodes", "50", "--evaluation.videos", "1"]
     start = ["--policy", str(work / "sft"), "--env", f"metaworld/{task}", "--seed", str(seed)]
+    if arm == "rftf":
+        model = work / f"order_{task}"
+        data = ["--dataset", str(work / f"demos_{task}"), "--cache", str(work / "cache")]
+        if not (model / "model").exists():
+            toddle("reward", "train", *data, "--model.says", "order", "--controls", "0", "--out", str(model))
+        known += ["--process-reward.model", str(model)]
     minutes = toddle("finetune", *start, *known, *ARMS[arm], "--out", str(folder))
     (folder / "cost.json").write_text(json.dumps({"cpu_minutes": minutes}) + "\n")
 
@@ -130,18 +145,18 @@ def page(work: Path, said: str) -> None:
         before, after = (_share(row[when]) for when in ("before", "after"))
         cost = "not kept" if row["cpu_minutes"] is None else f"{row['cpu_minutes']:.1f}"
         text += f"| {row['task']} | {row['seed']} | {row['arm']} | {before} | {after} | {cost} |\n"
-    for task in TASKS:
-        gains = [r["after"]["value"] - r["before"]["value"] for r in rows if (r["task"], r["arm"]) == (task, "ppo")]
+    for task, arm in ((task, arm) for task in TASKS for arm in ("ppo", "ac-ppo", "rftf")):
+        gains = [r["after"]["value"] - r["before"]["value"] for r in rows if (r["task"], r["arm"]) == (task, arm)]
         if len(gains) > 1:
             gap = t_interval(gains)
             span = f"{100 * gap.low:.0f} to {100 * gap.high:.0f} over {len(gains)} seeds, Student's t"
-            text += f"\n{task}: {100 * gap.value:+.0f} points ({span}).\n"
+            text += f"\n{task}, {arm}: {100 * gap.value:+.0f} points ({span}).\n"
     text += "\n![Success while exploring over control steps.](pixel_rl.png)\n\n"
     text += "Success while exploring, of the episodes that ended in each rollout.\n"
     (OUT / "pixel_rl.md").write_text(text)
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    for row in (row for row in rows if row["curve"]):
+    for row in (row for row in rows if row["curve"] and row["arm"] in DRAWN):
         steps, success = zip(*row["curve"], strict=True)
         style = "-" if row["arm"] == "ppo" else ":"
         colour = f"C{TASKS.index(row['task'])}"
