@@ -64,6 +64,18 @@ def test_whole_episodes_sum_to_their_ends(form: Any) -> None:
     torch.testing.assert_close(made.reward(rollout).sum(0), wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_an_episode_that_is_stopped_with_its_group_is_not_paid_for_another_s_pictures() -> None:
+    """World 0 stops after two decisions without an end of its own: its last one changes nothing."""
+    env = SeenEnv(4, limit=4, success_at=99)
+    rollout, _ = GroupCollector(env, EpisodesConfig(group=2, keep="pictures"), seed=0).collect(policy(), None)
+    made = term("difference")
+    assert rollout.mask is not None
+    rollout.mask[2:, 0] = False
+    said, paid = made.model.progress(rollout.observation_and_last), made.reward(rollout)
+    assert float(paid[1, 0]) == 0.0
+    torch.testing.assert_close(paid[:, 0].sum(), said[1, 0] - said[0, 0], atol=1e-4, rtol=1e-4)
+
+
 def test_what_the_weight_is_and_what_is_not_real() -> None:
     env = SeenEnv(4, limit=4, success_at=99)
     rollout, _ = GroupCollector(env, EpisodesConfig(group=2, keep="pictures"), seed=0).collect(policy(), None)

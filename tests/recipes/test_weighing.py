@@ -14,7 +14,7 @@ from toddle.core.errors import InputError
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
-from toddle.data.returns import returns_to_go
+from toddle.data.returns import row_returns
 from toddle.maths.energy_weights import effective_share
 from toddle.policies.store import load_policy
 from toddle.recipes._weighing import WeighConfig
@@ -56,8 +56,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_returns_by_hand(mixed: Path) -> None:
     dataset = LeRobotDataset(mixed)
     success = [0.125, 0.25, 0.5, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0]
-    assert returns_to_go(dataset, "success", 0.5).tolist() == success
-    assert returns_to_go(dataset, "reward", 0.5)[6:10].tolist() == [1.5, 1.0, 2.0, 0.0]
+    assert row_returns(dataset, "success", 0.5).tolist() == success
+    assert row_returns(dataset, "reward", 0.5)[6:10].tolist() == [1.5, 1.0, 2.0, 0.0]
 
 
 def asked(setting: Config, mixed: Path, out: Path, **weigh: object) -> Config:
@@ -72,7 +72,7 @@ def test_chunks_are_drawn_as_they_weigh(setting: Config, mixed: Path, tmp_path: 
     weights = config.weigh.weights(data, datasets, seed=0)
     assert weights is not None and effective_share(weights) == pytest.approx(0.8, abs=1e-3)
     rows = data.arrays["rows"][:, -1].numpy()
-    order = returns_to_go(datasets[0], "success", 0.99)[rows]
+    order = row_returns(datasets[0], "success", 0.99)[rows]
     assert (np.diff(weights[np.argsort(order, kind="stable")]) >= -1e-12).all()
     learner = SFT(policy, data, replace(config.sft, batch=20000), seed=0, weights=weights)
     drawn = np.bincount(learner._samples(), minlength=len(data)) / 20000

@@ -7,7 +7,7 @@ difference   Generalist's steps to go (arXiv 2509.15155), VLAC's deltas (arXiv 2
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from toddle.core.errors import problem
 from toddle.core.types import Observation
 from toddle.experience.rollout import Rollout
 from toddle.maths.potentials import potential_reward
-from toddle.policies.process_reward import RewardModel
+from toddle.policies.process_reward import RewardModel, seen_by_model
 
 __all__ = ["PotentialReward"]
 
@@ -58,25 +58,17 @@ class PotentialReward(RewardTerm):
         return paid / rollout.reward_scale
 
     def _write_ends(self, rollout: Rollout, following: Tensor, now: Tensor) -> None:
-        """Write what follows the decisions in which episodes were cut: not the next episode's first picture."""
-        if rollout.mask is not None:  # whole episodes: those that were cut were cut at the last decision of all
-            ended = torch.zeros_like(rollout.truncated)
-            ended[-1] = rollout.truncated[-1]
-            following[:] = torch.where(rollout.truncated & ~ended, now, following)
-            return
-        if rollout.finals is None:
-            return
-        rows, worlds = rollout.final_at[:, 0], rollout.final_at[:, 1]
-        following[rows, worlds] = self._progress(rollout.finals).to(following.device)
+        """Write what follows the decisions with which episodes ended or were cut: the next row is the next episode's,
+        or in whole episodes nobody's."""
+        if rollout.mask is not None:  # the row after the last is what every world came to
+            real = torch.cat([rollout.mask[1:], torch.ones_like(rollout.mask[:1])])
+            following[:] = torch.where(real, following, now)
+        elif rollout.finals is not None:
+            rows, worlds = rollout.final_at[:, 0], rollout.final_at[:, 1]
+            following[rows, worlds] = self._progress(rollout.finals).to(following.device)
 
     def _progress(self, observation: Observation) -> Tensor:
-        if "context" in observation and not self.same_features:
-            if "images" not in observation:
-                remedy = "keep pictures in rollouts (collect.keep pictures), or train one on the policy's backbone"
-                raise problem("process reward", "the features of its own backbone and cameras", "others", remedy)
-            seen: Any = {key: value for key, value in observation.items() if key != "context"}
-            return self.model.progress(seen)
-        return self.model.progress(observation)
+        return self.model.progress(seen_by_model(observation, same_features=self.same_features))
 
     def metrics(self) -> dict[str, float]:
         """Return what was paid a decision (before scaling), and the mean progress."""

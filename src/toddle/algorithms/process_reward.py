@@ -22,9 +22,9 @@ from toddle.core.config import changes, config, to_dict
 from toddle.core.device import CPU
 from toddle.core.errors import problem
 from toddle.core.numbers import Positive
-from toddle.core.types import FeatureSource, Observation
+from toddle.core.types import FeatureSource
 from toddle.experience.rollout import Rollout
-from toddle.policies.process_reward import RewardModel, load_reward_model
+from toddle.policies.process_reward import RewardModel, load_reward_model, seen_by_model
 
 __all__ = ["ProcessReward", "ProcessRewardConfig", "ProcessRewardSettings", "load_process_reward"]
 
@@ -65,7 +65,8 @@ class ProcessReward(RewardTerm):
         """
         if "succeeded" not in rollout.columns:
             raise problem("process reward", "an environment that reports `success`", "none")
-        answer = self.model.yes(self._seen(rollout.observation)).to(rollout.reward.device)
+        seen = seen_by_model(rollout.observation, same_features=self.same_features)
+        answer = self.model.yes(seen).to(rollout.reward.device)
         if self.config.answer == "word":
             answer = (answer > 0.5).float()
         wanted = self.config.weight * answer
@@ -82,14 +83,6 @@ class ProcessReward(RewardTerm):
             "reward/process_withheld": 1.0 - float(open_.sum()) / real,
         }
         return paid / rollout.reward_scale
-
-    def _seen(self, observation: Observation) -> Observation:
-        if "context" in observation and not self.same_features:
-            if "images" not in observation:
-                remedy = "keep pictures in rollouts (collect.keep pictures), or train one on the policy's backbone"
-                raise problem("process reward", "the features of its own backbone and cameras", "others", remedy)
-            return {key: value for key, value in observation.items() if key != "context"}  # type: ignore[return-value]
-        return observation
 
     def _within(self, paid: Tensor, rollout: Rollout, budget: float) -> Tensor:
         """Return rewards (T, B) cut where an episode has earned its budget, in this rollout and those before."""

@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 
 from toddle.core.errors import problem
 from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.maths.value_targets import returns_to_go
 
-__all__ = ["returns_to_go"]
+__all__ = ["row_returns"]
 
 
-def returns_to_go(dataset: LeRobotDataset, by: Literal["success", "reward"], discount: float) -> NDArray[np.float64]:
+def row_returns(dataset: LeRobotDataset, by: Literal["success", "reward"], discount: float) -> NDArray[np.float64]:
     """Return (N,): by success discount^(rows until the first success of the episode), 1 from there on and 0 in episodes
     without; by reward the discounted sum of `next.reward` to the episode's end.
 
-    Raises InputError where the column is missing, or no row differs from another.
+    Raises InputError where the column is missing.
     """
     name = f"next.{by}"
     if name not in dataset.features:
@@ -30,8 +31,5 @@ def returns_to_go(dataset: LeRobotDataset, by: Literal["success", "reward"], dis
             if len(won):
                 found[episode.start : episode.stop] = discount ** np.maximum(won[0] - np.arange(len(own)), 0)
             continue
-        running = 0.0
-        for row in range(len(own) - 1, -1, -1):
-            running = own[row] + discount * running
-            found[episode.start + row] = running
+        found[episode.start : episode.stop] = returns_to_go(own, True, discount)  # of what was paid, ended or not
     return found

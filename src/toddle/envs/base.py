@@ -106,7 +106,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     def current_observation(self) -> Obs:
         """Return the observations of all worlds now (after `load_state_dict`, say)."""
         self.pictured[:] = True
-        return self._observe()
+        return self._noisy(self._observe())
 
     def expert_action(self) -> Array:
         """Return (N, A) actions of a scripted expert for the worlds as they are now."""
@@ -176,9 +176,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         Raises NaNError where one is not finite.
         """
         self.pictured[:] = True if pictured is None or self.draw_ends == "all" else pictured
-        found = self._call(moment, self._observe)
-        if self.noise is not None:
-            found = self.noise.on_observations(found, self.pictured)
+        found = self._noisy(self._call(moment, self._observe))
         for key, value in found.items() if isinstance(found, dict) else (("proprio", found),):
             self._check_finite(f"observation '{key}'", value)
         return found
@@ -195,7 +193,10 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         )
 
     def _disturbed(self, actions: Array, worlds: Array) -> Array:
-        return actions if self.noise is None else self.noise.on_actions(actions, worlds)
+        return actions if self.noise is None else self.noise.on_actions(actions, worlds, self._length)
+
+    def _noisy(self, observed: Obs) -> Obs:
+        return observed if self.noise is None else self.noise.on_observations(observed, self.pictured, self._length)
 
     def step(self, actions: Array) -> tuple[Obs, Array, Array, Array, dict[str, Any]]:
         """Make one control step in every world: `step_chunk` with H = 1."""

@@ -16,8 +16,8 @@ from toddle.envs.streams import WorldStreams
 
 __all__ = ["Noise", "NoiseConfig"]
 
-OWN = 2**41
-"""Added to a world's seed, so that noise draws from a stream of its own and nothing else changes by it."""
+OWN = {"action": 2**41, "pictures": 2**42, "proprio": 2**43}
+"""Added to a world's seed, so that noise draws from streams of its own and nothing else changes by it."""
 
 
 @config
@@ -38,54 +38,69 @@ class NoiseConfig:
 
 
 class Noise:
-    """The noise of N worlds: what a world meets follows from its seed, whatever the batch it stands in."""
+    """The noise of N worlds.  It follows from a world's seed, the episode since that seed and the control step alone,
+    so it is the same in every batch, for chunks of every length, and however often the world is looked at."""
 
     def __init__(self, config: NoiseConfig, num_envs: int, low: Array, high: Array, seed: int) -> None:
         """low, high: (A,) the range of actions."""
         self.config, self.low, self.high = config, low, high
-        self._streams = WorldStreams(num_envs, seed + OWN)
+        self._streams = {name: WorldStreams(num_envs, seed + own) for name, own in OWN.items()}
+        self.episode = np.zeros(num_envs, np.int64)
 
     def begin(self, worlds: Array, seeds: list[int | None] | None) -> None:
-        """Begin the streams of the worlds (N,) bool anew where their seeds are given."""
+        """Begin an episode in the worlds (N,) bool, the first one of a seed where that is given."""
+        self.episode[worlds] += 1
         for world in np.flatnonzero(worlds):
             if seeds is not None and (seed := seeds[world]) is not None:
-                self._streams.reseed(int(world), seed + OWN)
+                for name, own in OWN.items():
+                    self._streams[name].reseed(int(world), seed + own)
+                self.episode[world] = 0
 
-    def on_actions(self, actions: Array, worlds: Array) -> Array:
-        """Return chunks (N, H, A) as they are executed in the worlds (N,) bool."""
+    def _normal(self, name: str, worlds: Array, step: Array, shape: tuple[int, ...]) -> Array:
+        """Return standard normal numbers (len(worlds), *shape) of control steps `step` (N,) of the worlds (indices)."""
+        streams = self._streams[name]
+        streams.counters[:] = ((self.episode << 16) + step).astype(np.uint64) << np.uint64(28)
+        return streams.normal(worlds, *shape)
+
+    def on_actions(self, actions: Array, worlds: Array, step: Array) -> Array:
+        """Return chunks (N, H, A) as they are executed in the worlds (N,) bool, from their control steps (N,) on."""
         if not self.config.action:
             return actions
         found, own = actions.copy(), np.flatnonzero(worlds)
-        drawn = self._streams.normal(own, *actions.shape[1:]).astype(actions.dtype)
-        found[own] = np.clip(
-            actions[own] + self.config.action * (self.high - self.low) / 2 * drawn, self.low, self.high
-        )
+        size = self.config.action * (self.high - self.low) / 2
+        for ahead in range(actions.shape[1]):
+            drawn = size * self._normal("action", own, step + ahead, actions.shape[2:])
+            found[own, ahead] = np.clip(actions[own, ahead] + drawn, self.low, self.high)
         return found
 
-    def on_observations(self, observed: Obs, pictured: Array) -> Obs:
-        """Return observations (N, ...) as they are seen; pictures of the worlds `pictured` (N,) bool alone are new."""
+    def on_observations(self, observed: Obs, pictured: Array, step: Array) -> Obs:
+        """Return observations (N, ...) at control steps (N,) as they are seen; pictures of the worlds `pictured` (N,)
+        bool alone are new."""
         if not isinstance(observed, dict):
-            return self._proprio(observed)
+            return self._proprio(observed, step)
         found: dict[str, Any] = dict(observed)
         if "proprio" in found:
-            found["proprio"] = self._proprio(found["proprio"])
+            found["proprio"] = self._proprio(found["proprio"], step)
         if self.config.pictures and "images" in found and pictured.any():
             images, own = found["images"].copy(), np.flatnonzero(pictured)
-            drawn = self._streams.normal(own, *images.shape[1:])
-            images[own] = np.clip(np.rint(images[own] + 255.0 * self.config.pictures * drawn), 0, 255)
+            drawn = 255.0 * self.config.pictures * self._normal("pictures", own, step, images.shape[1:])
+            images[own] = np.clip(np.rint(images[own] + drawn), 0, 255)
             found["images"] = images
         return found
 
-    def _proprio(self, values: Array) -> Array:
+    def _proprio(self, values: Array, step: Array) -> Array:
         if not self.config.proprio:
             return values
-        drawn = self._streams.normal(np.arange(len(values)), *values.shape[1:])
+        drawn = self._normal("proprio", np.arange(len(values)), step, values.shape[1:])
         return (values + self.config.proprio * drawn).astype(values.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the streams stand."""
-        return self._streams.state_dict()
+        """Return the seeds, and which episode of them each world plays."""
+        seeds = {name: streams.seeds.view(np.int64).copy() for name, streams in self._streams.items()}
+        return {"seeds": seeds, "episode": self.episode.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it."""
-        self._streams.load_state_dict(state)
+        """Restore them."""
+        for name, streams in self._streams.items():
+            streams.seeds[:] = np.asarray(state["seeds"][name], np.int64).view(np.uint64)
+        self.episode[:] = np.asarray(state["episode"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from toddle.algorithms.ppo import PPOConfig
 from toddle.experience.collect import CollectConfig
 from toddle.methods._base import Method, Preset
@@ -11,25 +13,20 @@ from toddle.policies.flow_explorer import SamplerConfig
 __all__ = ["METHOD"]
 
 
-def _ppo(clip: float, **more: object) -> PPOConfig:
-    """Return the paper's PPO: the critic alone first, advantages as they are, no entropy, no KL stop."""
-    return PPOConfig(
-        epochs=4,
-        minibatches=1,
-        learning_rate=2e-5,
-        critic_learning_rate=2e-5,
-        critic_warm_up=5,
-        lam=0.95,
-        clip_low=clip,
-        clip_high=clip,
-        entropy=0.0,
-        normalise_advantages=False,
-        max_grad_norm=0.5,
-        target_kl=None,
-        schedule="constant",
-        **more,  # type: ignore[arg-type]
-    )
-
+CAUTIOUS = PPOConfig(
+    epochs=4,
+    minibatches=1,
+    learning_rate=2e-5,
+    critic_learning_rate=2e-5,
+    critic_warm_up=5,
+    lam=0.95,
+    entropy=0.0,
+    normalise_advantages=False,
+    max_grad_norm=0.5,
+    target_kl=None,
+    schedule="constant",
+)
+"""The paper's PPO: the critic alone first, advantages as they are, no entropy, no KL stop."""
 
 METHOD = Method(
     name="vla-flare",
@@ -49,7 +46,7 @@ METHOD = Method(
             settings=VLAPPOSettings(
                 critic="homogeneous-all",
                 collect=CollectConfig(length=16, discount=0.99, scale_rewards=False),
-                ppo=_ppo(0.05, ratio="sum"),
+                ppo=replace(CAUTIOUS, clip_low=0.05, clip_high=0.05, ratio="sum"),
             ),
         ),
         Preset(
@@ -61,7 +58,7 @@ METHOD = Method(
                 sampler=SamplerConfig(temperature=1.0, ratio_per="action"),
                 critic="homogeneous-all",
                 collect=CollectConfig(length=16, discount=0.99, scale_rewards=False),
-                ppo=_ppo(0.1, ratio="per_link"),
+                ppo=replace(CAUTIOUS, clip_low=0.1, clip_high=0.1, ratio="per_link"),
             ),
         ),
     ),

@@ -30,11 +30,9 @@ class RobustVLASettings(VLAPPOSettings):
         vla = start.init
         if not vla.context_width or self.collect.keep == "pictures":
             raise problem("collect.keep", "features of a frozen backbone with this method", self.collect.keep)
-        made = super().build(start)
-        learner = made.learner
         term = Sensitivity(weight=self.sensitivity, step=self.aside, seed=start.seed)
-        learner.auxiliaries.append(term)  # type: ignore[attr-defined]
-        return made
+        parts = dict(start.parts) | {"auxiliaries": [*start.parts.get("auxiliaries", ()), term]}
+        return super().build(dataclasses.replace(start, parts=parts))
 
 
 def _preset(name: str) -> Preset:

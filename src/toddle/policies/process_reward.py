@@ -40,7 +40,7 @@ from toddle.models.mlp import make_mlp
 from toddle.models.normalizer import RunningNorm
 from toddle.policies.store import load_tensors, read_card, save_tensors
 
-__all__ = ["WORDS", "RewardModel", "RewardModelConfig", "load_reward_model", "save_reward_model"]
+__all__ = ["WORDS", "RewardModel", "RewardModelConfig", "load_reward_model", "save_reward_model", "seen_by_model"]
 
 WORDS = ("no", "yes")
 """The vocabulary of the answer."""
@@ -236,6 +236,19 @@ def _flat(observation: Observation) -> tuple[tuple[int, ...], dict[str, Any]]:
     if "images" in rows:
         rows["instruction"] = sentences_of(observation)
     return lead, rows
+
+
+def seen_by_model(observation: Observation, *, same_features: bool) -> Observation:
+    """Return what a rollout holds as the model reads it: without features that are another backbone's.
+
+    Raises InputError where there are no pictures either.
+    """
+    if "context" not in observation or same_features:
+        return observation
+    if "images" not in observation:
+        remedy = "keep pictures in rollouts (collect.keep pictures), or train one on the policy's backbone"
+        raise problem("process reward", "the features of its own backbone and cameras", "others", remedy)
+    return {key: value for key, value in observation.items() if key != "context"}  # type: ignore[return-value]
 
 
 def save_reward_model(folder: Path, model: RewardModel, meta: dict[str, Any] | None = None) -> None:

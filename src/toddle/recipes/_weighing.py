@@ -17,7 +17,7 @@ from toddle.core.numbers import Discount, Share
 from toddle.core.seeding import numpy_generator
 from toddle.data.demonstrations import Demonstrations
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.returns import returns_to_go
+from toddle.data.returns import row_returns
 from toddle.maths.energy_weights import energy_weights
 
 __all__ = ["WeighConfig"]
@@ -54,7 +54,7 @@ class WeighConfig:
         numbers: dict[str, int] = {}
         for source, dataset in enumerate(datasets):
             own = data.source == source
-            returns[own] = returns_to_go(dataset, self.by, self.discount)[rows[own]]
+            returns[own] = row_returns(dataset, self.by, self.discount)[rows[own]]
             sentences[own] = [numbers.setdefault(dataset.task_of(int(row)), len(numbers)) for row in rows[own]]
         weights, generator = np.ones(len(rows)), numpy_generator(seed, "shuffled weights")
         for number in numbers.values():
@@ -70,7 +70,7 @@ class WeighConfig:
         """
         if self.by == "nothing":
             return []
-        if not max(np.ptp(returns_to_go(dataset, self.by, self.discount)) for dataset in datasets):
+        if not max(np.ptp(row_returns(dataset, self.by, self.discount)) for dataset in datasets):
             raise problem(f"weigh.by {self.by}", "rows that were followed by different returns", "none")
         whose = "another chunk's" if self.shuffled else "their"
         return [f"draw chunks by {whose} {self.by}: effectively {100 * self.share:.0f} % of them"]
