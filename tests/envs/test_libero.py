@@ -141,12 +141,12 @@ def test_expert_picks_places_and_is_for_one_suite(env: LiberoEnv) -> None:
             break
     env.rendering = True
     assert info["success"][0]
-    name, env.name = env.name, "libero/libero_goal/0"
+    task, env.task = env.task, "libero/libero_goal/0"
     try:
         with pytest.raises(InputError, match="libero_object"):
             env.expert_action()
     finally:
-        env.name = name
+        env.task = task
 
 
 @pytest.mark.slow
