@@ -34,6 +34,7 @@ from toddle.core.types import BodySpec
 from toddle.data.transitions import Transitions
 from toddle.maths.value_targets import (
     advantage_weight,
+    chunk_rewards,
     conservative_gap,
     expectile_loss,
     one_step_target,
@@ -156,6 +157,34 @@ def test_returns_by_hand() -> None:
     assert returns_to_go(np.zeros(2), False, 0.99).tolist() == [0.0, 0.0]
 
 
+def test_what_a_chunk_pays_by_hand() -> None:
+    """gamma 0.5, H 2: 1 + 2 / 2, 2 + 4 / 2, and at the end 4 alone; H 1 is a step, H beyond the end is the return."""
+    rewards = np.array([1.0, 2.0, 4.0])
+    assert chunk_rewards(rewards, 2, 0.5).tolist() == [2.0, 4.0, 4.0]
+    assert chunk_rewards(rewards, 1, 0.5).tolist() == [1.0, 2.0, 4.0]
+    assert chunk_rewards(rewards, 9, 0.5).tolist() == returns_to_go(rewards, True, 0.5).tolist()
+
+
+def test_co_rft_learns_chunks_and_bootstraps_after_them() -> None:
+    """The best chunk is (0.5, -0.5) and imitation says (0, 0); what follows counts gamma^2; unpushed it is td3-bc."""
+    one, g = line(), torch.Generator().manual_seed(3)
+    action = torch.rand(2000, 2, generator=g) * 2 - 1
+    reward = 1.0 - 4.0 * (action - torch.tensor([0.5, -0.5])).square().mean(-1)
+    chunks = replace(one, action=action, reward=reward, returns=reward)
+    found: dict[float, list[float]] = {}
+    few = ConservativeConfig(samples=2, weight=1.0)
+    for alpha in (0.0, 20.0):
+        learner = trained("co-rft", chunks, chunk=2, alpha=alpha, batch=64, conservative=few)
+        seen = {"proprio": torch.zeros(1, 2)}
+        found[alpha] = learner.policy.act(seen, deterministic=True)[0].action[0, :, 0].tolist()
+    assert 0.25 < found[20.0][0] < 0.8 and -0.8 < found[20.0][1] < -0.25 and max(map(abs, found[0.0])) < 0.2, found
+    assert learner.discount == pytest.approx(0.99**2)
+    free = ConservativeConfig(weight=0.0)
+    batch = one.draw(64, torch.Generator().manual_seed(3))
+    ours, theirs = (trained(name, one, steps=0, conservative=free).update(batch) for name in ("co-rft", "td3-bc"))
+    assert torch.equal(ours["q_loss"], theirs["q_loss"])
+
+
 def test_the_gap_is_the_logarithm_of_an_integral() -> None:
     """Q(s, a) = 2 a on [-1, 1]: log of the integral of exp Q is log(sinh(2)), from either density (and log n more)."""
     g, n = torch.Generator().manual_seed(0), 200_000
@@ -217,7 +246,7 @@ def line(count: int = 2000) -> Transitions:
     return Transitions(state, action, reward, following, torch.ones(count), reward)
 
 
-def fresh(method: str, seed: int = 0) -> Any:
+def fresh(method: str, seed: int = 0, chunk: int = 1) -> Any:
     kind = METHODS[method].policy_kind
     if kind == "squashed_gaussian":
         return squashed(2, 1, hidden=(32,), seed=seed)
@@ -228,12 +257,13 @@ def fresh(method: str, seed: int = 0) -> Any:
     if kind == "conditioned":
         asks = "positive" if method == "recap" else "return"
         return ConditionedPolicy(ConditionedConfig(body=body, hidden=(32,), asks=asks, seed=seed))
-    return policy(2, 1, hidden=(32,), squashed=True, seed=seed)
+    return policy(2, 1, hidden=(32,), squashed=True, seed=seed, horizon=chunk)
 
 
 def trained(method: str, data: Transitions, steps: int = 4, **settings: Any) -> Any:
-    config = OfflineConfig(hidden=(32, 32), learning_rate=3e-3, **settings)
-    learner = METHODS[method](fresh(method), data, config, updates=100 * steps, seed=0)
+    config = OfflineConfig(hidden=(32, 32), learning_rate=3e-3, **{"chunk": 1} | settings)
+    chunk = config.chunk if METHODS[method].chunked else 1
+    learner = METHODS[method](fresh(method, chunk=chunk), data, config, updates=100 * steps, seed=0)
     for _ in range(steps):
         learner.step()
     return learner

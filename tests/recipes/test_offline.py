@@ -61,6 +61,18 @@ def test_an_episode_ends_at_success_and_its_last_row_is_left_out_otherwise(tmp_p
     assert paid.returns.tolist() == [-1.75, -1.5, -1.0, 0.0, *[-2.0] * 5] * 2  # a failure is -1 / (1 - gamma)
 
 
+def test_a_chunk_is_several_rows_of_one_episode(tmp_path: Path) -> None:
+    """H 3: up to an end for good from every row (the last action again), else as long as the state after is known."""
+    dataset = LeRobotDataset(write(tmp_path / "d", episodes=2))
+    data = read_transitions(dataset, reward="recorded", discount=0.5, chunk=3)
+    assert data.observation.tolist() == [[0, 0], [1, 1], [2, 2], [3, 3], [10, 0], [11, 1], [12, 2]]
+    assert data.terminal.tolist() == [0, 1, 1, 1, 0, 0, 0]
+    assert data.reward.tolist() == [0 + 0.5 + 0.5, 1 + 1 + 0.75, 2 + 1.5, 3, 1.0, 2.75, 2 + 1.5 + 1]
+    assert data.following[data.terminal == 0].tolist() == [[3, 3], [13, 3], [14, 4], [15, 5]]
+    acted = torch.from_numpy(dataset.vector("action"))[:, 0]
+    assert torch.equal(data.action[2], acted[[2, 3, 3]]) and torch.equal(data.action[4], acted[[6, 7, 8]])
+
+
 def done(*arguments: str) -> int:
     with pytest.raises(SystemExit) as end:
         main(["offline", *arguments])
@@ -93,7 +105,7 @@ def test_a_dataset_becomes_a_policy_and_a_stop_loses_nothing(
     weights = [next((folder / "policy").glob("*.safetensors")).read_bytes() for folder in (whole, parts)]
     assert weights[0] == weights[1]
     found = load_critics(whole)
-    assert found.facts == {"method": method, "updates": 40, "discount": 0.99} | {
+    assert found.facts == {"method": method, "updates": 40, "discount": 0.99, "chunk": 1} | {
         "reward": "success",
         "reward_scale": 1.0,
         "reward_shift": 0.0,

@@ -1,4 +1,5 @@
-"""What learning from stored data takes from a dataset: single transitions, with the state that follows."""
+"""What learning from stored data takes from a dataset: transitions of single actions or of chunks, with the state that
+follows."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from toddle.core.errors import InputError, problem
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.maths.value_targets import returns_to_go
+from toddle.maths.value_targets import chunk_rewards, returns_to_go
 
 __all__ = ["Transitions", "read_transitions"]
 
@@ -22,14 +23,14 @@ LIMIT = 1.0 + 1e-3
 
 @dataclass(frozen=True)
 class Transitions:
-    """N transitions of one control step each: float32 tensors, the first dimension of all is N."""
+    """N transitions of one control step each (or of a chunk of H): float32 tensors, the first dimension of all is N."""
 
     observation: Tensor
     """(N, O) state before the action."""
     action: Tensor
-    """(N, A), in [-1, 1]."""
+    """(N, A), in [-1, 1]; of a chunk (N, H A)."""
     reward: Tensor
-    """(N,)"""
+    """(N,); of a chunk the discounted sum over its steps."""
     following: Tensor
     """(N, O) state after it."""
     terminal: Tensor
@@ -74,11 +75,14 @@ def read_transitions(
     scale: float = 1.0,
     shift: float = 0.0,
     discount: float = 0.99,
+    chunk: int = 1,
 ) -> Transitions:
     """Return the transitions of a dataset with rewards `scale` r + `shift`, and returns discounted by `discount`.
 
     An episode ends for good at its first success (`next.success`) or where `next.terminated` says so; its rows after
     that are left out, and so is the last row of an episode that was cut: what followed it was not recorded.
+    With `chunk` H a transition is H control steps, from every row on: the actions of all, the discounted sum of what
+    they paid, and the state after the last.  Beyond an end for good the last action is repeated, which nothing sees.
     Raises InputError where a column is missing, actions are not in [-1, 1], or no transition is left.
     """
     for name in ("observation.state", "action", "next.reward" if reward == "recorded" else "next.success"):
@@ -92,22 +96,25 @@ def read_transitions(
     over = np.logical_or.reduce([*flags.values(), np.zeros(len(action), bool)])
     paid = dataset.column("next.reward") if reward == "recorded" else flags["next.success"]
     pay = scale * paid.astype(np.float64) + shift
-    kept, to_go = list[np.ndarray](), np.zeros(len(pay))
+    kept, last, to_go, sums = list[np.ndarray](), list[np.ndarray](), np.zeros(len(pay)), np.zeros(len(pay))
     for episode in dataset.episodes:
         ends = np.flatnonzero(over[episode.start : episode.stop])
         stop = episode.start + int(ends[0]) + 1 if len(ends) else episode.stop
         to_go[episode.start : stop] = returns_to_go(pay[episode.start : stop], bool(len(ends)), discount)
-        kept.append(np.arange(episode.start, stop if len(ends) else stop - 1))
-    rows = np.concatenate(kept)
+        sums[episode.start : stop] = chunk_rewards(pay[episode.start : stop], chunk, discount)
+        kept.append(np.arange(episode.start, stop if len(ends) else max(episode.start, stop - chunk)))
+        last.append(np.full(len(kept[-1]), stop - 1))
+    rows, steps = np.concatenate(kept), np.arange(chunk)
     if not len(rows):
-        raise InputError(f"dataset: {dataset.path} has no transition: every episode is one row long")
-    after = np.minimum(rows + 1, len(state) - 1)  # of a terminal row: anything, it is not looked at
+        raise InputError(f"dataset: {dataset.path} has no transition: no episode is longer than {chunk} rows")
+    taken = np.minimum(rows[:, None] + steps, np.concatenate(last)[:, None])  # (N, H)
+    after = np.minimum(rows + chunk, len(state) - 1)  # of a terminal row: anything, it is not looked at
 
     def tensor(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
-    before = (tensor(state[rows]), tensor(action[rows]), tensor(pay[rows]))
-    return Transitions(*before, tensor(state[after]), tensor(over[rows]), tensor(to_go[rows]))
+    before = (tensor(state[rows]), tensor(action[taken].reshape(len(rows), -1)), tensor(sums[rows]))
+    return Transitions(*before, tensor(state[after]), tensor(over[taken[:, -1]]), tensor(to_go[rows]))
 
 
 _ENDS = ("next.success", "next.terminated")

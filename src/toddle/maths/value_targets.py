@@ -10,6 +10,7 @@ from torch import Tensor
 
 __all__ = [
     "advantage_weight",
+    "chunk_rewards",
     "conservative_gap",
     "expectile_loss",
     "one_step_target",
@@ -46,6 +47,16 @@ def conservative_gap(value: Tensor, sampled: Tensor, log_density: Tensor) -> Ten
     2020, arXiv 2006.04779, appendix F).
     """
     return (sampled - log_density).logsumexp(-1) - value
+
+
+def chunk_rewards(reward: npt.NDArray[Any], length: int, discount: float) -> npt.NDArray[Any]:
+    """Return what each row's next `length` steps pay, sum_(i < H) gamma^i r_(t+i), fewer at the end: (T,) float64.
+
+    The first part of the n-step return of a chunk of H actions (CO-RFT, Huang et al. 2025, arXiv 2508.02219).
+    """
+    padded = np.concatenate([reward, np.zeros(length - 1)])
+    weight = discount ** np.arange(length)
+    return np.lib.stride_tricks.sliding_window_view(padded, length) @ weight
 
 
 def returns_to_go(reward: npt.NDArray[Any], ended: bool, discount: float) -> npt.NDArray[Any]:

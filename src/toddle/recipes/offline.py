@@ -36,7 +36,7 @@ class Config:
     """Learn a policy of states from datasets with rewards, by RL and without a simulator.
 
     Example: toddle offline --dataset runs/play --method iql --out runs/offline
-    `--method` is iql, cql, cal-ql, td3-bc, awac, recap, reinbot, arfm, or bc (imitation, to compare).
+    `--method` is iql, cql, cal-ql, td3-bc, co-rft, awac, recap, reinbot, arfm, or bc (imitation, to compare).
     Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from, and <out>/critics.
     """
 
@@ -46,7 +46,7 @@ class Config:
     """LeRobot datasets (v3.0) of one body, as `toddle record --keep-failures` writes them."""
     out: Path = Path("runs/offline")
     """The run's folder; the policy is in its `policy/`."""
-    method: Literal["iql", "cql", "cal-ql", "td3-bc", "awac", "recap", "reinbot", "arfm", "bc"] = "iql"
+    method: Literal["iql", "cql", "cal-ql", "td3-bc", "co-rft", "awac", "recap", "reinbot", "arfm", "bc"] = "iql"
     """How the policy is learned."""
     policy: Path | None = None
     """Folder of a policy of states to go on from; None: a fresh one."""
@@ -92,7 +92,9 @@ def _read(config: Config) -> tuple[Transitions, BodySpec]:
     first, bodies = datasets[0], {dataset.robot_type for dataset in datasets}
     if len(bodies) > 1:
         raise problem("dataset", "datasets of one body", ", ".join(sorted(map(str, bodies))))
-    paid: dict[str, float] = {
+    chunk = config.offline.chunk if METHODS[config.method].chunked else 1
+    paid: dict[str, Any] = {
+        "chunk": chunk,
         "scale": config.reward_scale,
         "shift": config.reward_shift,
         "discount": config.offline.discount,
@@ -102,17 +104,20 @@ def _read(config: Config) -> tuple[Transitions, BodySpec]:
         raise problem("dataset", "a success among its episodes", "none", "without one there is nothing to learn from")
     if config.permute_rewards:
         data = data.permuted(torch_generator(config.seed, "permuted rewards"))
-    sizes = data.observation.shape[1], data.action.shape[1]
+    sizes = data.observation.shape[1], data.action.shape[1] // chunk
     return data, BodySpec(name=first.robot_type or "robot", proprio=sizes[0], action=sizes[1], dt=1.0 / first.fps)
 
 
 def _policy(config: Config, data: Transitions, body: BodySpec) -> Any:
     """Load the policy, or build one that is normalised as the data are."""
     kind = METHODS[config.method].policy_kind
+    horizon = config.offline.chunk if METHODS[config.method].chunked else 1
     if config.policy is not None:
         found = load_policy(config.policy)
         if found.kind != kind:
             raise problem("policy", f"a policy of states of the kind {kind} for --method {config.method}", found.kind)
+        if found.horizon != horizon:
+            raise problem("policy", f"decisions of as many actions as --method {config.method} has", found.horizon)
         mine = found.bodies[0]
         if (mine.proprio, mine.action) != (body.proprio, body.action):
             wanted = f"a policy of {body.proprio} numbers and actions of {body.action}, as the data have"
@@ -130,7 +135,7 @@ def _policy(config: Config, data: Transitions, body: BodySpec) -> Any:
         made = DenoisingPolicy(DenoisingConfig(body=body, process=FlowConfig(), seed=config.seed, **chunk))
     else:
         fresh["squashed"] = config.method != "awac"
-        made = GaussianPolicy(GaussianConfig(bodies=(body,), activation="relu", **fresh))
+        made = GaussianPolicy(GaussianConfig(bodies=(body,), activation="relu", horizon=horizon, **fresh))
     made.fit_normaliser({"proprio": data.observation})
     return made
 
@@ -192,5 +197,5 @@ def _save_critics(config: Config, learner: OfflineLearner, facts: dict[str, Any]
     state = learner.state_dict()
     others = {name: network for name, network in state["networks"].items() if name not in ("policy", "q", "slow")}
     facts = facts | {"discount": config.offline.discount, "reward": config.reward}
-    facts |= {"reward_scale": config.reward_scale, "reward_shift": config.reward_shift}
+    facts |= {"chunk": learner.policy.horizon, "reward_scale": config.reward_scale, "reward_shift": config.reward_shift}
     save_critics(config.out / FOLDER, *learner.twin, others=others, optimisers=state["optimisers"], facts=facts)

@@ -2,6 +2,7 @@
 
 from toddle.algorithms.offline.arfm import ARFM
 from toddle.algorithms.offline.awac import AWAC
+from toddle.algorithms.offline.co_rft import CoRFT
 from toddle.algorithms.offline.conditioned import Recap, Reinbot
 from toddle.algorithms.offline.cql import CQL, CalQL
 from toddle.algorithms.offline.iql import IQL
@@ -15,6 +16,7 @@ METHODS: dict[str, type[OfflineLearner]] = {
     "cql": CQL,
     "cal-ql": CalQL,
     "td3-bc": TD3BC,
+    "co-rft": CoRFT,
     "recap": Recap,
     "reinbot": Reinbot,
     "arfm": ARFM,

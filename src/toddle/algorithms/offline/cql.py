@@ -27,7 +27,7 @@ from toddle.maths.value_targets import conservative_gap, one_step_target
 from toddle.models.log_scale import LogScale
 from toddle.models.q_ensemble import QEnsemble
 
-__all__ = ["CQL", "CalQL"]
+__all__ = ["CQL", "CalQL", "calibrated", "values_of"]
 
 
 class _Policy(Scorable, Steered, Protocol):
@@ -127,9 +127,12 @@ class CalQL(CQL):
 
     def bounded(self, values: Tensor, batch: Transitions) -> Tensor:
         """Return the values (E, B, 3 n), those of the policy's actions not below the return from that state on."""
-        count = self.config.conservative.samples
-        own = torch.maximum(values[..., count:], batch.returns[:, None])
-        return torch.cat([values[..., :count], own], -1)
+        return calibrated(values, batch.returns, self.config.conservative.samples)
+
+
+def calibrated(values: Tensor, returns: Tensor, uniform: int) -> Tensor:
+    """Return the values (E, B, n) of sampled actions, those after the first `uniform` not below the returns (B,)."""
+    return torch.cat([values[..., :uniform], torch.maximum(values[..., uniform:], returns[:, None])], -1)
 
 
 def values_of(ensemble: QEnsemble, observation: Tensor, action: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ __all__ = [
 
 @config
 class ConservativeConfig:
-    """What cql and cal-ql alone have."""
+    """What cql and cal-ql have, and of it `weight` and `samples` co-rft."""
 
     weight: NonNegative = 5.0
     """alpha: by how much the critics are pushed down on sampled actions against the data's."""
@@ -100,8 +100,10 @@ class OfflineConfig:
     """recap, arfm: share of the updates that the value function takes before the policy's begin."""
     weights_share: Positive = 0.5
     """arfm: effective sample size that the weights are to have, as a share of the batch; 1: all alike."""
+    chunk: Size = 4
+    """co-rft: H, actions of a decision, all executed before the next one."""
     conservative: ConservativeConfig = ConservativeConfig()
-    """cql and cal-ql."""
+    """cql, cal-ql and co-rft."""
     conditioned: ConditionedImitationConfig = ConditionedImitationConfig()
     """recap and reinbot."""
 
@@ -115,11 +117,16 @@ class OfflineLearner:
 
     policy_kind: ClassVar[str] = "gaussian"
     """Of a fresh policy (`policies.store`)."""
+    chunked: ClassVar[bool] = False
+    """Whether a decision is a chunk of `config.chunk` actions, and a transition as long."""
 
     def __init__(self, policy: Scorable, data: Transitions, config: OfflineConfig, *, updates: int, seed: int) -> None:
         """Learn from `data` with `updates` updates in all.  Raises InputError for a policy of chunks or of memory."""
-        if policy.sequential or policy.horizon != 1:
-            raise problem("policy", "one that decides single actions without memory", policy.kind)
+        length = config.chunk if self.chunked else 1
+        if policy.sequential or policy.horizon != length:
+            several = f"chunks of {length} actions" if self.chunked else "single actions"
+            raise problem("policy", f"one that decides {several} without memory", policy.kind)
+        self.discount = config.discount**length
         self.policy, self.data, self.config = policy, data, config
         self.total, self.updates, self.seed = updates, 0, seed
         self.batches = torch_generator(seed, "offline batches")

@@ -15,7 +15,7 @@ from toddle.core.types import Score
 from toddle.data.transitions import Transitions
 from toddle.maths.value_targets import one_step_target
 
-__all__ = ["TD3BC"]
+__all__ = ["TD3BC", "mean_of"]
 
 
 class TD3BC(TwinLearner):
@@ -33,14 +33,11 @@ class TD3BC(TwinLearner):
         with torch.no_grad():
             noise = c.target_noise * randn(batch.action.shape, self.noise, batch.action.device)
             noise = noise.clamp(-c.noise_limit, c.noise_limit)
-            after = _mean(self.slow_policy.score(seen(batch.following), batch.action))
+            after = mean_of(self.slow_policy.score(seen(batch.following), batch.action))
             following = self.slow(batch.following, (after + noise).clamp(-1.0, 1.0)).amin(0)
-        target = one_step_target(batch.reward, batch.terminal, c.discount, following)
-        q = self.q(batch.observation, batch.action)
-        q_loss = self.learn("q", (q - target).square().mean(-1).sum())
-        found = {"q_loss": q_loss, "value": q.amin(0).mean()}
+        found = self.critic_step(batch, one_step_target(batch.reward, batch.terminal, self.discount, following))
         if (self.updates + 1) % c.policy_every == 0:
-            mean = _mean(self.score(batch.observation, batch.action))
+            mean = mean_of(self.score(batch.observation, batch.action))
             value = self.q(batch.observation, mean)[0]
             near = (mean - batch.action).square().mean()
             policy_loss = near - c.alpha / value.detach().abs().mean() * value.mean()
@@ -49,9 +46,15 @@ class TD3BC(TwinLearner):
                 self.follow(slow, fast)
         return found
 
+    def critic_step(self, batch: Transitions, target: Tensor) -> dict[str, Tensor]:
+        """Move the critics to the target (B,)."""
+        q = self.q(batch.observation, batch.action)
+        q_loss = self.learn("q", (q - target).square().mean(-1).sum())
+        return {"q_loss": q_loss, "value": q.amin(0).mean()}
 
-def _mean(score: Score) -> Tensor:
-    """Return the mean action (B, A).  Raises InputError for a policy that has none."""
+
+def mean_of(score: Score) -> Tensor:
+    """Return the mean action (B, A), of a chunk (B, H A).  Raises InputError for a policy that has none."""
     if score.mean is None:
-        raise problem("policy", "one whose actions have a mean with method td3-bc", "one without")
-    return score.mean[:, 0]
+        raise problem("policy", "one whose actions have a mean with method td3-bc or co-rft", "one without")
+    return score.mean.flatten(1)
