@@ -11,9 +11,10 @@ import torch
 from tiny_env import EndlessEnv, ReachEnv
 from toddle.core.types import BodySpec, Observation, sentences_of
 from toddle.envs.dots import DotsEnv
-from toddle.experience.collect import CollectConfig, Collector, RewardScale
+from toddle.experience.collect import CollectConfig, Collector
 from toddle.experience.episodes import EpisodesConfig, GroupCollector
 from toddle.experience.evaluate import evaluate
+from toddle.experience.reward_scale import RewardScale
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.critic import CriticConfig, ValueNet

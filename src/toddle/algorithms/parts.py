@@ -85,6 +85,10 @@ class Source(Protocol):
     label: str
     """Names the source in metrics where there are several."""
 
+    @property
+    def worlds(self) -> int:
+        """Worlds of this learner."""
+
     def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
         """Return a filled rollout, with `value` and `next_value` where there is a critic, and metrics."""
 
@@ -100,6 +104,9 @@ class Optimiser(Protocol):
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
+
+    def gradients(self) -> list[Tensor]:
+        """Return every gradient, to be summed over learners in place."""
 
     def set_rates(self, factor: float) -> None:
         """Set each learning rate to `factor` times what it was at the start."""

@@ -40,14 +40,15 @@ from torch import Tensor
 
 from toddle.algorithms.estimators import GAE
 from toddle.algorithms.parts import Auxiliary, Engine, Estimator, Optimiser, RewardTerm, Source
+from toddle.algorithms.together import everyones, explained_variance, standardised
 from toddle.core.config import config
 from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
 from toddle.core.numbers import Count, NonNegative, Positive, Share, Whole
 from toddle.core.protocols import Critic, Module, Scorable
 from toddle.core.seeding import torch_generator
+from toddle.core.team import team
 from toddle.experience.rollout import Minibatch, Rollout
-from toddle.maths.advantages import standardise
 from toddle.maths.objectives import (
     Aggregate,
     Ratio,
@@ -174,6 +175,7 @@ class PPO:
             if optimiser is None
             else optimiser(learning)
         )
+        self.team = team()
         self.generator = torch_generator(seed, "ppo minibatches")
         self.iteration, self.adaptive_factor = 0, 1.0
         self._links: dict[int, tuple[Any, Any, Tensor | None]] = {}
@@ -202,10 +204,11 @@ class PPO:
 
     def _normalise(self, rollout: Rollout) -> None:
         """Take a rollout's observations into the running statistics (not the policy's while only the critic learns)."""
+        seen = everyones(self.team, rollout.observation)
         if self.critic is not None:
-            self.critic.update_normaliser(rollout.observation)
+            self.critic.update_normaliser(seen)
         if not self._warming:
-            self.policy.update_normaliser(rollout.observation)
+            self.policy.update_normaliser(seen)
 
     def _set_rates(self) -> None:
         config, factor = self.config, 1.0
@@ -233,7 +236,7 @@ class PPO:
         real = slice(None) if rollout.mask is None else rollout.mask
         valued = slice(None) if rollout.valued is None else rollout.valued
         sums = [rollout.target[valued].sum(), rollout.advantage[valued].sum(), rollout.log_prob[real].sum()]
-        if not torch.isfinite(torch.stack(sums)).all():
+        if self.team.any(not bool(torch.isfinite(torch.stack(sums)).all())):
             for name in ("log_prob", "reward", "value", "next_value"):
                 if not torch.isfinite(getattr(rollout, name)[real]).all():
                     raise NaNError(f"the rollout's {name} is not finite")
@@ -270,9 +273,12 @@ class PPO:
         config, updates, kl = self.config, 0, 0.0
         sums: dict[str, float] = {}
         limit = math.inf if config.target_kl is None else config.kl_stop * config.target_kl
-        counts = [min(config.minibatches, r.decisions) if r.mask is not None else config.minibatches for r in rollouts]
+        real = [sum(self.team.objects(r.decisions)) for r in rollouts]
+        counts = [
+            min(config.minibatches, n) if r.mask is not None else config.minibatches for n, r in zip(real, rollouts)
+        ]
         for _ in range(config.epochs if min(counts) else 0):  # no real decision is left: nothing to learn from
-            batches = [r.minibatches(min(counts), self.policy.sequential, self.generator) for r in rollouts]
+            batches = [r.minibatches(min(counts), self.policy.sequential, self.generator, self.team) for r in rollouts]
             for parts in zip(*batches, strict=True):
                 facts = self._gradients(parts)
                 if (kl := float(facts["kl"])) > limit:
@@ -291,7 +297,7 @@ class PPO:
         means |= {"ppo/last_kl": kl, "ppo/updates": float(updates)}
         means["ppo/learning_rate"] = self.optimiser.rate("policy")
         if self.critic is not None:
-            means["ppo/explained_variance"] = sum(_explained_variance(r) for r in rollouts) / len(rollouts)
+            means["ppo/explained_variance"] = sum(explained_variance(self.team, r) for r in rollouts) / len(rollouts)
         return means
 
     def _adapt(self, kl: float) -> None:
@@ -311,8 +317,14 @@ class PPO:
             loss, facts = self._loss(part)
             if len(parts) > 1:
                 loss, facts = loss / len(parts), {name: value / len(parts) for name, value in facts.items()}
+            if part.share != 1.0:
+                loss, facts = loss * part.share, {name: value * part.share for name, value in facts.items()}
             loss.backward()
             total = {name: total[name] + value for name, value in facts.items()} if total else facts
+        if self.team.size > 1:
+            for gradient in self.optimiser.gradients():
+                self.team.add(gradient)
+            total = dict(zip(total, self.team.add(torch.stack(list(total.values()))), strict=True))
         return total
 
     @property
@@ -330,7 +342,7 @@ class PPO:
         if self._warming:
             none = torch.zeros((), device=loss.device)
             return loss, facts | dict.fromkeys(("policy_loss", "entropy", "kl", "clipped"), none)
-        advantage = standardise(part.advantage, valued) if config.normalise_advantages else part.advantage
+        advantage = standardised(self.team, part, valued) if config.normalise_advantages else part.advantage
         score = self.policy.score(part.observation, part.chain)
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
         if part.made is not None:  # an action's advantage is that of each of its links
@@ -379,6 +391,10 @@ class PPO:
             found |= {f"{name}_{index}": part for index, part in enumerate(parts)}
         return found
 
+    def own_worlds(self) -> dict[str, int]:
+        """Return which entries of the state are of this learner's worlds alone, and how many worlds these are."""
+        return {f"source_{index}": source.worlds for index, source in enumerate(self.sources)}
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on."""
         state: dict[str, Any] = {name: dict(module.state_dict()) for name, module in self.modules.items()}
@@ -392,11 +408,3 @@ class PPO:
             part.load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.iteration, self.adaptive_factor = int(state["iteration"]), float(state["adaptive_factor"])
-
-
-def _explained_variance(rollout: Rollout) -> float:
-    """1 - Var(target - value) / Var(target) over real decisions: 1 is a perfect critic, 0 a constant one."""
-    real = slice(None) if rollout.valued is None else rollout.valued
-    target, value = rollout.target[real], rollout.value[real]
-    variance = float(target.var()) if target.numel() > 1 else 0.0
-    return 1.0 - float((target - value).var()) / variance if variance > 0 else 0.0

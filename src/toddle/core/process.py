@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import signal
 import sys
 import threading
@@ -11,7 +12,7 @@ from types import FrameType
 
 from toddle.core.errors import problem
 
-__all__ = ["check_address_space", "well_ended"]
+__all__ = ["check_address_space", "prepare_child", "well_ended"]
 
 LIBRARIES = 800 * 2**20
 """Bytes of address space below which not even the libraries can be loaded."""
@@ -53,3 +54,15 @@ def well_ended() -> Iterator[None]:
         threading.excepthook = hook
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def prepare_child() -> None:
+    """In the child, before its program starts: heed interrupts, and be ended when this process is killed (Linux).
+
+    A shell starts what runs in the background (`nohup toddle study t0 &`) with interrupts ignored, and children inherit
+    that: they could not be asked to save their state.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

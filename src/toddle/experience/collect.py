@@ -11,22 +11,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Discount, Positive, Size
 from toddle.core.protocols import Acting, Critic
 from toddle.core.seeding import numpy_generator, torch_generator
+from toddle.core.team import team
 from toddle.core.types import Observation
 from toddle.envs.base import Array, BatchedEnv
 from toddle.experience.actor import Actor
 from toddle.experience.curriculum import TaskCurriculum, TaskCurriculumConfig
 from toddle.experience.guide import Guide
+from toddle.experience.reward_scale import RewardScale
 from toddle.experience.rollout import Rollout
-from toddle.maths.advantages import discounted_returns
 
-__all__ = ["CollectConfig", "Collector", "RewardScale"]
+__all__ = ["CollectConfig", "Collector"]
 
 GOAL_FACTS = ("goal_success", "goal_error", "goal_items")
 """What goal-tracking environments report of a goal that ended."""
@@ -49,36 +49,6 @@ class CollectConfig:
     keep: Literal["features", "pictures"] = "features"
     """What a rollout keeps of a policy that sees: its frozen backbone's features (encoded once, in float16), or the
     pictures (uint8), which are encoded again at every update; see the memory in the plan."""
-
-
-class RewardScale:
-    """Running standard deviation of discounted sums of rewards (Engstrom et al. 2020, arXiv 2005.12729, section 3)."""
-
-    def __init__(self, worlds: int) -> None:
-        """Start with no rewards seen."""
-        self.sums = torch.zeros(worlds)
-        self.count, self.mean, self.square = 0.0, 0.0, 0.0  # number, mean, sum of squared deviations
-
-    def update(self, reward: Tensor, ended: Tensor, discount: Tensor) -> float:
-        """Take rewards (T, B) in and return the present standard deviation (1 while it is unknown)."""
-        sums, self.sums = discounted_returns(reward, ended, self.sums.to(reward.device), discount)
-        values = sums.double()
-        number, mean = float(values.numel()), float(values.mean())
-        total, delta = self.count + number, mean - self.mean
-        self.square += float(((values - mean) ** 2).sum()) + delta**2 * self.count * number / total
-        self.mean += delta * number / total
-        self.count = total
-        deviation = float(np.sqrt(self.square / self.count))
-        return deviation if deviation > 1e-8 else 1.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the running numbers."""
-        return {"sums": self.sums.clone(), "count": self.count, "mean": self.mean, "square": self.square}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them."""
-        self.sums.copy_(state["sums"])
-        self.count, self.mean, self.square = float(state["count"]), float(state["mean"]), float(state["square"])
 
 
 class Collector:
@@ -116,7 +86,10 @@ class Collector:
         }
         self._steps = np.zeros(shape, np.int64)
         self.reward_scale = RewardScale(env.num_envs)
-        self.generator = torch_generator(seed, "actions", env.name, body)
+        self.team = team()
+        first, self.all_worlds = self.team.place(env.num_envs)
+        part = (first, env.num_envs, self.all_worlds) if self.all_worlds > env.num_envs else None
+        self.generator = torch_generator(seed, "actions", env.name, body, part=part)
         self.actor = Actor(env, body=body)
         self.tasks = TaskCurriculum(tasks, env.tasks) if tasks is not None and env.tasks else None
         self._task_draws = numpy_generator(seed, "tasks", env.name, body)
@@ -124,7 +97,7 @@ class Collector:
             env.choose = self._choose
         self.guide: Guide | None = None  # asks a teacher on the way, where there is one
         self._begun = False  # the actor's sizes are the policy's, once there is one
-        self._raw, _ = env.reset(seed=int(torch.randint(2**31 - 1, (), generator=self.generator)))
+        self._raw, _ = env.reset(seed=first + int(torch.randint(2**31 - 1, (), generator=self.generator)))
         self._last: Observation | None = None  # what the rollout before ended with, encoded
         self._ended: dict[str, list[float]] = {}  # by metric, one number an episode or a goal that ended
         self._sums: dict[str, NDArray[Any]] = {}  # by metric, a sum over decisions for each world
@@ -134,9 +107,14 @@ class Collector:
         self._episode_cost: NDArray[Any] = np.zeros(env.num_envs)
 
     @property
+    def worlds(self) -> int:
+        """Worlds of this learner."""
+        return self.env.num_envs
+
+    @property
     def decisions(self) -> int:
-        """Decisions in one rollout, all worlds together."""
-        return self.config.length * self.env.num_envs
+        """Decisions in one rollout, all worlds (of all learners) together."""
+        return self.config.length * self.all_worlds
 
     @property
     def bytes(self) -> int:
@@ -300,6 +278,9 @@ class Collector:
 
     def _metrics(self, rollout: Rollout, steps: int) -> dict[str, float]:
         """Means over the episodes and goals that ended in this rollout and over its decisions (docs/metrics.md)."""
+        reward = float(rollout.reward.mean())
+        if self.team.size > 1:
+            reward, steps = self._pool(float(rollout.reward.sum()), steps)
         metrics = {name: float(np.mean(values)) for name, values in self._ended.items()}
         metrics |= {name: float(np.mean(value)) / rollout.length for name, value in self._sums.items()}
         metrics["episode/ended"] = float(len(self._ended.get("episode/return", ())))
@@ -307,9 +288,20 @@ class Collector:
             metrics["goal/ended"] = float(len(self._ended["goal/success"]))
         self._ended, self._sums = {}, {}
         self.total_steps += steps
-        metrics["rollout/reward"] = float(rollout.reward.mean())
+        metrics["rollout/reward"] = reward
         metrics["rollout/total_steps"] = float(self.total_steps)
         return metrics | ({} if self.tasks is None else self.tasks.metrics())
+
+    def _pool(self, reward: float, steps: int) -> tuple[float, int]:
+        """Take in what the other learners' worlds have reported; return the mean reward and the steps of all."""
+        found = self.team.objects((self._ended, self._sums, reward, steps))
+        self._ended, self._sums = {}, {}
+        for ended, sums, _, _ in found:
+            for name, values in ended.items():
+                self._ended.setdefault(name, []).extend(values)
+            for name, value in sums.items():
+                self._sums[name] = np.append(self._sums.get(name, ()), value)
+        return sum(each[2] for each in found) / self.decisions, sum(each[3] for each in found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next rollout depends on."""

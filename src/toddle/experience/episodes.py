@@ -95,6 +95,11 @@ class GroupCollector:
         return 0 if self.rollout is None else self.rollout.bytes
 
     @property
+    def worlds(self) -> int:
+        """Worlds of this learner."""
+        return self.env.num_envs
+
+    @property
     def decisions(self) -> int:
         """The most decisions of one rollout, for chunks of one action."""
         return self.env.max_episode_steps * self.env.num_envs

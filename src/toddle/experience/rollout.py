@@ -18,6 +18,7 @@ from torch import Tensor
 
 from toddle.core.errors import problem
 from toddle.core.memory import check_memory
+from toddle.core.team import ALONE, Team
 from toddle.core.types import Decision, Observation
 from toddle.maths.objectives import links_where
 
@@ -51,6 +52,7 @@ class Minibatch:
     made: Tensor | None = None  # (..., H) bool, the actions that were executed, where each has a value of its own
     weight: Tensor | None = None  # (...), how much each decision counts; None: all alike
     columns: dict[str, Tensor] = field(default_factory=dict)  # (..., ...), what others wrote into the rollout
+    share: float = 1.0  # of all learners' real decisions of the update; 0: the decision here only stands in
 
 
 class Rollout:
@@ -228,39 +230,66 @@ class Rollout:
         at = np.concatenate([np.stack([np.full(len(cut), t), cut], 1) for t, cut, _ in finals])
         self.final_at = torch.from_numpy(at).to(self.reward.device)
 
-    def minibatches(self, count: int, sequential: bool, generator: torch.Generator) -> Iterator[Minibatch]:
+    def minibatches(
+        self, count: int, sequential: bool, generator: torch.Generator, team: Team = ALONE
+    ) -> Iterator[Minibatch]:
         """Yield `count` minibatches that together hold every real decision exactly once, in an order drawn from
         `generator`.
 
         Sequential policies get whole worlds in time order (with `mask`), so `count` may not exceed B; others get
         shuffled decisions, the real ones alone.
+        Of several learners each draws the same order of all their decisions and yields its own of each minibatch.
         Raises InputError when there are fewer worlds (decisions) than minibatches.
         """
-        real = None if sequential or self.mask is None else self.mask.flatten().nonzero()[:, 0]
-        total = self.worlds if sequential else self.length * self.worlds if real is None else len(real)
+        first, worlds = team.place(self.worlds)
+        mask = None if self.mask is None else team.gather(self.mask, 1)
+        real = None if sequential or mask is None else mask.flatten().nonzero()[:, 0]
+        total = worlds if sequential else self.length * worlds if real is None else len(real)
         if not 1 <= count <= total:
             what = "worlds (a sequential policy needs whole worlds)" if sequential else "decisions"
             raise problem("minibatches", f"1 to {total}, the number of {what}", count)
         order = torch.randperm(total, generator=generator).to(self.chain.device)
         if real is not None:
             order = real[order]
-        held = self._held(sequential)
+        drawn = [*order.tensor_split(count)]
+        shares, weight = [1.0] * count, mask.sum(0) if sequential and mask is not None else None
+        if worlds > self.worlds:
+            drawn, shares = map(list, zip(*(self._own(part, first, worlds, sequential, weight) for part in drawn)))
+            order = torch.cat(drawn)
+        held, sizes = self._held(sequential), [len(part) for part in drawn]
         small = {key: value for key, value in held.items() if value.numel() * value.element_size() < LARGE}
-        parts = {key: _take(value, order, sequential).tensor_split(count, 1) for key, value in small.items()}
-        for index, chosen in enumerate(order.tensor_split(count)):
+        parts = {key: _take(value, order, sequential).split(sizes, 1) for key, value in small.items()}
+        for index, chosen in enumerate(drawn):
             yield self._minibatch(
                 {
                     key: parts[key][index] if key in parts else _take(value, chosen, sequential)
                     for key, value in held.items()
-                }
+                },
+                shares[index],
             )
 
-    def _minibatch(self, taken: dict[str, Tensor]) -> Minibatch:
+    def _own(
+        self, chosen: Tensor, first: int, worlds: int, sequential: bool, weight: Tensor | None
+    ) -> tuple[Tensor, float]:
+        """Return which of `chosen` (of all learners' worlds or decisions) are of this rollout, by their number in it,
+        and their share; where there is none, one that stands in for it, and 0.  `weight`: real decisions of a world."""
+        world = chosen if sequential else chosen % worlds
+        own = (world >= first) & (world < first + self.worlds)
+        share = float(own.float().mean())
+        if weight is not None:
+            share = float(weight[chosen[own]].sum() / weight[chosen].sum().clamp(min=1))
+        mine = chosen[own]
+        if not len(mine):
+            return chosen.new_zeros(1), 0.0
+        return (mine - first if sequential else mine // worlds * self.worlds + mine % worlds - first), share
+
+    def _minibatch(self, taken: dict[str, Tensor], share: float = 1.0) -> Minibatch:
         named = {"o": dict[str, Tensor](), "c": dict[str, Tensor](), "": dict[str, Tensor]()}
         for key, value in taken.items():
             kind, _, name = key.rpartition("/")
             named[kind][name] = value
-        return Minibatch(observation=self._with_sentences(named["o"]), columns=named["c"], **named[""])
+        seen = self._with_sentences(named["o"])
+        return Minibatch(observation=seen, columns=named["c"], share=share, **named[""])
 
 
 def _take(x: Tensor, order: Tensor, sequential: bool) -> Tensor:

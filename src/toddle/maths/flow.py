@@ -18,6 +18,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from toddle.core.seeding import rand
+
 __all__ = [
     "LOSS_FLOOR",
     "contracting",
@@ -100,7 +102,7 @@ def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: in
 
 def sample_time(shape: tuple[int, ...], generator: torch.Generator, s: float = 0.999) -> Tensor:
     """Draw flow times (shape) in [0, 1]: tau = (s - b) / s with b ~ Beta(1.5, 1), whose mean is 1 - 0.6 / s = 0.399."""
-    uniform = torch.rand(shape, generator=generator, device=generator.device)
+    uniform = rand(shape, generator, generator.device)
     return ((s - uniform.pow(2 / 3)) / s).clamp(min=0.0)
 
 

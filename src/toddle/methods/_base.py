@@ -143,6 +143,8 @@ class Method:
     """The first that fits a run is its default."""
     deviations: tuple[str, ...] = field(default=())
     """Where it leaves its source."""
+    shared: bool = False
+    """Whether several learners can share it (docs/scaling.md)."""
 
     @property
     def settings(self) -> type[Any]:

@@ -88,6 +88,7 @@ METHOD = Method(
     what="proximal policy optimisation of a policy of states",
     paper="Schulman et al. 2017, arXiv 1707.06347",
     policies="causal, gaussian, tokens",
+    shared=True,
     presets=(
         Preset(
             name="goals",

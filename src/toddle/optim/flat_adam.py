@@ -101,6 +101,10 @@ class FlatAdam:
         for buffer in self.buffers.values():
             buffer.gradient.zero_()
 
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients, one vector a type."""
+        return [buffer.gradient for buffer in self.buffers.values()]
+
     def rate(self, name: str) -> float:
         """Return the present learning rate of a module."""
         return self.parts[name].rate

@@ -18,6 +18,7 @@ from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, Seed, Share, Size, Whole
 from toddle.core.plan import Plan
+from toddle.core.team import team
 from toddle.envs.base import BatchedEnv
 from toddle.envs.estimates import EstimateConfig
 from toddle.envs.make import family_of, make_env
@@ -25,6 +26,7 @@ from toddle.envs.noise import NoiseConfig
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
+from toddle.runs.learners import check_learners, follow, follows, leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
@@ -56,7 +58,7 @@ class Config:
     for these environments.  Whatever is given wins.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device",)
+    may_change: ClassVar[tuple[str, ...]] = ("device", "learners")
 
     out: Path = Path("runs/pretrain")
     """The run's folder."""
@@ -72,6 +74,8 @@ class Config:
     """Worlds of each environment."""
     threads: Size = 1
     """Threads that step the physics."""
+    learners: Count = 1
+    """Processes that learn, each with its share of the worlds (docs/scaling.md)."""
     steps: Count = 2_000_000
     """Control steps to learn from, all environments together."""
     control: Literal["own", "shuffled", "none"] = "own"
@@ -105,6 +109,11 @@ class Config:
         check_device_name(self.device)
         if not self.env:
             raise problem("env", "at least one environment", "none")
+        check_learners(self.learners, self.worlds, "worlds")
+        if self.learners > 1 and not load_method(self.method).shared:
+            raise problem(
+                "learners", f"1 with method {self.method}", self.learners, "docs/scaling.md lists those that share"
+            )
         if self.stop_at is not None and len(self.env) > 1:
             raise problem("stop_at", "nothing with several environments", self.stop_at)
 
@@ -135,12 +144,12 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
 
 def _environments(config: Config) -> list[BatchedEnv]:
     asked = {name: getattr(config, name) for name in OPTIONS if getattr(config, name) != getattr(Config, name)}
-    envs = []
+    envs, own = [], team().share(config.worlds)
     for index, name in enumerate(config.env):
         for option, value in asked.items():
             family_of(name).check(option, name, value)
-        seed = config.seed + 1000 * index
-        envs.append(make_env(name, config.worlds, seed=seed, threads=config.threads, noise=config.noise, **asked))
+        seed = config.seed + 1000 * index + own.start
+        envs.append(make_env(name, len(own), seed=seed, threads=config.threads, noise=config.noise, **asked))
     return envs
 
 
@@ -149,7 +158,7 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
 
     folder: the run's, where what comes before RL is kept (None: it is checked, not done).
     """
-    device = resolve_device(config.device)
+    device = resolve_device(team().device(config.device))
     init = None if config.init is None else load_policy(config.init)
     start = Start(
         envs=_environments(config),
@@ -221,11 +230,17 @@ def _succeeds(folder: Path, config: Any) -> bool:
 
 def run(config: Any, *, resume: bool = False) -> None:
     """Train, and write `policy/` into the run's folder.  Raises InputError, NaNError and KeyboardInterrupt."""
-    with RunFolder.open(config.out, config, resume=resume) as folder:
+    if follows(config.learners):
+        follow(lambda: build(config).learner, config.learners)
+        return
+    with (
+        RunFolder.open(config.out, config, resume=resume) as folder,
+        leading(config.learners, "pretrain", folder.path) as learners,
+    ):
         made = build(config, folder=folder.path)
         show = made.show if len(config.env) == 1 else ()
         run_loop(
-            made.learner,
+            led(made.learner, learners),
             folder,
             made.iterations,
             checkpoint_every=config.checkpoint_every,

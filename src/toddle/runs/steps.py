@@ -7,7 +7,6 @@ on where it was (toddle's own commands do, by `--resume`).
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import fnmatch
 import hashlib
@@ -27,6 +26,7 @@ import yaml
 
 from toddle.core.errors import InputError, nearest, problem
 from toddle.core.files import write_json_atomic, write_text_atomic
+from toddle.core.process import prepare_child
 from toddle.core.reading import read_json, read_text
 from toddle.runs.steps_board import StepBoard, last_line
 
@@ -252,7 +252,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=None if sys.platform == "win32" else _prepare_child,
+                preexec_fn=None if sys.platform == "win32" else prepare_child,
             )  # a session of its own: Ctrl-C reaches it through `stop`, once
 
     def state(self) -> tuple[float, str]:
@@ -304,15 +304,3 @@ def _stop_all(running: dict[str, _Process]) -> None:
         process.child.send_signal(signal.SIGINT)
     for process in stopped:
         process.wait()
-
-
-def _prepare_child() -> None:
-    """In the child, before its program starts: heed interrupts, and be ended when this process is killed (Linux).
-
-    A shell starts what runs in the background (`nohup toddle study t0 &`) with interrupts ignored, and children inherit
-    that: they could not be asked to save their state.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

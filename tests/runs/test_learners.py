@@ -1,0 +1,152 @@
+"""Several learners are one learner with all worlds: weights, worlds, metrics; and what happens when one is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from toddle.core.errors import InputError
+from toddle.core.team import ALONE, Group
+from toddle.recipes import pretrain
+from toddle.runs.checkpoint import load_state
+from toddle.runs.learners import merged_state, own_state
+from toddle.runs.metrics import CLOCK_GROUP, read_metrics
+
+SMALL: dict[str, Any] = {
+    "env": ["fork/point"],
+    "policy": "mlp",
+    "mlp": {"hidden": [16]},
+    "critic_hidden": [16],
+    "worlds": 6,
+    "steps": 384,
+    "collect": {"length": 16},
+    "checkpoint_every": 2,
+}
+CAUSAL: dict[str, Any] = SMALL | {
+    "policy": "causal",
+    "causal": {"trunk": {"width": 16, "depth": 2, "heads": 2, "context_width": 8}, "bank_hidden": 16},
+}
+
+
+def leaves(tree: Any, at: str = "") -> dict[str, Any]:
+    """Return every array and number of a state tree by its path."""
+    if isinstance(tree, dict):
+        return {key: leaf for name, value in tree.items() for key, leaf in leaves(value, f"{at}/{name}").items()}
+    return {at: tree}
+
+
+def newest(out: Path) -> dict[str, Any]:
+    return leaves(load_state(max((out / "checkpoints").glob("step_*")))[0])
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """Weights, moments, worlds and metrics are equal to rounding."""
+    here, there = newest(one), newest(other)
+    assert here.keys() == there.keys()
+    for name, value in here.items():
+        if isinstance(value, torch.Tensor | np.ndarray | float):
+            np.testing.assert_allclose(np.asarray(there[name]), np.asarray(value), atol=2e-6, rtol=1e-5, err_msg=name)
+        else:
+            assert there[name] == value, name
+    for line, again in zip(read_metrics(one), read_metrics(other), strict=True):
+        numbers = {key: value for key, value in line.items() if not key.startswith(CLOCK_GROUP)}
+        assert {key: again[key] for key in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-4)
+
+
+def train(out: Path, learners: int, *, resume: bool = False, **settings: Any) -> Path:
+    pretrain.run(pretrain.configure(SMALL | settings, learners=learners, out=out), resume=resume)
+    return out
+
+
+def test_two_learners_are_one_with_all_worlds(tmp_path: Path) -> None:
+    assert_alike(train(tmp_path / "one", 1), train(tmp_path / "two", 2))
+
+
+@pytest.mark.slow
+def test_a_policy_that_needs_whole_worlds_is_shared_too(tmp_path: Path) -> None:
+    assert_alike(train(tmp_path / "one", 1, **CAUSAL), train(tmp_path / "three", 3, **CAUSAL))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learners", [1, 3])
+def test_a_checkpoint_of_two_goes_on_in_one_and_in_three(learners: int, tmp_path: Path) -> None:
+    whole, two = train(tmp_path / "whole", 1), train(tmp_path / "two", 2)
+    (two / "finished.json").unlink()
+    shutil.rmtree(max((two / "checkpoints").glob("step_*")))
+    assert_alike(whole, train(two, learners, resume=True))
+
+
+def child_of(parent: int) -> int:
+    """Wait for a learner that the process has started; return its id."""
+    for _ in range(600):
+        found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True).stdout
+        if found.split():
+            return int(found.split()[0])
+        time.sleep(0.1)
+    raise AssertionError("no learner was started")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["leader", "other"])
+def test_a_killed_learner_ends_the_run_which_goes_on_as_if_it_had_not(who: str, tmp_path: Path) -> None:
+    whole, out = train(tmp_path / "whole", 1, steps=960), tmp_path / "two"
+    options = "--env fork/point --policy mlp --mlp.hidden 16 --critic-hidden 16 --worlds 6 --steps 960 --learners 2"
+    more = ["--collect.length", "16", "--checkpoint-every", "2", "--out", str(out)]
+    command = [sys.executable, "-m", "toddle", "pretrain", *options.split(), *more]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    other = child_of(run.pid)
+    while not list((out / "checkpoints").glob("step_00000002")):
+        time.sleep(0.01)
+    os.kill(run.pid if who == "leader" else other, signal.SIGKILL)
+    said = run.communicate()[1]
+    if who == "other":
+        assert run.returncode == 1
+        assert "error: learner 1 was killed by SIGKILL; --resume goes on from the last checkpoint" in said
+        assert "Traceback" not in said
+    for _ in range(100):  # whichever was left has ended by itself
+        if not Path(f"/proc/{other}").exists() or "Z" in Path(f"/proc/{other}/stat").read_text().split()[2]:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the other learner is still there")
+    assert not (out / "finished.json").exists()
+    assert_alike(whole, train(out, 2, resume=True, steps=960))
+
+
+def test_worlds_are_shared_out_and_put_together_again() -> None:
+    whole = {"env": {"at": np.arange(10.0).reshape(5, 2), "names": list("abcde")}, "seen": 7, "g": torch.arange(64)}
+    parts = [own_state(whole, own, 5) for own in (range(0, 2), range(2, 5))]
+    assert parts[1]["env"]["names"] == ["c", "d", "e"] and parts[0]["env"]["at"].tolist() == [[0.0, 1.0], [2.0, 3.0]]
+    assert torch.equal(parts[0]["g"], whole["g"])  # type: ignore[arg-type]
+    again = merged_state(parts, [2, 3])
+    assert np.array_equal(again["env"]["at"], whole["env"]["at"]) and again["env"]["names"] == whole["env"]["names"]  # type: ignore[index]
+
+
+def test_shares_cover_everything_once() -> None:
+    for size, total, unit in ((3, 64, 1), (4, 6, 1), (2, 24, 8), (3, 24, 8)):
+        group = Group.__new__(Group)
+        group.size, found = size, []
+        for group.index in range(size):
+            found.append(group.share(total, unit))
+        assert [thing for share in found for thing in share] == list(range(total))
+        assert max(map(len, found)) - min(map(len, found)) <= unit and all(len(share) % unit == 0 for share in found)
+    assert ALONE.share(5) == range(5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"learners": 7}, "at most 6"), ({"method": "sac", "env": ["fork/point"], "learners": 2}, "method sac")],
+)
+def test_what_cannot_be_shared_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        pretrain.configure(settings, worlds=6)
