@@ -79,6 +79,15 @@ class Observation(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """Where a quantity stands in an environment's state: value = state[at] * scale + offset, in metres for places."""
+
+    at: tuple[int, ...]
+    scale: float = 1.0
+    offset: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """One decision of a policy: the action, the chain of links it came through, and each link's log-density."""
 

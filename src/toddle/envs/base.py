@@ -6,7 +6,7 @@ ended in is in ``info["final_obs"]``.  `terminated` and `truncated` are never me
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import gymnasium
@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from toddle.core.errors import EnvironmentFault, InputError, NaNError, problem
-from toddle.core.types import ActionParts, BodySpec
+from toddle.core.types import ActionParts, BodySpec, Named
 
 __all__ = ["Array", "BatchedEnv", "Obs"]
 
@@ -63,6 +63,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     value a learner asks; of none.  `images` of a world that is not drawn are those of before, or black."""
     grasps: int = 1  # ways in which the scripted expert can take an object, where a task has several
     grasp: Array | None = None  # then: (N,) which of them the expert takes in each world, 0 to grasps - 1; None: 0
+    named: Mapping[str, Named] = {}
+    """Where in the state (`critic`, else `proprio`) there is what rewards speak of: tool, object, goal, gripper."""
     noise: Any = None  # on actions and observations (`envs.noise.Noise`); None: none
     pictured: Array  # (N,) bool, the worlds whose pictures `_observe` has to draw where they are not up to date
 

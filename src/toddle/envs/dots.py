@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from toddle.core.errors import problem
 from toddle.core.seeding import numpy_generator
+from toddle.core.types import Named
 from toddle.envs.base import Array, BatchedEnv, Obs
 
 __all__ = ["COLOURS", "DotsEnv"]
@@ -68,6 +69,7 @@ class DotsEnv(BatchedEnv):
         self._seed, self._episode = seed + np.arange(num_envs), np.full(num_envs, -1, dtype=np.int64)
         centres = (np.arange(image_size) + 0.5) / image_size * 2.4 - 1.2  # a margin, so that no dot is cut
         self._x, self._y = centres[None, :], -centres[:, None]
+        self.named = {"tool": Named((0, 1))}
         self._allocate()
         self._reset_worlds(np.ones(num_envs, bool), None)
 

@@ -24,9 +24,10 @@ from metaworld.policies import ENV_POLICY_MAP
 from toddle.core.errors import nearest, problem
 from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.core.seeding import numpy_generator
+from toddle.core.types import Named
 from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
-from toddle.envs.bodies.sawyer import SawyerIndex, sawyer_proprio
+from toddle.envs.bodies.sawyer import CENTRE, LENGTH, SawyerIndex, sawyer_proprio
 from toddle.envs.metaworld_sentences import sentence
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 
@@ -135,6 +136,13 @@ class MetaWorldEnv(BatchedEnv):
             parts["images"] = spaces.Box(0, 255, pictures, np.uint8)
         self.single_observation_space = spaces.Dict(parts)
         self.single_action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+        arm = self._arm_size
+        self.named = {
+            "tool": Named((0, 1, 2), LENGTH, CENTRE),
+            "gripper": Named((6,)),
+            "object": Named(tuple(range(arm, arm + 3))),
+            "goal": Named(tuple(range(size - 3, size))),
+        }
         self._allocate()
 
     def _make_world(self) -> Any:

@@ -46,6 +46,7 @@ class MixtureEnv(BatchedEnv):
         )
         self.task = np.arange(self.num_envs) % len(parts)
         self.noise = first.noise
+        self.named = first.named if all(part.named == first.named for part in self.parts) else {}
         self._allocate()
         for part in self.parts:  # which count control steps by these
             part._return, part._length = self._return, self._length

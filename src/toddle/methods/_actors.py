@@ -281,4 +281,4 @@ def ppo_run(
     collectors = make_collectors(start, collect)
     iterations = iterations_of(start, policy, collectors)
     learner = PPO(policy, critic, collectors, ppo, iterations=iterations, seed=start.seed, **start.parts)
-    return Run(learner=learner, policy=policy, iterations=iterations, sources=collectors)
+    return Run(learner=learner, policy=policy, iterations=iterations, sources=collectors, rewards=learner.rewards)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from toddle import methods
+from toddle.algorithms.parts import RewardTerm
 from toddle.core.config import from_dict, merged, to_dict
 from toddle.core.device import CPU, resolve_device
 from toddle.core.errors import nearest, problem
@@ -94,6 +95,8 @@ class Run:
     """Within it the policy acts with LoRA merged, where it has LoRA."""
     notes: tuple[str, ...] = ()
     """What a plan says besides."""
+    rewards: Sequence[RewardTerm] = ()
+    """The terms that the learner adds to rewards; none where a method knows no such thing."""
     rehearse: Callable[[], float] = lambda: 1.0
     """Called before a plan times a step of the learner, where the first ones of a run are not like the others, or are
     long; returns how many of the steps that follow take as long as one of a run."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from toddle.algorithms.estimators import GroupAdvantages
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.core.config import config
@@ -70,6 +72,13 @@ class GroupSettings:
             for index, env in enumerate(start.envs)
         ]
         iterations = max(1, round(start.steps / sum(source.decisions for source in sources)))
-        learner = PPO(policy, None, sources, self.ppo, iterations=iterations, seed=start.seed, estimator=estimator)
-        show = ("episode/success", "episode/return")
-        return Run(learner=learner, policy=policy, iterations=iterations, sources=sources, show=show)
+        parts: dict[str, Any] = {"estimator": estimator, **start.parts}
+        learner = PPO(policy, None, sources, self.ppo, iterations=iterations, seed=start.seed, **parts)
+        return Run(
+            learner=learner,
+            policy=policy,
+            iterations=iterations,
+            sources=sources,
+            show=("episode/success", "episode/return"),
+            rewards=learner.rewards,
+        )

@@ -96,6 +96,7 @@ def run_of(learner: PPO, vla: Explorable, explorer: Acting, iterations: int, sou
         show=SHOWN,
         acting=explorer,
         merged=vla.merged,
+        rewards=learner.rewards,
     )
 
 

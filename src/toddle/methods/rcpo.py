@@ -25,7 +25,7 @@ class RCPOSettings(PPOSettings):
     def build(self, start: Start) -> Run:
         """Build PPO on rewards less weighted costs."""
         limit = CostLimit(self.limit, rate=self.multiplier_rate)
-        return super().build(dataclasses.replace(start, parts={"rewards": [limit]}))
+        return super().build(dataclasses.replace(start, parts={"rewards": [*start.parts.get("rewards", ()), limit]}))
 
 
 METHOD = Method(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from toddle.algorithms.process_reward import ProcessRewardSettings
 from toddle.core.config import config, to_dict
@@ -33,6 +33,7 @@ from toddle.maths.intervals import difference_of_shares
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import kind_of, load_policy, meta_of, save_policy
+from toddle.recipes import _reward
 from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._recorded import recorded_success
@@ -89,10 +90,10 @@ class Config:
     """Threads that step the physics, where the environment has any."""
     steps: Count = 100_000
     """Control steps to learn from at most, all environments together."""
-    reward: Literal["success", "dense", "simplified"] = "success"
+    reward: str = "success"
     """1 at success, which ends the episode; or the environment's dense or simplified reward, where it has one: then
     success does not end an episode in which it learns, for what is still to be earned would make it better to go on
-    without."""
+    without.  Or a sum of terms, success+0.5*pbrs+rnd (docs/rewards.md)."""
     process_reward: ProcessRewardSettings = ProcessRewardSettings()
     """A reward on the way to success, said by a model (docs/process_reward.md)."""
     imitation: ImitationSettings = ImitationSettings()
@@ -124,6 +125,7 @@ class Config:
             raise problem("env", "at least one environment", "none")
         if len(set(self.env)) != len(self.env):
             raise problem("env", "different environments", ", ".join(self.env))
+        _reward.check_reward(self.reward, ("success", "dense", "simplified"))
         if self.tasks.draws and len(self.env) < 2:
             raise problem("tasks.kind", "several environments, for a curriculum over tasks", self.tasks.kind)
 
@@ -158,9 +160,9 @@ def _make_env(
     """Build an environment as the policy was taught to see it, with the reward that RL learns from."""
     family = family_of(name)
     options = dict(family.finetuning)
-    if config.reward != Config.reward:
-        family.check("reward", name, config.reward)
-        options["reward"] = config.reward
+    if (word := _reward.own_word(config.reward, Config.reward)) != Config.reward:
+        family.check("reward", name, word)
+        options["reward"] = word
         if learning and family.takes("terminate_on_success"):
             options["terminate_on_success"] = False
     family.check("cameras", name, " ".join(config.cameras or policy.cameras))
@@ -215,12 +217,13 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         meta=meta,
         tasks=config.tasks if config.tasks.draws else None,
         parts={
-            "rewards": config.process_reward.terms(features, vla.cameras, device),
+            "rewards": _reward.reward_terms(config.reward, envs, config.seed, features)
+            + config.process_reward.terms(features, vla.cameras, device),
             "auxiliaries": config.imitation.parts(vla, config.seed),
         },
     )
     with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
-        return config.build(start), meta
+        return _reward.check_taken(config.build(start), config.reward), meta
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------
@@ -313,7 +316,7 @@ def plan(config: Any) -> Plan:
             f"step {config.worlds} worlds {shared}; train {weights:,} weights: {method.what}",
             *([f"add the process reward of {reward.model}, {reward.cap:g} a decision at most"] if reward.model else []),
             *([f"hold it near what it was: KL to the start, weight {near:g}"] if near else []),
-            *config.imitation.lines(),
+            *(_reward.reward_lines(config.reward) + config.imitation.lines()),
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],
@@ -341,7 +344,7 @@ def run(config: Any, *, resume: bool = False) -> None:
         )
         facts = {"envs": list(config.env), "algorithm": config.method, "from": str(config.policy)}
         facts["steps"] = sum(source.total_steps for source in made.sources)
-        save_policy(config.out / "policy", made.policy, meta | facts)
+        save_policy(config.out / "policy", made.policy, meta | facts | _reward.keep_episode(folder.path, made.rewards))
         table |= _measure(config, "after", made, meta, folder.path)
         write_summary(folder.path, table)
     print(f"policy: {config.out / 'policy'}", file=sys.stderr)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
@@ -39,6 +39,7 @@ from toddle.experience.teacher import (
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, meta_of, save_policy
+from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog
@@ -99,8 +100,9 @@ class Config:
     """Threads that step the physics."""
     steps: Count = 1_000_000
     """Control steps to learn from."""
-    reward: Literal["dense", "simplified", "sparse"] = "dense"
-    """What pays: stages on the way, the nearness of the goal alone, or success alone."""
+    reward: str = "dense"
+    """What pays: dense, stages on the way; simplified, the nearness of the goal alone; sparse, success alone.  Or a sum
+    of terms, sparse+0.5*pbrs+rnd (docs/rewards.md)."""
     horizon_scale: Count = 1
     """The time limit is so many times as long."""
     max_episode_steps: Count | None = None
@@ -116,6 +118,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
+        _reward.check_reward(self.reward, ("dense", "simplified", "sparse"))
         if len(self.env) != 1:
             raise problem("env", "one environment", ", ".join(self.env) or "none")
 
@@ -147,7 +150,7 @@ def _make_env(config: Config, worlds: int, seed: int, policy: Any, *, ends: bool
     (name,) = config.env
     options: dict[str, Any] = {}
     for option, value, usual in (
-        ("reward", config.reward, Config.reward),
+        ("reward", _reward.own_word(config.reward, Config.reward, sparse="sparse"), Config.reward),
         ("horizon_scale", config.horizon_scale, Config.horizon_scale),
         ("max_episode_steps", config.max_episode_steps, Config.max_episode_steps),
     ):
@@ -201,15 +204,17 @@ def build(config: Any) -> tuple[Run, Teaching | None]:
     flaw = _flaw(config, policy) if asked else Flaw()
     env = _make_env(config, config.worlds, config.seed, policy)
     device = resolve_device(config.device)
+    terms = _reward.reward_terms(config.reward, [env], config.seed)
     start = Start(
         envs=[env],
         steps=config.steps,
         seed=config.seed,
         device=device,
         teacher=_teacher(flaw, policy, env, config.seed) if asked else None,
+        parts={"rewards": terms} if terms else {},
     )
     with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
-        made: Run = config.build(start)
+        made = _reward.check_taken(config.build(start), config.reward)
     return made, (policy, flaw) if asked else None
 
 
@@ -281,6 +286,7 @@ def plan(config: Any) -> Plan:
         *preset_lines(config, preset),
         *([f"let the teacher ({config.teacher}) play {config.evaluation.teacher} episodes by itself"] if asked else []),
         f"step {config.worlds} worlds of {config.env[0]}, reward {config.reward}",
+        *_reward.reward_lines(config.reward),
         f"train a {made.policy.kind} policy of {parameters:,} parameters, {method.what}: {made.iterations} iterations, "
         f"{config.steps:,} control steps",
         f"evaluate it for {config.evaluation.episodes} episodes",
@@ -306,6 +312,7 @@ def run(config: Any, *, resume: bool = False) -> None:
             show=made.show,
             on_iteration=_on_the_way(config, made.policy),
         )
+        _reward.keep_episode(folder.path, made.rewards)
         steps = sum(source.total_steps for source in made.sources)
         save_policy(
             config.out / "policy", made.policy, {"envs": list(config.env), "steps": steps, "algorithm": config.method}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from toddle.algorithms.rewards.compose import OWN
 from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
@@ -25,6 +26,7 @@ from toddle.envs.make import family_of, make_env
 from toddle.envs.noise import NoiseConfig
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, save_policy
+from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.runs.learners import check_learners, follow, follows, leading, led
 from toddle.runs.loop import run_loop
@@ -88,8 +90,9 @@ class Config:
     """Control steps after which an episode is cut; by default the environment's own limit."""
     terminate_on_success: bool = False
     """End an episode at its first success, where the environment takes it (metaworld-state does so by itself)."""
-    reward: Literal["own", "dense", "simplified", "sparse", "success"] = "own"
-    """What is paid, where the environment has several rewards (docs/tabletop.md); own: what it pays by itself."""
+    reward: str = "own"
+    """What is paid: own, dense, simplified, sparse or success, where the environment has several rewards
+    (docs/tabletop.md); own: what it pays by itself.  Or a sum of terms, sparse+0.5*pbrs+rnd (docs/rewards.md)."""
     horizon_scale: Count = 1
     """The task's time limit is multiplied by this, where the environment takes it (S4's first protocol: 10)."""
     estimates: EstimateConfig = EstimateConfig()
@@ -109,11 +112,14 @@ class Config:
         check_device_name(self.device)
         if not self.env:
             raise problem("env", "at least one environment", "none")
+        _reward.check_reward(self.reward, OWN)
         check_learners(self.learners, self.worlds, "worlds")
         if self.learners > 1 and not load_method(self.method).shared:
             raise problem(
                 "learners", f"1 with method {self.method}", self.learners, "docs/scaling.md lists those that share"
             )
+        if self.learners > 1 and self.reward not in OWN:
+            raise problem("learners", "1 with a sum of rewards, whose terms learn", self.learners)
         if self.stop_at is not None and len(self.env) > 1:
             raise problem("stop_at", "nothing with several environments", self.stop_at)
 
@@ -143,7 +149,9 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
 
 
 def _environments(config: Config) -> list[BatchedEnv]:
-    asked = {name: getattr(config, name) for name in OPTIONS if getattr(config, name) != getattr(Config, name)}
+    given = {name: getattr(config, name) for name in OPTIONS}
+    given["reward"] = _reward.own_word(config.reward, Config.reward)
+    asked = {name: value for name, value in given.items() if value != getattr(Config, name)}
     envs, own = [], team().share(config.worlds)
     for index, name in enumerate(config.env):
         for option, value in asked.items():
@@ -160,20 +168,22 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
     """
     device = resolve_device(team().device(config.device))
     init = None if config.init is None else load_policy(config.init)
+    envs = _environments(config)
+    terms = _reward.reward_terms(config.reward, envs, config.seed)
     start = Start(
-        envs=_environments(config),
+        envs=envs,
         steps=config.steps,
         seed=config.seed,
         device=device,
         init=init,
         folder=folder,
         checkpoint_every=config.checkpoint_every,
+        parts={"rewards": terms} if terms else {},
     )
     with weights_that_fit(
         4.0 if device.type == "cpu" else 1.0
     ):  # they are filled on the CPU, and trained on the device
-        built: Run = config.build(start)
-    return built
+        return _reward.check_taken(config.build(start), config.reward)
 
 
 def plan(config: Any) -> Plan:
@@ -191,6 +201,7 @@ def plan(config: Any) -> Plan:
         *([f"go on from {config.init}"] if config.init is not None else []),
         *([f"imitate {imitated} first"] if (imitated := to_dict(config).get("warm_start")) else []),
         *made.notes,
+        *_reward.reward_lines(config.reward),
         f"step {config.worlds} worlds each of {', '.join(config.env)}",
         f"train a {made.policy.kind} policy of {parameters:,} parameters by {config.method}: {made.iterations} "
         f"iterations, {config.steps:,} control steps",
@@ -250,5 +261,6 @@ def run(config: Any, *, resume: bool = False) -> None:
         )
         steps = sum(source.total_steps for source in made.sources)
         meta = {"envs": list(config.env), "steps": steps, "algorithm": config.method, "control": config.control}
+        meta |= _reward.keep_episode(folder.path, made.rewards)
         save_policy(config.out / "policy", made.policy, meta)
     print(f"policy: {config.out / 'policy'}", file=sys.stderr)

@@ -15,7 +15,7 @@ import numpy as np
 from toddle.envs.base import Array
 from toddle.envs.bodies.body import GRAVITY, Body, KeyPoint, MocapAction, package_file
 
-__all__ = ["PROPRIO_FIELDS", "SAWYER", "SawyerIndex", "sawyer_proprio", "sawyer_proprio_batch"]
+__all__ = ["CENTRE", "LENGTH", "PROPRIO_FIELDS", "SAWYER", "SawyerIndex", "sawyer_proprio", "sawyer_proprio_batch"]
 
 LENGTH = 0.5  # metres: the hand's box reaches this far to either side; 0.1 L is Meta-World's own target radius, 5 cm
 CENTRE = (0.0, 0.7, 0.25)

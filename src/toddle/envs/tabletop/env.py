@@ -20,7 +20,7 @@ from toddle.envs.mujoco_pool import MujocoPool
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.envs.streams import WorldStreams
 from toddle.envs.tabletop.control import REACH, TURN, joint_motion, tool_jacobian
-from toddle.envs.tabletop.reading import TOOL, arm_numbers, moment_of, poses, quaternions, thing_numbers, told
+from toddle.envs.tabletop.reading import TOOL, arm_numbers, moment_of, names_of, poses, quaternions, thing_numbers, told
 from toddle.envs.tabletop.scene import HOME, build_scene, reshape
 from toddle.envs.tabletop.task import Draws, Moment, Task, check_options
 from toddle.envs.tabletop.tasks import TASKS
@@ -137,6 +137,7 @@ class TabletopEnv(BatchedEnv):
             parts["images"] = spaces.Box(0, 255, self._images.shape[1:], np.uint8)
         self.single_observation_space = spaces.Dict(parts)
         self.single_action_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
+        self.named = names_of(self.task)
         self._allocate()
 
     @property

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from toddle.core.types import Named
 from toddle.envs.base import Array
 from toddle.envs.estimates import PoseEstimates
 from toddle.envs.mujoco_pool import MujocoPool
 from toddle.envs.tabletop.task import Moment, Task
 
-__all__ = ["TOOL", "arm_numbers", "moment_of", "poses", "quaternions", "thing_numbers", "told"]
+__all__ = ["TOOL", "arm_numbers", "moment_of", "names_of", "poses", "quaternions", "thing_numbers", "told"]
 
 TOOL = 0  # the first site of the scene
 
@@ -65,6 +66,16 @@ def arm_numbers(pool: MujocoPool, now: Moment) -> Array:
     state = pool.state
     axes = state["site_xmat"][:, TOOL].reshape(-1, 3, 3)[:, :, :2].reshape(-1, 6)
     return np.concatenate([state["qpos"][:, :9], state["qvel"][:, :9], now.tool, axes], 1)
+
+
+def names_of(task: Task) -> dict[str, Named]:
+    """Return where tool, things, goal and object (the last thing) stand in the numbers of a state."""
+    found, place = {"tool": Named((18, 19, 20))}, 27 + len(task.things)
+    for name in task.seen:
+        found[name] = Named((place, place + 1, place + 2))
+        place += 6 if name == "goal" else 12
+    last = task.things[-1].name if task.things else ""
+    return found | ({"object": found[last]} if last in found else {})
 
 
 def thing_numbers(task: Task, now: Moment) -> Array:
