@@ -98,6 +98,7 @@ def made(
         target_rate=0.01,
         expectile=0.9,
         temperature=1.0,
+        history=5,
         conservative=ConservativeConfig(samples=4, policy_rate=1e-3),
     )
     config = offline.Config(

@@ -27,6 +27,7 @@ from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.check_policy import check_policy
 from toddle.policies.conditioned import ConditionedConfig, ConditionedPolicy
+from toddle.policies.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.diffusion_vla import DiffusionVLA
 from toddle.policies.fast_language_vla import FastLanguageVLA, fast_language_config
@@ -73,6 +74,10 @@ def squashed(folder: Path) -> tuple[Any, Observation]:
 
 def conditioned(folder: Path) -> tuple[Any, Observation]:
     return ConditionedPolicy(ConditionedConfig(body=ARM, hidden=(16,), asks="return", guidance=1.5)), state()
+
+
+def decision_transformer(folder: Path) -> tuple[Any, Observation]:
+    return DecisionTransformer(DecisionTransformerConfig(body=ARM, window=3, width=8, depth=1)), state()
 
 
 def causal(folder: Path) -> tuple[Any, Observation]:
@@ -209,6 +214,7 @@ MADE: dict[str, tuple[Make, ...]] = {
     "gaussian": (gaussian,),
     "squashed_gaussian": (squashed,),
     "conditioned": (conditioned,),
+    "decision_transformer": (decision_transformer,),
     "causal": (causal,),
     "denoising": (diffusion, flow),
     "fpo": (fpo,),
@@ -227,7 +233,7 @@ MADE: dict[str, tuple[Make, ...]] = {
 LEARN: dict[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("gaussian", "squashed_gaussian", "tokens", "denoising", "fpo"), (Scorable, Imitating)),
     **dict.fromkeys(("causal", "conditioned"), (Scorable,)),
-    "steered": (),
+    **dict.fromkeys(("steered", "decision_transformer"), ()),
     **dict.fromkeys(("flow_vla", "pi0", "pi05", "smolvla"), (FineTunable,)),
     **dict.fromkeys(
         ("diffusion_vla", "token_vla", "fast_vla", "language_vla", "fast_language_vla"), (Scorable, FineTunable)

@@ -37,13 +37,20 @@ class Transitions:
     """(N,) 1 where the episode ended there for good and nothing follows; a time-out is no such end."""
     returns: Tensor
     """(N,) discounted sum of the rewards from there to the end of its episode (`maths.value_targets.returns_to_go`)."""
+    age: Tensor | None = None
+    """(N,) int64 control steps since its episode began, its rows in their order; None: not known."""
 
     def __len__(self) -> int:
         return len(self.reward)
 
     def at(self, rows: Tensor) -> Transitions:
         """Return the transitions `rows`."""
-        return Transitions(*(getattr(self, field.name)[rows] for field in fields(self)))
+        taken = {name: value[rows] for name, value in self._tensors().items()}
+        return Transitions(**taken)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in named if value is not None}
 
     def draw(self, count: int, generator: torch.Generator) -> Transitions:
         """Return `count` transitions, drawn with replacement."""
@@ -56,7 +63,9 @@ class Transitions:
             sizes = [getattr(part, name).shape[1] for part in parts]
             if len(set(sizes)) > 1:
                 raise problem(f"dataset: {name}", "as many numbers in every dataset", ", ".join(map(str, sizes)))
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+        tensors = [part._tensors() for part in parts]
+        common = [name for name in tensors[0] if all(name in each for each in tensors)]
+        return cls(**{name: torch.cat([each[name] for each in tensors]) for name in common})
 
     def permuted(self, generator: torch.Generator) -> Transitions:
         """Return a copy in which every transition is paid, and ends, as another one: it can teach imitation alone.
@@ -96,13 +105,15 @@ def read_transitions(
     over = np.logical_or.reduce([*flags.values(), np.zeros(len(action), bool)])
     paid = dataset.column("next.reward") if reward == "recorded" else flags["next.success"]
     pay = scale * paid.astype(np.float64) + shift
-    kept, last, to_go, sums = list[np.ndarray](), list[np.ndarray](), np.zeros(len(pay)), np.zeros(len(pay))
+    kept, ages, last = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    to_go, sums = np.zeros(len(pay)), np.zeros(len(pay))
     for episode in dataset.episodes:
         ends = np.flatnonzero(over[episode.start : episode.stop])
         stop = episode.start + int(ends[0]) + 1 if len(ends) else episode.stop
         to_go[episode.start : stop] = returns_to_go(pay[episode.start : stop], bool(len(ends)), discount)
         sums[episode.start : stop] = chunk_rewards(pay[episode.start : stop], chunk, discount)
         kept.append(np.arange(episode.start, stop if len(ends) else max(episode.start, stop - chunk)))
+        ages.append(np.arange(len(kept[-1])))
         last.append(np.full(len(kept[-1]), stop - 1))
     rows, steps = np.concatenate(kept), np.arange(chunk)
     if not len(rows):
@@ -113,8 +124,9 @@ def read_transitions(
     def tensor(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
+    age = torch.from_numpy(np.concatenate(ages))
     before = (tensor(state[rows]), tensor(action[taken].reshape(len(rows), -1)), tensor(sums[rows]))
-    return Transitions(*before, tensor(state[after]), tensor(over[taken[:, -1]]), tensor(to_go[rows]))
+    return Transitions(*before, tensor(state[after]), tensor(over[taken[:, -1]]), tensor(to_go[rows]), age)
 
 
 _ENDS = ("next.success", "next.terminated")

@@ -50,6 +50,11 @@ KINDS: dict[str, tuple[str, str, str]] = {
         "SquashedGaussianConfig",
     ),
     "conditioned": ("toddle.policies.conditioned", "ConditionedPolicy", "ConditionedConfig"),
+    "decision_transformer": (
+        "toddle.policies.decision_transformer",
+        "DecisionTransformer",
+        "DecisionTransformerConfig",
+    ),
     "causal": ("toddle.policies.causal", "CausalPolicy", "CausalConfig"),
     "denoising": ("toddle.policies.denoising", "DenoisingPolicy", "DenoisingConfig"),
     "fpo": ("toddle.policies.fpo", "FPOPolicy", "FPOConfig"),

@@ -15,13 +15,9 @@ from toddle.core.seeding import torch_generator
 from toddle.core.types import BodySpec
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.transitions import Transitions, read_transitions
-from toddle.models.denoisers import MlpDenoiserConfig
-from toddle.policies.conditioned import Asked, ConditionedConfig, ConditionedPolicy
-from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
-from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
-from toddle.policies.links import FlowConfig
-from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
+from toddle.policies.conditioned import Asked
 from toddle.policies.store import load_policy, save_policy
+from toddle.recipes._offline_policy import fresh_policy
 from toddle.runs.critics import FOLDER, save_critics
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
@@ -36,7 +32,7 @@ class Config:
     """Learn a policy of states from datasets with rewards, by RL and without a simulator.
 
     Example: toddle offline --dataset runs/play --method iql --out runs/offline
-    `--method` is iql, cql, cal-ql, td3-bc, co-rft, awac, recap, reinbot, arfm, or bc (imitation, to compare).
+    `--method` is iql, cql, cal-ql, td3-bc, co-rft, awac, dt, recap, reinbot, arfm, or bc (imitation, to compare).
     Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from, and <out>/critics.
     """
 
@@ -46,7 +42,7 @@ class Config:
     """LeRobot datasets (v3.0) of one body, as `toddle record --keep-failures` writes them."""
     out: Path = Path("runs/offline")
     """The run's folder; the policy is in its `policy/`."""
-    method: Literal["iql", "cql", "cal-ql", "td3-bc", "co-rft", "awac", "recap", "reinbot", "arfm", "bc"] = "iql"
+    method: Literal["iql", "cql", "cal-ql", "td3-bc", "co-rft", "awac", "dt", "recap", "reinbot", "arfm", "bc"] = "iql"
     """How the policy is learned."""
     policy: Path | None = None
     """Folder of a policy of states to go on from; None: a fresh one."""
@@ -61,7 +57,7 @@ class Config:
     permute_rewards: bool = False
     """The control that should fail: every transition is paid, and ends, as another one."""
     hidden: tuple[Size, ...] = HIDDEN
-    """Widths of a fresh policy's hidden layers; a flow's (arfm) is as wide as the first."""
+    """Widths of a fresh policy's hidden layers; a flow's (arfm) is as wide as the first, dt has a block for each."""
     log_std: LogStd = 0.0
     """Logarithm of a fresh policy's standard deviation at the start (td3-bc leaves it: -2.3 explores as TD3 does)."""
     asks: Asked | None = None
@@ -123,19 +119,7 @@ def _policy(config: Config, data: Transitions, body: BodySpec) -> Any:
             wanted = f"a policy of {body.proprio} numbers and actions of {body.action}, as the data have"
             raise problem("policy", wanted, f"{mine.proprio} and {mine.action}")
         return found
-    fresh: dict[str, Any] = {"hidden": config.hidden, "log_std": config.log_std, "seed": config.seed}
-    made: GaussianPolicy | SquashedGaussianPolicy | ConditionedPolicy | DenoisingPolicy
-    if kind == SquashedGaussianPolicy.kind:
-        made = SquashedGaussianPolicy(SquashedGaussianConfig(body=body, **fresh))
-    elif kind == ConditionedPolicy.kind:
-        asks = config.asks or ("positive" if config.method == "recap" else "return")
-        made = ConditionedPolicy(ConditionedConfig(body=body, asks=asks, guidance=config.guidance, **fresh))
-    elif kind == DenoisingPolicy.kind:
-        chunk: dict[str, Any] = {"horizon": 1, "executed": 1, "network": MlpDenoiserConfig(width=config.hidden[0])}
-        made = DenoisingPolicy(DenoisingConfig(body=body, process=FlowConfig(), seed=config.seed, **chunk))
-    else:
-        fresh["squashed"] = config.method != "awac"
-        made = GaussianPolicy(GaussianConfig(bodies=(body,), activation="relu", horizon=horizon, **fresh))
+    made = fresh_policy(kind, config, body, horizon)
     made.fit_normaliser({"proprio": data.observation})
     return made
 

@@ -5,6 +5,7 @@ from toddle.algorithms.offline.awac import AWAC
 from toddle.algorithms.offline.co_rft import CoRFT
 from toddle.algorithms.offline.conditioned import Recap, Reinbot
 from toddle.algorithms.offline.cql import CQL, CalQL
+from toddle.algorithms.offline.dt import DT
 from toddle.algorithms.offline.iql import IQL
 from toddle.algorithms.offline.learner import OfflineConfig, OfflineLearner
 from toddle.algorithms.offline.td3_bc import TD3BC
@@ -21,5 +22,6 @@ METHODS: dict[str, type[OfflineLearner]] = {
     "reinbot": Reinbot,
     "arfm": ARFM,
     "awac": AWAC,
+    "dt": DT,
     "bc": OfflineLearner,
 }

@@ -1,7 +1,7 @@
 """What all methods of learning from stored transitions share, and imitation, which they are compared with.
 
 One learner draws batches, keeps critics with slow copies and logs; a method is how a batch changes critics and policy.
-Any policy with densities (`Scorable`) of single actions fits.  Order and constants of the updates follow CORL's
+Most take any policy with densities (`Scorable`) of single actions.  Order and constants of the updates follow CORL's
 implementations (Tarasov et al. 2022, arXiv 2210.07105), which tests hold to its numbers.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from toddle.core.config import config
 from toddle.core.errors import NaNError, problem
 from toddle.core.numbers import Count, Discount, Finite, NonNegative, Positive, Share, Size
-from toddle.core.protocols import Module, Scorable
+from toddle.core.protocols import Acting, Module
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation, Score
 from toddle.data.transitions import Transitions
@@ -56,14 +56,14 @@ class ConservativeConfig:
 
 @config
 class ConditionedImitationConfig:
-    """What recap and reinbot alone have."""
+    """What recap and reinbot have, and of it `expectile` dt."""
 
     dropout: Share = 0.1
     """Share of actions of which nothing is known to the policy."""
     positive: Share = 0.3
     """recap: share of the data's actions whose advantage counts as good."""
     expectile: Share = 0.9
-    """reinbot: of the returns of a state that the predicted one is."""
+    """reinbot, dt: of the returns of a state that the predicted one is."""
 
 
 @config
@@ -102,6 +102,8 @@ class OfflineConfig:
     """arfm: effective sample size that the weights are to have, as a share of the batch; 1: all alike."""
     chunk: Size = 4
     """co-rft: H, actions of a decision, all executed before the next one."""
+    history: Size = 20
+    """dt: K, steps that a fresh policy looks back, this one counted."""
     conservative: ConservativeConfig = ConservativeConfig()
     """cql, cal-ql and co-rft."""
     conditioned: ConditionedImitationConfig = ConditionedImitationConfig()
@@ -119,15 +121,21 @@ class OfflineLearner:
     """Of a fresh policy (`policies.store`)."""
     chunked: ClassVar[bool] = False
     """Whether a decision is a chunk of `config.chunk` actions, and a transition as long."""
+    remembers: ClassVar[bool] = False
+    """Whether the policy has a memory."""
+    policy: Any
+    """`Scorable`, or what else the method needs of its kind."""
 
-    def __init__(self, policy: Scorable, data: Transitions, config: OfflineConfig, *, updates: int, seed: int) -> None:
+    def __init__(self, policy: Acting, data: Transitions, config: OfflineConfig, *, updates: int, seed: int) -> None:
         """Learn from `data` with `updates` updates in all.  Raises InputError for a policy of chunks or of memory."""
         length = config.chunk if self.chunked else 1
-        if policy.sequential or policy.horizon != length:
+        if policy.sequential != self.remembers or policy.horizon != length:
             several = f"chunks of {length} actions" if self.chunked else "single actions"
-            raise problem("policy", f"one that decides {several} without memory", policy.kind)
+            memory = "with" if self.remembers else "without"
+            raise problem("policy", f"one that decides {several} {memory} memory", policy.kind)
         self.discount = config.discount**length
-        self.policy, self.data, self.config = policy, data, config
+        self.data, self.config = data, config
+        self.policy: Any = policy  # `Scorable`, or what else the method needs of its kind
         self.total, self.updates, self.seed = updates, 0, seed
         self.batches = torch_generator(seed, "offline batches")
         self.noise = torch_generator(seed, "offline noise")
@@ -158,11 +166,15 @@ class OfflineLearner:
         score = self.score(batch.observation, batch.action)
         return {"policy_loss": self.learn("policy", -score.log_prob[:, 0].mean())}
 
+    def draw(self) -> Transitions:
+        """Return the next batch."""
+        return self.data.draw(self.config.batch, self.batches)
+
     def step(self) -> dict[str, float]:
         """Make some updates.  Raises NaNError where a metric is not finite."""
         found: dict[str, list[Tensor]] = {}
         for _ in range(self.config.updates_a_step):
-            batch = self.data.draw(self.config.batch, self.batches)
+            batch = self.draw()
             for name, value in (self.update(batch) | {"return": batch.returns.mean()}).items():
                 found.setdefault(name, []).append(value.detach())
             self.updates += 1
@@ -182,7 +194,8 @@ class OfflineLearner:
 
     def score(self, observation: Tensor, action: Tensor) -> Score:
         """Return the policy's log-density of actions (B, A) and its mean, with gradients."""
-        return self.policy.score(seen(observation), action)
+        found: Score = self.policy.score(seen(observation), action)
+        return found
 
     def drawn(self, observation: Tensor) -> Tensor:
         """Return actions (B, A) drawn from the policy, held to [-1, 1]."""
