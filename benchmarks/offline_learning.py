@@ -110,6 +110,7 @@ def made(
         permute_rewards=permuted,
         hidden=WIDE,
         log_std=-0.5,
+        bins=21,
         offline=learning,
         seed=seed,
     )

@@ -34,6 +34,8 @@ from toddle.algorithms.offline.learner import ConditionedImitationConfig, Conser
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
 from toddle.data.transitions import Transitions
+from toddle.maths.action_tokens import bin_centres
+from toddle.maths.token_values import spare_push, token_targets
 from toddle.maths.value_targets import (
     advantage_weight,
     chunk_rewards,
@@ -51,6 +53,7 @@ from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.links import FlowConfig
 from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
+from toddle.policies.tokens import TokenConfig, TokenPolicy
 
 CORL = json.loads((Path(__file__).parent / "data/corl_updates.json").read_text())
 NAMES = {"iql": "iql", "td3-bc": "td3_bc", "awac": "awac"}
@@ -223,6 +226,46 @@ def test_calibration_holds_the_policys_actions_alone() -> None:
     assert values.grad is not None and (values.grad[..., 10:] == 0).all() and (values.grad[..., :10] > 0).all()
 
 
+def test_targets_of_tokens_by_hand() -> None:
+    """Between two numbers of an action no time passes; what was reached is a floor; said tokens are not pushed."""
+    value = torch.tensor([[[0.1, 0.2], [0.3, 0.4]], [[0.1, 0.2], [0.3, 0.4]]])
+    target = token_targets(value, torch.tensor([0.05, 0.5]), torch.tensor([0.0, 0.45]))
+    torch.testing.assert_close(target, torch.tensor([[0.4, 0.05], [0.45, 0.5]]))
+    pushed = spare_push(torch.tensor([[[0.1, 0.2, 0.3]]]), torch.tensor([[1]]))
+    torch.testing.assert_close(pushed, torch.tensor([[0.05]]))  # (0.01 + 0.09) / 2
+
+
+def test_values_of_two_numbers_are_those_of_the_best_pair() -> None:
+    """16 pairs that end at once.  Unpushed, Q of the first number is the best of its row and Q of the second the pair's
+    own, gamma 0.5 or not, and the greedy pair is the best of all.  Pushed, of a number that half of the bins have been
+    seen of, each as often: t p / (p + (1 - p) / 3) = 3 t / 4 at p = 1/2, and 0 where it was not seen."""
+    pairs, places = torch.cartesian_prod(torch.arange(4), torch.arange(4)), bin_centres(4)
+    table = torch.tensor([[0.1, 0.9, 0.2, 0.3], [0.8, 0.7, 0.8, 0.7], [0.0, 0.4, 0.5, 1.0], [0.6, 0.6, 0.6, 0.2]])
+    state, paid = torch.zeros(16, 2), table.flatten()
+    body = BodySpec(name="pair", proprio=2, action=2, dt=0.1)
+    many: dict[str, Any] = {"learning_rate": 1e-2, "target_rate": 0.2, "discount": 0.5, "updates_a_step": 500}
+    actor = TokenPolicy(TokenConfig(body=body, bins=4, hidden=(32,)))
+    data = Transitions(state, places[pairs], paid, state, torch.ones(16), paid)
+    learner: Any = METHODS["q-transformer"](
+        actor, data, OfflineConfig(batch=64, spare_weight=0.0, **many), updates=500, seed=0
+    )
+    learner.step()
+    values = learner.values(actor, state, pairs).detach()
+    torch.testing.assert_close(values[:, 1].gather(-1, pairs[:, 1:])[:, 0], paid, atol=0.06, rtol=0)
+    torch.testing.assert_close(values[0, 0], table.amax(1), atol=0.06, rtol=0)
+    best = actor.act({"proprio": state[:1]}, deterministic=True)[0].action[0, 0]
+    assert torch.equal(best, places[torch.tensor([2, 3])])
+    half = Transitions(
+        state[:2], places[[0, 1], None], torch.tensor([0.0, 1.0]), state[:2], *torch.ones(1, 2), paid[:2]
+    )
+    half = replace(half, returns=torch.tensor([0.0, 1.0]))
+    actor = TokenPolicy(TokenConfig(body=replace(body, action=1), bins=4, hidden=(32,)))
+    learner = METHODS["q-transformer"](actor, half, OfflineConfig(batch=64, **many), updates=500, seed=0)
+    learner.step()
+    found = learner.values(actor, state[:1], pairs[:1, :1]).detach()[0, 0]
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.75, 0.0, 0.0]), atol=0.06, rtol=0)
+
+
 def test_a_window_holds_its_own_episode_alone() -> None:
     """Rows 0 to 2 are one episode, 3 and 4 the next; what lies before it, or comes after a step, changes nothing."""
     assert history(torch.tensor([0, 4]), 3).tolist() == [[0, 0, 0], [2, 3, 4]]
@@ -277,6 +320,8 @@ def fresh(method: str, seed: int = 0, chunk: int = 1) -> Any:
     if kind == "denoising":
         shape: dict[str, Any] = {"horizon": 1, "executed": 1, "network": MlpDenoiserConfig(width=32)}
         return DenoisingPolicy(DenoisingConfig(body=body, process=FlowConfig(), seed=seed, **shape))
+    if kind == "tokens":
+        return TokenPolicy(TokenConfig(body=body, bins=21, hidden=(32,), seed=seed))
     if kind == "decision_transformer":
         return DecisionTransformer(DecisionTransformerConfig(body=body, window=4, width=16, depth=1, seed=seed))
     if kind == "conditioned":

@@ -116,11 +116,18 @@ class TokenPolicy(nn.Module):
 
     # ---- Policy --------------------------------------------------------------------------------------------------
 
+    def _logits(self, hidden: Tensor, link: int | slice) -> Tensor:
+        """Return logits (..., bins) of a link, or (..., L, bins) of all, from their sums (..., width)."""
+        return torch.einsum("...w,...bw->...b", hidden.tanh(), self.out[link]) + self.bias[link]
+
     def _log_probs(self, hidden: Tensor, link: int | slice) -> Tensor:
-        """Return log-probabilities (..., bins) of a link, or (..., L, bins) of all, from their sums (..., width)."""
-        weight, bias = self.out[link], self.bias[link]
-        logits = torch.einsum("...w,...bw->...b", hidden.tanh(), weight) + bias
-        return torch.log_softmax(logits / self.config.temperature, -1)
+        return torch.log_softmax(self._logits(hidden, link) / self.config.temperature, -1)
+
+    def logits(self, observation: Observation, tokens: Tensor) -> Tensor:
+        """Return the logits (..., L, bins) of every link, given the tokens (..., L) int64 before it."""
+        said = self.said[torch.arange(self.links, device=tokens.device), tokens]
+        before = said.cumsum(-2) - said
+        return self._logits(self.mlp(self.features(observation)).unsqueeze(-2) + before, slice(None))
 
     def _action(self, numbers: Tensor) -> Tensor:
         return numbers.unflatten(-1, (self.horizon, -1))
@@ -153,9 +160,7 @@ class TokenPolicy(nn.Module):
     def score(self, observation: Observation, chain: Tensor) -> Score:
         """Score tokens (..., L): log_prob (..., L), entropy (...) summed over links, the expected action as mean."""
         tokens = chain.long()
-        said = self.said[torch.arange(self.links, device=chain.device), tokens]
-        before = said.cumsum(-2) - said
-        each = self._log_probs(self.mlp(self.features(observation)).unsqueeze(-2) + before, slice(None))
+        each = torch.log_softmax(self.logits(observation, tokens) / self.config.temperature, -1)
         log_prob = each.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         entropy = -(each.exp() * each).sum((-1, -2))
         return Score(log_prob, entropy, self._action((each.exp() * self.values).sum(-1)))

@@ -15,6 +15,7 @@ from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.links import FlowConfig
 from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
+from toddle.policies.tokens import TokenConfig, TokenPolicy
 
 __all__ = ["fresh_policy"]
 
@@ -33,6 +34,10 @@ class Settings(Protocol):
     @property
     def log_std(self) -> float:
         """Of the standard deviation at the start."""
+
+    @property
+    def bins(self) -> int:
+        """Tokens of a number."""
 
     @property
     def asks(self) -> Asked | None:
@@ -83,10 +88,16 @@ def _decision_transformer(settings: Settings, body: BodySpec, horizon: int) -> A
     return DecisionTransformer(DecisionTransformerConfig(body=body, seed=settings.seed, **sizes))
 
 
+def _tokens(settings: Settings, body: BodySpec, horizon: int) -> Any:
+    sizes: dict[str, Any] = {"bins": settings.bins, "hidden": settings.hidden, "width": settings.hidden[-1]}
+    return TokenPolicy(TokenConfig(body=body, seed=settings.seed, **sizes))
+
+
 BUILDERS: dict[str, Callable[[Settings, BodySpec, int], Any]] = {
     "gaussian": _gaussian,
     "squashed_gaussian": _squashed,
     "conditioned": _conditioned,
     "denoising": _denoising,
+    "tokens": _tokens,
     "decision_transformer": _decision_transformer,
 }

@@ -32,7 +32,8 @@ class Config:
     """Learn a policy of states from datasets with rewards, by RL and without a simulator.
 
     Example: toddle offline --dataset runs/play --method iql --out runs/offline
-    `--method` is iql, cql, cal-ql, td3-bc, co-rft, awac, dt, recap, reinbot, arfm, or bc (imitation, to compare).
+    `--method` is iql, cql, cal-ql, td3-bc, co-rft, awac, dt, q-transformer, recap, reinbot, arfm,
+    or bc (imitation, to compare).
     Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from, and <out>/critics.
     """
 
@@ -42,7 +43,9 @@ class Config:
     """LeRobot datasets (v3.0) of one body, as `toddle record --keep-failures` writes them."""
     out: Path = Path("runs/offline")
     """The run's folder; the policy is in its `policy/`."""
-    method: Literal["iql", "cql", "cal-ql", "td3-bc", "co-rft", "awac", "dt", "recap", "reinbot", "arfm", "bc"] = "iql"
+    method: Literal[
+        "iql", "cql", "cal-ql", "td3-bc", "co-rft", "awac", "dt", "q-transformer", "recap", "reinbot", "arfm", "bc"
+    ] = "iql"
     """How the policy is learned."""
     policy: Path | None = None
     """Folder of a policy of states to go on from; None: a fresh one."""
@@ -60,6 +63,8 @@ class Config:
     """Widths of a fresh policy's hidden layers; a flow's (arfm) is as wide as the first, dt has a block for each."""
     log_std: LogStd = 0.0
     """Logarithm of a fresh policy's standard deviation at the start (td3-bc leaves it: -2.3 explores as TD3 does)."""
+    bins: Size = 256
+    """q-transformer: bins of each of a fresh policy's numbers."""
     asks: Asked | None = None
     """recap, reinbot: what the policy asks for when it acts; None: recap what is good, reinbot the best return."""
     guidance: NonNegative = 1.0
@@ -76,10 +81,10 @@ class Config:
             raise problem("dataset", "at least one dataset", "none")
         if self.method not in ("recap", "reinbot") and (self.asks, self.guidance) != (None, 1.0):
             raise problem("asks, guidance", "nothing without --method recap or reinbot", f"--method {self.method}")
-        fresh = (self.hidden, self.log_std, self.asks, self.guidance)
-        if self.policy is not None and fresh != (HIDDEN, 0.0, None, 1.0):
+        fresh = (self.hidden, self.log_std, self.bins, self.asks, self.guidance)
+        if self.policy is not None and fresh != (HIDDEN, 0.0, 256, None, 1.0):
             found, remedy = "settings of a fresh policy", "leave them out"
-            raise problem("hidden, log_std, asks, guidance", "nothing with --policy", found, remedy)
+            raise problem("hidden, log_std, bins, asks, guidance", "nothing with --policy", found, remedy)
 
 
 def _read(config: Config) -> tuple[Transitions, BodySpec]:

@@ -8,6 +8,7 @@ from toddle.algorithms.offline.cql import CQL, CalQL
 from toddle.algorithms.offline.dt import DT
 from toddle.algorithms.offline.iql import IQL
 from toddle.algorithms.offline.learner import OfflineConfig, OfflineLearner
+from toddle.algorithms.offline.q_transformer import QTransformer
 from toddle.algorithms.offline.td3_bc import TD3BC
 
 __all__ = ["METHODS", "OfflineConfig", "OfflineLearner"]
@@ -23,5 +24,6 @@ METHODS: dict[str, type[OfflineLearner]] = {
     "arfm": ARFM,
     "awac": AWAC,
     "dt": DT,
+    "q-transformer": QTransformer,
     "bc": OfflineLearner,
 }

@@ -104,6 +104,8 @@ class OfflineConfig:
     """co-rft: H, actions of a decision, all executed before the next one."""
     history: Size = 20
     """dt: K, steps that a fresh policy looks back, this one counted."""
+    spare_weight: NonNegative = 1.0
+    """q-transformer: weight of the push on tokens that the data do not have, against the squared error."""
     conservative: ConservativeConfig = ConservativeConfig()
     """cql, cal-ql and co-rft."""
     conditioned: ConditionedImitationConfig = ConditionedImitationConfig()
