@@ -40,6 +40,7 @@ from torch import Tensor
 
 from toddle.algorithms.estimators import GAE
 from toddle.algorithms.parts import Auxiliary, Engine, Estimator, Optimiser, RewardTerm, Source
+from toddle.algorithms.safety import CostConstraint
 from toddle.algorithms.together import everyones, explained_variance, standardised
 from toddle.core.config import config
 from toddle.core.device import device_of
@@ -135,7 +136,8 @@ class PPO:
 
     `policy` and `critic` are modules; `critic` None: the estimator does without.  `iterations` is the length of the run
     (for the cosine).  `estimator` (default GAE), `rewards`, `auxiliaries` and `engine` (default: the policy acts) are
-    its parts; `optimiser` makes the optimiser of name -> (module, learning rate), by default `FlatAdam`.
+    its parts, `safety` a limit on costs; `optimiser` makes the optimiser of name -> (module, learning rate), by default
+    `FlatAdam`.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class PPO:
         rewards: Sequence[RewardTerm] = (),
         auxiliaries: Sequence[Auxiliary] = (),
         engine: Engine | None = None,
+        safety: CostConstraint | None = None,
         cut_chunks: bool = False,
         optimiser: Callable[[dict[str, tuple[Module, float]]], Optimiser] | None = None,
     ) -> None:
@@ -165,7 +168,10 @@ class PPO:
             if device_of(module) != device_of(policy):
                 raise problem(name, f"the policy's device {device_of(policy)}", str(device_of(module)))
         self.sources, self.config, self.iterations = list(sources), config, iterations
-        self.cut_chunks = cut_chunks
+        self.cut_chunks, self.safety = cut_chunks, safety
+        if safety is not None and (len(sources) > 1 or team().size > 1):
+            what = "several environments" if len(sources) > 1 else "several learners"
+            raise problem("safety", f"none with {what}", "lagrangian")
         self.estimator = estimator or GAE(config.lam)
         self.rewards, self.auxiliaries, self.engine = list(rewards), list(auxiliaries), engine or Engine()
         rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
@@ -231,6 +237,8 @@ class PPO:
             rollout.steps = None
         links = self._rescore(rollout)
         metrics |= self.estimator.fill(rollout)
+        if self.safety is not None:
+            metrics |= self.safety.apply(rollout)
         ended = rollout.terminated | rollout.truncated
         rollout.weight = decision_weights(self.config.aggregate, links, ended, rollout.mask)
         real = slice(None) if rollout.mask is None else rollout.mask
@@ -342,7 +350,9 @@ class PPO:
         if self._warming:
             none = torch.zeros((), device=loss.device)
             return loss, facts | dict.fromkeys(("policy_loss", "entropy", "kl", "clipped"), none)
-        advantage = standardised(self.team, part, valued) if config.normalise_advantages else part.advantage
+        mixed = self.safety is not None and self.safety.holds  # then they were standardised before they were mixed
+        normalise = config.normalise_advantages and not mixed
+        advantage = standardised(self.team, part, valued) if normalise else part.advantage
         score = self.policy.score(part.observation, part.chain)
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
         if part.made is not None:  # an action's advantage is that of each of its links
@@ -387,6 +397,8 @@ class PPO:
     def _parts(self) -> dict[str, Any]:
         """Return everything with a state of its own, by name."""
         found: dict[str, Any] = {"optimiser": self.optimiser, "estimator": self.estimator}
+        if self.safety is not None:
+            found["safety"] = self.safety
         for name, parts in (("source", self.sources), ("reward", self.rewards), ("auxiliary", self.auxiliaries)):
             found |= {f"{name}_{index}": part for index, part in enumerate(parts)}
         return found

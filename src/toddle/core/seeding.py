@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["PartGenerator", "numpy_generator", "rand", "randint", "randn", "seed_sequence", "torch_generator"]
+__all__ = [
+    "PartGenerator",
+    "derived_seed",
+    "numpy_generator",
+    "rand",
+    "randint",
+    "randn",
+    "seed_sequence",
+    "torch_generator",
+]
 
 
 class PartGenerator(torch.Generator):
@@ -30,6 +39,11 @@ def seed_sequence(seed: int, *names: str | int) -> np.random.SeedSequence:
     """Return the seed sequence of a named branch: the same seed and names give the same stream on any machine."""
     keys = [zlib.crc32(name.encode()) if isinstance(name, str) else int(name) for name in names]
     return np.random.SeedSequence(entropy=seed, spawn_key=tuple(keys))
+
+
+def derived_seed(seed: int, *names: str | int) -> int:
+    """Return a seed of its own for the named branch of `seed`, in a setting's range."""
+    return int(seed_sequence(seed, *names).generate_state(1, np.uint64)[0]) >> 2
 
 
 def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:

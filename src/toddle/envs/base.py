@@ -37,7 +37,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
       episode_length   control steps, likewise
       steps            control steps made in this call (a chunk stops where its episode ends)
       rewards          (N, H) the reward of each control step of this call, 0 where none was made
-      cost             the sum of what `_infos` reports as `cost` at each control step of this call
+      cost             the sum of what `_infos` reports as `cost` at each control step of this call, or of what `costs`
+                       counts; then also `cost_<name>`, of each of them
       success, ...     whatever else `_infos` reports, (N, ...), as it was at the world's last control step
     """
 
@@ -66,6 +67,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     named: Mapping[str, Named] = {}
     """Where in the state (`critic`, else `proprio`) there is what rewards speak of: tool, object, goal, gripper."""
     noise: Any = None  # on actions and observations (`envs.noise.Noise`); None: none
+    costs: Any = None  # of manipulation (`envs.costs.Costs`), in place of what `_infos` reports; None: none are counted
     pictured: Array  # (N,) bool, the worlds whose pictures `_observe` has to draw where they are not up to date
 
     # ---- what a subclass implements ------------------------------------------------------------------------------
@@ -91,7 +93,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     def state_dict(self) -> dict[str, Any]:
         """Return everything a bitwise resume needs (arrays and JSON values), episode counters included."""
         state: dict[str, Any] = {"return": self._return.copy(), "length": self._length.copy()}
-        return state if self.noise is None else state | {"noise": self.noise.state_dict()}
+        more = {"noise": self.noise, "costs": self.costs}
+        return state | {name: part.state_dict() for name, part in more.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
@@ -99,6 +102,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         self._length[:] = np.asarray(state["length"])
         if self.noise is not None:
             self.noise.load_state_dict(state["noise"])
+        if self.costs is not None:
+            self.costs.load_state_dict(state["costs"])
 
     def tool_pose(self) -> dict[str, Array]:
         """Return `tool_position` (N, 3) in metres and `tool_orientation` (N, 4) wxyz of the worlds now, where known."""
@@ -122,6 +127,10 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
         """Disturb the worlds of `mask` (N,) with a push of `strength` (1 = 0.5 m/s scaled to the body)."""
         raise problem("push", "an environment that can be pushed", self.name)
+
+    def physics(self, world: int) -> tuple[Any, Any]:
+        """Return the world's MjModel and MjData, to be read alone."""
+        raise problem("cost", "an environment whose MuJoCo worlds can be looked into", self.name)
 
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures."""
@@ -162,6 +171,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         if self.noise is not None:
             self.noise.begin(mask, seeds)
         self._call("in reset", self._reset_worlds, mask, seeds)
+        if self.costs is not None:
+            self.costs.begin(mask)
 
     def _call(self, moment: str, method: Callable[..., Any], *arguments: Any) -> Any:
         """Call a subclass's method; what it raises becomes one line that names the environment."""
@@ -193,6 +204,11 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             f"{self.name}: the {what} of world {world}{where} is {values[world, *number]} at control step "
             f"{int(self._length[world])} of its episode"
         )
+
+    def _reported(self, running: Array) -> dict[str, Array]:
+        """Return what is reported of the control step that the worlds (N,) bool have just made, costs included."""
+        infos: dict[str, Array] = self._call("in step", self._infos)
+        return infos if self.costs is None else infos | self.costs.count(running, infos.get("cost"))
 
     def _disturbed(self, actions: Array, worlds: Array) -> Array:
         return actions if self.noise is None else self.noise.on_actions(actions, worlds, self._length)
@@ -244,11 +260,11 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             terminated |= fell
             truncated |= np.greater(cut, fell)  # of bools: cut and not fell
             ended = terminated | truncated
-            infos = self._call("in step", self._infos)
+            infos = self._reported(running)
             if on_step is not None:
                 on_step(running.copy(), ended.copy(), infos)
             for key, value in infos.items():
-                if key == "cost":
+                if key == "cost" or key.startswith("cost_"):
                     info[key] = info.get(key, 0.0) + np.where(running, value, 0.0)
                     continue
                 if key in info:

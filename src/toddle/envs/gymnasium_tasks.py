@@ -118,6 +118,10 @@ class GymnasiumEnv(BatchedEnv):
         qvel[:, : self._task.pushed] += 0.5 * strength * kick / np.linalg.norm(kick, axis=1, keepdims=True)
         self._pool.write("qvel", mask, qvel)
 
+    def physics(self, world: int) -> tuple[Any, Any]:
+        """Return the world's MjModel and MjData."""
+        return self._pool.models[world], self._pool.datas[world]
+
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures, by default from the task's tracking camera."""
         model = self._pool.model

@@ -132,7 +132,7 @@ class LiberoEnv(BatchedEnv):
         self._steps = np.zeros(num_envs, np.int64)
         self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
         hidden = (COLLISION_GROUP,)
-        self._renderers = Renderers(lambda: self._parts(0)[0], render, variation, hidden_groups=hidden)
+        self._renderers = Renderers(lambda: self.physics(0)[0], render, variation, hidden_groups=hidden)
         shape = (len(self.cameras), 3, image_size, image_size)
         self._images, self._stale = np.zeros((num_envs, *shape), np.uint8), np.ones(num_envs, bool)
         numbers = self._proprio(self._envs[0]).shape
@@ -226,10 +226,10 @@ class LiberoEnv(BatchedEnv):
         return observation
 
     def _picture(self, world: int, camera: str, width: int, height: int) -> Array:
-        model, data = self._parts(world)
+        model, data = self.physics(world)
         return self._renderers.render(world, model, data, CAMERAS.get(camera, camera), width, height)
 
-    def _parts(self, world: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
+    def physics(self, world: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
         sim = self._envs[world].sim  # robosuite wraps both
         return sim.model._model, sim.data._data
 
@@ -258,7 +258,7 @@ class LiberoEnv(BatchedEnv):
     def push(self, mask: Array, generator: np.random.Generator, strength: float = 1.0) -> None:
         """Give the hand a sideways speed of 0.5 m/s x strength, through the arm's joints."""
         for world in np.flatnonzero(mask):
-            model, data = self._parts(int(world))
+            model, data = self.physics(int(world))
             robot = self._envs[world].robots[0]
             angle = generator.uniform(0.0, 2.0 * np.pi)
             velocity = 0.5 * strength * np.array([np.cos(angle), np.sin(angle), 0.0])
@@ -273,7 +273,7 @@ class LiberoEnv(BatchedEnv):
         """Return the state: an episode's start is replayed from its seed, what happened since is stored."""
         worlds = []
         for index, env in enumerate(self._envs):
-            model, data = self._parts(index)
+            model, data = self.physics(index)
             physics = np.empty(mujoco.mj_stateSize(model, STATE))
             mujoco.mj_getState(model, data, physics, STATE)
             robot = env.robots[0]
@@ -302,7 +302,7 @@ class LiberoEnv(BatchedEnv):
             getattr(self, f"_{name}")[:] = np.asarray(state[name])
         for index, (env, stored) in enumerate(zip(self._envs, state["worlds"], strict=True)):
             self._begin_episode(index, 0)
-            model, data = self._parts(index)
+            model, data = self.physics(index)
             physics = np.asarray(stored["physics"], dtype=np.float64)
             mujoco.mj_setState(model, data, physics, STATE)
             mujoco.mj_forward(model, data)

@@ -16,6 +16,7 @@ from toddle.core.family import Family
 from toddle.core.memory import check_memory
 from toddle.envs import families
 from toddle.envs.base import BatchedEnv
+from toddle.envs.costs import Costs, CostSettings
 from toddle.envs.noise import Noise, NoiseConfig
 from toddle.envs.own import is_own, own_family
 
@@ -64,9 +65,18 @@ def family_of(name: str) -> Family:
 
 
 def make_env(
-    name: str, num_envs: int, *, seed: int = 0, threads: int = 1, noise: NoiseConfig | None = None, **options: Any
+    name: str,
+    num_envs: int,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    noise: NoiseConfig | None = None,
+    cost: str = "",
+    costs: CostSettings | None = None,
+    **options: Any,
 ) -> BatchedEnv:
-    """Build `num_envs` worlds of the environment `name`; `options` go to its class.  `noise` disturbs any environment.
+    """Build `num_envs` worlds of the environment `name`; `options` go to its class.  `noise` disturbs any environment,
+    `cost` (a sum of `envs.costs.COSTS`, where they begin in `costs`) counts costs in any that MuJoCo simulates.
 
     `threads` is for environments over the pool; Meta-World and LIBERO step their worlds one after the other.
     Raises InputError for an unknown name (with the nearest known one), for an option that the environment does not
@@ -75,11 +85,20 @@ def make_env(
     if num_envs < 1:
         raise problem("num_envs", "at least 1", num_envs)
     if name in ADDED:
-        return _disturbed(ADDED[name](num_envs, seed=seed, **options), noise, seed)
+        return _counted(_disturbed(ADDED[name](num_envs, seed=seed, **options), noise, seed), cost, costs)
     family, member = family_of(name), name if is_own(name) else name.partition("/")[2]
     needed = num_envs * (family.world_bytes + 3 * options.get("image_size", 0) ** 2 * len(options.get("cameras", ())))
     check_memory(needed, f"{num_envs:,} worlds of {name}", "take fewer worlds at once (worlds, num_envs, batch)")
-    return _disturbed(family.make(member, num_envs, seed=seed, threads=threads, **options), noise, seed)
+    made = family.make(member, num_envs, seed=seed, threads=threads, **options)
+    return _counted(_disturbed(made, noise, seed), cost, costs)
+
+
+def _counted(env: BatchedEnv, cost: str, settings: CostSettings | None) -> BatchedEnv:
+    """Let an environment count costs.  Raises InputError for unknown ones and where it cannot be looked into."""
+    if cost:
+        env.costs = Costs(env, cost, settings or CostSettings())
+        env.costs.begin(np.ones(env.num_envs, bool))
+    return env
 
 
 def _disturbed(env: BatchedEnv, noise: NoiseConfig | None, seed: int) -> BatchedEnv:

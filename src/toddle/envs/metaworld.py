@@ -231,6 +231,10 @@ class MetaWorldEnv(BatchedEnv):
         env = self._envs[world]
         return self._renderers.render(world, env.model, env.data, camera, width, height)
 
+    def physics(self, world: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """Return the world's MjModel and MjData."""
+        return self._envs[world].model, self._envs[world].data
+
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures of `camera` (one of CAMERAS; default "close")."""
         return np.stack([self._picture(world, camera or "close", width, height) for world in worlds])

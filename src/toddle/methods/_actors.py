@@ -13,6 +13,7 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Discount, LogStd, Positive, Size
 from toddle.core.protocols import Acting, Scorable
+from toddle.core.seeding import derived_seed
 from toddle.core.types import BodySpec
 from toddle.envs.base import BatchedEnv
 from toddle.experience.actor import body_in
@@ -216,8 +217,11 @@ def started_from(start: Start, kinds: Sequence[str]) -> Any:
     return policy.train()
 
 
-def make_critic(start: Start, hidden: tuple[int, ...], goal_width: int) -> ValueNet:
-    """Build the critic: of privileged state where all environments give it, else of proprioception."""
+def make_critic(start: Start, hidden: tuple[int, ...], goal_width: int, *, of: str = "critic") -> ValueNet:
+    """Build the critic: of privileged state where all environments give it, else of proprioception.
+
+    of: whose weights these are, which follow from the seed and this.
+    """
     privileged = all("critic" in _keys(env) for env in start.envs)
     sizes = {env.body: env.body_spec.proprio for env in start.envs}
     if privileged:
@@ -228,7 +232,7 @@ def make_critic(start: Start, hidden: tuple[int, ...], goal_width: int) -> Value
             key="critic" if privileged else "proprio",
             hidden=hidden,
             goal_width=goal_width if has_goals(start.envs) else 0,
-            seed=start.seed,
+            seed=start.seed if of == "critic" else derived_seed(start.seed, of),
         )
     )
     return critic.to(start.device)
@@ -280,5 +284,16 @@ def ppo_run(
     critic = make_critic(start, critic_hidden, goal_width)
     collectors = make_collectors(start, collect)
     iterations = iterations_of(start, policy, collectors)
-    learner = PPO(policy, critic, collectors, ppo, iterations=iterations, seed=start.seed, **start.parts)
-    return Run(learner=learner, policy=policy, iterations=iterations, sources=collectors, rewards=learner.rewards)
+    parts, safe = dict(start.parts), start.safety is not None
+    if start.safety is not None:
+        costs = make_critic(start, critic_hidden, goal_width, of="cost critic")
+        parts["safety"] = start.safety.part(costs, ppo, start.seed)
+    learner = PPO(policy, critic, collectors, ppo, iterations=iterations, seed=start.seed, **parts)
+    return Run(
+        learner=learner,
+        policy=policy,
+        iterations=iterations,
+        sources=collectors,
+        rewards=learner.rewards,
+        safe=safe,
+    )

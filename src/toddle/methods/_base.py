@@ -19,10 +19,12 @@ import torch
 
 from toddle import methods
 from toddle.algorithms.parts import RewardTerm
+from toddle.algorithms.ppo import PPOConfig
+from toddle.algorithms.safety import CostConstraint, LagrangianSettings
 from toddle.core.config import from_dict, merged, to_dict
 from toddle.core.device import CPU, resolve_device
 from toddle.core.errors import nearest, problem
-from toddle.core.protocols import Acting, Learner
+from toddle.core.protocols import Acting, Critic, Learner
 from toddle.envs.base import BatchedEnv
 from toddle.experience.curriculum import TaskCurriculumConfig
 from toddle.experience.teacher import Teacher
@@ -33,12 +35,25 @@ __all__ = [
     "Method",
     "Preset",
     "Run",
+    "Safety",
     "Settings",
     "Start",
     "build",
     "known_methods",
     "load_method",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Safety:
+    """A limit on what an episode costs, and how it is held."""
+
+    limit: float
+    settings: LagrangianSettings
+
+    def part(self, critic: Critic, ppo: PPOConfig, seed: int) -> CostConstraint:
+        """Return PPO's part, with this critic of costs."""
+        return CostConstraint(critic, self.settings, self.limit, lam=ppo.lam, warm_up=ppo.critic_warm_up, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +77,8 @@ class Start:
     """How tasks are drawn that share the worlds of an environment (`envs.mixture`)."""
     teacher: Teacher | None = None
     """Who is asked for directions, by the methods of `toddle jumpstart`."""
+    safety: Safety | None = None
+    """A limit on what episodes cost, for methods with a value of every decision; None: none."""
     parts: Mapping[str, Any] = field(default_factory=dict)
     """Parts of PPO that a method adds to another's (`rewards`, `auxiliaries`)."""
 
@@ -93,6 +110,8 @@ class Run:
     """What acts while it learns, where that is not the policy itself."""
     merged: Callable[[], AbstractContextManager[None]] = nullcontext
     """Within it the policy acts with LoRA merged, where it has LoRA."""
+    safe: bool = False
+    """Whether it holds the limit on costs that it was started with."""
     notes: tuple[str, ...] = ()
     """What a plan says besides."""
     rewards: Sequence[RewardTerm] = ()

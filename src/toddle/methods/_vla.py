@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 from gymnasium import spaces
@@ -16,6 +17,7 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Size
 from toddle.core.protocols import Acting, Explorable, Scorable
+from toddle.core.seeding import derived_seed
 from toddle.core.types import BodySpec
 from toddle.envs.base import BatchedEnv
 from toddle.experience.actor import body_in
@@ -151,6 +153,10 @@ class VLAPPOSettings:
             raise problem("ppo.minibatches", f"at most {worlds} (worlds): the VLA has a history", self.ppo.minibatches)
         steps = explorer.horizon * sum(collector.decisions for collector in collectors)
         iterations = max(1, round(start.steps / steps))
+        safety = None
+        if start.safety is not None:
+            costs = self._critic(vla, explorer.bodies, replace(start, seed=derived_seed(start.seed, "costs")), values)
+            safety = start.safety.part(costs.to(start.device), self.ppo, start.seed)
         learner = PPO(
             explorer,
             critic,
@@ -160,10 +166,12 @@ class VLAPPOSettings:
             seed=start.seed,
             estimator=estimator,
             engine=MergedLora(vla),
+            safety=safety,
             cut_chunks=True,
             **with_reference(start, self.reference, vla, explorer, self.sampler),
         )
-        return run_of(learner, vla, explorer, iterations, collectors)
+        made = run_of(learner, vla, explorer, iterations, collectors)
+        return replace(made, safe=start.safety is not None)
 
     def _estimator(self, kind: str, start: Start) -> Estimator:
         """Return where advantages come from.  Raises InputError where actions cannot have their own."""

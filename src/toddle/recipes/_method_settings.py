@@ -8,8 +8,12 @@ from typing import Any
 
 from toddle.core.config import changes, config, from_dict, merged, to_dict
 from toddle.methods._base import Preset, load_method
+from toddle.recipes._safety import LimitSettings
 
 __all__ = ["preset_lines", "settings_class", "with_preset"]
+
+MORE: dict[str, tuple[type[Any], ...]] = {"pretrain": (LimitSettings,), "finetune": (LimitSettings,)}
+"""What commands share."""
 
 
 @functools.cache
@@ -17,7 +21,7 @@ def settings_class(base: Any, command: str, method: str) -> type[Any]:
     """Return the settings of `toddle <command> --method <method>`: the command's (`base`) and the method's own."""
     settings = load_method(method, command).settings
     fields: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__, "__annotations__": {}}
-    made: type[Any] = config(type("Config", (settings, base), fields))
+    made: type[Any] = config(type("Config", (settings, *MORE.get(command, ()), base), fields))
     return made
 
 

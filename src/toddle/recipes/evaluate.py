@@ -22,6 +22,7 @@ from toddle.core.protocols import Acting
 from toddle.core.rendering import LOOKS, RenderSettings, RenderVariation
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
+from toddle.envs.costs import CostSettings
 from toddle.envs.estimates import EstimateConfig
 from toddle.envs.make import family_of, make_env
 from toddle.envs.noise import NoiseConfig
@@ -77,6 +78,10 @@ class Config:
     """What a policy of states is told of poses in place of the simulator's knowledge."""
     noise: NoiseConfig = NoiseConfig()
     """Noise on actions and on what is seen, in every condition."""
+    cost: str = ""
+    """What is counted as cost: a sum of contact, force, knocked, joint, own, each perhaps weighed: contact+2*force."""
+    costs: CostSettings = CostSettings()
+    """Where these begin."""
     videos: Whole = 2
     """Episodes filmed of each candidate, environment and condition."""
     video_size: PictureSize = 256
@@ -148,6 +153,10 @@ def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) ->
     return options, told
 
 
+def _besides(config: Config) -> dict[str, Any]:
+    return {"noise": config.noise, "cost": config.cost, "costs": config.costs}
+
+
 def _cells(config: Config) -> list[tuple[str, Candidate, str]]:
     conditions = ["plain", *(["pushed"] if config.push else []), *config.looks]
     return [(env, each, condition) for each in _candidates(config) for env in config.env for condition in conditions]
@@ -184,7 +193,7 @@ def _check(config: Config) -> tuple[int, list[str], float]:
             told += [f"{candidate.name}: {line}" for line in lines]
             cost = max(cost, options["render"].cost if "render" in options else 1.0)
             worlds = 1 if config.control == "own" else min(2, config.num_envs, config.episodes)
-            env = make_env(name, worlds, seed=config.seed, noise=config.noise, **options)
+            env = make_env(name, worlds, seed=config.seed, **_besides(config), **options)
             _check_fit(config, policy, env)
             env.close()
     return weights, list(dict.fromkeys(told)), cost
@@ -260,7 +269,7 @@ class _Scene:
                 min(config.num_envs, config.episodes),
                 seed=config.seed,
                 threads=config.threads,
-                noise=config.noise,
+                **_besides(config),
                 **options,
             )
         return policy, self._env, body_in(policy, self._env)

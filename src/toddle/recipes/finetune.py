@@ -29,16 +29,15 @@ from toddle.experience.actor import body_in
 from toddle.experience.curriculum import TaskCurriculumConfig
 from toddle.experience.evaluate import VideoRequest, evaluate
 from toddle.experience.taught import picture_options
-from toddle.maths.intervals import difference_of_shares
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import kind_of, load_policy, meta_of, save_policy
-from toddle.recipes import _reward
+from toddle.recipes import _reward, _safety
 from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
-from toddle.recipes._recorded import recorded_success
+from toddle.recipes._recorded import check_as_recorded, recorded_success
 from toddle.recipes.evaluate import write_summary
-from toddle.reporting.episode_log import EpisodeLog, score_of
+from toddle.reporting.episode_log import EpisodeLog
 from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder
 
@@ -155,7 +154,7 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
 
 # ---- what learns and where -------------------------------------------------------------------------------------------
 def _make_env(
-    config: Config, name: str, worlds: int, seed: int, policy: Acting, meta: dict[str, Any], *, learning: bool = False
+    config: Any, name: str, worlds: int, seed: int, policy: Acting, meta: dict[str, Any], *, learning: bool = False
 ) -> BatchedEnv:
     """Build an environment as the policy was taught to see it, with the reward that RL learns from."""
     family = family_of(name)
@@ -170,7 +169,9 @@ def _make_env(
     if config.max_episode_steps is not None:
         family.check("max_episode_steps", name, config.max_episode_steps)
         options["max_episode_steps"] = config.max_episode_steps
-    return make_env(name, worlds, seed=seed, threads=config.threads, noise=config.noise, **options)
+    return make_env(
+        name, worlds, seed=seed, threads=config.threads, noise=config.noise, **_safety.costs_of(config), **options
+    )
 
 
 def _pictures(config: Config, name: str, policy: Acting, meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -216,6 +217,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         init=vla.train(),
         meta=meta,
         tasks=config.tasks if config.tasks.draws else None,
+        safety=_safety.safety_of(config),
         parts={
             "rewards": _reward.reward_terms(config.reward, envs, config.seed, features)
             + config.process_reward.terms(features, vla.cameras, device),
@@ -223,7 +225,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         },
     )
     with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
-        return _reward.check_taken(config.build(start), config.reward), meta
+        return _reward.check_taken(_safety.check_limited(config, config.build(start)), config.reward), meta
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------
@@ -267,26 +269,8 @@ def _measure(
 
 
 def _films(config: Config, folder: Path, stem: str) -> VideoRequest | None:
-    films = VideoRequest(path=lambda seed: folder / f"{stem}-{seed}.mp4", episodes=config.evaluation.videos)
-    return films if films.episodes else None
-
-
-def _check_start(config: Config, table: dict[tuple[str, str, str], list[EpisodeResult]]) -> None:
-    """Raise InputError where success before RL differs from what was recorded of this policy."""
-    if config.evaluation.recorded is None:
-        return
-    known = recorded_success(config.evaluation.recorded, config.policy, config.env)
-    here = {env: [score_of(result) or 0.0 for result in results] for (_, env, _), results in table.items()}
-    shared = [env for env in config.env if env in known]
-    before, now = ([score for env in shared for score in found[env]] for found in (known, here))
-    gap = difference_of_shares(round(sum(now)), len(now), round(sum(before)), len(before))
-    if not gap.low <= 0.0 <= gap.high:
-        raise problem(
-            "policy",
-            f"{100 * sum(before) / len(before):.0f} % of {len(before)}, as recorded in {config.evaluation.recorded}",
-            f"{100 * sum(now) / len(now):.0f} % of {len(now)} episodes here",
-            "cameras, picture size, drawing, max_episode_steps or the sampler's steps differ from how it was evaluated",
-        )
+    count = config.evaluation.videos
+    return VideoRequest(path=lambda seed: folder / f"{stem}-{seed}.mp4", episodes=count) if count else None
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -316,7 +300,7 @@ def plan(config: Any) -> Plan:
             f"step {config.worlds} worlds {shared}; train {weights:,} weights: {method.what}",
             *([f"add the process reward of {reward.model}, {reward.cap:g} a decision at most"] if reward.model else []),
             *([f"hold it near what it was: KL to the start, weight {near:g}"] if near else []),
-            *(_reward.reward_lines(config.reward) + config.imitation.lines()),
+            *(_reward.reward_lines(config.reward) + config.imitation.lines() + _safety.limit_lines(config)),
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],
@@ -333,7 +317,7 @@ def run(config: Any, *, resume: bool = False) -> None:
     labels = [label_of(name) for name in config.env]
     with RunFolder.open(config.out, config, resume=resume) as folder:
         table = _measure(config, "before", made, meta, folder.path)
-        _check_start(config, table)
+        check_as_recorded(config.evaluation.recorded, config.policy, config.env, table)
         run_loop(
             made.learner,
             folder,

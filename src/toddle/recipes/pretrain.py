@@ -28,6 +28,7 @@ from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
+from toddle.recipes._safety import check_limited, costs_of, limit_lines, safety_of
 from toddle.runs.learners import check_learners, follow, follows, leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.metrics import read_metrics
@@ -148,7 +149,7 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
     return with_preset(Config, "pretrain", method.name, preset, given)
 
 
-def _environments(config: Config) -> list[BatchedEnv]:
+def _environments(config: Any) -> list[BatchedEnv]:
     given = {name: getattr(config, name) for name in OPTIONS}
     given["reward"] = _reward.own_word(config.reward, Config.reward)
     asked = {name: value for name, value in given.items() if value != getattr(Config, name)}
@@ -157,7 +158,8 @@ def _environments(config: Config) -> list[BatchedEnv]:
         for option, value in asked.items():
             family_of(name).check(option, name, value)
         seed = config.seed + 1000 * index + own.start
-        envs.append(make_env(name, len(own), seed=seed, threads=config.threads, noise=config.noise, **asked))
+        options = asked | {"noise": config.noise} | costs_of(config)
+        envs.append(make_env(name, len(own), seed=seed, threads=config.threads, **options))
     return envs
 
 
@@ -179,11 +181,13 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
         folder=folder,
         checkpoint_every=config.checkpoint_every,
         parts={"rewards": terms} if terms else {},
+        safety=safety_of(config),
     )
     with weights_that_fit(
         4.0 if device.type == "cpu" else 1.0
     ):  # they are filled on the CPU, and trained on the device
-        return _reward.check_taken(config.build(start), config.reward)
+        made = check_limited(config, config.build(start))
+        return _reward.check_taken(made, config.reward)
 
 
 def plan(config: Any) -> Plan:
@@ -202,6 +206,7 @@ def plan(config: Any) -> Plan:
         *([f"imitate {imitated} first"] if (imitated := to_dict(config).get("warm_start")) else []),
         *made.notes,
         *_reward.reward_lines(config.reward),
+        *limit_lines(config),
         f"step {config.worlds} worlds each of {', '.join(config.env)}",
         f"train a {made.policy.kind} policy of {parameters:,} parameters by {config.method}: {made.iterations} "
         f"iterations, {config.steps:,} control steps",

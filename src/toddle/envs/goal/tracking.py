@@ -322,6 +322,10 @@ class GoalTrackingEnv(BatchedEnv):
         view = FreeCamera(lookat=body.centre, distance=4.0 * body.length, azimuth=140.0, elevation=-25.0)
         return Renderers(lambda: self.pool.model, render, free_cameras={"follow": view})
 
+    def physics(self, world: int) -> tuple[Any, Any]:
+        """Return the world's MjModel and MjData."""
+        return self.pool.models[world], self.pool.datas[world]
+
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures from a camera that follows the body."""
         pictures, renderer = [], self._renderers.get(width, height)

@@ -1,0 +1,68 @@
+"""What `toddle pretrain` and `toddle finetune` share of a limit on costs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from toddle.algorithms.safety import LagrangianSettings
+from toddle.core.config import config
+from toddle.core.errors import problem
+from toddle.core.numbers import NonNegative
+from toddle.core.terms import parse_terms
+from toddle.envs.costs import COSTS, CostSettings
+from toddle.methods._base import Run, Safety
+
+__all__ = ["LimitSettings", "check_limited", "costs_of", "limit_lines", "safety_of"]
+
+
+@config
+class LimitSettings:
+    """What is counted as cost, and a limit on it."""
+
+    cost: str = ""
+    """What is counted as cost: a sum of contact, force, knocked, joint, own, each perhaps weighed: contact+2*force."""
+    costs: CostSettings = CostSettings()
+    """Where these begin."""
+    safety: Literal["none", "lagrangian"] = "none"
+    """lagrangian: PPO that holds the mean cost of an episode at `limit`, with a critic of costs (docs/safety.md)."""
+    limit: NonNegative = 1.0
+    """Wanted cost of an episode."""
+    lagrangian: LagrangianSettings = LagrangianSettings()
+    """How the limit is held."""
+
+    def __post_init__(self) -> None:
+        """Check that nothing is given without effect."""
+        parse_terms(self.cost, COSTS, "cost")
+        if not self.cost and self.costs != CostSettings():
+            raise problem("cost", f"a sum of {', '.join(COSTS)}, for costs", "none")
+
+
+def costs_of(config: Any) -> dict[str, Any]:
+    """Return what `envs.make.make_env` is told of costs."""
+    return {"cost": config.cost, "costs": config.costs}
+
+
+def safety_of(config: Any) -> Safety | None:
+    """Return the limit that settings ask for.  Raises InputError for what has no effect without one."""
+    if config.safety == "lagrangian":
+        return Safety(limit=config.limit, settings=config.lagrangian)
+    if config.lagrangian != LagrangianSettings() or (config.limit != LimitSettings.limit and config.method != "rcpo"):
+        what = "lagrangian" if config.limit == LimitSettings.limit else "limit"
+        raise problem("safety", f"lagrangian, without which {what} has no effect", config.safety)
+    return None
+
+
+def check_limited(config: Any, made: Run) -> Run:
+    """Return the run.  Raises InputError where a limit is asked for that the method does not hold."""
+    if config.safety != "none" and not made.safe:
+        remedy = "methods that are PPO with a critic hold it: ppo, dppo, reinflow, ..."
+        raise problem("safety", f"none with method {config.method}", config.safety, remedy)
+    return made
+
+
+def limit_lines(config: Any) -> list[str]:
+    """Return what a plan says of costs and their limit."""
+    counted = [f"count costs: {config.cost}"] if config.cost else []
+    if config.safety == "none":
+        return counted
+    return [*counted, f"hold an episode's cost at {config.limit:g} by a multiplier ({config.safety})"]
