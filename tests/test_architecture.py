@@ -49,7 +49,7 @@ MAX_FILE, MAX_FUNCTION = 350, 60
 LONGER = {"algorithms": 450, "policies": 450}
 """Rooms where one thought takes more lines."""
 FILE_WAIVERS: dict[str, int] = {
-    "envs/goal/tracking.py": 369,
+    "envs/goal/tracking.py": 373,
     "models/expert.py": 385,
     "recipes/studies/t0.py": 506,
 }

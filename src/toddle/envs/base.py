@@ -68,6 +68,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     """Where in the state (`critic`, else `proprio`) there is what rewards speak of: tool, object, goal, gripper."""
     noise: Any = None  # on actions and observations (`envs.noise.Noise`); None: none
     costs: Any = None  # of manipulation (`envs.costs.Costs`), in place of what `_infos` reports; None: none are counted
+    domain: Any = None  # what differs from episode to episode (`envs.domain.Domain`); None: nothing does
     pictured: Array  # (N,) bool, the worlds whose pictures `_observe` has to draw where they are not up to date
 
     # ---- what a subclass implements ------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     def state_dict(self) -> dict[str, Any]:
         """Return everything a bitwise resume needs (arrays and JSON values), episode counters included."""
         state: dict[str, Any] = {"return": self._return.copy(), "length": self._length.copy()}
-        more = {"noise": self.noise, "costs": self.costs}
+        more = {"noise": self.noise, "costs": self.costs, "domain": self.domain}
         return state | {name: part.state_dict() for name, part in more.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -104,6 +105,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             self.noise.load_state_dict(state["noise"])
         if self.costs is not None:
             self.costs.load_state_dict(state["costs"])
+        if self.domain is not None:
+            self.domain.load_state_dict(state["domain"])
 
     def tool_pose(self) -> dict[str, Array]:
         """Return `tool_position` (N, 3) in metres and `tool_orientation` (N, 4) wxyz of the worlds now, where known."""
@@ -131,6 +134,10 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     def physics(self, world: int) -> tuple[Any, Any]:
         """Return the world's MjModel and MjData, to be read alone."""
         raise problem("cost", "an environment whose MuJoCo worlds can be looked into", self.name)
+
+    def own_models(self) -> None:
+        """Give every world an MjModel of its own, where they share one."""
+        raise problem("randomise", "an environment whose MuJoCo models can be changed", self.name)
 
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures."""
@@ -170,7 +177,11 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         self._return[mask], self._length[mask] = 0.0, 0
         if self.noise is not None:
             self.noise.begin(mask, seeds)
+        if self.domain is not None:
+            self.domain.undo(mask)
         self._call("in reset", self._reset_worlds, mask, seeds)
+        if self.domain is not None:
+            self.domain.begin(mask, seeds)
         if self.costs is not None:
             self.costs.begin(mask)
 
@@ -211,9 +222,14 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         return infos if self.costs is None else infos | self.costs.count(running, infos.get("cost"))
 
     def _disturbed(self, actions: Array, worlds: Array) -> Array:
+        if self.domain is not None:
+            self.domain.settle()
+            actions = self.domain.on_actions(actions, worlds)
         return actions if self.noise is None else self.noise.on_actions(actions, worlds, self._length)
 
     def _noisy(self, observed: Obs) -> Obs:
+        if self.domain is not None:
+            observed = self.domain.on_observations(observed)
         return observed if self.noise is None else self.noise.on_observations(observed, self.pictured, self._length)
 
     def step(self, actions: Array) -> tuple[Obs, Array, Array, Array, dict[str, Any]]:

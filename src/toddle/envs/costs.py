@@ -19,7 +19,7 @@ from toddle.core.terms import parse_terms
 if TYPE_CHECKING:
     from toddle.envs.base import Array, BatchedEnv
 
-__all__ = ["COSTS", "CostSettings", "Costs"]
+__all__ = ["COSTS", "CostSettings", "Costs", "robot_bodies"]
 
 COSTS = ("contact", "force", "knocked", "joint", "own")
 """What can be counted.  Each is one a control step at which it holds, but `knocked`, one an object and episode.
@@ -47,6 +47,14 @@ class CostSettings:
     """Share of a hinge's range, at either end, in which it costs."""
 
 
+def robot_bodies(model: Any) -> Array:
+    """Return (bodies,) bool, which of an MjModel's bodies are the robot: those that hang on what motors move."""
+    joints = model.actuator_trnid[model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT, 0]
+    roots = np.unique(model.body_rootid[model.jnt_bodyid[joints]])
+    found: Array = np.isin(model.body_rootid, roots[roots > 0])
+    return found
+
+
 @dataclass(frozen=True)
 class _Index:
     """What is the robot in a model, what cannot move, what can be knocked over."""
@@ -59,9 +67,7 @@ class _Index:
 
     @classmethod
     def of(cls, model: Any) -> _Index:
-        joints = model.actuator_trnid[model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT, 0]
-        roots = np.unique(model.body_rootid[model.jnt_bodyid[joints]])
-        robot = np.isin(model.body_rootid, roots[roots > 0])  # the bodies that hang together with what motors move
+        robot = robot_bodies(model)
         free = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
         objects = model.jnt_bodyid[free]
         hinge = (model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE) & (model.jnt_limited > 0) & robot[model.jnt_bodyid]

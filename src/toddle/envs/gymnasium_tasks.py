@@ -122,6 +122,10 @@ class GymnasiumEnv(BatchedEnv):
         """Return the world's MjModel and MjData."""
         return self._pool.models[world], self._pool.datas[world]
 
+    def own_models(self) -> None:
+        """Give every world an MjModel of its own."""
+        self._pool.separate()
+
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures, by default from the task's tracking camera."""
         model = self._pool.model

@@ -233,6 +233,9 @@ class LiberoEnv(BatchedEnv):
         sim = self._envs[world].sim  # robosuite wraps both
         return sim.model._model, sim.data._data
 
+    def own_models(self) -> None:
+        """Nothing is to be done: every world has one."""
+
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures of `camera` (default "agentview")."""
         return np.stack([self._picture(world, camera or "agentview", width, height) for world in worlds])

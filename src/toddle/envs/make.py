@@ -14,9 +14,11 @@ import numpy as np
 from toddle.core.errors import nearest, problem
 from toddle.core.family import Family
 from toddle.core.memory import check_memory
+from toddle.core.rendering import RenderVariation
 from toddle.envs import families
 from toddle.envs.base import BatchedEnv
 from toddle.envs.costs import Costs, CostSettings
+from toddle.envs.domain import Domain, DomainTable
 from toddle.envs.noise import Noise, NoiseConfig
 from toddle.envs.own import is_own, own_family
 
@@ -73,10 +75,12 @@ def make_env(
     noise: NoiseConfig | None = None,
     cost: str = "",
     costs: CostSettings | None = None,
+    randomise: DomainTable | None = None,
     **options: Any,
 ) -> BatchedEnv:
     """Build `num_envs` worlds of the environment `name`; `options` go to its class.  `noise` disturbs any environment,
-    `cost` (a sum of `envs.costs.COSTS`, where they begin in `costs`) counts costs in any that MuJoCo simulates.
+    `randomise` lets it differ from episode to episode, `cost` (a sum of `envs.costs.COSTS`, `costs`: where they begin)
+    counts costs in any that MuJoCo simulates.
 
     `threads` is for environments over the pool; Meta-World and LIBERO step their worlds one after the other.
     Raises InputError for an unknown name (with the nearest known one), for an option that the environment does not
@@ -89,8 +93,19 @@ def make_env(
     family, member = family_of(name), name if is_own(name) else name.partition("/")[2]
     needed = num_envs * (family.world_bytes + 3 * options.get("image_size", 0) ** 2 * len(options.get("cameras", ())))
     check_memory(needed, f"{num_envs:,} worlds of {name}", "take fewer worlds at once (worlds, num_envs, batch)")
+    if randomise is not None and (look := randomise.drawn) != RenderVariation():
+        family.check("variation", name, "a look", field="randomise.look")
+        options["variation"] = look
     made = family.make(member, num_envs, seed=seed, threads=threads, **options)
-    return _counted(_disturbed(made, noise, seed), cost, costs)
+    return _counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs)
+
+
+def _randomised(env: BatchedEnv, table: DomainTable | None, seed: int) -> BatchedEnv:
+    """Let an environment differ from episode to episode.  Raises InputError where its models cannot be changed."""
+    if table is not None and table.physical:
+        env.domain = Domain(table, env, seed)
+        env.domain.begin(np.ones(env.num_envs, bool), None)
+    return env
 
 
 def _counted(env: BatchedEnv, cost: str, settings: CostSettings | None) -> BatchedEnv:

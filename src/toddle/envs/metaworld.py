@@ -235,6 +235,9 @@ class MetaWorldEnv(BatchedEnv):
         """Return the world's MjModel and MjData."""
         return self._envs[world].model, self._envs[world].data
 
+    def own_models(self) -> None:
+        """Nothing is to be done: every world has one."""
+
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures of `camera` (one of CAMERAS; default "close")."""
         return np.stack([self._picture(world, camera or "close", width, height) for world in worlds])

@@ -66,18 +66,28 @@ class MujocoPool:
         self._views: dict[str, list[Array]] = {}
         self.state: dict[str, Array] = {name: self._field(name) for name in dict.fromkeys(fields)}
         self.ctrl, self.mocap_pos, self.mocap_quat = (self._field(n) for n in ("ctrl", "mocap_pos", "mocap_quat"))
-        inputs = {"ctrl": self.ctrl, "mocap_pos": self.mocap_pos, "mocap_quat": self.mocap_quat}
         self._initial = {"qpos": self._field("qpos"), "qvel": self._field("qvel")}  # where set_state leaves its rows
-        mocap = {name: inputs[name] for name in ("mocap_pos", "mocap_quat")}
+        mocap = {"mocap_pos": self.mocap_pos, "mocap_quat": self.mocap_quat}
         self._warnings = np.zeros((num_worlds, len(self.datas[0].warning.number), 2), dtype=np.int32)
         self._default_mocap = {name: array.copy() for name, array in mocap.items()}
         post = ["mj_rnePostConstraint"] if _POST_CONSTRAINT & set(self.state) else []
-        names = ["mj_step", *after_step, *post]
-        self._step = self._job([], inputs, names)
-        self._forward = self._job([], inputs, ["mj_forward"])
-        self._reset = self._job(["mj_resetData"], self._initial | mocap, ["mj_forward"])
+        self._after = [*after_step, *post]
+        self._make_jobs()
         self._all = np.arange(num_worlds)
         self._crew = Crew(threads)
+
+    def _make_jobs(self) -> None:
+        inputs = {name: getattr(self, name) for name in self._input_names}
+        mocap = {name: inputs[name] for name in ("mocap_pos", "mocap_quat")}
+        self._step = self._job([], inputs, ["mj_step", *self._after])
+        self._forward = self._job([], inputs, ["mj_forward"])
+        self._reset = self._job(["mj_resetData"], self._initial | mocap, ["mj_forward"])
+
+    def separate(self) -> None:
+        """Give every world a copy of the model, where they share one, for changes that differ from world to world."""
+        if self.models[0] is self.model:
+            self.models = [copy.copy(self.model) for _ in range(self.num_worlds)]
+            self._make_jobs()
 
     # ---- physics -------------------------------------------------------------------------------------------------
     def step(self, nstep: int, active: Array | None = None) -> None:

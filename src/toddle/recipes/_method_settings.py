@@ -8,11 +8,13 @@ from typing import Any
 
 from toddle.core.config import changes, config, from_dict, merged, to_dict
 from toddle.methods._base import Preset, load_method
+from toddle.recipes._domain import DomainSettings
 from toddle.recipes._safety import LimitSettings
 
 __all__ = ["preset_lines", "settings_class", "with_preset"]
 
-MORE: dict[str, tuple[type[Any], ...]] = {"pretrain": (LimitSettings,), "finetune": (LimitSettings,)}
+SHARED = (LimitSettings, DomainSettings)
+MORE: dict[str, tuple[type[Any], ...]] = {"pretrain": SHARED, "finetune": SHARED}
 """What commands share."""
 
 

@@ -11,8 +11,9 @@ from toddle.core.numbers import NonNegative
 from toddle.core.terms import parse_terms
 from toddle.envs.costs import COSTS, CostSettings
 from toddle.methods._base import Run, Safety
+from toddle.recipes._domain import read_table
 
-__all__ = ["LimitSettings", "check_limited", "costs_of", "limit_lines", "safety_of"]
+__all__ = ["LimitSettings", "check_limited", "limit_lines", "safety_of", "told_of"]
 
 
 @config
@@ -37,9 +38,9 @@ class LimitSettings:
             raise problem("cost", f"a sum of {', '.join(COSTS)}, for costs", "none")
 
 
-def costs_of(config: Any) -> dict[str, Any]:
-    """Return what `envs.make.make_env` is told of costs."""
-    return {"cost": config.cost, "costs": config.costs}
+def told_of(config: Any) -> dict[str, Any]:
+    """Return what `envs.make.make_env` is told of costs, and of what differs from episode to episode."""
+    return {"cost": config.cost, "costs": config.costs, "randomise": read_table(config.randomise)}
 
 
 def safety_of(config: Any) -> Safety | None:
@@ -61,8 +62,9 @@ def check_limited(config: Any, made: Run) -> Run:
 
 
 def limit_lines(config: Any) -> list[str]:
-    """Return what a plan says of costs and their limit."""
-    counted = [f"count costs: {config.cost}"] if config.cost else []
+    """Return what a plan says of costs and their limit, and of what differs from episode to episode."""
+    counted = [f"let every episode differ as {config.randomise} says"] if config.randomise else []
+    counted += [f"count costs: {config.cost}"] if config.cost else []
     if config.safety == "none":
         return counted
     return [*counted, f"hold an episode's cost at {config.limit:g} by a multiplier ({config.safety})"]

@@ -30,6 +30,7 @@ from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.experience.taught import picture_options
 from toddle.policies.store import load_policy, meta_of
+from toddle.recipes._domain import read_table
 from toddle.reporting.episode_log import EpisodeLog, summarise
 from toddle.reporting.report import percent
 from toddle.runs.loop import ProgressLine
@@ -78,6 +79,9 @@ class Config:
     """What a policy of states is told of poses in place of the simulator's knowledge."""
     noise: NoiseConfig = NoiseConfig()
     """Noise on actions and on what is seen, in every condition."""
+    randomise: Path | None = None
+    """YAML table of what differs from episode to episode: masses, friction, gains, delays, looks
+    (docs/randomisation.md)."""
     cost: str = ""
     """What is counted as cost: a sum of contact, force, knocked, joint, own, each perhaps weighed: contact+2*force."""
     costs: CostSettings = CostSettings()
@@ -154,7 +158,8 @@ def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) ->
 
 
 def _besides(config: Config) -> dict[str, Any]:
-    return {"noise": config.noise, "cost": config.cost, "costs": config.costs}
+    table = read_table(config.randomise)
+    return {"noise": config.noise, "cost": config.cost, "costs": config.costs, "randomise": table}
 
 
 def _cells(config: Config) -> list[tuple[str, Candidate, str]]:

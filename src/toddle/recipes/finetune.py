@@ -170,7 +170,7 @@ def _make_env(
         family.check("max_episode_steps", name, config.max_episode_steps)
         options["max_episode_steps"] = config.max_episode_steps
     return make_env(
-        name, worlds, seed=seed, threads=config.threads, noise=config.noise, **_safety.costs_of(config), **options
+        name, worlds, seed=seed, threads=config.threads, noise=config.noise, **_safety.told_of(config), **options
     )
 
 

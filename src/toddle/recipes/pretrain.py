@@ -28,7 +28,7 @@ from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
-from toddle.recipes._safety import check_limited, costs_of, limit_lines, safety_of
+from toddle.recipes._safety import check_limited, limit_lines, safety_of, told_of
 from toddle.runs.learners import check_learners, follow, follows, leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.metrics import read_metrics
@@ -158,7 +158,7 @@ def _environments(config: Any) -> list[BatchedEnv]:
         for option, value in asked.items():
             family_of(name).check(option, name, value)
         seed = config.seed + 1000 * index + own.start
-        options = asked | {"noise": config.noise} | costs_of(config)
+        options = asked | {"noise": config.noise} | told_of(config)
         envs.append(make_env(name, len(own), seed=seed, threads=config.threads, **options))
     return envs
 

@@ -326,6 +326,10 @@ class GoalTrackingEnv(BatchedEnv):
         """Return the world's MjModel and MjData."""
         return self.pool.models[world], self.pool.datas[world]
 
+    def own_models(self) -> None:
+        """Give every world an MjModel of its own."""
+        self.pool.separate()
+
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures from a camera that follows the body."""
         pictures, renderer = [], self._renderers.get(width, height)
