@@ -6,6 +6,7 @@ import torch
 
 from toddle.algorithms.parts import Estimator
 from toddle.core.errors import problem
+from toddle.core.team import team
 from toddle.experience.rollout import Rollout
 from toddle.maths.advantages import action_gae, gae, group_advantages, step_and_trajectory_advantages
 
@@ -109,9 +110,11 @@ class BatchAdvantages(Estimator):
         score = rollout.episode_return
         if rollout.mask is None or score is None:
             raise problem("source", "whole episodes", "a rollout of parts of them")
-        advantage, _ = group_advantages(score, torch.zeros_like(score, dtype=torch.int64), leave_one_out=True)
-        rollout.advantage.copy_(advantage.expand_as(rollout.advantage))
-        return {"group/spread": float(torch.std(score)) if len(score) > 1 else 0.0}
+        first, _ = team().place(len(score))
+        every = team().gather(score, 0)
+        advantage, _ = group_advantages(every, torch.zeros_like(every, dtype=torch.int64), leave_one_out=True)
+        rollout.advantage.copy_(advantage[first : first + len(score)].expand_as(rollout.advantage))
+        return {"group/spread": float(torch.std(every)) if len(every) > 1 else 0.0}
 
 
 class ReturnsToGo(Estimator):

@@ -41,7 +41,7 @@ from torch import Tensor
 from toddle.algorithms.estimators import GAE
 from toddle.algorithms.parts import Auxiliary, Engine, Estimator, Optimiser, RewardTerm, Source
 from toddle.algorithms.safety import CostConstraint
-from toddle.algorithms.together import everyones, explained_variance, standardised
+from toddle.algorithms.together import everyones, explained_variance, pooled, standardised
 from toddle.core.config import config
 from toddle.core.device import device_of
 from toddle.core.errors import NaNError, problem
@@ -236,7 +236,7 @@ class PPO:
         if not self.cut_chunks:
             rollout.steps = None
         links = self._rescore(rollout)
-        metrics |= self.estimator.fill(rollout)
+        metrics |= pooled(self.team, self.estimator.fill(rollout))
         if self.safety is not None:
             metrics |= self.safety.apply(rollout)
         ended = rollout.terminated | rollout.truncated

@@ -24,7 +24,8 @@ from toddle.core.device import device_of, to_device
 from toddle.core.errors import NaNError, problem
 from toddle.core.numbers import Count, Discount, NonNegative, Positive, Share, Size, Whole
 from toddle.core.protocols import FineTunable
-from toddle.core.seeding import numpy_generator, torch_generator
+from toddle.core.seeding import PartGenerator, numpy_generator, torch_generator
+from toddle.core.team import add_gradients, team
 from toddle.maths.similarity import linear_cka
 from toddle.optim.adam_state import adam_state, load_adam_state
 from toddle.optim.schedules import cosine_factor
@@ -43,6 +44,8 @@ class SFTConfig:
     """Gradient steps."""
     batch: Size = 64
     """Decisions in a step."""
+    accumulate: Count = 1
+    """Parts of a batch that are computed one after the other, which takes so much less memory for activations."""
     learning_rate: Positive = 5e-4
     """Peak learning rate."""
     adapter_factor: NonNegative = 1.0
@@ -67,6 +70,10 @@ class SFTConfig:
     """Compute in bfloat16 (autocast)."""
     cka_every: Whole = 0
     """Steps between two comparisons (linear CKA) of the trunk's tokens with those at the start; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.accumulate > self.batch:
+            raise problem("accumulate", f"at most the batch of {self.batch}", self.accumulate)
 
 
 class SampleSource(Protocol):
@@ -104,7 +111,14 @@ class SFT:
         self.start = {name: value.detach().clone() for name, value in self.trunk.items()}
         self.averaged = {name: value.detach().clone() for name, value in self.weights.items()}
         self.optimiser = torch.optim.AdamW(self._groups(), lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
-        self.noise = torch_generator(seed, "sft noise")
+        self.team = team()
+        own = self.team.share(config.batch)
+        self.parts = [
+            own[i * len(own) // config.accumulate : (i + 1) * len(own) // config.accumulate]
+            for i in range(config.accumulate)
+        ]
+        self.whole = len(self.parts[0]) == config.batch
+        self.noise = torch_generator(seed, "sft noise", part=None if self.whole else (0, config.batch, config.batch))
         self.numbers = numpy_generator(seed, "sft samples")
         self.order, self.done = np.empty(0, np.int64), 0
         self.tokens = self._tokens() if config.cka_every else torch.zeros(0)
@@ -159,15 +173,8 @@ class SFT:
             value.requires_grad_(share > 0)
         self.policy.train()
         self.policy.begin_step(self.done / config.steps)
-        batch = to_device(self.data.batch(self._samples()), self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
-            loss, metrics = self.policy.loss(batch, self.noise)
-        if config.l2_sp and share > 0:
-            loss = loss + config.l2_sp * self._distance()
-        if not torch.isfinite(loss):
-            raise NaNError(f"sft: the loss is {loss.item()}")
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        metrics = self._gradients(self._samples(), l2_sp=config.l2_sp if share > 0 else 0.0)
         norm = float(nn.utils.clip_grad_norm_(self.weights.values(), config.clip))
         if not math.isfinite(norm):
             raise NaNError(f"sft: the gradient's norm is {norm}")
@@ -178,6 +185,43 @@ class SFT:
         if config.cka_every and self.done % config.cka_every == 0:
             metrics["sft/cka"] = linear_cka(self._tokens(), self.tokens)
         return metrics
+
+    def _gradients(self, samples: Any, l2_sp: float) -> dict[str, float]:
+        """Set the gradients of the batch, this learner's parts of it one after the other; return facts about it.
+
+        Every part draws the noise of the whole batch and takes its own rows; it counts by its real actions.
+        """
+        batches = [self.data.batch(samples[part.start : part.stop]) for part in self.parts]
+        counts = [1.0 if self.whole else float(batch["mask"].sum()) for batch in batches]
+        total = sum(counts) if self.team.size == 1 else float(self.team.add(torch.tensor(sum(counts))))
+        facts: dict[str, float] = {}
+        bad = 0.0
+        state = self.noise.get_state()
+        for part, batch, count in zip(self.parts, batches, counts, strict=True):
+            if isinstance(self.noise, PartGenerator):
+                self.noise.set_state(state)
+                self.noise.first, self.noise.own = part.start, len(part)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+                loss, found = self.policy.loss(to_device(batch, self.device), self.noise)
+            if not self.whole:
+                loss = loss * (count / total)
+            if l2_sp and part.start == 0:  # once, whoever has the first row
+                loss = loss + l2_sp * self._distance()
+            bad = bad if torch.isfinite(loss) else loss.item()
+            loss.backward()
+            facts = {name: facts.get(name, 0.0) + value * count / total for name, value in found.items()}
+        if self.team.any(not math.isfinite(bad)):
+            raise NaNError(f"sft: the loss is {bad}")
+        if self.team.size > 1:
+            add_gradients(self.team, self.weights.values())
+            facts = dict(
+                zip(facts, self.team.add(torch.tensor([*facts.values()], dtype=torch.float64)).tolist(), strict=True)
+            )
+        return facts
+
+    def own_worlds(self) -> dict[str, int]:
+        """Return that all of the state is equal in every learner."""
+        return {}
 
     @torch.no_grad()
     def _tokens(self) -> Tensor:

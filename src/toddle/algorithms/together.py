@@ -12,7 +12,7 @@ from toddle.core.types import Observation
 from toddle.experience.rollout import Minibatch, Rollout
 from toddle.maths.advantages import standardise
 
-__all__ = ["everyones", "explained_variance", "standardised"]
+__all__ = ["everyones", "explained_variance", "pooled", "standardised"]
 
 UNCOUNTED = ("images", "context", "context_mask")
 """Large parts of observations, of which no normaliser keeps moments."""
@@ -55,3 +55,13 @@ def explained_variance(team: Team, rollout: Rollout) -> float:
         target, value = target[real], value[real]
     variance = float(target.var()) if target.numel() > 1 else 0.0
     return 1.0 - float((target - value).var()) / variance if variance > 0 else 0.0
+
+
+def pooled(team: Team, facts: dict[str, float]) -> dict[str, float]:
+    """Return an estimator's facts over all learners: counts of decisions are summed, the rest is averaged."""
+    if team.size == 1:
+        return facts
+    found = team.objects(facts)
+    return {
+        name: sum(each[name] for each in found) / (1 if name.endswith("/decisions") else team.size) for name in facts
+    }

@@ -7,7 +7,7 @@ team a process, as torch.distributed has one default group; what learns asks `te
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["ALONE", "Group", "Team", "joined", "rank_asked", "team"]
+__all__ = ["ALONE", "Group", "Team", "add_gradients", "joined", "rank_asked", "team"]
 
 HOST = "127.0.0.1"
 PATIENCE = timedelta(days=7)
@@ -59,6 +59,15 @@ class Team:
     def device(self, name: str) -> str:
         """Return the name of this learner's device: of a bare `cuda` each has its own."""
         return name
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Let the first learner do something before the others do it (make a cache that all share)."""
+        if self.index:
+            self.said(None)
+        yield
+        if not self.index:
+            self.said(None)
 
 
 ALONE = Team()
@@ -118,6 +127,19 @@ class Group(Team):
     def device(self, name: str) -> str:
         """Return `cuda:<place on this machine>` for `cuda`."""
         return f"cuda:{int(os.environ.get('LOCAL_RANK', self.index))}" if name == "cuda" else name
+
+
+def add_gradients(team: Team, parameters: Iterable[Tensor]) -> None:
+    """Put the sum over learners into the gradients of parameters, in one call for each type of number.
+
+    All learners must have the same ones; what has no gradient here has none anywhere.
+    """
+    found = [p.grad for p in parameters if p.grad is not None]
+    for kind in dict.fromkeys(gradient.dtype for gradient in found):
+        own = [gradient for gradient in found if gradient.dtype == kind]
+        whole = team.add(torch.cat([gradient.flatten() for gradient in own]))
+        for gradient, part in zip(own, whole.split([gradient.numel() for gradient in own]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
 
 _TEAM: Team = ALONE

@@ -13,6 +13,7 @@ from toddle.core.errors import problem
 from toddle.core.numbers import Seed, Size, Whole
 from toddle.core.protocols import Acting, Critic
 from toddle.core.seeding import numpy_generator, torch_generator
+from toddle.core.team import team
 from toddle.core.types import Observation
 from toddle.envs.base import BatchedEnv
 from toddle.experience.actor import Actor
@@ -80,7 +81,10 @@ class GroupCollector:
         self.actor = Actor(env, body=body)
         self.total_steps = 0
         self.starts: np.random.Generator = numpy_generator(seed, "starts", env.name, body)
-        self.generator = torch_generator(seed, "episodes", env.name, body)
+        self.team = team()
+        self.place = self.team.place(env.num_envs)
+        part = (self.place[0], env.num_envs, self.place[1]) if self.team.size > 1 else None
+        self.generator = torch_generator(seed, "episodes", env.name, body, part=part)
         self.rollout: Rollout | None = None
         self.curriculum = StartCurriculum(config.curriculum, config.starts) if config.curriculum.chooses else None
         if tasks is not None and env.tasks:
@@ -102,7 +106,7 @@ class GroupCollector:
     @property
     def decisions(self) -> int:
         """The most decisions of one rollout, for chunks of one action."""
-        return self.env.max_episode_steps * self.env.num_envs
+        return self.env.max_episode_steps * self.place[1]
 
     def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
         """Play; return the rollout with `group`, `mask`, `episode_return` and `success`, and metrics.
@@ -110,8 +114,10 @@ class GroupCollector:
         The rollout is the collector's own and is overwritten next time.  A critic is not asked.
         """
         config, env, actor, worlds = self.config, self.env, self.actor, self.env.num_envs
+        before = self.total_steps
         groups, length = worlds // config.group, -(-env.max_episode_steps // policy.horizon)
-        starts, drawn = self._draw(groups)
+        first, every = self.place[0] // config.group, self.place[1] // config.group
+        starts, drawn = (of_all[first : first + groups] for of_all in self._draw(every))
         seeds = np.repeat(starts, config.group)
         raw, _ = env.reset(seed=[int(seed) for seed in seeds])
         actor.begin(policy)
@@ -157,7 +163,7 @@ class GroupCollector:
             self.rollout.reached = torch.from_numpy(reached)
         last = self._seen(policy, actor.observe(raw), np.ones(worlds, bool))
         self._finish(self.rollout, last, rewards, ends, mask, np.stack([starts, drawn], 1), success)
-        return self.rollout, self._metrics(self.rollout, mask)
+        return self.rollout, self._metrics(self.rollout, mask, self.total_steps - before)
 
     def _seen(self, policy: Acting, observation: Observation, running: NDArray[Any]) -> Observation:
         """Return what is kept of an observation, and acted on."""
@@ -208,16 +214,18 @@ class GroupCollector:
                 raise problem("episodes.curriculum", "an environment that reports success", self.env.name)
             self.curriculum.note(starts[:, 1], success.reshape(-1, self.config.group))
 
-    def _metrics(self, rollout: Rollout, mask: NDArray[Any]) -> dict[str, float]:
+    def _metrics(self, rollout: Rollout, mask: NDArray[Any], made: int) -> dict[str, float]:
+        """Return the means over all learners' episodes; `made`: control steps of this one."""
         assert rollout.episode_return is not None
+        self.total_steps += sum(self.team.objects(made)) - made
         metrics = {
-            "episode/return": float(rollout.reward.sum(0).mean()),
-            "episode/length": float(mask.sum(0).mean()),
-            "episode/ended": float(rollout.worlds),
+            "episode/return": float(self.team.gather(rollout.reward.sum(0), 0).mean()),
+            "episode/length": float(self.team.gather(torch.from_numpy(mask.sum(0)), 0).double().mean()),
+            "episode/ended": float(self.place[1]),
             "rollout/total_steps": float(self.total_steps),
         }
         if rollout.success is not None:
-            metrics["episode/success"] = float(rollout.success.float().mean())
+            metrics["episode/success"] = float(self.team.gather(rollout.success.float(), 0).mean())
         return metrics | ({} if self.curriculum is None else self.curriculum.metrics())
 
     def state_dict(self) -> dict[str, Any]:

@@ -55,6 +55,7 @@ METHOD = Method(
     what="diffusion policies by PPO, a ratio for each denoising step",
     paper="Ren et al. 2024, arXiv 2409.00588",
     policies="denoising (diffusion)",
+    shared=True,
     presets=(
         Preset(
             name="started",

@@ -40,6 +40,7 @@ METHOD = Method(
     what="flow policies by PPO, with a learned noise in pi_RL's band",
     paper="pi_RL, arXiv 2510.25889",
     policies="denoising (flow)",
+    shared=True,
     presets=presets(
         FlowNoiseSettings,
         Flow(),

@@ -45,6 +45,7 @@ METHOD = Method(
     what="flow policies by PPO, sampled by an SDE with the flow's marginals",
     paper="pi_RL, arXiv 2510.25889",
     policies="denoising (flow)",
+    shared=True,
     presets=presets(
         FlowSDESettings,
         Flow(),

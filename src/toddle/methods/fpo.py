@@ -43,6 +43,7 @@ METHOD = Method(
     what="flow policies by PPO, the ratio from the flow-matching loss",
     paper="McAllister et al. 2025, arXiv 2507.21053",
     policies="fpo",
+    shared=True,
     presets=(
         Preset(
             name="started",

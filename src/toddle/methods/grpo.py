@@ -32,6 +32,7 @@ METHOD = Method(
         "no KL to a reference policy: there is no pretrained one to stay near",
         "groups of one kind are dropped and not drawn again; the share is a metric",
     ),
+    shared=True,
     presets=(
         Preset(
             name="any",

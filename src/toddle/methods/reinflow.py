@@ -47,6 +47,7 @@ METHOD = Method(
     what="flow policies by PPO, with a learned noise at every step",
     paper="Zhang et al. 2025, arXiv 2505.22094",
     policies="denoising (flow)",
+    shared=True,
     presets=(
         _STARTED,
         Preset(

@@ -25,6 +25,7 @@ METHOD = Method(
     what="REINFORCE with the other episodes of the start as baseline",
     paper="Ahmadian et al. 2024, arXiv 2402.14740; clipped: LOOP, Chen et al. 2025, arXiv 2502.01600",
     policies="gaussian, causal, tokens",
+    shared=True,
     presets=(
         Preset(
             name="any",

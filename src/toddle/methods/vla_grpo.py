@@ -29,6 +29,7 @@ METHOD = Method(
     paper="SimpleVLA-RL, arXiv 2509.09674; GRPO, arXiv 2402.03300; clip-higher and dropped groups: arXiv 2503.14476",
     policies=", ".join((*FLOWS, *TOKENS)),
     deviations=("groups of one kind are dropped and not drawn again; the share is a metric",),
+    shared=True,
     presets=(
         Preset(
             name="flow",

@@ -19,6 +19,7 @@ METHOD = Method(
         "the critic shares no layer with the expert: it sees the simulator's state, or pools the frozen context itself",
         "densities of a link are averaged over its dimensions, and the clip range is small for that reason",
     ),
+    shared=True,
     presets=(
         Preset(
             name="flow",

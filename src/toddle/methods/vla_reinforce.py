@@ -27,6 +27,7 @@ METHOD = Method(
     paper='Williams 1992, "Simple statistical gradient-following algorithms", Machine Learning 8',
     policies=", ".join((*FLOWS, *TOKENS)),
     deviations=("Adam makes the step",),
+    shared=True,
     presets=(
         Preset(
             name="any",

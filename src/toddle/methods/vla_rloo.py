@@ -26,6 +26,7 @@ METHOD = Method(
     paper="RIPT-VLA, arXiv 2505.17016; RLOO, arXiv 2402.14740",
     policies=", ".join((*FLOWS, *TOKENS)),
     deviations=("flows are scored by Flow-SDE, not by a Laplace head; several epochs",),
+    shared=True,
     presets=(
         Preset(
             name="flow",

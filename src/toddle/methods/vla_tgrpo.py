@@ -37,6 +37,7 @@ METHOD = Method(
         "the reward is the environment's own (--reward dense takes Meta-World's), not one written by a language model",
         "both weights 0.5: the paper gives none",
     ),
+    shared=True,
     presets=(
         Preset(
             name="any",

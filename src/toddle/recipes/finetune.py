@@ -20,6 +20,7 @@ from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
 from toddle.core.rendering import RenderSettings
+from toddle.core.team import team
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import family_of, make_env
@@ -36,8 +37,10 @@ from toddle.recipes import _reward, _safety
 from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._recorded import check_as_recorded, recorded_success
+from toddle.recipes._shared import check_shared
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog
+from toddle.runs.learners import follow, follows, leading, led
 from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder
 
@@ -45,6 +48,7 @@ __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "
 
 CHOOSING = ("method", "preset", "env", "policy")
 """What decides which settings there are and where they begin."""
+OWN = ("success", "dense", "simplified")
 
 
 @config
@@ -69,7 +73,7 @@ class Config:
     is evaluated on the same seeds.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device", "evaluation_worlds")
+    may_change: ClassVar[tuple[str, ...]] = ("device", "evaluation_worlds", "learners")
 
     policy: Path = Path("runs/sft")
     """Folder of the VLA to improve (of `toddle sft`, or of an earlier `toddle finetune`)."""
@@ -87,6 +91,8 @@ class Config:
     """How several environments share the experience."""
     threads: Size = 1
     """Threads that step the physics, where the environment has any."""
+    learners: Count = 1
+    """Processes that learn, each with its share of the worlds (docs/scaling.md)."""
     steps: Count = 100_000
     """Control steps to learn from at most, all environments together."""
     reward: str = "success"
@@ -120,11 +126,13 @@ class Config:
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
+        beside = {"a process reward": self.process_reward.model, "a sum of rewards": self.reward not in OWN}
+        check_shared(self, "finetune", imitation=self.imitation.weight, drawn_tasks=self.tasks.draws, **beside)
         if not self.env:
             raise problem("env", "at least one environment", "none")
         if len(set(self.env)) != len(self.env):
             raise problem("env", "different environments", ", ".join(self.env))
-        _reward.check_reward(self.reward, ("success", "dense", "simplified"))
+        _reward.check_reward(self.reward, OWN)
         if self.tasks.draws and len(self.env) < 2:
             raise problem("tasks.kind", "several environments, for a curriculum over tasks", self.tasks.kind)
 
@@ -192,8 +200,10 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     taken = load_method(config.method, "finetune").policies
     if vla.kind not in taken.split(", "):
         raise problem("policy", f"{taken}, with method {config.method}", f"kind '{vla.kind}'")
+    gathered = to_dict(config)
+    own = team().share(config.worlds, gathered.get("episodes", {}).get("group", 1))
     envs = [
-        _make_env(config, name, config.worlds, config.seed + 1000 * index, vla, meta, learning=True)
+        _make_env(config, name, len(own), config.seed + 1000 * index + own.start, vla, meta, learning=True)
         for index, name in enumerate(config.env)
     ]
     for env in envs:
@@ -202,8 +212,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         envs = [MixtureEnv(envs)]
     for line in dict.fromkeys(line for name in config.env for line in _pictures(config, name, vla, meta)[1]):
         print(line, file=sys.stderr)
-    device = resolve_device(config.device)
-    gathered = to_dict(config)
+    device = resolve_device(team().device(config.device))
     pictures = gathered.get("collect", gathered.get("episodes", {})).get("keep") == "pictures"
     features = None if pictures else vla.features
     if config.process_reward.model and features is None and vla.context_width and not pictures:
@@ -313,18 +322,25 @@ def run(config: Any, *, resume: bool = False) -> None:
     """Evaluate, train, evaluate again, and keep the policy.  Raises InputError, NaNError and KeyboardInterrupt."""
     if config.evaluation.recorded is not None:
         recorded_success(config.evaluation.recorded, config.policy, config.env)
-    made, meta = build(config)  # before the folder is made: what does not fit leaves nothing behind
-    labels = [label_of(name) for name in config.env]
-    with RunFolder.open(config.out, config, resume=resume) as folder:
+    if follows(config.learners):
+        follow(lambda: build(config)[0].learner, config.learners)
+        return
+    if one := config.learners == 1:  # then before the folder is made: what does not fit leaves nothing behind
+        made, meta = build(config)
+    with (
+        RunFolder.open(config.out, config, resume=resume) as folder,
+        leading(config.learners, "finetune", folder.path) as learners,
+    ):
+        made, meta = (made, meta) if one else build(config)
         table = _measure(config, "before", made, meta, folder.path)
         check_as_recorded(config.evaluation.recorded, config.policy, config.env, table)
         run_loop(
-            made.learner,
+            led(made.learner, learners),
             folder,
             made.iterations,
             checkpoint_every=config.checkpoint_every,
             label="finetune",
-            show=made.show if len(made.sources) == 1 else tuple(f"episode/success/{label}" for label in labels),
+            show=made.show if len(made.sources) == 1 else tuple(f"episode/success/{label_of(n)}" for n in config.env),
         )
         facts = {"envs": list(config.env), "algorithm": config.method, "from": str(config.policy)}
         facts["steps"] = sum(source.total_steps for source in made.sources)

@@ -29,7 +29,8 @@ from toddle.policies.store import load_policy, save_policy
 from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._safety import check_limited, limit_lines, safety_of, told_of
-from toddle.runs.learners import check_learners, follow, follows, leading, led
+from toddle.recipes._shared import check_shared
+from toddle.runs.learners import follow, follows, leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
@@ -114,13 +115,7 @@ class Config:
         if not self.env:
             raise problem("env", "at least one environment", "none")
         _reward.check_reward(self.reward, OWN)
-        check_learners(self.learners, self.worlds, "worlds")
-        if self.learners > 1 and not load_method(self.method).shared:
-            raise problem(
-                "learners", f"1 with method {self.method}", self.learners, "docs/scaling.md lists those that share"
-            )
-        if self.learners > 1 and self.reward not in OWN:
-            raise problem("learners", "1 with a sum of rewards, whose terms learn", self.learners)
+        check_shared(self, "pretrain", **{"a sum of rewards": self.reward not in OWN})
         if self.stop_at is not None and len(self.env) > 1:
             raise problem("stop_at", "nothing with several environments", self.stop_at)
 

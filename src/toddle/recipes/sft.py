@@ -18,6 +18,7 @@ from toddle.core.memory import check_memory, resident, weights_that_fit
 from toddle.core.numbers import Count
 from toddle.core.plan import Plan
 from toddle.core.protocols import FineTunable
+from toddle.core.team import team
 from toddle.data.augment import PictureAugmentation
 from toddle.data.demonstrations import Demonstrations
 from toddle.data.lerobot_dataset import LeRobotDataset
@@ -29,6 +30,7 @@ from toddle.policies.store import save_policy
 from toddle.recipes._features import cached_features
 from toddle.recipes._sft_start import FreshExpert, FreshTokens, StartConfig, VLMStart, start_policy
 from toddle.recipes._weighing import WeighConfig
+from toddle.runs.learners import check_learners, follow, follows, leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
@@ -47,7 +49,7 @@ class Config(StartConfig):
     Writes the policy to <out>/policy: evaluate it with `toddle evaluate`.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device",)
+    may_change: ClassVar[tuple[str, ...]] = ("device", "learners")
 
     dataset: tuple[Path, ...]
     """LeRobot datasets (v3.0), as `toddle record` writes them."""
@@ -74,6 +76,8 @@ class Config(StartConfig):
     """Where features of the frozen backbone are kept; runs with the same backbone and dataset share them."""
     device: str = "cpu"
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
+    learners: Count = 1
+    """Processes that learn, each from its share of every batch (docs/scaling.md)."""
     checkpoint_every: Count = 200
     """Steps between two checkpoints."""
 
@@ -81,6 +85,11 @@ class Config(StartConfig):
         """Check that the fields fit together."""
         super().__post_init__()
         check_device_name(self.device)
+        check_learners(
+            self.learners,
+            self.sft.batch // self.sft.accumulate,
+            "decisions computed at once (sft.batch / sft.accumulate)",
+        )
         if not self.dataset:
             raise problem("dataset", "at least one folder", "none")
 
@@ -117,24 +126,16 @@ def plan(config: Config) -> Plan:
 
 def run(config: Config, *, resume: bool = False) -> None:
     """Cache features, train, save the averaged weights."""
-    device = resolve_device(config.device)
-    with RunFolder.open(config.out, config, resume=resume) as folder:
-        datasets = open_datasets(config)
-        policy = make_policy(config, datasets).to(device)
-        check_fits(policy, datasets)
-        check_sentences(policy, datasets, lossy=config.lossy_sentences)
-        drawings(datasets, mix=config.mix_renderings)
-        data = make_data(config, policy, datasets)
-        body = policy.body_index(datasets[0].robot_type)
-        actions = feature_statistics(data.actions)
-        policy.fit_normalization(
-            data.proprio(), actions, action_mode(config, datasets), body, refit=config.refit_proprio
-        )
-        learner = SFT(
-            policy, data, config.sft, seed=config.seed, weights=config.weigh.weights(data, datasets, config.seed)
-        )
+    if follows(config.learners):
+        follow(lambda: make_learner(config)[0], config.learners)
+        return
+    with (
+        RunFolder.open(config.out, config, resume=resume) as folder,
+        leading(config.learners, "sft", folder.path) as learners,
+    ):
+        learner, policy, datasets = make_learner(config)
         run_loop(
-            learner,
+            led(learner, learners),
             folder,
             config.sft.steps,
             checkpoint_every=config.checkpoint_every,
@@ -151,6 +152,23 @@ def run(config: Config, *, resume: bool = False) -> None:
         facts |= Taught.by(datasets, policy.cameras).to_meta()  # evaluation draws alike
         save_policy(config.out / "policy", policy, facts)
         print(f"policy: {config.out / 'policy'}")
+
+
+def make_learner(config: Config) -> tuple[SFT, FineTunable, list[LeRobotDataset]]:
+    """Build everything that learns.  Raises InputError where policy and datasets do not fit."""
+    device = resolve_device(team().device(config.device))
+    datasets = open_datasets(config)
+    policy = make_policy(config, datasets).to(device)
+    check_fits(policy, datasets)
+    check_sentences(policy, datasets, lossy=config.lossy_sentences)
+    drawings(datasets, mix=config.mix_renderings)
+    with team().first_alone():  # it makes the cache
+        data = make_data(config, policy, datasets)
+    body = policy.body_index(datasets[0].robot_type)
+    actions = feature_statistics(data.actions)
+    policy.fit_normalization(data.proprio(), actions, action_mode(config, datasets), body, refit=config.refit_proprio)
+    weights = config.weigh.weights(data, datasets, config.seed)
+    return SFT(policy, data, config.sft, seed=config.seed, weights=weights), policy, datasets
 
 
 def open_datasets(config: Config) -> list[LeRobotDataset]:
