@@ -99,6 +99,7 @@ def made(
         expectile=0.9,
         temperature=1.0,
         history=5,
+        spare_weight=0.1,
         conservative=ConservativeConfig(samples=4, policy_rate=1e-3),
     )
     config = offline.Config(

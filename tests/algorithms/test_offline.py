@@ -30,11 +30,12 @@ from torch import Tensor
 
 from toddle.algorithms.offline import METHODS, OfflineConfig, OfflineLearner
 from toddle.algorithms.offline.dt import history
-from toddle.algorithms.offline.learner import ConditionedImitationConfig, ConservativeConfig
+from toddle.algorithms.offline.learner import ConditionedImitationConfig, ConRFTConfig, ConservativeConfig
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
 from toddle.data.transitions import Transitions
 from toddle.maths.action_tokens import bin_centres
+from toddle.maths.consistency import bounds, noise_levels
 from toddle.maths.token_values import spare_push, token_targets
 from toddle.maths.value_targets import (
     advantage_weight,
@@ -42,12 +43,14 @@ from toddle.maths.value_targets import (
     conservative_gap,
     expectile_loss,
     one_step_target,
+    plain_gap,
     returns_to_go,
 )
 from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.models.normalizer import RunningNorm
 from toddle.models.q_ensemble import QEnsemble
 from toddle.policies.conditioned import ConditionedConfig, ConditionedPolicy
+from toddle.policies.consistency import ConsistencyConfig, ConsistencyPolicy
 from toddle.policies.decision_transformer import DecisionTransformer, DecisionTransformerConfig, Window
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
@@ -226,6 +229,36 @@ def test_calibration_holds_the_policys_actions_alone() -> None:
     assert values.grad is not None and (values.grad[..., 10:] == 0).all() and (values.grad[..., :10] > 0).all()
 
 
+def test_consistency_by_numbers() -> None:
+    """The released grid and bounds (0.02 to 80 in 40, rho 7, spread 0.5); at the least level f is its input."""
+    grid = noise_levels(40)
+    torch.testing.assert_close(grid[[0, 1, 20, 39]], torch.tensor([80.0, 70.549, 3.675, 0.02]), rtol=1e-4, atol=0)
+    skip, out, _ = bounds(torch.tensor([0.02, 80.0]))
+    assert skip[0] == 1.0 and out[0] == 0.0
+    torch.testing.assert_close(torch.stack([skip[1], out[1]]), torch.tensor([3.9e-5, 0.49987]), rtol=5e-3, atol=0)
+    actor, seen = fresh("conrft"), torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    noisy = torch.randn(3, 1, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(actor.clean(seen, noisy, torch.full((3,), 0.02)), noisy)
+    value = torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(plain_gap(value, value[:, None].expand(2, 5)), torch.zeros(2))
+    torch.testing.assert_close(plain_gap(torch.zeros(1), torch.tensor([[math.log(3.0)]])), torch.tensor([math.log(2)]))
+
+
+@pytest.mark.slow
+def test_a_consistency_policy_climbs_and_without_climbing_imitates() -> None:
+    """The best action is 0.5, the data are even: without Q it is imitation, without imitation it leaves them."""
+    means = {}
+    for climb in (0.0, 1.0):
+        weights = ConRFTConfig(climb=climb)
+        learner = trained(
+            "conrft", line(), steps=4, batch=128, conrft=weights, conservative=ConservativeConfig(samples=2)
+        )
+        seen = {"proprio": torch.zeros(256, 2)}
+        action = learner.policy.act(seen, generator=torch.Generator().manual_seed(0))[0].action
+        means[climb] = float(action.mean())
+    assert abs(means[0.0]) < 0.2 and 0.25 < means[1.0] < 0.8, means
+
+
 def test_targets_of_tokens_by_hand() -> None:
     """Between two numbers of an action no time passes; what was reached is a floor; said tokens are not pushed."""
     value = torch.tensor([[[0.1, 0.2], [0.3, 0.4]], [[0.1, 0.2], [0.3, 0.4]]])
@@ -243,11 +276,11 @@ def test_values_of_two_numbers_are_those_of_the_best_pair() -> None:
     table = torch.tensor([[0.1, 0.9, 0.2, 0.3], [0.8, 0.7, 0.8, 0.7], [0.0, 0.4, 0.5, 1.0], [0.6, 0.6, 0.6, 0.2]])
     state, paid = torch.zeros(16, 2), table.flatten()
     body = BodySpec(name="pair", proprio=2, action=2, dt=0.1)
-    many: dict[str, Any] = {"learning_rate": 1e-2, "target_rate": 0.2, "discount": 0.5, "updates_a_step": 500}
+    many: dict[str, Any] = {"learning_rate": 2e-2, "target_rate": 0.2, "discount": 0.5, "updates_a_step": 250}
     actor = TokenPolicy(TokenConfig(body=body, bins=4, hidden=(32,)))
     data = Transitions(state, places[pairs], paid, state, torch.ones(16), paid)
     learner: Any = METHODS["q-transformer"](
-        actor, data, OfflineConfig(batch=64, spare_weight=0.0, **many), updates=500, seed=0
+        actor, data, OfflineConfig(batch=32, spare_weight=0.0, **many), updates=250, seed=0
     )
     learner.step()
     values = learner.values(actor, state, pairs).detach()
@@ -255,12 +288,10 @@ def test_values_of_two_numbers_are_those_of_the_best_pair() -> None:
     torch.testing.assert_close(values[0, 0], table.amax(1), atol=0.06, rtol=0)
     best = actor.act({"proprio": state[:1]}, deterministic=True)[0].action[0, 0]
     assert torch.equal(best, places[torch.tensor([2, 3])])
-    half = Transitions(
-        state[:2], places[[0, 1], None], torch.tensor([0.0, 1.0]), state[:2], *torch.ones(1, 2), paid[:2]
-    )
-    half = replace(half, returns=torch.tensor([0.0, 1.0]))
+    two = torch.tensor([0.0, 1.0])
+    half = Transitions(state[:2], places[[0, 1], None], two, state[:2], torch.ones(2), two)
     actor = TokenPolicy(TokenConfig(body=replace(body, action=1), bins=4, hidden=(32,)))
-    learner = METHODS["q-transformer"](actor, half, OfflineConfig(batch=64, **many), updates=500, seed=0)
+    learner = METHODS["q-transformer"](actor, half, OfflineConfig(batch=32, **many), updates=250, seed=0)
     learner.step()
     found = learner.values(actor, state[:1], pairs[:1, :1]).detach()[0, 0]
     torch.testing.assert_close(found, torch.tensor([0.0, 0.75, 0.0, 0.0]), atol=0.06, rtol=0)
@@ -320,6 +351,9 @@ def fresh(method: str, seed: int = 0, chunk: int = 1) -> Any:
     if kind == "denoising":
         shape: dict[str, Any] = {"horizon": 1, "executed": 1, "network": MlpDenoiserConfig(width=32)}
         return DenoisingPolicy(DenoisingConfig(body=body, process=FlowConfig(), seed=seed, **shape))
+    if kind == "consistency":
+        network = MlpDenoiserConfig(width=32)
+        return ConsistencyPolicy(ConsistencyConfig(body=body, network=network, seed=seed))
     if kind == "tokens":
         return TokenPolicy(TokenConfig(body=body, bins=21, hidden=(32,), seed=seed))
     if kind == "decision_transformer":

@@ -27,6 +27,7 @@ from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.check_policy import check_policy
 from toddle.policies.conditioned import ConditionedConfig, ConditionedPolicy
+from toddle.policies.consistency import ConsistencyConfig, ConsistencyPolicy
 from toddle.policies.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.diffusion_vla import DiffusionVLA
@@ -78,6 +79,10 @@ def conditioned(folder: Path) -> tuple[Any, Observation]:
 
 def decision_transformer(folder: Path) -> tuple[Any, Observation]:
     return DecisionTransformer(DecisionTransformerConfig(body=ARM, window=3, width=8, depth=1)), state()
+
+
+def consistency(folder: Path) -> tuple[Any, Observation]:
+    return ConsistencyPolicy(ConsistencyConfig(body=ARM, network=MlpDenoiserConfig(width=8))), state()
 
 
 def causal(folder: Path) -> tuple[Any, Observation]:
@@ -214,6 +219,7 @@ MADE: dict[str, tuple[Make, ...]] = {
     "gaussian": (gaussian,),
     "squashed_gaussian": (squashed,),
     "conditioned": (conditioned,),
+    "consistency": (consistency,),
     "decision_transformer": (decision_transformer,),
     "causal": (causal,),
     "denoising": (diffusion, flow),
@@ -233,6 +239,7 @@ MADE: dict[str, tuple[Make, ...]] = {
 LEARN: dict[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("gaussian", "squashed_gaussian", "tokens", "denoising", "fpo"), (Scorable, Imitating)),
     **dict.fromkeys(("causal", "conditioned"), (Scorable,)),
+    "consistency": (Imitating,),
     **dict.fromkeys(("steered", "decision_transformer"), ()),
     **dict.fromkeys(("flow_vla", "pi0", "pi05", "smolvla"), (FineTunable,)),
     **dict.fromkeys(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "conservative_gap",
     "expectile_loss",
     "one_step_target",
+    "plain_gap",
     "returns_to_go",
 ]
 
@@ -47,6 +50,13 @@ def conservative_gap(value: Tensor, sampled: Tensor, log_density: Tensor) -> Ten
     2020, arXiv 2006.04779, appendix F).
     """
     return (sampled - log_density).logsumexp(-1) - value
+
+
+def plain_gap(value: Tensor, sampled: Tensor) -> Tensor:
+    """Return log of the mean of exp Q over n sampled actions (..., n) and the data's own, less its Q (...): 0 where all
+    are alike.  No importance weights (ConRFT, Chen et al. 2025, arXiv 2502.05450)."""
+    every = torch.cat([value[..., None], sampled], -1)
+    return every.logsumexp(-1) - math.log(every.shape[-1]) - value
 
 
 def chunk_rewards(reward: npt.NDArray[Any], length: int, discount: float) -> npt.NDArray[Any]:

@@ -50,6 +50,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
         "SquashedGaussianConfig",
     ),
     "conditioned": ("toddle.policies.conditioned", "ConditionedPolicy", "ConditionedConfig"),
+    "consistency": ("toddle.policies.consistency", "ConsistencyPolicy", "ConsistencyConfig"),
     "decision_transformer": (
         "toddle.policies.decision_transformer",
         "DecisionTransformer",

@@ -10,6 +10,7 @@ from toddle.core.numbers import Size
 from toddle.core.types import BodySpec
 from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.policies.conditioned import Asked, ConditionedConfig, ConditionedPolicy
+from toddle.policies.consistency import ConsistencyConfig, ConsistencyPolicy
 from toddle.policies.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
@@ -93,11 +94,17 @@ def _tokens(settings: Settings, body: BodySpec, horizon: int) -> Any:
     return TokenPolicy(TokenConfig(body=body, seed=settings.seed, **sizes))
 
 
+def _consistency(settings: Settings, body: BodySpec, horizon: int) -> Any:
+    network = MlpDenoiserConfig(width=settings.hidden[0])
+    return ConsistencyPolicy(ConsistencyConfig(body=body, network=network, seed=settings.seed))
+
+
 BUILDERS: dict[str, Callable[[Settings, BodySpec, int], Any]] = {
     "gaussian": _gaussian,
     "squashed_gaussian": _squashed,
     "conditioned": _conditioned,
     "denoising": _denoising,
+    "consistency": _consistency,
     "tokens": _tokens,
     "decision_transformer": _decision_transformer,
 }

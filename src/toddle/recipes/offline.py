@@ -32,8 +32,8 @@ class Config:
     """Learn a policy of states from datasets with rewards, by RL and without a simulator.
 
     Example: toddle offline --dataset runs/play --method iql --out runs/offline
-    `--method` is iql, cql, cal-ql, td3-bc, co-rft, awac, dt, q-transformer, recap, reinbot, arfm,
-    or bc (imitation, to compare).
+    `--method` is iql, cql, cal-ql, td3-bc, co-rft, awac, dt, q-transformer, conrft, recap, reinbot,
+    arfm, or bc (imitation, to compare).
     Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from, and <out>/critics.
     """
 
@@ -44,7 +44,19 @@ class Config:
     out: Path = Path("runs/offline")
     """The run's folder; the policy is in its `policy/`."""
     method: Literal[
-        "iql", "cql", "cal-ql", "td3-bc", "co-rft", "awac", "dt", "q-transformer", "recap", "reinbot", "arfm", "bc"
+        "iql",
+        "cql",
+        "cal-ql",
+        "td3-bc",
+        "co-rft",
+        "awac",
+        "dt",
+        "conrft",
+        "q-transformer",
+        "recap",
+        "reinbot",
+        "arfm",
+        "bc",
     ] = "iql"
     """How the policy is learned."""
     policy: Path | None = None
@@ -60,7 +72,7 @@ class Config:
     permute_rewards: bool = False
     """The control that should fail: every transition is paid, and ends, as another one."""
     hidden: tuple[Size, ...] = HIDDEN
-    """Widths of a fresh policy's hidden layers; a flow's (arfm) is as wide as the first, dt has a block for each."""
+    """Widths of a fresh policy's hidden layers; arfm and conrft are as wide as the first, dt has a block a width."""
     log_std: LogStd = 0.0
     """Logarithm of a fresh policy's standard deviation at the start (td3-bc leaves it: -2.3 explores as TD3 does)."""
     bins: Size = 256

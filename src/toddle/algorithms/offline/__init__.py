@@ -4,6 +4,7 @@ from toddle.algorithms.offline.arfm import ARFM
 from toddle.algorithms.offline.awac import AWAC
 from toddle.algorithms.offline.co_rft import CoRFT
 from toddle.algorithms.offline.conditioned import Recap, Reinbot
+from toddle.algorithms.offline.conrft import ConRFT
 from toddle.algorithms.offline.cql import CQL, CalQL
 from toddle.algorithms.offline.dt import DT
 from toddle.algorithms.offline.iql import IQL
@@ -24,6 +25,7 @@ METHODS: dict[str, type[OfflineLearner]] = {
     "arfm": ARFM,
     "awac": AWAC,
     "dt": DT,
+    "conrft": ConRFT,
     "q-transformer": QTransformer,
     "bc": OfflineLearner,
 }

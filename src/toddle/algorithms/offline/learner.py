@@ -67,6 +67,18 @@ class ConditionedImitationConfig:
 
 
 @config
+class ConRFTConfig:
+    """What conrft has beside `conservative.samples`."""
+
+    climb: NonNegative = 0.1
+    """eta: weight of Q in the policy's loss; 0: imitation beside critics that learn."""
+    imitation: NonNegative = 1.0
+    """beta: weight of the consistency loss."""
+    push: NonNegative = 0.1
+    """alpha: weight of the critics' push."""
+
+
+@config
 class OfflineConfig:
     """Learning from stored transitions."""
 
@@ -108,6 +120,8 @@ class OfflineConfig:
     """q-transformer: weight of the push on tokens that the data do not have, against the squared error."""
     conservative: ConservativeConfig = ConservativeConfig()
     """cql, cal-ql and co-rft."""
+    conrft: ConRFTConfig = ConRFTConfig()
+    """conrft."""
     conditioned: ConditionedImitationConfig = ConditionedImitationConfig()
     """recap and reinbot."""
 
