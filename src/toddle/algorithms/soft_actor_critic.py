@@ -198,19 +198,26 @@ class SoftActorCritic:
         """Move the critics to y = r + discount (min of some slow critics at the actor's next action - alpha log pi)."""
         c = self.config
         with torch.no_grad():
-            action, log_prob = self.actor.sample(batch.following, self._drawn(batch))
-            chosen = None
-            if c.subset < c.critics:
-                chosen = torch.randperm(c.critics, generator=self.noise)[: c.subset].to(self.device)
-            following = self.slow(batch.following, action, chosen).amin(0)
-            if c.backup_entropy:
-                following = following - self.temperature() * log_prob
+            following = self._value_after(batch)
             target = one_step_target(batch.reward, following.new_zeros(()), 1.0, batch.discount * following)
         value = self.critics(batch.observation, batch.action)
         loss = self._descend("critics", (value - target).square().mean())
         with torch.no_grad():
             torch._foreach_lerp_([*self.slow.parameters()], [*self.critics.parameters()], c.target_rate)
         return {"critic_loss": loss, "value": value.mean(), "target": target.mean()}
+
+    def _value_after(self, batch: Decisions) -> Tensor:
+        """Return what the slow critics say (B,) of what the actor does next."""
+        action, log_prob = self.actor.sample(batch.following, self._drawn(batch))
+        following = self.slow(batch.following, action, self._some()).amin(0)
+        return following - self.temperature() * log_prob if self.config.backup_entropy else following
+
+    def _some(self) -> Tensor | None:
+        """Draw the critics of a target; None where it is of all."""
+        c = self.config
+        if c.subset == c.critics:
+            return None
+        return torch.randperm(c.critics, generator=self.noise)[: c.subset].to(self.device)
 
     def update_actor(self, batch: Decisions) -> dict[str, Tensor]:
         """Move the actor up the critics' mean and its entropy, then alpha to where the entropy is as asked."""

@@ -8,7 +8,7 @@ rises.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,12 +16,13 @@ from torch import Tensor
 from toddle.algorithms.soft_actor_critic import ONLINE, SACConfig, SoftActorCritic
 from toddle.core.config import config
 from toddle.core.numbers import Finite, Positive, Whole
+from toddle.core.protocols import Steered
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation
 from toddle.data.replay import Decisions, Replay
 from toddle.experience.collect import Collector
+from toddle.experience.rollout import Rollout
 from toddle.models.q_ensemble import QEnsemble
-from toddle.policies.steered import SteeredPolicy
 
 __all__ = ["Steering", "SteeringConfig"]
 
@@ -41,12 +42,19 @@ class SteeringConfig:
     """Rewards are multiplied by this."""
 
 
+class Shared(Steered, Protocol):
+    """A policy whose actor has its say in a share of decisions, and never in the worlds `alone` (B,) bool."""
+
+    share: Tensor
+    alone: Tensor | None
+
+
 class Steering(SoftActorCritic):
     """Soft actor-critic of a steered policy's actor.  The critics may see the simulator's state beside the actor's."""
 
     def __init__(
         self,
-        policy: SteeredPolicy,
+        policy: Shared,
         collector: Collector,
         replay: Replay,
         config: SACConfig,
@@ -54,12 +62,13 @@ class Steering(SoftActorCritic):
         *,
         seed: int,
         privileged: int = 0,
+        sees: int | None = None,
     ) -> None:
         """`privileged`: K numbers of the simulator's state that the critics see after the actor's O; the replay's
-        states are of O + K."""
+        states are of O + K.  sees: numbers of a state that the critics see; None: all."""
         states, numbers = policy.state_sizes
         critics = QEnsemble(
-            states + privileged,
+            states + privileged if sees is None else sees,
             numbers,
             hidden=config.critic_hidden,
             count=config.critics,
@@ -109,6 +118,7 @@ class Steering(SoftActorCritic):
         self.steered.alone = None  # it is of this collector's worlds alone
         assert rollout.state is not None and rollout.length == 1
         state = self._known(rollout.state, rollout.observation)[0]
+        self._noted(rollout)
         if self.pending is not None:
             made, ended = self.pending
             following = torch.where(ended[:, None], made.following, state.cpu())
@@ -125,6 +135,9 @@ class Steering(SoftActorCritic):
         parts = (state, rollout.chain[0], following, reward, rollout.discount[0] * ~terminated)
         self.pending = Decisions(*(part.cpu().clone() for part in parts)), (terminated | truncated).cpu().clone()
         return metrics | {"steer/share": float(self.steered.share)}
+
+    def _noted(self, rollout: Rollout) -> None:
+        """Hear of a rollout, for what is kept besides."""
 
     def _paid(self, reward: Tensor, discount: Tensor) -> Tensor:
         """Return the reward (B,) of chunks of gamma^steps = `discount`, with the bonus of each of their steps."""

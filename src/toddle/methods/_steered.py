@@ -18,7 +18,16 @@ from toddle.methods._base import Run, Start
 from toddle.methods._vla import numbers_of
 from toddle.policies.steered import SteeredConfig, SteeredPolicy
 
-__all__ = ["SteeredSettings"]
+__all__ = ["KeptSettings", "SteeredSettings", "check_alone"]
+
+
+def check_alone(start: Start) -> None:
+    """Raise InputError for several environments, and for parts of PPO."""
+    if len(start.envs) != 1:
+        raise problem("env", "one environment, with a method that learns off-policy", len(start.envs))
+    for part, setting in (("rewards", "process_reward.model"), ("auxiliaries", "imitation.weight")):
+        if start.parts.get(part):
+            raise problem(setting, "nothing with a method that learns off-policy", "a value")
 
 
 @config
@@ -49,11 +58,7 @@ class SteeredSettings:
 
     def build(self, start: Start) -> Run:
         """Build the learner around the VLA of `start.init`, or go on with the steered one that it is."""
-        if len(start.envs) != 1:
-            raise problem("env", "one environment, with a method that steers", len(start.envs))
-        for part, setting in (("rewards", "process_reward.model"), ("auxiliaries", "imitation.weight")):
-            if start.parts.get(part):
-                raise problem(setting, "nothing with a method that leaves the VLA as it is", "a value")
+        check_alone(start)
         (env,), policy = start.envs, self._policy(start)
         known = numbers_of(env, "critic")
         if self.critic == "privileged" and not known:
