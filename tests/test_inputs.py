@@ -31,6 +31,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "reward label": {"dataset": ["somewhere"]},
     "reward train": {"dataset": ["somewhere"]},
     "reward evaluate": {"model": "somewhere"},
+    "reward fit": {"dataset": ["somewhere"]},
+    "reward plot": {"dataset": ["somewhere"]},
     "evaluate": {"policy": ["somewhere"], "env": ["goal/sawyer"]},
     "report": {"runs": ["somewhere"]},
     "quality": {"dataset": ["somewhere"]},
@@ -171,6 +173,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     given = {"quality": "x", "transfer": "--source x", "sft": "--dataset x", "evaluate": "--policy x --env goal/sawyer"}
     given |= {"reward label": "--dataset x", "reward train": "--dataset x", "reward evaluate": "--model x"}
+    given |= {"reward fit": "--dataset x", "reward plot": "--dataset x"}
     given |= {"offline": "--dataset x", "prefer train": "--policy x --dataset x --answers x"}
     for more in (["--dry-run"], []):
         with pytest.raises(SystemExit) as stopped:
@@ -199,6 +202,8 @@ RUNS = {
     "prefer train": "--policy x --dataset x --answers x",
     "reward train": "--dataset x",
     "reward evaluate": "--model x",
+    "reward fit": "--dataset x",
+    "reward plot": "--dataset x",
 }
 
 

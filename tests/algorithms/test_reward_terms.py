@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toddle.algorithms.ppo import PPO, PPOConfig
-from toddle.algorithms.rewards.compose import ComposedReward, Wanted, make_terms, parse_reward
+from toddle.algorithms.rewards.compose import Around, ComposedReward, Wanted, make_terms, parse_reward
 from toddle.algorithms.rewards.counts import CountTerm
 from toddle.algorithms.rewards.pbrs import WrittenPotential
 from toddle.algorithms.rewards.rnd import NoveltyTerm
@@ -154,7 +154,7 @@ def test_rnd_falls_where_it_was_trained_and_stays_where_it_was_not() -> None:
 
 def test_a_run_with_terms_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     wanted = parse_reward("success+rnd+0.5*counts")
-    made = [learner(ComposedReward(make_terms(wanted, NAMED, 0))) for _ in range(2)]
+    made = [learner(ComposedReward(make_terms(wanted, Around(named=NAMED)))) for _ in range(2)]
     for _ in range(3):
         made[0].step()
     made[1].load_state_dict(made[0].state_dict())

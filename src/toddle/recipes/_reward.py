@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from toddle.algorithms.parts import RewardTerm
-from toddle.algorithms.rewards.compose import TERMS, ComposedReward, make_terms, parse_reward
+from toddle.algorithms.rewards.compose import EPISODE, TERMS, Around, ComposedReward, make_terms, parse_reward
 from toddle.core.errors import nearest, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.types import FeatureSource
 from toddle.envs.base import BatchedEnv
 from toddle.methods._base import Run
 
-__all__ = ["EPISODE", "check_reward", "check_taken", "keep_episode", "own_word", "reward_lines", "reward_terms"]
-
-EPISODE = "reward_episode.json"
-"""File of a run's folder: what each term paid over its last whole episode."""
+__all__ = ["check_reward", "check_taken", "keep_episode", "own_word", "reward_lines", "reward_terms"]
 
 
 def check_reward(text: str, words: Sequence[str]) -> None:
@@ -43,7 +40,8 @@ def reward_terms(
     if not wanted.composed:
         return []
     named = envs[0].named if all(env.named == envs[0].named for env in envs) else {}
-    return [ComposedReward(make_terms(wanted, named, seed), own_weight=wanted.own_weight)]
+    around = Around(named=named, seed=seed, fingerprint="" if features is None else features.fingerprint)
+    return [ComposedReward(make_terms(wanted, around), own_weight=wanted.own_weight)]
 
 
 def check_taken(made: Run, text: str) -> Run:

@@ -1,4 +1,4 @@
-"""`toddle reward label|train|evaluate`: the process reward model, which pays for progress before there is success.
+"""`toddle reward label|train|evaluate|fit|plot`: models that pay for progress before there is success, and terms.
 
 Each word is a command of its own, in `reward_<word>.py`; what they share is here.
 """
@@ -17,6 +17,8 @@ __all__ = ["ACTIONS", "check_datasets", "labelled", "summary", "timed"]
 ACTIONS = {
     "label": "label the steps of demonstrations that lead to a key frame, and draw them",
     "train": "train the process reward model on such labels",
+    "fit": "train terms of a composed reward on recorded successes and failures",
+    "plot": "draw every term of a composed reward over recorded episodes, beside policies that would cheat it",
     "evaluate": "measure it on episodes that were held out, beside controls that must fail",
 }
 """The words after `toddle reward`."""

@@ -21,6 +21,7 @@ from toddle.reporting import page, plots, run_data
 from toddle.reporting.curves import curves_section
 from toddle.reporting.episode_log import EvaluationReport, compare, score_of, summarise
 from toddle.reporting.jump_start import jump_start_section
+from toddle.reporting.reward_terms import reward_section
 from toddle.reporting.run_data import Cell, RunData, cells_of, environment, find_runs
 
 __all__ = ["write_report"]
@@ -67,6 +68,7 @@ def write_report(
         ("Success", _success(cells, reports, effects, colours, reference)),
         ("What did not work, or is not resolved", _negative(effects, runs, notes)),
         ("Learning curves", curves_section(runs, colours)),
+        ("Terms of the reward", reward_section(runs)),
         ("Asking a teacher", jump_start_section(runs)),
         ("Conversion", page.section(*(_conversion(run) for run in runs if run.conversion is not None))),
         ("Motion and speed", _motion(cells, reports)),

@@ -20,19 +20,27 @@ from torch import Tensor
 from toddle.algorithms.parts import RewardTerm
 from toddle.algorithms.potential_reward import PotentialReward
 from toddle.algorithms.process_reward import ProcessRewardConfig, load_process_reward
+from toddle.algorithms.rewards.classifier import ClassifierTerm
 from toddle.algorithms.rewards.counts import CountTerm
 from toddle.algorithms.rewards.file import FileTerm
+from toddle.algorithms.rewards.gvl import OrderTerm
+from toddle.algorithms.rewards.learned import LearnedTerm
 from toddle.algorithms.rewards.pbrs import LearnedPotential, WrittenPotential
+from toddle.algorithms.rewards.rewind import RewindTerm
 from toddle.algorithms.rewards.rnd import NoveltyTerm
 from toddle.algorithms.rewards.steps import Steps, Term, steps_of
+from toddle.algorithms.rewards.viper import LikelihoodTerm
+from toddle.algorithms.rewards.vlac import DeltaTerm
 from toddle.core.errors import nearest, problem
 from toddle.core.types import Named
 from toddle.experience.rollout import Rollout
 
-__all__ = ["OWN", "TERMS", "ComposedReward", "Wanted", "make_terms", "parse_reward"]
+__all__ = ["EPISODE", "LEARNED", "OWN", "TERMS", "Around", "ComposedReward", "Wanted", "make_terms", "parse_reward"]
 
 OWN = ("own", "dense", "simplified", "sparse", "success")
 """Words for what an environment pays by itself."""
+EPISODE = "reward_episode.json"
+"""File of a run's folder: what each term paid at each decision of its last whole episode."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +97,22 @@ def _weight(text: str, whole: str) -> float:
 
 # ---- the terms -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
+class Around:
+    """What terms are made for."""
+
+    named: Mapping[str, Named]
+    """The environment's names."""
+    seed: int = 0
+    fingerprint: str = ""
+    """Of the frozen backbone whose features are kept; empty where states are."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Kind:
     """A term that `--reward` knows."""
 
-    make: Callable[[str, Mapping[str, Named], int], Term]
-    """argument, the environment's names, seed -> the term."""
+    make: Callable[[str, Around], Term]
+    """what follows its colon, and what it is made for -> the term."""
     takes: str = ""
     """What may follow its colon."""
     needs: bool = False
@@ -105,26 +124,37 @@ class _Kind:
         return "" if not self.takes else f":{self.takes}" if self.needs else f", or :{self.takes} behind it"
 
 
-def _pbrs(argument: str, named: Mapping[str, Named], seed: int) -> Term:
+def _pbrs(argument: str, around: Around) -> Term:
     if not argument or not Path(argument).is_dir():
-        return WrittenPotential(Path(argument) if argument else None, named)
+        return WrittenPotential(Path(argument) if argument else None, around.named)
     learned = load_process_reward(Path(argument), ProcessRewardConfig())
     if not isinstance(learned, PotentialReward):
         raise problem("reward: pbrs", "a model that says how far a task is (order, steps-to-go)", argument)
     return LearnedPotential(learned)
 
 
+def _learned(term: type[LearnedTerm]) -> _Kind:
+    return _Kind(
+        make=lambda argument, around: term.load(Path(argument), around.fingerprint), takes="FOLDER", needs=True
+    )
+
+
+LEARNED: dict[str, type[LearnedTerm]] = {
+    term.name: term for term in (OrderTerm, RewindTerm, DeltaTerm, LikelihoodTerm, ClassifierTerm)
+}
+"""Those that `toddle reward fit` trains."""
 TERMS: dict[str, _Kind] = {
     "pbrs": _Kind(make=_pbrs, takes="FILE.py or FOLDER"),
-    "rnd": _Kind(make=lambda argument, named, seed: NoveltyTerm(seed)),
-    "counts": _Kind(make=lambda argument, named, seed: CountTerm(seed)),
-    "file": _Kind(make=lambda argument, named, seed: FileTerm(Path(argument), named), takes="FILE.py", needs=True),
+    "rnd": _Kind(make=lambda argument, around: NoveltyTerm(around.seed)),
+    "counts": _Kind(make=lambda argument, around: CountTerm(around.seed)),
+    "file": _Kind(make=lambda argument, around: FileTerm(Path(argument), around.named), takes="FILE.py", needs=True),
+    **{name: _learned(term) for name, term in LEARNED.items()},
 }
 
 
-def make_terms(wanted: Wanted, named: Mapping[str, Named], seed: int) -> list[tuple[Term, float]]:
+def make_terms(wanted: Wanted, around: Around) -> list[tuple[Term, float]]:
     """Return the terms with their weights.  Raises InputError where a file or a folder is not what a term needs."""
-    return [(TERMS[name].make(argument, named, seed), weight) for name, argument, weight in wanted.terms]
+    return [(TERMS[name].make(argument, around), weight) for name, argument, weight in wanted.terms]
 
 
 # ---- their sum -------------------------------------------------------------------------------------------------------
