@@ -30,11 +30,12 @@ from torch import Tensor
 
 from toddle.algorithms.offline import METHODS, OfflineConfig, OfflineLearner
 from toddle.algorithms.offline.dt import history
-from toddle.algorithms.offline.learner import ConditionedImitationConfig, ConRFTConfig, ConservativeConfig
+from toddle.algorithms.offline.learner import ConditionedImitationConfig, ConRFTConfig, ConservativeConfig, PACConfig
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
 from toddle.data.transitions import Transitions
 from toddle.maths.action_tokens import bin_centres
+from toddle.maths.categorical import spread_over
 from toddle.maths.consistency import bounds, noise_levels
 from toddle.maths.token_values import spare_push, token_targets
 from toddle.maths.value_targets import (
@@ -47,7 +48,9 @@ from toddle.maths.value_targets import (
     returns_to_go,
 )
 from toddle.models.denoisers import MlpDenoiserConfig
+from toddle.models.distributional_value import DistributionalValue
 from toddle.models.normalizer import RunningNorm
+from toddle.models.perceiver_critic import PerceiverCritic
 from toddle.models.q_ensemble import QEnsemble
 from toddle.policies.conditioned import ConditionedConfig, ConditionedPolicy
 from toddle.policies.consistency import ConsistencyConfig, ConsistencyPolicy
@@ -257,6 +260,56 @@ def test_a_consistency_policy_climbs_and_without_climbing_imitates() -> None:
         action = learner.policy.act(seen, generator=torch.Generator().manual_seed(0))[0].action
         means[climb] = float(action.mean())
     assert abs(means[0.0]) < 0.2 and 0.25 < means[1.0] < 0.8, means
+
+
+def test_a_value_spread_over_bins() -> None:
+    """At a bin's middle it keeps erf(1 / (1.5 sqrt 2)) = 0.4950 of its mass, next to it (erf(3 / ...) - that) / 2 =
+    0.2297; the mean is the value; and a network that has seen 0 and 1 alike says both, with the mean between."""
+    atoms = torch.linspace(-1.0, 0.0, 11)
+    mass = spread_over(torch.tensor([-0.5, -0.43]), atoms)
+    torch.testing.assert_close(mass[0, 4:7], torch.tensor([0.2297, 0.4950, 0.2297]), atol=2e-4, rtol=0)
+    torch.testing.assert_close(mass @ atoms, torch.tensor([-0.5, -0.43]), atol=2e-3, rtol=0)
+    torch.testing.assert_close(mass.sum(-1), torch.ones(2))
+    value = DistributionalValue(2, (16,), low=0.0, high=1.0, bins=11, seed=0)
+    step, state = torch.optim.Adam(value.parameters(), lr=6e-2), torch.zeros(2, 2)
+    for _ in range(60):
+        step.zero_grad()
+        value.loss(state, torch.tensor([0.0, 1.0])).backward()
+        step.step()
+    said = value.log_probs(state[:1]).exp()[0].detach()
+    assert abs(float(value(state[:1]).detach()) - 0.5) < 0.02 and said[5] < 0.02 and said[0] > 0.3 < said[10]
+    learner = trained("recap", line(1000), steps=1, value_bins=21, value_share=0.9, updates_a_step=20)
+    above = learner.advantage(learner.data) >= learner.find_threshold()
+    assert int(above.sum()) == 300 and learner.networks["v"] is learner.distribution
+
+
+def test_a_critic_reads_a_set_and_answers_each_action_alone() -> None:
+    """The order of tokens and the other actions change nothing; samples of one state weigh pi exp(Q / eta) / Z, which
+    for Q = (0, 0.05, 0.1), eta 0.1 and three equal arms is (0.1863, 0.3072, 0.5065)."""
+    critic, g = PerceiverCritic(5, 2, width=16, latents=3, low=-1.0, high=0.0, bins=7, seed=0), torch.Generator()
+    seen, actions = torch.randn(4, 5, generator=g.manual_seed(0)), torch.rand(4, 6, 2, generator=g)
+    found = critic(seen, actions)
+    assert found.shape == (4, 6, 7) and found.std(0).min() > 1e-4 and found.std(1).min() > 1e-4
+    mixed = critic.log_probs(critic.context(critic.tokens(seen)[:, [3, 1, 4, 0, 2]]), actions)
+    torch.testing.assert_close(mixed, found, atol=1e-5, rtol=0)
+    torch.testing.assert_close(critic(seen, actions[:, 2:3]), found[:, 2:3], atol=1e-5, rtol=0)
+    alone = trained("pac", line(), steps=0, pac=PACConfig(imitation=1.0, width=16))
+    batch = alone.data.draw(16, g)
+    told = alone.update(batch)
+    assert torch.equal(told["policy_loss"], told["distance"])  # alpha 1 is imitation
+    even = trained("pac", line(), steps=0, pac=PACConfig(temperature=1e9, width=16)).update(batch)
+    assert float(even["weights_used"]) == pytest.approx(1.0)
+
+
+@pytest.mark.slow
+def test_pac_moves_to_better_samples_and_not_from_permuted_rewards() -> None:
+    found = []
+    for data in (line(), line().permuted(torch.Generator().manual_seed(1))):
+        learner = trained("pac", data, steps=5, batch=128, pac=PACConfig(width=32, imitation=0.3), target_rate=0.02)
+        seen = {"proprio": torch.zeros(256, 2)}
+        action = learner.policy.act(seen, generator=torch.Generator().manual_seed(0))[0].action
+        found.append(float(action.mean()))
+    assert found[0] > 0.25 and abs(found[1]) < 0.2, found
 
 
 def test_targets_of_tokens_by_hand() -> None:

@@ -32,8 +32,8 @@ class Config:
     """Learn a policy of states from datasets with rewards, by RL and without a simulator.
 
     Example: toddle offline --dataset runs/play --method iql --out runs/offline
-    `--method` is iql, cql, cal-ql, td3-bc, co-rft, awac, dt, q-transformer, conrft, recap, reinbot,
-    arfm, or bc (imitation, to compare).
+    `--method` is iql, cql, cal-ql, td3-bc, co-rft, awac, dt, q-transformer, conrft, pac, recap,
+    reinbot, arfm, or bc (imitation, to compare).
     Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from, and <out>/critics.
     """
 
@@ -52,6 +52,7 @@ class Config:
         "awac",
         "dt",
         "conrft",
+        "pac",
         "q-transformer",
         "recap",
         "reinbot",
@@ -76,7 +77,7 @@ class Config:
     log_std: LogStd = 0.0
     """Logarithm of a fresh policy's standard deviation at the start (td3-bc leaves it: -2.3 explores as TD3 does)."""
     bins: Size = 256
-    """q-transformer: bins of each of a fresh policy's numbers."""
+    """q-transformer, pac: bins of each of a fresh policy's numbers."""
     asks: Asked | None = None
     """recap, reinbot: what the policy asks for when it acts; None: recap what is good, reinbot the best return."""
     guidance: NonNegative = 1.0

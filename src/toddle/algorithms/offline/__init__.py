@@ -9,6 +9,7 @@ from toddle.algorithms.offline.cql import CQL, CalQL
 from toddle.algorithms.offline.dt import DT
 from toddle.algorithms.offline.iql import IQL
 from toddle.algorithms.offline.learner import OfflineConfig, OfflineLearner
+from toddle.algorithms.offline.pac import PAC
 from toddle.algorithms.offline.q_transformer import QTransformer
 from toddle.algorithms.offline.td3_bc import TD3BC
 
@@ -26,6 +27,7 @@ METHODS: dict[str, type[OfflineLearner]] = {
     "awac": AWAC,
     "dt": DT,
     "conrft": ConRFT,
+    "pac": PAC,
     "q-transformer": QTransformer,
     "bc": OfflineLearner,
 }

@@ -6,7 +6,7 @@
 | its dropout of the indicator, and guidance when acting | `told_loss`, `policies.conditioned` |
 | ReinboT (arXiv 2505.07395): the return's high expectile, predicted beside the policy, which it asks for | `Reinbot` |
 
-Deviations: 1. Policies of states, without a VLA.  2. RECAP's value is a mean, by squares, not a distribution over bins.
+Deviations: 1. Policies of states, without a VLA.  2. RECAP's value is a mean, by squares, unless `value_bins` is set.
 3. Its advantage is the (discounted) return less the value, with no look-ahead in between.  4. One threshold over all
 data.  5. ReinboT's return is of the rewards that are given; its dense reward (sub-goals, smoothness) is not made here.
 """

@@ -79,6 +79,28 @@ class ConRFTConfig:
 
 
 @config
+class PACConfig:
+    """What pac alone has."""
+
+    imitation: Share = 0.5
+    """alpha: share of the data's imitation in the policy's loss; the rest is that of its own better samples."""
+    temperature: Positive = 0.1
+    """eta, as a share of the range of returns: samples weigh softmax(Q / eta)."""
+    samples: Count = 10
+    """K, actions of the slow policy for each state."""
+    bins: Size = 101
+    """Bins of Q, from the least to the greatest return of the data."""
+    width: Size = 64
+    """Width of the critic's tokens."""
+    latents: Size = 8
+    """Latents that read the context."""
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise problem("pac.bins", "at least 2", self.bins)
+
+
+@config
 class OfflineConfig:
     """Learning from stored transitions."""
 
@@ -110,6 +132,8 @@ class OfflineConfig:
     """td3-bc: critic updates for one of the policy."""
     value_share: Share = 0.3
     """recap, arfm: share of the updates that the value function takes before the policy's begin."""
+    value_bins: Size | None = None
+    """recap, arfm: bins of a value that is a distribution (HL-Gauss; the paper has 201); None: a mean, by squares."""
     weights_share: Positive = 0.5
     """arfm: effective sample size that the weights are to have, as a share of the batch; 1: all alike."""
     chunk: Size = 4
@@ -122,6 +146,8 @@ class OfflineConfig:
     """cql, cal-ql and co-rft."""
     conrft: ConRFTConfig = ConRFTConfig()
     """conrft."""
+    pac: PACConfig = PACConfig()
+    """pac."""
     conditioned: ConditionedImitationConfig = ConditionedImitationConfig()
     """recap and reinbot."""
 
