@@ -26,7 +26,7 @@ from toddle.models.backbones.embedded import save_embedded
 from toddle.models.trunk import TrunkConfig
 from toddle.recipes import finetune, pretrain, record, sft
 from toddle.runs.checkpoint import load_state
-from toddle.runs.learners import merged_state, own_state
+from toddle.runs.learners import follows, merged_state, own_state
 from toddle.runs.metrics import CLOCK_GROUP, read_metrics
 
 SMALL: dict[str, Any] = {
@@ -205,6 +205,23 @@ def test_a_killed_learner_ends_the_run_which_goes_on_as_if_it_had_not(who: str, 
         raise AssertionError("the other learner is still there")
     assert not (out / "finished.json").exists()
     assert_alike(whole, train(out, 2, resume=True, steps=960))
+
+
+@pytest.mark.slow
+def test_learners_that_torchrun_starts_are_one(tmp_path: Path) -> None:
+    options = "--env fork/point --policy mlp --mlp.hidden 16 --critic-hidden 16 --worlds 6 --steps 384 --learners 2"
+    more = ["--collect.length", "16", "--checkpoint-every", "2", "--out", str(tmp_path / "two")]
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "toddle", "pretrain"]
+    subprocess.run([*start, *options.split(), *more], check=True, capture_output=True, timeout=120)
+    assert_alike(train(tmp_path / "one", 1), tmp_path / "two")
+
+
+def test_other_learners_than_were_started_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert follows(4)
+    with pytest.raises(InputError, match="as many as were started"):
+        follows(2)
 
 
 def test_worlds_are_shared_out_and_put_together_again() -> None:

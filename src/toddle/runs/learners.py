@@ -42,16 +42,19 @@ class SharedLearner(Learner, Protocol):
 
 
 def check_learners(learners: int, things: int, what: str) -> None:
-    """Raise InputError where there are more learners than things to share out, or others than were started."""
+    """Raise InputError where there are more learners than things to share out."""
     if learners > things:
         raise problem("learners", f"at most {things}, the number of {what}", learners)
-    asked = os.environ.get("WORLD_SIZE") if rank_asked() is not None else None
-    if asked not in (None, str(learners)) and (learners > 1 or asked != "1"):
-        raise problem("learners", f"{asked}, as many as were started (WORLD_SIZE)", learners)
 
 
 def follows(learners: int) -> bool:
-    """Whether this process is one of several learners and not the first."""
+    """Whether this process is one of several learners and not the first.
+
+    Raises InputError where others were started (by torchrun, say) than the settings have.
+    """
+    started = os.environ["WORLD_SIZE"] if rank_asked() is not None else str(learners)
+    if started != str(learners):
+        raise problem("learners", f"{started}, as many as were started (WORLD_SIZE)", learners)
     return learners > 1 and (rank_asked() or 0) > 0
 
 
