@@ -18,6 +18,7 @@ from toddle.envs.make import make_env
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
 from toddle.recipes import report
+from toddle.recipes._steering import SteeringConfig
 from toddle.recipes.evaluate import Config, plan, run
 from toddle.reporting.episode_log import read_episodes
 
@@ -109,3 +110,17 @@ def test_wrong_input_is_one_line(tmp_path: Path, policies: tuple[str, ...]) -> N
     for fields in ({"episodes": 0}, {"policy": ()}, {"video_size": 33}):
         with pytest.raises(InputError):
             Config(**{"policy": policies, "env": (TASK,), **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"candidates": 4},
+        {"steer": "vgps"},
+        {"steer": "vgps", "steering": SteeringConfig(critic=Path("x"), rounds=3)},
+        {"steer": "cem", "steering": SteeringConfig(critic=Path("x"), temperature=0.5)},
+    ],
+)
+def test_settings_of_steering_without_effect_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="steer"):
+        Config(policy=("x",), env=("goal/sawyer",), **given)

@@ -36,6 +36,7 @@ class QEnsemble(nn.Module):
         super().__init__()
         self.shape = {"observation": observation, "action": action, "hidden": hidden, "count": count}
         self.shape |= {"layer_norm": layer_norm}
+        self.sizes = observation, action
         self.gains, self.shifts = nn.ParameterList(), nn.ParameterList()
         for width in hidden if layer_norm else ():
             self.gains.append(nn.Parameter(torch.ones(count, 1, width)))

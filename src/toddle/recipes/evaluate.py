@@ -31,6 +31,7 @@ from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.experience.taught import picture_options
 from toddle.policies.store import load_policy, meta_of
 from toddle.recipes._domain import read_table
+from toddle.recipes._steering import CANDIDATES, Steer, SteeringConfig, check_steering, steered
 from toddle.reporting.episode_log import EpisodeLog, summarise
 from toddle.reporting.report import percent
 from toddle.runs.loop import ProgressLine
@@ -69,6 +70,12 @@ class Config:
     """Threads of the simulation, where it has any."""
     deterministic: bool = True
     """Take a policy's most likely action instead of a draw."""
+    steer: Steer = "none"
+    """A critic has its say in every decision: vgps chooses among candidates, cem searches (docs/steering.md)."""
+    candidates: Size = CANDIDATES
+    """Chunks that are compared."""
+    steering: SteeringConfig = SteeringConfig()
+    """The critic, and how."""
     push: bool = False
     """Evaluate a second time with one push in every episode."""
     pushes: PushConfig = PushConfig()
@@ -108,6 +115,7 @@ class Config:
         for label, given in (("policy", self.policy), ("env", self.env)):
             if not given:
                 raise problem(label, "at least one", "none")
+        check_steering(self.steer, self.candidates, self.steering)
         if self.video_size % 2:
             raise problem("video_size", "an even number", self.video_size)
 
@@ -197,6 +205,7 @@ def _check(config: Config) -> tuple[int, list[str], float]:
             options, lines = _options(config, name, policy, meta)
             told += [f"{candidate.name}: {line}" for line in lines]
             cost = max(cost, options["render"].cost if "render" in options else 1.0)
+            steered(policy, config.steer, config.candidates, config.steering)
             worlds = 1 if config.control == "own" else min(2, config.num_envs, config.episodes)
             env = make_env(name, worlds, seed=config.seed, **_besides(config), **options)
             _check_fit(config, policy, env)
@@ -263,6 +272,8 @@ class _Scene:
         if self._held is None or self._held[0] != candidate:
             self.close()
             policy = load_policy(candidate.folder, self.device, acting=True)
+            given = self.config.steer, self.config.candidates, self.config.steering
+            policy = steered(policy, *given, self.device)
             self._held = candidate, policy, meta_of(candidate.folder)
         config, (_, policy, meta) = self.config, self._held
         if self._env is None or self._env.name != env_name or self._look != look:
