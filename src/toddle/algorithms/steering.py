@@ -123,7 +123,7 @@ class Steering(SoftActorCritic):
             made, ended = self.pending
             following = torch.where(ended[:, None], made.following, state.cpu())
             made = Decisions(made.observation, made.action, following, made.reward, made.discount)
-            self.replay.stores[ONLINE].add(made)
+            self._keep(made)
             self._look(made.observation.to(self.device))
         following = torch.zeros_like(state)
         if rollout.finals is not None:
@@ -135,6 +135,10 @@ class Steering(SoftActorCritic):
         parts = (state, rollout.chain[0], following, reward, rollout.discount[0] * ~terminated)
         self.pending = Decisions(*(part.cpu().clone() for part in parts)), (terminated | truncated).cpu().clone()
         return metrics | {"steer/share": float(self.steered.share)}
+
+    def _keep(self, made: Decisions) -> None:
+        """Take the last decisions (B) in, which are complete."""
+        self.replay.stores[ONLINE].add(made)
 
     def _noted(self, rollout: Rollout) -> None:
         """Hear of a rollout, for what is kept besides."""

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from toddle.core.config import config
 from toddle.core.errors import problem
+from toddle.core.numbers import Count, NonNegative
 from toddle.core.seeding import numpy_generator
 from toddle.envs.base import Array, BatchedEnv
 from toddle.experience.rollout import Rollout
 from toddle.experience.teacher import Teacher, increments, parts_of
 
-__all__ = ["HINT", "VALID", "Guide", "Hints", "Takeover"]
+__all__ = ["HINT", "VALID", "Guide", "Hints", "Person", "PersonConfig", "Takeover"]
 
 HINT, VALID = "hint", "hint_valid"
 """Columns of a rollout: what the teacher asks of a decision (T, B, A), and where it asks anything (T, B) bool."""
@@ -187,3 +189,57 @@ class Takeover(Guide):
         super().load_state_dict(state)
         self._since = np.array(state["since"], np.int64)
         self._draws.bit_generator.state = state["draws"]
+
+
+@config
+class PersonConfig:
+    """When a scripted person takes over from a policy."""
+
+    tolerance: NonNegative = 0.5
+    """Mean distance of a number of the policy's first action from what the person would do, beyond which it is off."""
+    patience: Count = 2
+    """Decisions in a row that are off before the person takes over."""
+    hold: Count = 3
+    """Decisions that the person then makes, before handing back."""
+
+
+class Person(Guide):
+    """The environment's scripted expert looks on, and takes over for a while where the policy goes wrong.
+
+    Whoever decides, decides a whole chunk: the person holds an action for so long.  `acted` (B,) bool: where the last
+    decision was the person's; with `whole` all are.
+    """
+
+    def __init__(self, teacher: Teacher, env: BatchedEnv, settings: PersonConfig) -> None:
+        super().__init__(teacher, env, 1)
+        self.settings, self.whole = settings, False
+        self.acted = np.zeros(env.num_envs, bool)
+        self._off, self._left = (np.zeros(env.num_envs, np.int64) for _ in range(2))
+
+    def step(self, t: int, raw: Any, first: Array, chunk: Array) -> Array:
+        """Return the person's chunk where the person acts, the policy's elsewhere."""
+        self._watch(raw, first)
+        space, worlds = self.env.single_action_space, np.arange(self.env.num_envs)
+        wanted = np.clip(self._ask(raw, worlds)[:, :1], space.low, space.high)
+        off = np.abs(chunk[:, :1] - wanted).mean((1, 2)) > self.settings.tolerance
+        self._off = np.where(off, np.where(first, 1, self._off + 1), 0)
+        self._left[first] = 0
+        self._left[(self._left == 0) & (self._off >= self.settings.patience)] = self.settings.hold
+        self.acted = (self._left > 0) | self.whole
+        self._off[self.acted] = 0
+        self._left -= self._left > 0
+        return np.where(self.acted[:, None, None], wanted, chunk).astype(chunk.dtype)
+
+    def end(self, rollout: Rollout) -> dict[str, float]:
+        """Return the share of decisions that were the person's."""
+        return {"steer/interventions": float(self.acted.mean())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return who is about to act where."""
+        return super().state_dict() | {"off": self._off.copy(), "left": self._left.copy(), "acted": self.acted.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        super().load_state_dict(state)
+        self._off, self._left = (np.array(state[name], np.int64) for name in ("off", "left"))
+        self.acted = np.array(state["acted"], bool)

@@ -68,15 +68,7 @@ class SteeredSettings:
         store = Store(self.replay.capacity, states + privileged, numbers, kind=self.replay.kind)
         collect = CollectConfig(length=1, discount=self.sac.discount, scale_rewards=False)
         collector = Collector(env, collect, seed=start.seed, label=label_of(env.name))
-        learner = Steering(
-            policy,
-            collector,
-            Replay({ONLINE: store}, {ONLINE: 1.0}),
-            self.sac,
-            self.steering,
-            seed=start.seed,
-            privileged=privileged,
-        )
+        learner = self._learner(start, policy, collector, store, privileged)
         iterations = max(1, round(start.steps / (self.sac.rounds * collector.decisions * policy.horizon)))
         what = {"noise": "the noise it begins at", "residual": "what is added to its actions"}[self.steered.mode]
         note = f"the {policy.base.kind} stays as it is; an actor says {what}, {numbers} numbers of {states}"
@@ -89,6 +81,13 @@ class SteeredSettings:
             notes=(note, f"keep the last {self.replay.capacity:,} decisions, {size_text(store.size)} when full"),
             rehearse=learner.learn_at_once,
         )
+
+    def _learner(
+        self, start: Start, policy: SteeredPolicy, collector: Collector, store: Store, privileged: int
+    ) -> Steering:
+        """Return the learner; `store` is of what is done."""
+        replay = Replay({ONLINE: store}, {ONLINE: 1.0})
+        return Steering(policy, collector, replay, self.sac, self.steering, seed=start.seed, privileged=privileged)
 
     def _policy(self, start: Start) -> SteeredPolicy:
         found: Any = start.init
