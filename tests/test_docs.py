@@ -30,7 +30,8 @@ def test_every_command_is_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(ROOT)  # where a page's --config is
     for command, *arguments in commands(page):
         config = read(command, arguments)[2]
-        for name in config.tasks if command == "demo" else getattr(config, "env", ()):
+        named = config.tasks if command == "demo" else getattr(config, "env", ())
+        for name in [named] if isinstance(named, str) else named:
             if not is_own(name):  # the reader's file, which is not here
                 family_of(name)
 

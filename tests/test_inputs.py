@@ -37,6 +37,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "report": {"runs": ["somewhere"]},
     "quality": {"dataset": ["somewhere"]},
     "offline": {"dataset": ["somewhere"]},
+    "identify": {"dataset": "somewhere"},
     "prefer ask": {"dataset": "somewhere"},
     "prefer judge": {"dataset": "somewhere"},
     "prefer train": {"policy": "somewhere", "dataset": "somewhere", "answers": "somewhere"},
@@ -174,7 +175,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     given = {"quality": "x", "transfer": "--source x", "sft": "--dataset x", "evaluate": "--policy x --env goal/sawyer"}
     given |= {"reward label": "--dataset x", "reward train": "--dataset x", "reward evaluate": "--model x"}
     given |= {"reward fit": "--dataset x", "reward plot": "--dataset x"}
-    given |= {"offline": "--dataset x", "prefer train": "--policy x --dataset x --answers x"}
+    given |= {"identify": "x", "offline": "--dataset x", "prefer train": "--policy x --dataset x --answers x"}
     for more in (["--dry-run"], []):
         with pytest.raises(SystemExit) as stopped:
             main([*command.split(), *given.get(command, "").split(), "--out", str(tmp_path / place), *more])
@@ -197,6 +198,7 @@ RUNS = {
     "reward label": "--dataset x",
     "quality": "x",
     "factory": "",
+    "identify": "x",
     "jumpstart": "",
     "offline": "--dataset x",
     "prefer train": "--policy x --dataset x --answers x",

@@ -42,6 +42,7 @@ COMMANDS = {
     "reward": "label|train|evaluate|fit|plot: a process reward model, and terms of a composed reward",
     "factory": "make demonstrations by diffusion RL: warm start, RL, successes as one dataset",
     "quality": "judge demonstrations, compare datasets, and write the better episodes as a dataset",
+    "identify": "find the masses, friction and gains that recorded episodes were made with, each with an interval",
     "evaluate": "evaluate policies on the same seeds: success, return, robustness, speed, videos",
     "report": "write a page of results: curves, success with intervals, videos",
     "study": "run a study of several seeds and arms with a fixed outcome",

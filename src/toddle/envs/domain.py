@@ -96,6 +96,7 @@ class Domain:
             raise problem("randomise.delay", "1 where actions are choices", table.delay)
         self.table, self.env = table, env
         self.factors = np.ones((env.num_envs, len(FACTORS)))
+        self.fixed: Array | None = None  # (N, factors) that are taken in place of drawn ones
         self.delays = np.zeros(env.num_envs, np.int64)
         self.biases: Array | None = None  # (N, O), once an observation has been seen
         self._streams = WorldStreams(env.num_envs, seed + OWN)
@@ -132,7 +133,8 @@ class Domain:
         self._streams.counters[own] = self._episode[own].astype(np.uint64) << np.uint64(28)
         uniform = self._streams.uniform(own, len(FACTORS) + 1)
         low, high = np.log([getattr(table, name) for name in FACTORS]).T
-        self.factors[own] = np.exp(table.scale * (low + (high - low) * uniform[:, :-1]))
+        drawn = np.exp(table.scale * (low + (high - low) * uniform[:, :-1]))
+        self.factors[own] = drawn if self.fixed is None else self.fixed[own]
         late = np.searchsorted(np.cumsum(table.delay), uniform[:, -1] * sum(table.delay), side="right")
         self.delays[own] = np.where(table.scale > 0.0, np.minimum(late, len(table.delay) - 1), 0)
         self._past[own] = 0.0

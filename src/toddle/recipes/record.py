@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from toddle.core.config import changes, config, to_dict
+from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_text_atomic
 from toddle.core.memory import check_memory
@@ -33,6 +33,8 @@ from toddle.experience.human import HumanActor, HumanConfig
 from toddle.experience.replay import ReplayActor, read_recorded, replayed
 from toddle.experience.taught import Taught
 from toddle.policies.store import load_policy, meta_of, read_policy
+from toddle.recipes._card import card_of, demonstrator_of, varied
+from toddle.recipes._domain import read_table
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "TooFewError", "plan", "run"]
@@ -98,6 +100,9 @@ class Config:
     """How pictures are drawn; what is not given is as the policy was taught, or fast: without shadows and the like."""
     variation: RenderVariation = RenderVariation()
     """How the drawing differs from episode to episode, so that a policy taught with it does not depend on it."""
+    randomise: Path | None = None
+    """YAML table of what differs from episode to episode: masses, friction, gains, delays, looks
+    (docs/randomisation.md)."""
     after_success: Whole = 8
     """Control steps recorded after success, so that a policy learns to stay."""
 
@@ -130,9 +135,9 @@ def plan(config: Config) -> Plan:
     rows = f"about {steps:,} rows, a picture of {len(config.cameras)} camera(s) every {config.image_stride}"
     return Plan(
         steps=[
-            *(f"record {config.episodes} episodes of {name} by {_who(config)}" for name in config.env),
+            *(f"record {config.episodes} episodes of {name} by {demonstrator_of(config)}" for name in config.env),
             *(
-                [f"draw pictures with {drawn}{_varied(config.variation)}"]
+                [f"draw pictures with {drawn}{varied(config.variation)}"]
                 if any(_cameras(config, name) for name in config.env)
                 else []
             ),
@@ -172,20 +177,13 @@ def _make(config: Config, name: str) -> BatchedEnv:
     if config.paraphrases:
         family.check("paraphrases", name, True)
         options["paraphrases"] = True
-    return make_env(name, config.batch, seed=config.seed, **options)
+    return make_env(name, config.batch, seed=config.seed, randomise=read_table(config.randomise), **options)
 
 
 def _drawn(config: Config) -> RenderSettings:
     """Return how pictures are drawn: as given, else as the policy was taught, else fast."""
     taught = None if config.policy in SCRIPTED else Taught.of(meta_of(Path(config.policy))).render
     return config.render.over(taught or FAST)
-
-
-def _varied(variation: RenderVariation) -> str:
-    """Return what differs between episodes, in words."""
-    found = changes(to_dict(RenderVariation()), to_dict(variation))
-    changed = [f"{name.replace('_', ' ')} {now:g}" for name, _, now in found]
-    return f", differing between episodes: {', '.join(changed)}" if changed else ""
 
 
 def _cameras(config: Config, name: str) -> tuple[str, ...]:
@@ -233,33 +231,9 @@ def run(config: Config, *, resume: bool = False) -> None:
             if writer is not None:
                 writer.close()
         assert writer is not None
-        write_text_atomic(config.out / "README.md", _card(config, writer))
+        write_text_atomic(config.out / "README.md", card_of(config, writer))
         folder.finish(writer.num_episodes)
         progress.console.print(f"{config.out}: {writer.num_episodes} episodes, {writer.num_frames} rows")
-
-
-def _who(config: Config) -> str:
-    return f"replay of {' '.join(map(str, config.replay))}" if config.replay else config.policy
-
-
-def _card(config: Config, writer: DatasetWriter) -> str:
-    """Return the dataset's card: what it holds and who acted."""
-    lines = [
-        f"# {config.out.name}",
-        "",
-        f"{writer.num_episodes} episodes, {writer.num_frames} rows, recorded by `toddle record` in simulation.",
-        "",
-        f"- environments: {', '.join(config.env)}",
-        f"- demonstrator: {_who(config)}",
-    ]
-    if config.policy == "human":
-        lines.append("- no human: a scripted expert with these habits (`toddle record --help` explains each)")
-        lines += [f"    - {name}: {value}" for name, value in to_dict(config.human).items()]
-    elif config.policy == "expert" and config.noise:
-        kept = "and recorded so" if config.executed else "its own are recorded"
-        lines.append(f"- its executed actions are disturbed by noise of {config.noise:g}, {kept}")
-    lines.append(f"- failures: {'kept' if config.keep_failures else 'left out'}")
-    return "\n".join(lines) + "\n"
 
 
 def _check_policy(config: Config) -> None:

