@@ -65,7 +65,8 @@ def mean(learner: ActionOptimisation) -> float:
     return learner.optimised.vla.mean.item()
 
 
-@pytest.mark.parametrize("shuffled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shuffled", [False, True])
 def test_imitation_brings_the_policy_to_what_pays(shuffled: bool) -> None:
     """At a mean of 0 and a deviation of 0.25 an action of 0.5 is rare (2 of 100): alone it is seldom met."""
     learner = made()

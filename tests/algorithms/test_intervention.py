@@ -66,6 +66,7 @@ def test_what_was_really_done_is_kept_and_the_persons_twice() -> None:
     assert int(as_done.sum()) == len(theirs)
 
 
+@pytest.mark.slow
 def test_the_person_is_needed_less_and_less() -> None:
     learner = made(tolerance=0.5)
     first = [learner._gather()["steer/interventions"] for _ in range(4)]

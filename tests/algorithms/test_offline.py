@@ -177,6 +177,7 @@ def test_what_a_chunk_pays_by_hand() -> None:
     assert chunk_rewards(rewards, 9, 0.5).tolist() == returns_to_go(rewards, True, 0.5).tolist()
 
 
+@pytest.mark.slow
 def test_co_rft_learns_chunks_and_bootstraps_after_them() -> None:
     """The best chunk is (0.5, -0.5) and imitation says (0, 0); what follows counts gamma^2; unpushed it is td3-bc."""
     one, g = line(), torch.Generator().manual_seed(3)
@@ -321,6 +322,7 @@ def test_targets_of_tokens_by_hand() -> None:
     torch.testing.assert_close(pushed, torch.tensor([[0.05]]))  # (0.01 + 0.09) / 2
 
 
+@pytest.mark.slow
 def test_values_of_two_numbers_are_those_of_the_best_pair() -> None:
     """16 pairs that end at once.  Unpushed, Q of the first number is the best of its row and Q of the second the pair's
     own, gamma 0.5 or not, and the greedy pair is the best of all.  Pushed, of a number that half of the bins have been
@@ -418,7 +420,8 @@ def fresh(method: str, seed: int = 0, chunk: int = 1) -> Any:
 
 
 def trained(method: str, data: Transitions, steps: int = 4, **settings: Any) -> Any:
-    config = OfflineConfig(hidden=(32, 32), learning_rate=3e-3, **{"chunk": 1} | settings)
+    narrow: dict[str, Any] = {"chunk": 1, "pac": PACConfig(width=8, latents=2, bins=11, samples=2)}
+    config = OfflineConfig(hidden=(32, 32), learning_rate=3e-3, **narrow | settings)
     chunk = config.chunk if METHODS[method].chunked else 1
     learner = METHODS[method](fresh(method, chunk=chunk), data, config, updates=100 * steps, seed=0)
     for _ in range(steps):
