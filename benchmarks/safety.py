@@ -1,6 +1,6 @@
 """A limit on costs held by PPO-Lagrangian on tabletop/push-cube, by three costs: the runs, and their page.
 
-    python benchmarks/safety.py run --work runs/safety [--seeds 5]      four arms a seed, about two minutes each
+    python benchmarks/safety.py run --work runs/safety [--seeds 3]      four arms a seed, about two minutes each
     python benchmarks/safety.py page --work runs/safety                 docs/results/safety/{results.json,README.md}
 
 An arm is one `toddle pretrain` of 400,000 control steps with the dense reward: without a limit, and with a limit on one
@@ -100,6 +100,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "page"))
     parser.add_argument("--work", type=Path, default=Path("runs/safety"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     run(given.work, given.seeds) if given.what == "run" else page(given.work)

@@ -227,6 +227,7 @@ class _Tally:
         self.at_end: bool | None = None  # success at the last step so far
         self.cost: float | None = None
         self.interventions: int | None = None
+        self.takeovers, self._helped = 0, False  # times a person began to act; whether one acted last
         self.pushed = False
         self.tracks_goals = False
         self.goal_told = False  # the environment says `goal_done` until the chunk is over
@@ -250,13 +251,17 @@ class _Tally:
         if "cost" in infos:
             self.cost = (self.cost or 0.0) + float(infos["cost"])
         if "intervention" in infos:
-            self.interventions = (self.interventions or 0) + int(bool(infos["intervention"]))
+            helped = bool(infos["intervention"])
+            self.interventions = (self.interventions or 0) + int(helped)
+            self.takeovers, self._helped = self.takeovers + int(helped and not self._helped), helped
         if "tool_position" in infos:
             self.path.append(np.array(infos["tool_position"], dtype=np.float64))
 
     def facts(self, dt: float) -> dict[str, Any]:
         """Return goals and smoothness as JSON values."""
-        facts: dict[str, Any] = {} if self.at_end is None else {"success_at_end": self.at_end}
+        facts: dict[str, Any] = {"dt": dt} | ({} if self.at_end is None else {"success_at_end": self.at_end})
+        if self.interventions is not None:
+            facts["takeovers"] = self.takeovers
         if self.tracks_goals:
             facts |= {"goals": len(self.goal_errors), "goals_reached": self.goals_reached}
             if self.goal_errors:

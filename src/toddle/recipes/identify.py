@@ -30,8 +30,9 @@ from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
-ENOUGH = 0.95
-"""Share of the squares that a twin takes away from what the environment's own physics leaves, to be called one."""
+ENOUGH = 0.8
+"""Share of the squares left by the environment's own physics that a twin takes away; what remains may be the sensors'
+noise."""
 SETS = 4
 """Sets of factors that are played at once."""
 

@@ -20,6 +20,7 @@ from toddle.core.errors import problem
 from toddle.core.files import write_text_atomic
 from toddle.core.reading import read_json_lines
 from toddle.core.types import EpisodeResult
+from toddle.maths.deployment import deployment_metrics
 from toddle.maths.intervals import Interval, matched_interval, ratio_interval, sign_flip_p, t_interval, wilson_interval
 
 __all__ = ["Comparison", "EpisodeLog", "EvaluationReport", "compare", "read_episodes", "score_of", "summarise"]
@@ -93,6 +94,8 @@ class EvaluationReport:
     """Mean wall-clock seconds of an episode."""
     cost: Interval | None
     interventions: Interval | None
+    deployment: dict[str, float]
+    """What `maths.deployment` makes of them: time of a cycle, successes an hour, cost and help by control steps."""
     smoothness: dict[str, float]
     """Means over episodes of `no_ops`, `action_change` and, where the tool's path is known, jerk measures."""
 
@@ -155,8 +158,21 @@ def summarise(results: Iterable[EpisodeResult]) -> EvaluationReport:
         seconds=float(np.mean([r.seconds for r in found])),
         cost=_mean_of([r.cost for r in found]),
         interventions=_mean_of([r.interventions for r in found]),
+        deployment=_deployment(found),
         smoothness=smooth,
     )
+
+
+def _deployment(found: list[EpisodeResult]) -> dict[str, float]:
+    """Return the metrics of use, where episodes report success and the seconds of a control step."""
+    steps = {result.info.get("dt") for result in found}
+    if None in steps or len(steps) > 1 or any(result.success is None for result in found):
+        return {}
+    known: dict[str, Any] = {"cost": [r.cost for r in found], "helped": [r.interventions for r in found]}
+    known["takeovers"] = [r.info.get("takeovers") for r in found]
+    known = {name: values for name, values in known.items() if None not in values}
+    won, lengths = [bool(r.success) for r in found], [r.length for r in found]
+    return deployment_metrics(won, lengths, float(steps.pop() or 0.0), **known)
 
 
 def _success(found: list[EpisodeResult]) -> Interval | None:

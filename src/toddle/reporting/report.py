@@ -33,6 +33,14 @@ SHORT = 12
 OUTCOME = {True: '<span class="good">success</span>', False: '<span class="bad">failure</span>', None: ""}
 CONDITIONS = {"plain": "Undisturbed", "pushed": "Pushed once in the middle of the episode"}
 WORDS = {
+    "cycle_time": "s of a success",
+    "time_per_success": "s for each success",
+    "throughput": "successes an hour",
+    "length_of_failures": "steps of a failure",
+    "cost_rate": "cost of 1,000 steps",
+    "costly": "share of episodes that cost",
+    "intervention_rate": "share of steps helped",
+    "takeovers": "takeovers an episode",
     "no_ops": "actions that move nothing",
     "action_change": "mean squared change of action",
     "tool_squared_jerk": "squared jerk of the tool (m²/s⁶)",
@@ -277,10 +285,12 @@ def _cell(value: Any) -> str:
 
 
 def _motion(cells: Sequence[Cell], reports: Mapping[tuple[str, str, str], EvaluationReport]) -> str:
-    rows, keys = [], list(dict.fromkeys(key for report in reports.values() for key in report.smoothness))
+    measured = {cell: report.deployment | report.smoothness for cell, report in reports.items()}
+    rows, keys = [], list(dict.fromkeys(key for found in measured.values() for key in found))
     for cell in cells:
         report = reports[cell.candidate, cell.env, cell.condition]
-        extra = [f"{report.smoothness[key]:.3g}" if key in report.smoothness else "–" for key in keys]
+        own = measured[cell.candidate, cell.env, cell.condition]
+        extra = [f"{own[key]:.3g}" if key in own else "–" for key in keys]
         safety = [f"{value.value:.3g}" if value else "–" for value in (report.cost, report.interventions)]
         milliseconds = f"{1000 * report.seconds_per_decision:.1f}"
         rows.append(
