@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from toddle.core.errors import InputError
-from toddle.data.judging import judge, scorer
+from toddle.data.judging import judge, nearness, scorer
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
@@ -143,3 +143,35 @@ def test_a_judge_is_wrong_as_often_as_it_is_told_and_goes_on(dataset: LeRobotDat
     assert answered("parts", 200, 0.1) == some
     with AnswerFile(tmp_path / "none", dataset, settings, "judge") as file, pytest.raises(InputError, match="equals"):
         judge(dataset, file, settings, lambda segment: 0.0, answers=1, error=0.0, seed=0)
+
+
+def test_nearness_is_to_what_was_demonstrated_from_the_nearest_state(dataset: LeRobotDataset, tmp_path: Path) -> None:
+    """Episode n acts n / 12 times (1, -1, ...) at states n to n + 9; the demonstration begins in state 3."""
+    spec = DatasetSpec(
+        fps=10,
+        features={"observation.state": Feature(size=2), "action": Feature(size=1)},
+        cameras={},
+        robot_type="point",
+    )
+
+    def shown(name: str, tasks: tuple[str, ...] = ("go", "come")) -> LeRobotDataset:
+        with DatasetWriter(tmp_path / name, spec) as writer:
+            for task in tasks:
+                columns = {
+                    "observation.state": np.stack([np.arange(3, 9), np.zeros(6)], 1).astype(np.float32),
+                    "action": np.array([0.5, -0.5, 0.0, 1.0, -1.0, 0.0], np.float32),
+                }
+                writer.add_episode(columns, {}, task, {"seed": 0, "env": "line"})
+        return LeRobotDataset(tmp_path / name)
+
+    demonstration = shown("shown")
+    score = nearness(dataset, demonstration, 2)
+    # at states 3, 3, 6, and 9, from which the nearest two rows are those from 7 on
+    for episode, start, far in ((3, 0, 0.25), (0, 3, 0.5), (6, 0, 0.5), (9, 0, 1.25)):
+        assert score(Segment(episode, start, start + 2)) == pytest.approx(-far), episode
+    own = nearness(demonstration, demonstration, 2)
+    assert all(own(Segment(0, start, start + 2)) == 0.0 for start in range(5))
+    with pytest.raises(InputError, match=r"an episode of at least 2 rows of 'come', got 'none'"):
+        nearness(dataset, shown("one", ("go",)), 2)
+    with pytest.raises(InputError, match=r"an episode of at least 7 rows of '(go|come)'"):
+        nearness(dataset, LeRobotDataset(tmp_path / "shown"), 7)

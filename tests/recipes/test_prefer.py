@@ -87,6 +87,15 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert said in told and told.count("\n") == 1, told
     assert done("judge", str(data), "--by", "cost-file", *dry) == 2
     assert "costs: expected a file with --by cost-file or grape" in capsys.readouterr().err
+    for more, said in (
+        ((), "reference: expected a dataset with --by distance"),
+        (("--reference", str(data)), "pairs.rows: expected above 0 with --by distance"),
+        (("--reference", str(tmp_path / "none"), "--pairs.rows", "2"), str(tmp_path / "none")),
+    ):
+        assert done("judge", str(data), "--by", "distance", *more, *dry) == 2
+        told = capsys.readouterr().err
+        assert said in told and told.count("\n") == 1, told
+    assert done("judge", str(data), "--by", "distance", "--reference", str(data), "--pairs.rows", "2", *dry) == 0
     assert done("judge", str(data), "--pairs.rows", "99", *dry) == 2
     assert "two episodes of one task of at least 99 rows" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

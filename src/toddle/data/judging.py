@@ -13,11 +13,11 @@ from toddle.core.errors import InputError, problem
 from toddle.core.reading import read_json
 from toddle.core.seeding import numpy_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.preferences import Answer, AnswerFile, PairConfig, Segment
+from toddle.data.preferences import Answer, AnswerFile, PairConfig, Segment, starts_in
 from toddle.data.queries import questions
 from toddle.maths.preferences import external_log_reward, trajectory_score
 
-__all__ = ["JUDGES", "Score", "judge", "scorer"]
+__all__ = ["JUDGES", "Score", "judge", "nearness", "scorer"]
 
 Score = Callable[[Segment], float]
 """How good a piece is."""
@@ -66,6 +66,39 @@ def scorer(dataset: LeRobotDataset, by: str, costs: Path | None = None) -> Score
         ),
     }
     return ways[by]
+
+
+def nearness(dataset: LeRobotDataset, reference: LeRobotDataset, rows: int) -> Score:
+    """Return the score of pieces of `rows` rows: minus the mean absolute difference of their actions to demonstrated
+    ones.
+
+    Those are the actions of `reference` from the state of the same task on that is nearest to the piece's first (states
+    divided by their standard deviations).  So NORA-1.5 (arXiv 2511.14659) labels chunks, but for its other part, the
+    distance to a goal that a world model foresees.
+    Raises InputError where `reference` has other states or actions, or no piece so long of a task of `dataset`.
+    """
+    for name in ("observation.state", "action"):
+        wanted, found = (each.vector(name).shape[1] for each in (dataset, reference))
+        if wanted != found:
+            raise problem(f"reference: {reference.path}: {name}", f"{wanted} numbers, as {dataset.path} has", found)
+    shown = reference.vector("observation.state").astype(np.float64)
+    scale = np.maximum(shown.std(0), 1e-6)
+    by_task: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for place, starts in starts_in(reference, PairConfig(rows=rows)).items():
+        by_task.setdefault(reference.task_of(reference.episodes[place].start), []).append(starts)
+    begins = {task: np.concatenate(starts) for task, starts in by_task.items()}
+    for task in {dataset.task_of(episode.start) for episode in dataset.episodes} - set(begins):
+        raise problem(f"reference: {reference.path}", f"an episode of at least {rows} rows of {task!r}", "none")
+    state, done, meant = dataset.vector("observation.state"), dataset.vector("action"), reference.vector("action")
+    begin = {episode.index: episode.start for episode in dataset.episodes}
+
+    def score(segment: Segment) -> float:
+        row = begin[segment.episode] + segment.start
+        starts = begins[dataset.task_of(row)]
+        nearest = starts[np.square((shown[starts] - state[row]) / scale).sum(1).argmin()]
+        return -float(np.abs(done[row : row + rows] - meant[nearest : nearest + rows]).mean())
+
+    return score
 
 
 def _costs(dataset: LeRobotDataset, path: Path | None) -> dict[int, float]:

@@ -25,7 +25,7 @@ from toddle.core.seeding import numpy_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.progress import identity
 
-__all__ = ["Answer", "AnswerFile", "PairConfig", "Segment", "pairs", "read_answers"]
+__all__ = ["Answer", "AnswerFile", "PairConfig", "Segment", "pairs", "read_answers", "starts_in"]
 
 FORMAT = 1
 HEADER: Kinds = {"format": int, "identity": str, "dataset": str, "pairs": dict, "by": str}
@@ -72,7 +72,7 @@ def pairs(dataset: LeRobotDataset, settings: PairConfig) -> Iterator[tuple[Segme
     Every piece is drawn as the first of a pair before one is a second time.
     Raises InputError where no two episodes of a task are long enough.
     """
-    starts = _starts(dataset, settings)
+    starts = starts_in(dataset, settings)
     state = dataset.vector("observation.state").astype(np.float64)
     state = state / np.maximum(state.std(0), 1e-6)
     by_task: dict[str, list[int]] = {}
@@ -97,7 +97,7 @@ def pairs(dataset: LeRobotDataset, settings: PairConfig) -> Iterator[tuple[Segme
             yield first, second
 
 
-def _starts(dataset: LeRobotDataset, settings: PairConfig) -> dict[int, Array]:
+def starts_in(dataset: LeRobotDataset, settings: PairConfig) -> dict[int, Array]:
     """Return at which rows of the dataset a piece may begin, by the place of its episode."""
     if not settings.rows:
         return {place: np.array([episode.start]) for place, episode in enumerate(dataset.episodes)}

@@ -12,9 +12,10 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Count, Seed, Share
 from toddle.core.plan import Plan
-from toddle.data.judging import judge, scorer
+from toddle.data.judging import Score, judge, nearness, scorer
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.preferences import AnswerFile, PairConfig, pairs
+from toddle.data.progress import identity
 
 __all__ = ["OUT_IS_FILE", "Config", "plan", "run"]
 
@@ -33,12 +34,15 @@ class Config:
     """LeRobot dataset (v3.0), as `toddle record --keep-failures` writes it."""
     out: Path = Path("runs/answers.jsonl")
     """File of the answers."""
-    by: Literal["success", "return", "length", "smoothness", "cost-file", "grape"] = "success"
-    """What decides: a success, the sum of rewards, fewer steps, actions that change less, the costs of a file, or
-    (grape) first success and then the costs."""
+    by: Literal["success", "return", "length", "smoothness", "cost-file", "grape", "distance"] = "success"
+    """What decides: a success, the sum of rewards, fewer steps, actions that change less, the costs of a file,
+    (grape) first success and then the costs, or (distance) whose actions are nearer to those of `reference`."""
     costs: Path | None = None
     """cost-file and grape: JSON {"costs": {"<episode>": cost, or [[cost of each constraint] of each stage]}}; less is
     better."""
+    reference: Path | None = None
+    """distance: LeRobot dataset of demonstrations of the same tasks; a piece is held against as many of its rows, from
+    the nearest state on."""
     answers: Count = 50
     """Answers to give."""
     error: Share = 0.0
@@ -54,13 +58,25 @@ class Config:
             raise problem("costs", "a file with --by cost-file or grape, and none else", str(self.costs))
         if costly and self.pairs.rows:
             raise problem("pairs.rows", f"0 with --by {self.by}, whose costs are of whole episodes", self.pairs.rows)
+        if (self.reference is not None) != (self.by == "distance"):
+            raise problem("reference", "a dataset with --by distance, and none else", str(self.reference))
+        if self.by == "distance" and not self.pairs.rows:
+            raise problem("pairs.rows", "above 0 with --by distance, which is of pieces of one length", 0)
+
+
+def _score(config: Config, dataset: LeRobotDataset) -> tuple[Score, str]:
+    """Return how pieces are scored, and the name of it."""
+    if config.reference is None:
+        return scorer(dataset, config.by, config.costs), config.by
+    shown = LeRobotDataset(config.reference)
+    return nearness(dataset, shown, config.pairs.rows), f"distance to {identity(shown)}"
 
 
 def plan(config: Config) -> Plan:
     """Open the dataset, score a piece, and say what will be done."""
     dataset = LeRobotDataset(config.dataset)
     first, _ = next(pairs(dataset, config.pairs))
-    scorer(dataset, config.by, config.costs)(first)
+    _score(config, dataset)[0](first)
     return Plan(
         steps=[
             f"read {len(dataset.episodes)} episodes of {config.dataset}",
@@ -74,8 +90,8 @@ def plan(config: Config) -> Plan:
 def run(config: Config, *, resume: bool = False) -> None:
     """Answer, one line after another."""
     dataset = LeRobotDataset(config.dataset)
-    score = scorer(dataset, config.by, config.costs)
-    by = f"judge by {config.by}, error {config.error:g}, seed {config.seed}"
+    score, name = _score(config, dataset)
+    by = f"judge by {name}, error {config.error:g}, seed {config.seed}"
     with AnswerFile(config.out, dataset, config.pairs, by) as file:
         equal = judge(dataset, file, config.pairs, score, answers=config.answers, error=config.error, seed=config.seed)
         print(f"answers: {config.out}: {len(file.answers)}; {equal} pairs of equals were passed over")
