@@ -378,17 +378,21 @@ def progress_model(vla: Path, says: Any) -> Path:
     ("method", "says", "more"),
     [
         ("rftf", "order", {"collect": {"length": 5}, "ppo": {"minibatches": 2}}),
+        pytest.param("vlac", "order", {"collect": {"length": 5}, "ppo": {"minibatches": 2}}, marks=pytest.mark.slow),
         pytest.param("generalist", "steps-to-go", {"episodes": {"group": 1}}, marks=pytest.mark.slow),
     ],
 )
 def test_progress_is_paid(vla: Path, tmp_path: Path, method: str, says: str, more: dict[str, Any]) -> None:
     """Features of the frozen backbone are what the model reads, where episodes are cut too."""
-    paid = {"model": progress_model(vla, says), "form": "difference" if method == "generalist" else "shaping"}
+    paid = {"model": progress_model(vla, says), "form": "shaping" if method == "rftf" else "difference"}
     given = SMALL | more | {"policy": vla, "out": tmp_path / "run", "method": method, "max_episode_steps": 12}
     with pytest.raises(InputError, match=r"process_reward\.model: expected a model of .*toddle reward train"):
         finetune.build(finetune.configure(given))
     with pytest.raises(InputError, match=r"process_reward\.cap: expected nothing with a model that says"):
         finetune.build(finetune.configure(given | {"process_reward": paid | {"cap": 0.2}}))
+    if method == "rftf":
+        with pytest.raises(InputError, match=r"process_reward\.form: expected difference .* got 'shaping'"):
+            finetune.build(finetune.configure(given | {"process_reward": paid, "method": "vlac"}))
     finetune.run(finetune.configure(given | {"process_reward": paid}))
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert len(rows) >= 2 and all(abs(row["reward/potential"]) > 0.0 for row in rows)

@@ -43,6 +43,8 @@ class RewardTerm(Part):
 
     looks_at_ends = False
     """Whether it looks at what was seen where an episode was cut, which a rollout then must keep whole."""
+    shapes = False
+    """Whether it pays gamma potential' - potential, which leaves the best policy what it was."""
 
     def reward(self, rollout: Rollout) -> Tensor:
         """Return what is added, (T, B), in the units of the rollout's (scaled) rewards."""

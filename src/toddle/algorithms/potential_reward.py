@@ -33,6 +33,7 @@ class PotentialReward(RewardTerm):
         """weight: what a whole demonstration is worth, in the environment's own units.  same_features: whether a
         rollout's features are of the model's own backbone and cameras."""
         self.model, self.form, self.weight, self.same_features = model, form, weight, same_features
+        self.shapes = form == "shaping"
         self._facts: dict[str, float] = {}
 
     def reward(self, rollout: Rollout) -> Tensor:
