@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from toddle.algorithms.soft_actor_critic import SACConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
@@ -34,6 +36,8 @@ RLPD = SACConfig(
     rounds=20,
 )
 
+SPARSE = dataclasses.replace(RLPD, backup_entropy=False, temperature=0.01, ratio=4.0, actor_every=4, learn_after=500)
+
 METHOD = Method(
     name="rlpd",
     what="soft actor-critic with demonstrations in every batch",
@@ -44,6 +48,12 @@ METHOD = Method(
             name="tasks",
             source="the authors' code: 10 critics, 2 of them for a target, 20 updates a control step",
             settings=RLPDSettings(sac=RLPD),
+            common={"worlds": 1},
+        ),
+        Preset(
+            name="sparse",
+            source="the authors' for sparse rewards: no entropy in targets; HIL-SERL's alpha; ours: 4 updates",
+            settings=RLPDSettings(sac=SPARSE),
             common={"worlds": 1},
         ),
     ),
