@@ -113,6 +113,17 @@ def test_choices_follow_the_softmax_of_values_in_their_own_deviations() -> None:
     assert choose(torch.tensor([[1.0, 2.0, 2.0]]), 0.0).tolist() == [1]
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_width_narrows_the_draws_about_the_most_likely_action(deterministic: bool) -> None:
+    base, settings = policy(), {"candidates": 10, "temperature": 0.0}
+    mean, std = drawn(base, 4000, deterministic=True), torch.tensor(-2.0).exp()
+    best = drawn(GuidedPolicy(base, critic(), GuidanceConfig(width=0.3, **settings)), 4000, deterministic=deterministic)  # type: ignore[arg-type]
+    expected = 1.4850 if deterministic else 1.5388  # of nine draws, of ten (the likeliest is one of the ten)
+    assert ((best - mean) / std).mean() == pytest.approx(0.3 * expected, abs=0.02)
+    still = drawn(GuidedPolicy(base, critic(), GuidanceConfig(width=0.0, **settings)), 4000)  # type: ignore[arg-type]
+    assert torch.equal(still, mean)
+
+
 @pytest.mark.parametrize("sizes", [(4, 1), (3, 2)])
 def test_a_critic_of_other_sizes_is_refused(sizes: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=r"steering\.critic"):

@@ -38,6 +38,8 @@ class GuidanceConfig:
     """vgps: choose among draws of the policy; cem: search on from the best of them."""
     candidates: Size = 10
     """K, chunks that are compared; 1: the policy's own decision."""
+    width: Share = 1.0
+    """Candidates are drawn with this share of the policy's deviation from its most likely action; 1: as it draws."""
     temperature: NonNegative = 0.1
     """vgps: softness of the choice in standard deviations of the candidates' values; 0: the best."""
     rounds: Count = 2
@@ -97,14 +99,14 @@ class GuidedPolicy(nn.Module):
         generator: torch.Generator | None = None,
         deterministic: bool = False,
     ) -> tuple[Decision, None]:
-        """Decide for (B, ...) observations.  A chunk that no draw of the policy gave (cem) has no chain."""
+        """Decide for (B, ...) observations.  A chunk that no draw of the policy gave (cem, width) has no chain."""
         count = self.config.candidates
         seen = self.encode(observation)
         own, _ = self.base.act(seen, generator=generator, deterministic=deterministic) if deterministic else (None, 0)
         if count == 1:
             return own or self.base.act(seen, generator=generator)[0], None
         drawn, _ = self.base.act(_repeated(seen, count - (own is not None)), generator=generator)
-        decision = _joined(own, drawn, len(seen["proprio"]))
+        decision = self._narrowed(seen, own, _joined(own, drawn, len(seen["proprio"])))
         values = self._values(seen, decision.action, generator)
         if self.config.method == "cem":
             return self._searched(seen, decision.action, values, generator), None
@@ -112,6 +114,14 @@ class GuidedPolicy(nn.Module):
         self._count(index != 0)
         rows = torch.arange(len(index), device=index.device), index
         return Decision(decision.action[rows], decision.chain[rows], decision.log_prob[rows]), None
+
+    def _narrowed(self, seen: Observation, own: Decision | None, drawn: Decision) -> Decision:
+        """Return draws (B, K, ...) nearer to the most likely action by `width`; these have no chain."""
+        if self.config.width == 1.0:
+            return drawn
+        centre = (own or self.base.act(seen, deterministic=True)[0]).action[:, None]
+        action = centre + self.config.width * (drawn.action - centre)
+        return Decision(action, action.new_zeros(*action.shape[:2], 0), action.new_zeros(*action.shape[:2], 0))
 
     def _values(self, seen: Observation, action: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return the critics' least value (B, K) of chunks (B, K, H, A), held to what environments execute."""

@@ -26,6 +26,8 @@ class SteeringConfig:
 
     critic: Path | None = None
     """Run of `toddle offline`, or its `critics/`."""
+    width: Share = GuidanceConfig.width
+    """Candidates are drawn with this share of the policy's deviation from its most likely action; 1: as it draws."""
     temperature: NonNegative = GuidanceConfig.temperature
     """vgps: softness of the choice in standard deviations of the candidates' values; 0: the best."""
     rounds: Count = GuidanceConfig.rounds
