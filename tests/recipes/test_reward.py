@@ -150,11 +150,11 @@ def test_failures_are_asked_about_too(root: Path, tmp_path: Path) -> None:
 def test_the_words(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toddle("reward", "--help")
     said = capsys.readouterr().out
-    assert said.startswith("usage: toddle reward label|train|evaluate ") and "--dry-run" in said
+    assert said.startswith("usage: toddle reward label|train|fit|plot|evaluate ") and "--dry-run" in said
     toddle("reward", status=2)
     assert "usage: " in capsys.readouterr().out
     assert refused(capsys, "labl") == "error: toddle reward: unknown word 'labl'; did you mean 'label'?\n"
-    assert "unknown word '--dataset'; known: evaluate, label, train" in refused(capsys, "--dataset", "x")
+    assert "unknown word '--dataset'; known: evaluate, fit, label, plot, train" in refused(capsys, "--dataset", "x")
     toddle("reward", "label", *commands(root)["label"][:-1], "somewhere", "--dry-run")
     assert capsys.readouterr().out.startswith("toddle reward label would:\n  1. label ")
     toddle("reward", "train", "--help")

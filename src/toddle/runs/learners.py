@@ -42,8 +42,8 @@ class SharedLearner(Learner, Protocol):
 
 
 def check_learners(learners: int, things: int, what: str) -> None:
-    """Raise InputError where there are more learners than things to share out."""
-    if learners > things:
+    """Raise InputError where there are more learners than things to share out; one alone shares nothing."""
+    if learners > max(things, 1):
         raise problem("learners", f"at most {things}, the number of {what}", learners)
 
 
