@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from toddle.maths.identification import identify
 from toddle.recipes import identify as command
 from toddle.recipes import record
 
@@ -48,14 +47,10 @@ for seed in range(draws):
         episodes = command._episodes(config)
         replays = command._replays(config, episodes)
         replays.measured += NOISE * generator.normal(size=replays.measured.shape)
-        low, high = [config.low] * 2, [config.high] * 2
-        first = identify(replays, low, high, intervals=False)
-        replays.weigh(np.array([one.value for one in first]))
-        found = identify(replays, low, high)
-        left = [float(np.square(replays(np.array([at]))).sum()) for at in ([one.value for one in found], [1.0, 1.0])]
+        found, explained = command.seek(config, replays)
         replays.env.close()
-    shown = [f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in found]
+    shown = [f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in found.values()]
     print(
-        f"| {hidden[0]:.3f} | {shown[0]} | {hidden[1]:.3f} | {shown[1]} | {100 * (1 - left[0] / left[1]):.1f} % |",
+        f"| {hidden[0]:.3f} | {shown[0]} | {hidden[1]:.3f} | {shown[1]} | {100 * explained:.1f} % |",
         flush=True,
     )

@@ -15,6 +15,8 @@ from toddle.envs.base import BatchedEnv
 from toddle.envs.check_env import check_env
 from toddle.envs.domain import FACTORS, DomainTable
 from toddle.envs.make import make_env
+from toddle.envs.mixture import MixtureEnv
+from toddle.recipes import record
 from toddle.recipes._domain import read_table
 
 WIDE = DomainTable(
@@ -172,3 +174,19 @@ def test_a_table_from_a_file_and_where_it_cannot_be(tmp_path: Path) -> None:
         make_env("gymnasium/CartPole-v1", 1, randomise=DomainTable(delay=(0.5, 0.5)))
     with pytest.raises(InputError, match=r"randomise.look"):
         make_env(ANT, 1, randomise=DomainTable(look=RenderVariation(background=0.5)))
+
+
+def test_nothing_is_without_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment of one's own takes a table too; drawn tasks, and looks said twice, are refused."""
+    monkeypatch.setattr("toddle.envs.make.ADDED", {"mine/ant": lambda n, seed=0, **o: make_env(ANT, n, seed=seed, **o)})
+    assert make_env("mine/ant", 2, randomise=DomainTable(friction=(2.0, 2.0))).domain.factors[0, 2] == 2.0
+    for more in ({"randomise": DomainTable(bias=1.0)}, {"cost": "contact"}):
+        with pytest.raises(InputError, match="none where tasks are drawn"):
+            MixtureEnv([make_env(ANT, 2, **more) for _ in range(2)])  # type: ignore[arg-type]
+    pytest.importorskip("metaworld")
+    look = DomainTable(look=RenderVariation(background=0.5))
+    with pytest.raises(InputError, match=r"randomise.look: expected none beside"):
+        make_env("metaworld/push-v3", 1, randomise=look, variation=RenderVariation(texture=1.0))
+    (tmp_path / "t.yaml").write_text("look: {background: 0.5}")
+    with pytest.raises(InputError, match=r"randomise.look: expected none in record"):
+        record.plan(record.Config(env=("metaworld/push-v3",), out=tmp_path / "d", randomise=tmp_path / "t.yaml"))

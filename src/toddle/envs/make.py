@@ -89,15 +89,24 @@ def make_env(
     if num_envs < 1:
         raise problem("num_envs", "at least 1", num_envs)
     if name in ADDED:
-        return _counted(_disturbed(ADDED[name](num_envs, seed=seed, **options), noise, seed), cost, costs)
+        made = ADDED[name](num_envs, seed=seed, **_looking(family_of(name), name, randomise, options))
+        return _counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs)
     family, member = family_of(name), name if is_own(name) else name.partition("/")[2]
     needed = num_envs * (family.world_bytes + 3 * options.get("image_size", 0) ** 2 * len(options.get("cameras", ())))
     check_memory(needed, f"{num_envs:,} worlds of {name}", "take fewer worlds at once (worlds, num_envs, batch)")
-    if randomise is not None and (look := randomise.drawn) != RenderVariation():
-        family.check("variation", name, "a look", field="randomise.look")
-        options["variation"] = look
-    made = family.make(member, num_envs, seed=seed, threads=threads, **options)
+    made = family.make(member, num_envs, seed=seed, threads=threads, **_looking(family, name, randomise, options))
     return _counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs)
+
+
+def _looking(family: Family, name: str, table: DomainTable | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with the table's look.  Raises InputError where looks are not the environment's to vary, or
+    vary by an option already."""
+    if table is None or (look := table.drawn) == RenderVariation():
+        return options
+    family.check("variation", name, "a look", field="randomise.look")
+    if options.get("variation") not in (None, RenderVariation()):
+        raise problem("randomise.look", "none beside looks or a variation of their own", "a look")
+    return options | {"variation": look}
 
 
 def _randomised(env: BatchedEnv, table: DomainTable | None, seed: int) -> BatchedEnv:

@@ -37,6 +37,9 @@ class MixtureEnv(BatchedEnv):
                 if own != other:
                     wanted = f"tasks with the same {name}, to share the worlds ({first.name}: {own})"
                     raise problem("env", wanted, f"{part.name}: {other}")
+        for name, part in (("cost", first.costs), ("randomise", first.domain)):
+            if part is not None:  # they watch every control step of their own environment, which the tasks do not make
+                raise problem(name, "none where tasks are drawn", "some", "take --tasks.kind apart")
         self.parts, self.tasks = list(parts), tuple(part.name for part in parts)
         self.name, self.body, self.dt, self.num_envs = " + ".join(self.tasks), first.body, first.dt, first.num_envs
         self.cameras, self.max_episode_steps = first.cameras, max(part.max_episode_steps for part in parts)

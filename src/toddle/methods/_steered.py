@@ -18,7 +18,22 @@ from toddle.methods._base import Run, Start
 from toddle.methods._vla import numbers_of
 from toddle.policies.steered import SteeredConfig, SteeredPolicy
 
-__all__ = ["KeptSettings", "SteeredSettings", "check_alone"]
+__all__ = ["SMALL", "KeptSettings", "SteeredSettings", "check_alone"]
+
+
+SMALL = SACConfig(
+    discount=0.99,
+    learning_rate=1e-3,
+    batch=128,
+    ratio=1.0,
+    layer_norm=True,
+    critic_hidden=(128, 128),
+    target_rate=0.02,
+    temperature=0.01,
+    backup_entropy=False,
+    rounds=10,
+)
+"""What the presets for small VLAs share: few updates a decision, little entropy, success alone."""
 
 
 def check_alone(start: Start) -> None:

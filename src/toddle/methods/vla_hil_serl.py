@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from toddle.algorithms.intervention import PERSON, Intervened
-from toddle.algorithms.soft_actor_critic import ONLINE, SACConfig
+from toddle.algorithms.soft_actor_critic import ONLINE
 from toddle.core.config import config
 from toddle.core.numbers import Share
 from toddle.data.replay import Replay, Store
@@ -11,7 +13,7 @@ from toddle.experience.collect import Collector
 from toddle.experience.guide import Person, PersonConfig
 from toddle.experience.teacher import ExpertTeacher
 from toddle.methods._base import Method, Preset, Start
-from toddle.methods._steered import SteeredSettings
+from toddle.methods._steered import SMALL, SteeredSettings
 from toddle.methods._vla import FLOWS
 from toddle.policies.steered import SteeredConfig, SteeredPolicy
 
@@ -57,19 +59,7 @@ METHOD = Method(
             source="HIL-SERL: half of a batch the person's, alpha from 0.01, entropy -1/2, 2 critics; ours: the rest",
             settings=HILSettings(
                 steered=SteeredConfig(mode="residual", scale=1.0, steps=4, hidden=(128, 128), log_std=-1.0),
-                sac=SACConfig(
-                    discount=0.99,
-                    learning_rate=1e-3,
-                    batch=128,
-                    ratio=1.0,
-                    layer_norm=True,
-                    critic_hidden=(128, 128),
-                    target_rate=0.02,
-                    target_entropy=-0.5,
-                    temperature=0.01,
-                    backup_entropy=False,
-                    rounds=10,
-                ),
+                sac=replace(SMALL, target_entropy=-0.5),
             ),
         ),
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from toddle.algorithms.action_optimisation import ActionOptimisation, OptimiseConfig
@@ -15,7 +17,7 @@ from toddle.experience.actor import body_in
 from toddle.experience.collect import CollectConfig, Collector
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start
-from toddle.methods._steered import KeptSettings, check_alone
+from toddle.methods._steered import SMALL, KeptSettings, check_alone
 from toddle.methods._vla import DIFFUSIONS, FLOWS, TOKENS
 from toddle.policies.optimised import OptimisedPolicy
 
@@ -83,19 +85,9 @@ METHOD = Method(
         Preset(
             name="small",
             kinds=KINDS,
-            source="PA-RL: draws, the best, steps up the gradient, softmax; ours: all numbers, found on dots/one",
+            source="PA-RL: draws, the best, steps up the gradient, softmax; ours: all numbers, chosen, not tuned",
             settings=PARLSettings(
-                sac=SACConfig(
-                    discount=0.99,
-                    learning_rate=1e-3,
-                    batch=128,
-                    ratio=1.0,
-                    layer_norm=True,
-                    critic_hidden=(128, 128),
-                    target_rate=0.02,
-                    backup_entropy=False,
-                    rounds=10,
-                ),
+                sac=replace(SMALL, temperature=1.0),
             ),
         ),
     ),

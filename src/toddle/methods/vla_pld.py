@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from toddle.algorithms.soft_actor_critic import SACConfig
+from dataclasses import replace
+
 from toddle.algorithms.steering import SteeringConfig
 from toddle.methods._base import Method, Preset
-from toddle.methods._steered import SteeredSettings
+from toddle.methods._steered import SMALL, SteeredSettings
 from toddle.methods._vla import FLOWS
 from toddle.policies.steered import SteeredConfig
 
@@ -24,19 +25,7 @@ METHOD = Method(
             settings=SteeredSettings(
                 steered=SteeredConfig(mode="residual", scale=0.5, steps=4, hidden=(128, 128), log_std=-1.0),
                 steering=SteeringConfig(ramp=10_000),
-                sac=SACConfig(
-                    discount=0.99,
-                    learning_rate=1e-3,
-                    batch=128,
-                    ratio=1.0,
-                    layer_norm=True,
-                    critic_hidden=(128, 128),
-                    target_rate=0.02,
-                    target_entropy=-1.0,
-                    temperature=0.01,
-                    backup_entropy=False,
-                    rounds=10,
-                ),
+                sac=replace(SMALL, target_entropy=-1.0),
             ),
         ),
     ),

@@ -13,7 +13,7 @@ from toddle.envs.costs import COSTS, CostSettings
 from toddle.methods._base import Run, Safety
 from toddle.recipes._domain import read_table
 
-__all__ = ["LimitSettings", "check_limited", "limit_lines", "safety_of", "told_of"]
+__all__ = ["LimitSettings", "check_costs", "check_limited", "limit_lines", "safety_of", "told_of"]
 
 
 @config
@@ -33,9 +33,14 @@ class LimitSettings:
 
     def __post_init__(self) -> None:
         """Check that nothing is given without effect."""
-        parse_terms(self.cost, COSTS, "cost")
-        if not self.cost and self.costs != CostSettings():
-            raise problem("cost", f"a sum of {', '.join(COSTS)}, for costs", "none")
+        check_costs(self.cost, self.costs)
+
+
+def check_costs(cost: str, costs: CostSettings) -> None:
+    """Raise InputError for a sum that is none, and for settings of costs that are not counted."""
+    parse_terms(cost, COSTS, "cost")
+    if not cost and costs != CostSettings():
+        raise problem("cost", f"a sum of {', '.join(COSTS)}, for costs", "none")
 
 
 def told_of(config: Any) -> dict[str, Any]:

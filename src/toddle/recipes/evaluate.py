@@ -30,7 +30,7 @@ from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.experience.taught import picture_options
 from toddle.policies.store import load_policy, meta_of
-from toddle.recipes._domain import read_table
+from toddle.recipes._safety import check_costs, told_of
 from toddle.recipes._steering import CANDIDATES, Steer, SteeringConfig, check_steering, steered
 from toddle.reporting.episode_log import EpisodeLog, summarise
 from toddle.reporting.report import percent
@@ -115,6 +115,7 @@ class Config:
         for label, given in (("policy", self.policy), ("env", self.env)):
             if not given:
                 raise problem(label, "at least one", "none")
+        check_costs(self.cost, self.costs)
         check_steering(self.steer, self.candidates, self.steering)
         if self.video_size % 2:
             raise problem("video_size", "an even number", self.video_size)
@@ -166,8 +167,7 @@ def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) ->
 
 
 def _besides(config: Config) -> dict[str, Any]:
-    table = read_table(config.randomise)
-    return {"noise": config.noise, "cost": config.cost, "costs": config.costs, "randomise": table}
+    return {"noise": config.noise} | told_of(config)
 
 
 def _cells(config: Config) -> list[tuple[str, Candidate, str]]:

@@ -28,7 +28,7 @@ from toddle.experience.identification import Recorded, Replays, recorded_episode
 from toddle.maths.identification import Identified, identify
 from toddle.runs.run import RunFolder
 
-__all__ = ["Config", "plan", "run"]
+__all__ = ["Config", "plan", "run", "seek"]
 
 ENOUGH = 0.8
 """Share of the squares left by the environment's own physics that a twin takes away; what remains may be the sensors'
@@ -115,16 +115,24 @@ def run(config: Config, *, resume: bool = False) -> None:
     episodes = _episodes(config)
     replays = _replays(config, episodes)
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        box = [config.low] * len(config.parameters), [config.high] * len(config.parameters)
-        print(f"comparing {replays.compared} rows; every number weighed by how far it moves", file=sys.stderr)
-        first = identify(replays, *box, seed=config.seed, intervals=False)
-        replays.weigh(np.array([one.value for one in first]))
-        print("again, every number weighed by how well it is known", file=sys.stderr)
-        found = dict(zip(config.parameters, identify(replays, *box, seed=config.seed), strict=True))
-        explained = 1.0 - _square(replays, [one.value for one in found.values()]) / _square(replays, [1.0] * len(found))
+        found, explained = seek(config, replays)
         replays.env.close()
         _write(config, found, explained)
         folder.finish(1)
+
+
+def seek(config: Config, replays: Replays) -> tuple[dict[str, Identified], float]:
+    """Return what is known of each parameter, and the share of the squares that it explains: once with every number
+    weighed by how far it moves, and again by how well it is known then."""
+    box = [config.low] * len(config.parameters), [config.high] * len(config.parameters)
+    print(f"comparing {replays.compared} rows; every number weighed by how far it moves", file=sys.stderr)
+    first = identify(replays, *box, seed=config.seed, intervals=False)
+    replays.weigh(np.array([one.value for one in first]))
+    print("again, every number weighed by how well it is known", file=sys.stderr)
+    found = identify(replays, *box, seed=config.seed)
+    own = [1.0] * len(found)
+    explained = 1.0 - _square(replays, [one.value for one in found]) / _square(replays, own)
+    return dict(zip(config.parameters, found, strict=True)), explained
 
 
 def _square(replays: Replays, factors: list[float]) -> float:

@@ -177,7 +177,10 @@ def _make(config: Config, name: str) -> BatchedEnv:
     if config.paraphrases:
         family.check("paraphrases", name, True)
         options["paraphrases"] = True
-    return make_env(name, config.batch, seed=config.seed, randomise=read_table(config.randomise), **options)
+    table = read_table(config.randomise)
+    if table is not None and table.drawn != RenderVariation():  # the dataset says how its pictures differ
+        raise problem("randomise.look", "none in record: --variation says it, and the dataset keeps it", "a look")
+    return make_env(name, config.batch, seed=config.seed, randomise=table, **options)
 
 
 def _drawn(config: Config) -> RenderSettings:
