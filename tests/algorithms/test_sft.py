@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -131,9 +131,43 @@ def test_l2_sp_holds_the_trunk() -> None:
     assert drift[1] < 0.5 * drift[0]
 
 
-def test_resume_is_bitwise() -> None:
+def test_muon_turns_matrices_and_leaves_the_rest_to_adamw() -> None:
+    """The first step, from singular values in float64: torch iterates s -> a s + b s^3 + c s^5 five times
+    on the gradient's singular values, and scales the update to AdamW's 0.2; elsewhere Adam's first step is the sign."""
+    rate, decay = 1e-3, 0.1
+    config = replace(
+        QUICK, optimiser="muon", learning_rate=rate, weight_decay=decay, warm_up=0.0, clip=1e9, final_rate=1.0
+    )
+    learner = SFT(tiny_vla(), ToyDemonstrations(), config)
+    before = {name: value.detach().clone() for name, value in learner.weights.items()}
+    learner.step()
+    turned, signed = 0, 0
+    for name, value in learner.weights.items():
+        gradient, old, new = value.grad, before[name], value.detach()
+        if gradient is None or float(gradient.abs().max()) < 1e-5:
+            continue
+        if value.ndim == 2:
+            u, s, v = torch.linalg.svd(gradient.double(), full_matrices=False)
+            s = s / s.square().sum().sqrt()
+            main = s > 0.2  # small ones drown in the rounding of bfloat16, in which torch iterates
+            for _ in range(5):
+                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+            moved = (old.double() * (1 - rate * decay) - new.double()) / rate
+            found = torch.einsum("ik,ij,kj->k", u, moved, v)
+            torch.testing.assert_close(found[main], 0.2 * max(value.shape) ** 0.5 * s[main], rtol=0.03, atol=0.0)
+            turned += 1
+        else:
+            large = gradient.abs() > 1e-5
+            old = old * (1 - rate * decay) if value.ndim > 1 else old
+            torch.testing.assert_close(new[large], (old - rate * gradient.sign())[large], rtol=0.0, atol=0.02 * rate)
+            signed += 1
+    assert turned > 5 and signed > 5
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_resume_is_bitwise(optimiser: Literal["adamw", "muon"]) -> None:
     """Four steps equal two, a new learner with the state, and two more; epochs are crossed on the way."""
-    config = replace(QUICK, steps=4, batch=20, regime="adapter_first", adapter_share=0.5)
+    config = replace(QUICK, optimiser=optimiser, steps=4, batch=20, regime="adapter_first", adapter_share=0.5)
     whole = SFT(tiny_vla(), ToyDemonstrations(), config)
     metrics = [whole.step() for _ in range(4)]
     half = SFT(tiny_vla(), ToyDemonstrations(), config)

@@ -2,7 +2,8 @@
 
 Source: flow matching as in pi0 (arXiv 2410.24164) and GR00T N1 (arXiv 2503.14734); the loss is the policy's own
 (`policies/vla.py`, `policies/pi0.py`), this file is everything around it.  Settings of AdamW (0.9, 0.95), cosine rate
-with warm-up and EMA are openpi's; L2-SP is Li et al. 2018 (arXiv 1802.01483).
+with warm-up and EMA are openpi's; L2-SP is Li et al. 2018 (arXiv 1802.01483).  Muon is torch's, at the update size of
+AdamW (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982), for matrices; AdamW takes the rest.
 Regimes: `joint` trains all at once; `adapter_first` leaves the trunk that came from RL bitwise as it is for the first
 share of the steps, while adapter, banks, modulation and new sublayers learn, then lets it in at a rate that rises from
 a tenth to the whole.
@@ -12,6 +13,7 @@ Deviation: EMA's decay is min(decay, (1 + n) / (10 + n)) at step n, since runs h
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -46,6 +48,8 @@ class SFTConfig:
     """Decisions in a step."""
     accumulate: Count = 1
     """Parts of a batch that are computed one after the other, which takes so much less memory for activations."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """muon: matrices by Muon (momentum 0.95, updates as large as AdamW's), all else by AdamW, at the same rate."""
     learning_rate: Positive = 5e-4
     """Peak learning rate."""
     adapter_factor: NonNegative = 1.0
@@ -55,7 +59,7 @@ class SFTConfig:
     final_rate: Share = 0.05
     """Rate at the end of the cosine, as a share of the peak."""
     weight_decay: NonNegative = 1e-4
-    """AdamW's weight decay; biases and norms have none."""
+    """Decoupled weight decay, whichever the optimiser; biases and norms have none."""
     clip: Positive = 1.0
     """Largest norm of the gradient."""
     regime: Literal["joint", "adapter_first"] = "joint"
@@ -110,7 +114,7 @@ class SFT:
         self.trunk = {name: value for name, value in policy.trunk_parameters().items() if name in self.weights}
         self.start = {name: value.detach().clone() for name, value in self.trunk.items()}
         self.averaged = {name: value.detach().clone() for name, value in self.weights.items()}
-        self.optimiser = torch.optim.AdamW(self._groups(), lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+        self.optimisers = self._optimisers()
         self.team = team()
         own = self.team.share(config.batch)
         self.parts = [
@@ -123,9 +127,23 @@ class SFT:
         self.order, self.done = np.empty(0, np.int64), 0
         self.tokens = self._tokens() if config.cka_every else torch.zeros(0)
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return AdamW, and Muon for the matrices where it is asked for."""
+        muon = self.config.optimiser == "muon"
+        matrices = {name: value for name, value in self.weights.items() if muon and value.ndim == 2}
+        rest = {name: value for name, value in self.weights.items() if name not in matrices}
+        found: dict[str, torch.optim.Optimizer] = {}
+        if rest:
+            found["optimiser"] = torch.optim.AdamW(
+                self._groups(rest), lr=self.config.learning_rate, betas=(0.9, 0.95), fused=True
+            )
+        if matrices:
+            found["muon"] = torch.optim.Muon(self._groups(matrices), adjust_lr_fn="match_rms_adamw")
+        return found
+
+    def _groups(self, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         chosen: dict[tuple[bool, bool, bool], list[Tensor]] = {}
-        for name, value in self.weights.items():
+        for name, value in weights.items():
             chosen.setdefault((name in self.trunk, name.startswith("adapter."), value.ndim > 1), []).append(value)
         return [
             {
@@ -167,18 +185,20 @@ class SFT:
         """Make one gradient step.  Raises NaNError when the loss or the gradient is not finite."""
         config, share = self.config, self.trunk_share(self.done)
         rate = self.rate_at(self.done)
-        for group in self.optimiser.param_groups:
+        for group in (group for each in self.optimisers.values() for group in each.param_groups):
             group["lr"] = rate * group["factor"] * (share if group["trunk"] else 1.0)
         for value in self.trunk.values():
             value.requires_grad_(share > 0)
         self.policy.train()
         self.policy.begin_step(self.done / config.steps)
-        self.optimiser.zero_grad(set_to_none=True)
+        for each in self.optimisers.values():
+            each.zero_grad(set_to_none=True)
         metrics = self._gradients(self._samples(), l2_sp=config.l2_sp if share > 0 else 0.0)
         norm = float(nn.utils.clip_grad_norm_(self.weights.values(), config.clip))
         if not math.isfinite(norm):
             raise NaNError(f"sft: the gradient's norm is {norm}")
-        self.optimiser.step()
+        for each in self.optimisers.values():
+            each.step()
         self.done += 1
         self._average()
         metrics = {**metrics, "sft/grad_norm": norm, "sft/learning_rate": rate, "sft/trunk_drift": self.drift()}
@@ -270,7 +290,7 @@ class SFT:
             "policy": self.policy.state_dict(),
             "averaged": dict(self.averaged),
             "start": dict(self.start),
-            "optimiser": adam_state(self.optimiser),
+            **{name: adam_state(each) for name, each in self.optimisers.items()},
             "noise": self.noise.get_state(),
             "numbers": self.numbers.bit_generator.state,
             "order": self.order,
@@ -284,7 +304,8 @@ class SFT:
         for mine, kept in ((self.averaged, state["averaged"]), (self.start, state["start"])):
             for name, value in mine.items():
                 value.copy_(kept[name])
-        load_adam_state(self.optimiser, state["optimiser"])
+        for name, each in self.optimisers.items():
+            load_adam_state(each, state[name])
         self.noise.set_state(state["noise"])
         self.numbers.bit_generator.state = state["numbers"]
         self.order, self.done = np.asarray(state["order"], np.int64), int(state["done"])
