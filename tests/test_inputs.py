@@ -27,6 +27,7 @@ TRIED = (math.nan, math.inf, -math.inf, -1, 0, 1.5, 2**62)
 NEEDED: dict[str, dict[str, Any]] = {
     "transfer": {"source": "somewhere"},
     "record": {"env": ["goal/sawyer"], "out": "somewhere"},
+    "explore": {"method": "sime", "policy": "somewhere", "env": "goal/sawyer"},
     "sft": {"dataset": ["somewhere"]},
     "reward label": {"dataset": ["somewhere"]},
     "reward train": {"dataset": ["somewhere"]},
@@ -175,6 +176,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     given = {"quality": "x", "transfer": "--source x", "sft": "--dataset x", "evaluate": "--policy x --env goal/sawyer"}
     given |= {"reward label": "--dataset x", "reward train": "--dataset x", "reward evaluate": "--model x"}
     given |= {"reward fit": "--dataset x", "reward plot": "--dataset x"}
+    given |= {"explore": "--method sime --policy x --env goal/sawyer"}
     given |= {"identify": "x", "offline": "--dataset x", "prefer train": "--policy x --dataset x --answers x"}
     for more in (["--dry-run"], []):
         with pytest.raises(SystemExit) as stopped:
@@ -190,6 +192,7 @@ RUNS = {
     "pretrain": "",
     "transfer": "--source x",
     "record": "",
+    "explore": "--method sime --policy x --env goal/sawyer",
     "sft": "--dataset x",
     "evaluate": "--policy x --env goal/sawyer",
     "study": "t0 --scale medium",

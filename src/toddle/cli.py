@@ -34,6 +34,7 @@ COMMANDS = {
     "methods": "list the methods of RL: what each is, its paper, its presets",
     "transfer": "convert a pretrained policy into the action expert of a vision-language-action model",
     "record": "record demonstrations of scripted experts or of a policy as a LeRobot dataset",
+    "explore": "explore around what a policy does, and keep the episodes that still teach as a LeRobot dataset",
     "sft": "fine-tune a vision-language-action model on demonstrations",
     "finetune": "improve a vision-language-action model by RL in simulation, from pictures and sentences",
     "offline": "learn a policy of states from datasets with rewards, by RL without a simulator",

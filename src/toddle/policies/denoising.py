@@ -10,6 +10,7 @@ Sources: DPPO (arXiv 2409.00588), ReinFlow (arXiv 2505.22094), pi_RL (Flow-SDE, 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -55,6 +56,8 @@ class DenoisingPolicy(ChunkPolicy):
         """Build the networks; the weights follow from `config.seed`."""
         super().__init__(config, config.process)
         self.config = config
+        self.disturb: Callable[[int, Tensor], Tensor] | None = None
+        """What acting makes of the features (M, F) at a step, where one who explores has set it."""
         if len(self.links.tuned) < self.links.steps:
             self.finish_imitation()
 
@@ -119,7 +122,11 @@ class DenoisingPolicy(ChunkPolicy):
 
         def link(step: int, x: Tensor, index: Tensor, level: Tensor | None) -> tuple[Tensor, Tensor]:
             network = self.tuned if step >= first or self.base is None else self.base
-            return self._link(network, features, shared[network], x, index, spread=level, deterministic=deterministic)
+            seen, known = features, shared[network]
+            if self.disturb is not None:
+                seen = self.disturb(step, features)
+                known = network.encode(observation, seen, dropped)
+            return self._link(network, seen, known, x, index, spread=level, deterministic=deterministic)
 
         x, chain, log_prob = draw_chain(
             links, x, single, link, self._density, generator, first=first, deterministic=deterministic

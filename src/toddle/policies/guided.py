@@ -24,7 +24,7 @@ from toddle.core.types import Decision, Observation
 from toddle.maths.choosing import choose
 from toddle.models.q_ensemble import QEnsemble
 
-__all__ = ["GuidanceConfig", "GuidedPolicy"]
+__all__ = ["GuidanceConfig", "GuidedPolicy", "repeated"]
 
 NARROWEST = 1e-3
 """Least standard deviation that cem draws with, of actions in [-1, 1]."""
@@ -105,7 +105,7 @@ class GuidedPolicy(nn.Module):
         own, _ = self.base.act(seen, generator=generator, deterministic=deterministic) if deterministic else (None, 0)
         if count == 1:
             return own or self.base.act(seen, generator=generator)[0], None
-        drawn, _ = self.base.act(_repeated(seen, count - (own is not None)), generator=generator)
+        drawn, _ = self.base.act(repeated(seen, count - (own is not None)), generator=generator)
         decision = self._narrowed(seen, own, _joined(own, drawn, len(seen["proprio"])))
         values = self._values(seen, decision.action, generator)
         if self.config.method == "cem":
@@ -157,7 +157,7 @@ class GuidedPolicy(nn.Module):
         self.elsewhere += int(other.sum())
 
 
-def _repeated(observation: Observation, count: int) -> Observation:
+def repeated(observation: Observation, count: int) -> Observation:
     """Return every row `count` times, world by world; sentences are left out, which policies of states do not read."""
     given: Any = {key: value for key, value in observation.items() if isinstance(value, Tensor)}
     rows: Observation = {key: value.repeat_interleave(count, 0) for key, value in given.items()}  # type: ignore[assignment]

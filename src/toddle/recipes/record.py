@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_text_atomic
-from toddle.core.memory import check_memory
 from toddle.core.numbers import Count, NonNegative, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
-from toddle.core.rendering import FAST, RenderSettings, RenderVariation
-from toddle.data.layout import DatasetSpec
+from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.envs.base import BatchedEnv
-from toddle.envs.make import family_of, make_env
+from toddle.envs.make import family_of
 from toddle.experience.actor import body_in
 from toddle.experience.demonstrations import (
     Demonstration,
@@ -27,20 +25,25 @@ from toddle.experience.demonstrations import (
     ExpertActor,
     PolicyActor,
     demonstrate,
-    row_features,
 )
 from toddle.experience.human import HumanActor, HumanConfig
 from toddle.experience.replay import ReplayActor, read_recorded, replayed
-from toddle.experience.taught import Taught
-from toddle.policies.store import load_policy, meta_of, read_policy
+from toddle.policies.store import load_policy, read_policy
 from toddle.recipes._card import card_of, demonstrator_of, varied
-from toddle.recipes._domain import read_table
+from toddle.recipes._recording import (
+    CAMERAS,
+    SCRIPTED,
+    cameras_of,
+    check_fits,
+    check_pictures,
+    check_seen,
+    drawn_of,
+    make_recorded,
+    spec_of,
+)
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "TooFewError", "plan", "run"]
-
-SCRIPTED = ("expert", "human")
-"""Demonstrators that are no stored policy."""
 
 
 class TooFewError(InputError):
@@ -84,7 +87,7 @@ class Config:
     metaworld) are played again, from seeds and actions, and end with success; for pictures of what is kept alone."""
     deterministic: bool = True
     """For a policy: take its most likely action instead of a draw."""
-    cameras: tuple[str, ...] = ("close",)
+    cameras: tuple[str, ...] = CAMERAS
     """Cameras to record; none with `--cameras` alone."""
     image_size: PictureSize = 96
     """Side of the pictures in pixels, even."""
@@ -120,16 +123,16 @@ class Config:
 def plan(config: Config) -> Plan:
     """Say what would be recorded; the time is that of one core, for episodes of about 80 control steps."""
     _check_policy(config)
-    pictures = _check_pictures(config)
+    pictures = check_pictures(config)
     for name in config.env:
         if config.replay:
             read_recorded(config.replay, name)
-        env = _make(config, name)
+        env = make_recorded(config, name)
         if config.policy not in SCRIPTED and name == config.env[0]:
             _actor(config, env)
         env.close()
     steps = 80 * config.episodes * len(config.env)
-    drawn = _drawn(config)
+    drawn = drawn_of(config)
     per_picture = 0.010 * len(config.cameras) * max(1.0, (config.image_size / 128) ** 2)
     per_picture *= config.variation.cost(drawn)
     rows = f"about {steps:,} rows, a picture of {len(config.cameras)} camera(s) every {config.image_stride}"
@@ -138,7 +141,7 @@ def plan(config: Config) -> Plan:
             *(f"record {config.episodes} episodes of {name} by {demonstrator_of(config)}" for name in config.env),
             *(
                 [f"draw pictures with {drawn}{varied(config.variation)}"]
-                if any(_cameras(config, name) for name in config.env)
+                if any(cameras_of(config, name) for name in config.env)
                 else []
             ),
             f"write {rows} to {config.out}",
@@ -148,62 +151,12 @@ def plan(config: Config) -> Plan:
     )
 
 
-def _check_pictures(config: Config) -> int:
-    """Return the bytes of the pictures of one wave of episodes, twice while they are put together.
-
-    Raises InputError where they do not fit.
-    """
-    pixels = 3 * config.image_size**2 * max(len(_cameras(config, name)) for name in config.env)
-    size = 2 * config.batch * -(-(config.max_episode_steps or 300) // config.image_stride) * pixels
-    check_memory(size, "pictures of one wave of episodes", "take a smaller batch, image_size, or max_episode_steps")
-    return size
-
-
-def _make(config: Config, name: str) -> BatchedEnv:
-    family, options = family_of(name), dict[str, Any]()
-    if config.max_episode_steps is not None:
-        family.check("max_episode_steps", name, config.max_episode_steps)
-        options["max_episode_steps"] = config.max_episode_steps
-    drawing = {"render": config.render, "variation": config.variation}
-    asked = [option for option, value in drawing.items() if value not in (Config.render, Config.variation)]
-    for option in asked:
-        family.check(option, name, "settings of it")
-    if _cameras(config, name):
-        options |= {"cameras": _cameras(config, name), "image_size": config.image_size}
-        drawing["render"] = _drawn(config)
-        options |= {option: value for option, value in drawing.items() if family.takes(option)}
-    elif asked:
-        raise problem(asked[0], f"nothing where no pictures are recorded ({name})", "settings of it")
-    if config.paraphrases:
-        family.check("paraphrases", name, True)
-        options["paraphrases"] = True
-    table = read_table(config.randomise)
-    if table is not None and table.drawn != RenderVariation():  # the dataset says how its pictures differ
-        raise problem("randomise.look", "none in record: --variation says it, and the dataset keeps it", "a look")
-    return make_env(name, config.batch, seed=config.seed, randomise=table, **options)
-
-
-def _drawn(config: Config) -> RenderSettings:
-    """Return how pictures are drawn: as given, else as the policy was taught, else fast."""
-    taught = None if config.policy in SCRIPTED else Taught.of(meta_of(Path(config.policy))).render
-    return config.render.over(taught or FAST)
-
-
-def _cameras(config: Config, name: str) -> tuple[str, ...]:
-    """Return the cameras that are recorded: those asked for, where the environment has any at all."""
-    if family_of(name).takes("cameras"):
-        return config.cameras
-    if config.cameras not in ((), Config.cameras):
-        family_of(name).check("cameras", name, " ".join(config.cameras))
-    return ()
-
-
 def run(config: Config, *, resume: bool = False) -> None:
     """Record until every environment has its episodes."""
     for name in config.env:
         family_of(name)
     _check_policy(config)
-    _check_pictures(config)
+    check_pictures(config)
     actor: Demonstrator | None = None
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with (
@@ -214,9 +167,9 @@ def run(config: Config, *, resume: bool = False) -> None:
         writer: DatasetWriter | None = None
         try:
             for name in config.env:
-                env = _make(config, name)
-                writer = writer or DatasetWriter(config.out, _spec(config, env), resume=True)
-                _check_fits(writer.spec, env)
+                env = make_recorded(config, name)
+                writer = writer or DatasetWriter(config.out, spec_of(config, env), resume=True)
+                check_fits(writer.spec, env)
                 actor = read_recorded(config.replay, name) if config.replay else actor or _actor(config, env)
                 progress.update(bar, description=name)
                 done = _recorded(config, writer, name)
@@ -253,46 +206,8 @@ def _actor(config: Config, env: BatchedEnv) -> Demonstrator:
     if config.policy == "human":
         return HumanActor(config.human)
     policy = load_policy(Path(config.policy), acting=True)
-    if policy.cameras and policy.cameras != env.cameras:
-        raise problem("cameras", f"{' '.join(policy.cameras)}, which the policy reads", " ".join(config.cameras))
-    size, own = config.image_size, Taught.of(meta_of(Path(config.policy))).size
-    if policy.cameras and own is not None and own != (size, size):
-        raise problem("image_size", f"{own[0]} x {own[1]}, which the policy was taught with", f"{size} x {size}")
+    check_seen(config, policy, env)
     return PolicyActor(policy, deterministic=config.deterministic, body=body_in(policy, env))
-
-
-def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
-    return DatasetSpec(
-        fps=_rate(env),
-        features=row_features(env),
-        robot_type=env.body,
-        images=config.images,
-        cameras=dict.fromkeys(env.cameras, _picture_size(env)),
-        image_stride=config.image_stride,
-        render=_drawn(config) if env.cameras and family_of(env.name).takes("render") else None,
-        variation=config.variation,
-    )
-
-
-def _picture_size(env: BatchedEnv) -> tuple[int, int]:
-    """Return height and width of the pictures in its observations."""
-    height, width = env.single_observation_space["images"].shape[-2:] if env.cameras else (0, 0)  # type: ignore[index]
-    return int(height), int(width)
-
-
-def _rate(env: BatchedEnv) -> float:
-    """Return the control steps of a second, to a thousandth."""
-    return round(1.0 / env.dt, 3)
-
-
-def _check_fits(spec: DatasetSpec, env: BatchedEnv) -> None:
-    if (env.body, row_features(env), _rate(env)) != (spec.robot_type, spec.features, spec.fps):
-        raise problem(
-            "env",
-            f"environments of the body {spec.robot_type}",
-            f"{env.name} of the body {env.body}",
-            "record them into datasets of their own",
-        )
 
 
 def _recorded(config: Config, writer: DatasetWriter, name: str) -> list[int]:
