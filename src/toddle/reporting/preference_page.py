@@ -1,41 +1,29 @@
-"""The page on which a person says which of two videos is better, and the small server behind it.
+"""The page on which a person says which of two videos is better, and what its server answers.
 
-It listens on 127.0.0.1 alone, below an address nobody can guess.  No address names a file: a video is asked for by
-question and side, and is made of the dataset's pictures when it is asked for first.  An answer is on disk before the
-page hears of it, so that a closed browser, or a kill, loses nothing.
+No address names a file: a video is asked for by question and side, and is made of the dataset's pictures when it is
+asked for first.  An answer is on disk before the page hears of it, so that a closed browser, or a kill, loses nothing.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
 import tempfile
 import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from toddle.core.errors import InputError, problem
+from toddle.core.errors import problem
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.preferences import Answer, AnswerFile, PairConfig, Segment
 from toddle.data.queries import questions
 from toddle.data.video import write_video
+from toddle.reporting.page_server import PageServer, Reply
 
 __all__ = ["AskServer"]
 
-LONGEST = 4096
-"""Bytes of a request's body, at most."""
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "media-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Which is better?</title><style>
@@ -109,7 +97,7 @@ ask("question").catch(error => say("No question (" + error.message + ")"));
 """
 
 
-class AskServer:
+class AskServer(PageServer):
     """Serves the page; `url` is its address, `finished` is set when all answers are given.  Close it."""
 
     def __init__(
@@ -136,24 +124,16 @@ class AskServer:
         self._following = questions(dataset, settings, lambda: file.answers[: len(self.questions)])
         self.finished, self._lock = threading.Event(), threading.Lock()
         self._clips = tempfile.TemporaryDirectory(prefix="toddle-ask-")
-        self.token = secrets.token_urlsafe(18)
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"ask": self}))
-        except OSError as error:
+            super().__init__(PAGE, port)
+        except BaseException:
             self._clips.cleanup()
-            raise InputError(f"port {port}: {error.strerror}; choose another, or 0 for any that is free") from None
-        self._server.daemon_threads = True
-        self.hosts = {f"{name}:{self._server.server_port}" for name in ("127.0.0.1", "localhost")}
-        self.url = f"http://127.0.0.1:{self._server.server_port}/{self.token}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
-        self._thread.start()
+            raise
         self.look()
 
     def close(self) -> None:
         """Stop serving; what was answered is in the file."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().close()
         self._clips.cleanup()
 
     def look(self) -> None:
@@ -208,90 +188,41 @@ class AskServer:
         start = next(episode.start for episode in self.dataset.episodes if episode.index == segment.episode)
         return start + segment.start, start + segment.stop
 
-
-class _Handler(BaseHTTPRequestHandler):
-    ask: AskServer
-    protocol_version = "HTTP/1.1"
-    timeout = 30
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing."""
-
-    def _place(self) -> str | None:
-        """Return what is asked for below the token, None (and a refusal) where the request is not of the page."""
-        head, _, place = self.path.removeprefix("/").partition("/")
-        known = secrets.compare_digest(head.encode(), self.ask.token.encode())
-        if known and self.headers.get("Host") in self.ask.hosts and (self.path.count("/") > 1):
-            return place
-        self._reply(HTTPStatus.NOT_FOUND, b"")
-        return None
-
-    def _reply(self, status: int, body: bytes, kind: str = "text/plain", **more: str) -> None:
-        self.send_response(status)
-        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        for name, value in more.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def _state(self, status: int = HTTPStatus.OK) -> None:
-        self._reply(status, json.dumps(self.ask.state()).encode(), "application/json")
-
-    def do_GET(self) -> None:
-        """Answer with the page, the question, or a video."""
-        place = self._place()
-        if place is None:
-            return
-        if place == "":
-            self._reply(HTTPStatus.OK, PAGE.encode(), "text/html; charset=utf-8")
-        elif place == "question":
-            self._state()
+    def get(self, place: str, reply: Reply) -> bool:
+        """Answer with the question, or a video."""
+        if place == "question":
+            reply.json(self.state())
         elif found := re.fullmatch(r"video/(\d{1,9})/([12])\.mp4", place):
-            self._video(self.ask.clip(int(found[1]), int(found[2])))
+            _video(reply, self.clip(int(found[1]), int(found[2])))
         else:
-            self._reply(HTTPStatus.NOT_FOUND, b"")
+            return False
+        return True
 
-    do_HEAD = do_GET
-
-    def do_POST(self) -> None:
+    def post(self, place: str, content: Any, reply: Reply) -> bool:
         """Take an answer."""
-        self.close_connection = True  # what is left of a body that is refused is not read
-        place = self._place()
-        if place is None:
-            return
-        length = self.headers.get("Content-Length", "")
-        kind = self.headers.get("Content-Type", "")
-        if place != "answer" or not length.isdecimal() or int(length) > LONGEST or kind != "application/json":
-            self._reply(HTTPStatus.BAD_REQUEST, b"")
-            return
-        try:
-            given = json.loads(self.rfile.read(int(length)))
-            taken = self.ask.take(given["number"], given["answer"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            self._reply(HTTPStatus.BAD_REQUEST, b"")
-            return
-        self._state(HTTPStatus.OK if taken else HTTPStatus.CONFLICT)
-        self.ask.look()  # when the page has heard that it was the last
+        if place != "answer":
+            return False
+        taken = self.take(content["number"], content["answer"])
+        reply.json(self.state(), HTTPStatus.OK if taken else HTTPStatus.CONFLICT)
+        self.look()  # when the page has heard that it was the last
+        return True
 
-    def _video(self, path: Path | None) -> None:
-        """Answer with a video, or the part of it that is asked for (so that browsers can seek)."""
-        if path is None:
-            self._reply(HTTPStatus.NOT_FOUND, b"")
-            return
-        whole = path.read_bytes()
-        found = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        if found is None or found[0] == "bytes=-":
-            self._reply(HTTPStatus.OK, whole, "video/mp4", Accept_Ranges="bytes")
-            return
-        size = len(whole)
-        start = int(found[1]) if found[1] else max(0, size - int(found[2]))
-        stop = min(size, int(found[2]) + 1) if found[1] and found[2] else size
-        if start >= stop:
-            self._reply(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"", Content_Range=f"bytes */{size}")
-            return
-        what = f"bytes {start}-{stop - 1}/{size}"
-        self._reply(
-            HTTPStatus.PARTIAL_CONTENT, whole[start:stop], "video/mp4", Accept_Ranges="bytes", Content_Range=what
-        )
+
+def _video(reply: Reply, path: Path | None) -> None:
+    """Answer with a video, or the part of it that is asked for (so that browsers can seek)."""
+    if path is None:
+        reply.send(HTTPStatus.NOT_FOUND, b"")
+        return
+    whole = path.read_bytes()
+    found = re.fullmatch(r"bytes=(\d*)-(\d*)", reply.headers.get("Range", ""))
+    if found is None or found[0] == "bytes=-":
+        reply.send(HTTPStatus.OK, whole, "video/mp4", Accept_Ranges="bytes")
+        return
+    size = len(whole)
+    start = int(found[1]) if found[1] else max(0, size - int(found[2]))
+    stop = min(size, int(found[2]) + 1) if found[1] and found[2] else size
+    if start >= stop:
+        reply.send(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"", Content_Range=f"bytes */{size}")
+        return
+    what = f"bytes {start}-{stop - 1}/{size}"
+    reply.send(HTTPStatus.PARTIAL_CONTENT, whole[start:stop], "video/mp4", Accept_Ranges="bytes", Content_Range=what)
