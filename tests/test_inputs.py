@@ -39,6 +39,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "quality": {"dataset": ["somewhere"]},
     "offline": {"dataset": ["somewhere"]},
     "identify": {"dataset": "somewhere"},
+    "intervene": {"policy": "somewhere"},
     "prefer ask": {"dataset": "somewhere"},
     "prefer judge": {"dataset": "somewhere"},
     "prefer train": {"policy": "somewhere", "dataset": "somewhere", "answers": "somewhere"},
@@ -177,6 +178,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     given |= {"reward label": "--dataset x", "reward train": "--dataset x", "reward evaluate": "--model x"}
     given |= {"reward fit": "--dataset x", "reward plot": "--dataset x"}
     given |= {"explore": "--method sime --policy x --env goal/sawyer"}
+    given |= {"intervene": "--policy x"}
     given |= {"identify": "x", "offline": "--dataset x", "prefer train": "--policy x --dataset x --answers x"}
     for more in (["--dry-run"], []):
         with pytest.raises(SystemExit) as stopped:
@@ -202,6 +204,7 @@ RUNS = {
     "quality": "x",
     "factory": "",
     "identify": "x",
+    "intervene": "--policy x",
     "jumpstart": "",
     "offline": "--dataset x",
     "prefer train": "--policy x --dataset x --answers x",

@@ -19,7 +19,7 @@ from toddle.data.layout import Feature
 from toddle.envs.base import Array, BatchedEnv
 from toddle.experience.actor import Actor
 
-__all__ = ["Demonstration", "Demonstrator", "ExpertActor", "PolicyActor", "demonstrate", "row_features"]
+__all__ = ["Demonstration", "Demonstrator", "ExpertActor", "PolicyActor", "Witness", "demonstrate", "row_features"]
 
 CORRELATION = 0.9
 """Of the disturbance from one control step to the next: pushes of about ten steps, not a tremble that averages out."""
@@ -49,6 +49,16 @@ class Demonstrator(Protocol):
 
     def act(self, env: BatchedEnv) -> tuple[Array, Array]:
         """Return the actions to record and to execute at this control step, (N, A) each in the environment's bounds."""
+
+
+class Witness(Protocol):
+    """Notes more of every control step than the environment knows, and can end episodes."""
+
+    features: dict[str, Feature]
+    """Columns that it adds."""
+
+    def note(self, info: dict[str, Any]) -> tuple[dict[str, Array], Array]:
+        """Return its columns (N, ...) of the control step just made, and which episodes (N,) bool end here."""
 
 
 class ExpertActor:
@@ -93,15 +103,19 @@ class PolicyActor:
         self._chunk: Array = np.zeros((env.num_envs, 0))
         self._next = 0
 
+    def _decide(self, env: BatchedEnv) -> None:
+        """Ask the policy for the next chunk."""
+        with torch.no_grad():
+            decision = self._actor.decide(
+                self.policy, self._actor.observe(_see(env)), self._generator, deterministic=self.deterministic
+            )
+        self._chunk, self._next = self._actor.executable(decision), 0
+        self._actor.note(np.zeros(env.num_envs, bool))
+
     def act(self, env: BatchedEnv) -> tuple[Array, Array]:
         """Return the next action of the chunk; decide anew when it is used up."""
         if self._next == self._chunk.shape[1]:
-            with torch.no_grad():
-                decision = self._actor.decide(
-                    self.policy, self._actor.observe(_see(env)), self._generator, deterministic=self.deterministic
-                )
-            self._chunk, self._next = self._actor.executable(decision), 0
-            self._actor.note(np.zeros(env.num_envs, bool))
+            self._decide(env)
         action = self._chunk[:, self._next]
         self._next += 1
         return action, action
@@ -116,7 +130,8 @@ def _see(env: BatchedEnv) -> Any:
 
 
 def row_features(env: BatchedEnv) -> dict[str, Feature]:
-    """Return the numeric columns of a dataset of this environment; the tool's pose where it has one."""
+    """Return the numeric columns of a dataset of this environment; the tool's pose where it has one, costs where they
+    are counted."""
     spec = env.body_spec
     tool = {f"observation.{name}": Feature(size=value.shape[1]) for name, value in env.tool_pose().items()}
     return {
@@ -127,20 +142,20 @@ def row_features(env: BatchedEnv) -> dict[str, Feature]:
         "next.done": Feature(size=1, dtype="bool"),
         "next.success": Feature(size=1, dtype="bool"),
         "next.terminated": Feature(size=1, dtype="bool"),  # it ended for good there, which a time limit does not
-    }
+    } | ({} if env.costs is None else {"next.cost": Feature(size=1)})
 
 
 class _Recording:
     """Rows of one world."""
 
-    def __init__(self, env: BatchedEnv) -> None:
-        self.rows: dict[str, list[Any]] = {name: [] for name in row_features(env)}
+    def __init__(self, features: dict[str, Feature]) -> None:
+        self.features = features
+        self.rows: dict[str, list[Any]] = {name: [] for name in features}
         self.pictures: list[Array] = []
         self.left: int | None = None  # control steps still to be made after success
 
     def finish(self, env: BatchedEnv, seed: int, task: str) -> Demonstration:
-        kinds = {name: feature.dtype for name, feature in row_features(env).items()}
-        columns = {name: np.asarray(values, dtype=kinds[name]) for name, values in self.rows.items()}
+        columns = {name: np.asarray(values, dtype=self.features[name].dtype) for name, values in self.rows.items()}
         columns = {name: column[:, 0] if column.shape[1:] == (1,) else column for name, column in columns.items()}
         columns["next.done"][-1] = True
         pictures = np.stack(self.pictures) if self.pictures else np.zeros((0, 0))
@@ -150,18 +165,25 @@ class _Recording:
 
 
 def demonstrate(
-    env: BatchedEnv, actor: Demonstrator, seeds: list[int], *, image_stride: int = 1, after_success: int = 8
+    env: BatchedEnv,
+    actor: Demonstrator,
+    seeds: list[int],
+    *,
+    image_stride: int = 1,
+    after_success: int = 8,
+    witness: Witness | None = None,
 ) -> list[Demonstration]:
     """Play one episode a world (`seeds`: one each) and return them in the order of the seeds.
 
-    An episode ends `after_success` control steps after its success, or where the environment ends it.
+    An episode ends `after_success` control steps after its success, or where the environment or a witness ends it.
     """
     env.rendering = False
+    features = row_features(env) | ({} if witness is None else witness.features)
     try:
         observation, _ = env.reset(seed=list(seeds))
         tasks = list(env.instruction or [env.name] * env.num_envs)
         actor.begin(env, seeds)
-        recordings = [_Recording(env) for _ in seeds]
+        recordings = [_Recording(features) for _ in seeds]
         active, step = np.ones(env.num_envs, bool), 0
         while active.any():
             pictures = _see(env)["images"] if env.cameras and step % image_stride == 0 else None
@@ -172,9 +194,12 @@ def demonstrate(
                 executed[:, None], active=active, reset_done=False
             )
             success = np.asarray(info.get("success", np.zeros(env.num_envs, bool)), dtype=bool)
+            more, over = ({}, np.zeros(env.num_envs, bool)) if witness is None else witness.note(info)
+            if env.costs is not None:
+                more["next.cost"] = info["cost"]
             for world in np.flatnonzero(active):
                 recording = recordings[world]
-                row = {name: value[world] for name, value in before.items()} | {
+                row = {name: value[world] for name, value in (before | more).items()} | {
                     "action": recorded[world],
                     "next.reward": reward[world],
                     "next.done": False,
@@ -187,7 +212,7 @@ def demonstrate(
                     recording.pictures.append(pictures[world])
                 if success[world]:
                     recording.left = after_success if recording.left is None else recording.left - 1
-                active[world] = not (terminated[world] or truncated[world] or recording.left == 0)
+                active[world] = not (terminated[world] or truncated[world] or over[world] or recording.left == 0)
             step += 1
     finally:
         env.rendering = True
