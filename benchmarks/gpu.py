@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from toddle.core.types import BodySpec
 from toddle.models.expert import ActionExpert, ExpertConfig
-from toddle.models.table_sampler import TableSampler, captured
+from toddle.models.table_sampler import TableSampler
 from toddle.models.trunk import TrunkConfig
 
 BODY = BodySpec(name="arm", proprio=17, action=7, dt=0.05)
@@ -87,16 +87,24 @@ def acting(
         with torch.no_grad():
             return expert.sample(expert.prefix(seen, context, mask, expert.initial_cache(worlds)), noise, STEPS)
 
-    half = TableSampler(expert, STEPS, torch.bfloat16)
+    def tables(dtype: torch.dtype, *how: str) -> Callable[[], torch.Tensor]:
+        sampler = TableSampler(expert, STEPS, dtype)
+        for each in how:
+            sampler = getattr(sampler, each)()
+        ring = sampler.start(worlds)
+        return lambda: sampler(seen, context, mask, ring, noise)
+
     calls: dict[str, Callable[[], object]] = {
         "plain, float32": plain,
-        "tables, bfloat16": lambda: half(seen, context, noise),
+        "tables, float32": tables(torch.float32),
+        "tables, bfloat16": tables(torch.bfloat16),
     }
     if device.type == "cuda":
-        calls["tables, bfloat16, graph"] = captured(lambda: half(seen, context, noise))[0]
-        fast = TableSampler(expert, STEPS, torch.bfloat16).compiled()
-        calls["tables, bfloat16, compiled, graph"] = captured(lambda: fast(seen, context, noise))[0]
-    exact = TableSampler(expert, STEPS)(seen, context, noise)
+        calls["tables, bfloat16, graph"] = tables(torch.bfloat16, "graphed")
+        calls["tables, bfloat16, compiled, graph"] = tables(torch.bfloat16, "compiled", "graphed")
+    elif not args.tiny:
+        calls["tables, float32, compiled"] = tables(torch.float32, "compiled")
+    exact = tables(torch.float32)()
     want = plain()
     error = float((exact - want).abs().max() / want.abs().max())
     sizes_of = {name: p.numel() for name, p in expert.named_parameters()}
@@ -149,6 +157,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--tiny", action="store_true", help="sizes at which a test can run it")
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--sizes", type=int, default=2, help="1: the small expert alone")
     parser.add_argument("--out", type=Path, help="file for the page; it is printed in any case")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -157,6 +166,7 @@ def main() -> None:
     args.repeats = 2 if args.tiny else args.repeats
     args.bandwidth, args.peak = limits(device, args.tiny)
     sizes = ((32, 2, 2),) if args.tiny else ((192, 4, 4), (1536, 16, 32))
+    sizes = sizes[: args.sizes]
     name = torch.cuda.get_device_name() if device.type == "cuda" else "a CPU"
     lines = [
         f"# {name}, torch {torch.__version__}{', tiny: the figures mean nothing' if args.tiny else ''}",

@@ -8,12 +8,25 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from tests.policies.tiny_vla import ACTION, PROPRIO, SENTENCES, tiny_backbone, tiny_config, tiny_vla
+from tests.policies.tiny_vla import (
+    ACTION,
+    PROPRIO,
+    SENTENCES,
+    tiny_backbone,
+    tiny_config,
+    tiny_token_vla,
+    tiny_vla,
+)
 from torch.testing import assert_close
 
+from toddle.cli import main
 from toddle.core.errors import InputError
+from toddle.core.seeding import torch_generator
+from toddle.core.types import BodySpec
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import load_embedded, save_embedded
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.hastened import hastened
 from toddle.policies.store import load_policy, save_policy
 from toddle.policies.vla import FlowVLA
 
@@ -219,3 +232,46 @@ def test_a_direct_head_is_refused() -> None:
                 tiny_config().expert, head="direct", trunk=replace(tiny_config().expert.trunk, modulation="none")
             ),
         )
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_hastened_it_acts_alike(window: int) -> None:
+    plain, fast = awake(tiny_vla(window=window)).eval(), awake(tiny_vla(window=window)).eval()
+    before = {name: value.clone() for name, value in fast.state_dict().items()}
+    assert hastened(fast, "none") is fast and fast.initial_memory(1).keys[0].dtype == torch.float32
+    hastened(fast, "tables")
+    memories, seen = [policy.initial_memory(3) for policy in (plain, fast)], observation()
+    for seed in range(3):
+        found = []
+        for index, policy in enumerate((plain, fast)):
+            decision, memories[index] = policy.act(seen, memories[index], generator=torch_generator(seed, "act"))
+            found.append(decision.action)
+        assert_close(found[1], found[0], atol=1e-5, rtol=0.0)
+        seen = {**seen, "first": torch.tensor([False, seed == 1, False]), "proprio": seen["proprio"] + 0.1}
+    assert_close(
+        fast.chunk_from(seen, torch.ones(3, 4, ACTION), steps=2)[0],
+        plain.chunk_from(seen, torch.ones(3, 4, ACTION), steps=2)[0],
+        atol=1e-5,
+        rtol=0.0,
+    )
+    assert all(torch.equal(value, before[name]) for name, value in fast.state_dict().items())
+    hastened(fast, "tables", bf16=True)
+    assert fast.initial_memory(1).keys[0].dtype == torch.bfloat16
+    with pytest.raises(InputError, match="compile: expected none with a policy that does not act by toddle's own flow"):
+        hastened(tiny_token_vla(), "tables")
+
+
+def test_what_cannot_be_hastened_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = BodySpec(name="point", proprio=2, action=2, dt=0.1)
+    save_policy(tmp_path, GaussianPolicy(GaussianConfig(bodies=(spec,), hidden=(8,))))
+    evaluation = ["evaluate", "--policy", str(tmp_path), "--env", "fork/point", "--dry-run"]
+    told = {
+        "--compile graph": "compile: expected none, tables or inductor with device cpu, got 'graph'",
+        "--bf16": "bf16: expected nothing with compile none",
+        "--compile tables": "compile: expected none with a policy that does not act by toddle's own flow",
+    }
+    for flags, line in told.items():
+        with pytest.raises(SystemExit) as stopped:
+            main([*evaluation, *flags.split()])
+        said = capsys.readouterr().err
+        assert stopped.value.code == 2 and line in said and said.count("\n") == 1, said

@@ -22,6 +22,7 @@ __all__ = [
     "Explorable",
     "FineTunable",
     "Flowing",
+    "Hastenable",
     "Imitating",
     "Learner",
     "Memory",
@@ -253,6 +254,14 @@ class Flowing(Steerable, FineTunable, Protocol):
 
     def own_numbers(self, observation: Observation) -> Tensor:
         """Return (..., A) float, 1 for the numbers of an action that are the row's body's own, 0 for padding."""
+
+
+@runtime_checkable
+class Hastenable(Acting, Protocol):
+    """A policy that can be made to act faster, after which it is not to learn (`policies.hastened`)."""
+
+    def hasten(self, how: Any, dtype: torch.dtype) -> None:
+        """Act from now on by tables of the weights as they are, in `dtype`.  Raises InputError where it has none."""
 
 
 class StateActor(Module, Protocol):

@@ -24,6 +24,7 @@ from toddle.core.protocols import Memory, Steerable
 from toddle.core.seeding import rand, randn, torch_generator
 from toddle.core.types import Decision, FeatureSource, Observation
 from toddle.models.squashed_actor import SquashedActor
+from toddle.policies.hastened import hastened
 
 __all__ = ["SteeredConfig", "SteeredPolicy"]
 
@@ -181,6 +182,10 @@ class SteeredPolicy(nn.Module):
                 seen, torch.where(own[..., None], steered, noise), memory, steps=steps
             )
         return Decision(action, said, action.new_zeros(len(action), 0), state=state), memory
+
+    def hasten(self, how: Any, dtype: torch.dtype) -> None:
+        """Let the VLA act by tables.  Raises InputError where it has none."""
+        hastened(self.base, how, bf16=dtype == torch.bfloat16)
 
     # ---- what is the VLA's -------------------------------------------------------------------------------------------
     @property

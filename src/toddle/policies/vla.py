@@ -8,6 +8,7 @@ The context is encoded once per decision; the expert's keys of the history and t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import field, replace
 from typing import Any, ClassVar, Literal
@@ -27,6 +28,7 @@ from toddle.maths.masks import annealed_bias
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
+from toddle.models.table_sampler import TableSampler, check_tables
 from toddle.policies.bounds import bounded
 from toddle.policies.flow_explorer import FlowExplorer, SamplerConfig, make_explorer
 from toddle.policies.seeing import SeeingPolicy
@@ -85,6 +87,7 @@ class FlowVLA(SeeingPolicy):
         shape = (len(config.expert.bodies), config.expert.action_width)
         self.register_buffer("action_offset", torch.zeros(shape))
         self.register_buffer("action_scale", torch.ones(shape))
+        self._tables: Callable[[int], TableSampler] | None = None  # of so many steps, once it is hastened
         self._share_lora()
 
     @classmethod
@@ -154,7 +157,22 @@ class FlowVLA(SeeingPolicy):
     # ---- Policy ----------------------------------------------------------------------------------------------------
     def initial_memory(self, batch: int) -> Memory:
         """Return an empty KV ring of the history."""
-        return self.expert.initial_cache(batch)
+        return self._tables(self.config.steps).start(batch) if self._tables else self.expert.initial_cache(batch)
+
+    def hasten(self, how: Literal["tables", "graph", "inductor"], dtype: torch.dtype) -> None:
+        """Draw chunks from now on by tables of the weights as they are, on the device where they are now.
+
+        Raises InputError where the expert is of a kind that has none.
+        """
+
+        @functools.cache
+        def tables(steps: int) -> TableSampler:
+            made = TableSampler(self.expert, steps, dtype)
+            made = made.compiled() if how == "inductor" else made
+            return made.graphed() if how != "tables" and self.action_scale.is_cuda else made
+
+        check_tables(self.config.expert)
+        self._tables = tables
 
     @torch.no_grad()
     def act(
@@ -239,8 +257,12 @@ class FlowVLA(SeeingPolicy):
         """Return the actions (B, H_exec, A) that the flow makes of noise (B, H, A), and the memory."""
         cache = self.initial_memory(len(noise)) if memory is None else memory
         context, mask = self.context(observation)
-        cache = self.expert.prefix(self._seen(observation), context, mask, cache)
-        chunk = self.expert.sample(cache, noise, steps or self.config.steps)
+        seen, steps = self._seen(observation), steps or self.config.steps
+        if self._tables is not None:
+            chunk = self._tables(steps)(seen, context, mask, cache, noise)
+        else:
+            cache = self.expert.prefix(seen, context, mask, cache)
+            chunk = self.expert.sample(cache, noise, steps)
         return self.executed(chunk, observation), cache
 
     @torch.no_grad()

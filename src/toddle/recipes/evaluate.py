@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from toddle.core.config import config
-from toddle.core.device import check_device_name, resolve_device
+from toddle.core.device import resolve_device
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.memory import check_memory
@@ -29,7 +29,9 @@ from toddle.envs.noise import NoiseConfig
 from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.experience.taught import picture_options
+from toddle.policies.hastened import hastened
 from toddle.policies.store import load_policy, meta_of
+from toddle.recipes._acting import ActingSettings
 from toddle.recipes._safety import check_costs, told_of
 from toddle.recipes._steering import CANDIDATES, Steer, SteeringConfig, check_steering, steered
 from toddle.reporting.episode_log import EpisodeLog, summarise
@@ -44,7 +46,7 @@ FILMED = 4
 
 
 @config
-class Config:
+class Config(ActingSettings):
     """Evaluate policies: success with 95 % intervals, return, length, time, smoothness; the same seeds for all.
 
     Example: toddle evaluate --policy converted=runs/sft_a/policy random=runs/sft_b/policy --env metaworld/reach-v3
@@ -64,8 +66,6 @@ class Config:
     """Seed of the first episode, counting up.  Demonstrations are recorded on seeds from 1,000,000."""
     num_envs: Size = 10
     """Worlds stepped at once; a policy decides for all of them in one call."""
-    device: str = "cpu"
-    """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     threads: Size = 1
     """Threads of the simulation, where it has any."""
     deterministic: bool = True
@@ -111,7 +111,7 @@ class Config:
     """In goal tracking: show each world its own goal, another world's, or none (negative controls)."""
 
     def __post_init__(self) -> None:
-        check_device_name(self.device)
+        super().__post_init__()
         for label, given in (("policy", self.policy), ("env", self.env)):
             if not given:
                 raise problem(label, "at least one", "none")
@@ -200,6 +200,7 @@ def _check(config: Config) -> tuple[int, list[str], float]:
     weights, told, cost = 0, list[str](), 1.0
     for candidate in _candidates(config):
         policy, meta = load_policy(candidate.folder), meta_of(candidate.folder)
+        hastened(policy, config.compile, bf16=config.bf16)
         weights = max(weights, sum(value.numel() * value.element_size() for value in policy.state_dict().values()))
         for name in config.env:
             options, lines = _options(config, name, policy, meta)
@@ -272,6 +273,7 @@ class _Scene:
         if self._held is None or self._held[0] != candidate:
             self.close()
             policy = load_policy(candidate.folder, self.device, acting=True)
+            hastened(policy, self.config.compile, bf16=self.config.bf16)
             given = self.config.steer, self.config.candidates, self.config.steering
             policy = steered(policy, *given, self.device)
             self._held = candidate, policy, meta_of(candidate.folder)

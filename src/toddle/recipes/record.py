@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from toddle.core.config import config
+from toddle.core.device import resolve_device
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_text_atomic
 from toddle.core.numbers import Count, NonNegative, PictureSize, Seed, Size, Whole
@@ -28,7 +29,9 @@ from toddle.experience.demonstrations import (
 )
 from toddle.experience.human import HumanActor, HumanConfig
 from toddle.experience.replay import ReplayActor, read_recorded, replayed
+from toddle.policies.hastened import hastened
 from toddle.policies.store import load_policy, read_policy
+from toddle.recipes._acting import ActingSettings
 from toddle.recipes._card import card_of, demonstrator_of, varied
 from toddle.recipes._recording import (
     CAMERAS,
@@ -51,13 +54,13 @@ class TooFewError(InputError):
 
 
 @config
-class Config:
+class Config(ActingSettings):
     """Record demonstrations into a LeRobot dataset (v3.0), episode by episode; `--resume` goes on after a kill.
 
     Example: toddle record --out data/three --env metaworld/reach-v3 metaworld/drawer-open-v3 --episodes 20
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("episodes", "attempts")
+    may_change: ClassVar[tuple[str, ...]] = ("episodes", "attempts", "device")
 
     out: Path
     """Folder of the dataset."""
@@ -110,6 +113,9 @@ class Config:
     """Control steps recorded after success, so that a policy learns to stay."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy in SCRIPTED and self.compile != "none":
+            raise problem("compile", f"none with --policy {self.policy}", self.compile)
         if not self.env:
             raise problem("env", "at least one environment", "none")
         if self.policy != "human" and self.human != HumanConfig():
@@ -193,7 +199,8 @@ def run(config: Config, *, resume: bool = False) -> None:
 
 
 def _check_policy(config: Config) -> None:
-    """Tell a wrong folder before anything is made."""
+    """Tell a wrong folder and a device that is not there before anything is made."""
+    resolve_device(config.device)
     if config.policy not in SCRIPTED:
         read_policy(Path(config.policy))
 
@@ -205,7 +212,8 @@ def _actor(config: Config, env: BatchedEnv) -> Demonstrator:
         raise problem("noise", "0 without --policy expert", config.noise)
     if config.policy == "human":
         return HumanActor(config.human)
-    policy = load_policy(Path(config.policy), acting=True)
+    policy = load_policy(Path(config.policy), resolve_device(config.device), acting=True)
+    hastened(policy, config.compile, bf16=config.bf16)
     check_seen(config, policy, env)
     return PolicyActor(policy, deterministic=config.deterministic, body=body_in(policy, env))
 
