@@ -66,17 +66,18 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         }
     fi
 fi
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+# --no-compile: of the modules that the packages bring few are ever imported, and Python compiles those at their first import.
+install() { "$venv/bin/python" -m pip --disable-pip-version-check install -qq --no-compile "$@"; }
 rm -f "$venv"/set-up-*
 
 # torch first and alone, at its pin: what follows must not replace it by another build.
 say "installing torch into $venv (once; some minutes)"
-pip install -qq "$(grep '^torch==' constraints.txt)" -c constraints.txt
+install "$(grep '^torch==' constraints.txt)" -c constraints.txt
 say "installing toddle[$extras]"
-pip install -qq -c constraints.txt --editable ".[$extras]"
+install -c constraints.txt --editable ".[$extras]"
 if [ "$mode" = dev ]; then
     say "installing LIBERO without its dependencies"
-    pip install -qq --no-deps -c constraints.txt hf-libero robosuite bddl
+    install --no-deps -c constraints.txt hf-libero robosuite bddl
 fi
 echo "$sum" >"$venv/set-up-$mode"
 say "done"

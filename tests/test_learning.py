@@ -43,7 +43,11 @@ def final_return(env: ReachEnv, policy: Any, iterations: int, rate: float = 5e-3
 
 
 @pytest.mark.parametrize(
-    ("make", "iterations", "rate"), [(mlp, 30, 5e-3), (transformer, 50, 1e-3)], ids=["mlp", "causal"]
+    ("make", "iterations", "rate"),
+    [
+        pytest.param(mlp, 30, 5e-3, id="mlp"),
+        pytest.param(transformer, 50, 1e-3, id="causal", marks=pytest.mark.slow),
+    ],
 )
 def test_reaches_the_target(make: Any, iterations: int, rate: float) -> None:
     """Doing nothing returns about -21 an episode of 20 steps, a straight walk about -5."""

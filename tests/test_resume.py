@@ -44,7 +44,7 @@ PRETRAIN = {
         "--steps",
         "5120",
     ),
-    "causal": ("--env", "goal/sawyer", *TINY_TRUNK, "--steps", "5120"),
+    "causal": ("--env", "goal/sawyer", *TINY_TRUNK, "--steps", "2560"),
 }
 SMALL = ("--worlds", "8", "--collect.length", "8", "--critic-hidden", "16", "--checkpoint-every", "3")
 

@@ -39,7 +39,10 @@ def everything(folder: Path) -> Any:
     return rows, sentences, pictures, [(span.start, span.stop) for span in data.episodes]
 
 
-@pytest.mark.parametrize("kind", WRONG)
+QUICK = [kind if kind in ("text", "a gap") else pytest.param(kind, marks=pytest.mark.slow) for kind in WRONG]
+
+
+@pytest.mark.parametrize("kind", QUICK)
 @pytest.mark.parametrize("where", FILES)
 def test_a_column_of_a_wrong_type_is_named(tmp_path: Path, where: str, kind: str) -> None:
     folder = write_toy_dataset(tmp_path / "data")

@@ -307,7 +307,7 @@ def test_a_process_reward_is_paid(vla: Path, reward: Path, tmp_path: Path, more:
     assert len(found) >= 2 and all(0.0 < value <= 0.01 for value in found)
 
 
-@pytest.mark.parametrize("kind", ["vla", "tokens"])
+@pytest.mark.parametrize("kind", [pytest.param("vla", marks=pytest.mark.slow), "tokens"])
 def test_own_successes_alone_teach(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(kind)
     known = {"weight": 1.0, "dataset": (folder.parent / "data",), "cache": folder.parent / "cache", "batch": 8}
