@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from toddle.core.errors import InputError, problem
+from toddle.models.recompute import recompute_layers
 
 __all__ = ["TARGETS", "add_lora", "lora_parameters", "merge_in_place", "merged_copy"]
 
@@ -38,6 +39,7 @@ def add_lora(module: nn.Module, *, rank: int, alpha: float, mlp: bool = False, l
         raise problem("backbone.lora_rank", "0: this backbone has no attention projections LoRA knows", rank)
     settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=[*(layers or TARGETS), *(MLP if mlp else ())])
     inject_adapter_in_model(settings, module)
+    recompute_layers(module)
     return lora_parameters(module)
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toddle.models.attention import Table, rotate
+from toddle.models.recompute import recomputed
 
 __all__ = [
     "Attention",
@@ -120,15 +121,23 @@ def read_prefix(layers: Iterable[Any], x: Tensor, positions: Tensor, mask: Tenso
     mask (B, 1, G or 1, G) bool; every row must see something, for else its NaN would reach the others.
     The last layer's output is read by nobody and not computed.
     """
-    table, kept, pending = rotary(positions, head_dim), list[Tensor](), None
+    table, kept, before = rotary(positions, head_dim), list[Tensor](), None
+    q = x
     for layer in layers:
-        if pending is not None:
-            before, q, k, v = pending
-            x = leave(before, x, attend(before.self_attn, q, k, v, mask))
-        q, k, v = project(layer.self_attn, layer.input_layernorm(x), table)
+        x, q, k, v = recomputed(_between, before, layer, x, (q, *kept[-2:]), mask, table)
         kept += [k, v]
-        pending = layer, q, k, v
+        before = layer
     return torch.stack(kept, 1).permute(0, 3, 1, 2, 4).flatten(2)
+
+
+def _between(
+    before: Any, layer: Any, x: Tensor, seen: tuple[Tensor, ...], mask: Tensor, table: Table
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Leave the layer `before` (None: there is none), which has made q, k and v, and make the next one's."""
+    if before is not None:
+        q, k, v = seen
+        x = leave(before, x, attend(before.self_attn, q, k, v, mask))
+    return (x, *project(layer.self_attn, layer.input_layernorm(x), table))
 
 
 def keys_of(context: Tensor, layers: int, head_dim: int) -> list[Keys]:

@@ -19,6 +19,7 @@ from toddle.core.numbers import Positive, Size
 from toddle.maths.masks import additive
 from toddle.models.attention import CrossAttention
 from toddle.models.mlp import make_mlp
+from toddle.models.recompute import recomputed
 
 __all__ = ["DecoderConfig", "Said", "TokenDecoder"]
 
@@ -102,7 +103,7 @@ class TokenDecoder(nn.Module):
 
     def _run(self, x: Tensor, said: Said, *, causal: bool, keep: bool = False) -> Tensor:
         for index, block in enumerate(self.blocks):
-            x = block(x, said, index, causal=causal, keep=keep)
+            x = recomputed(block, x, said, index, causal=causal, keep=keep)
         if keep:
             said.count += x.shape[1]
         done: Tensor = self.norm(x)

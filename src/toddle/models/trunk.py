@@ -30,6 +30,7 @@ from toddle.models.attention import (
 )
 from toddle.models.mlp import zero_
 from toddle.models.modulation import Modulation, ModulationMode, Modulators, TimeEmbedding
+from toddle.models.recompute import recomputed
 
 __all__ = ["Block", "Segment", "Trunk", "TrunkConfig"]
 
@@ -229,40 +230,36 @@ class Trunk(nn.Module):
         Where a decision has several chunks of slots (`view.links`), they follow each other in S' and share its keys.
         Returns normed slots (B, S', H, d) and the history (normed only with `return_history`; else partly computed).
         """
-        batch, length = history.shape[:2]
-        decisions = slots.shape[1] // view.links
-        condition = self.condition(tau)
+        (batch, length), decisions = history.shape[:2], slots.shape[1] // view.links
+        condition, read = self.condition(tau), None if context is None else context.flatten(0, 1)
         flat_mask = None if context_mask is None else context_mask.flatten(0, 1)[:, None, None]
         slot_mask = None if context_mask is None else context_mask[:, length - decisions :].flatten(0, 1)[:, None, None]
 
         def by_decision(x: Tensor) -> Tensor:
             return x.reshape(batch * decisions, -1, x.shape[-1])
 
-        for block, needed in zip(self.layers(), self.history_needed, strict=True):
-            m = block.modulators(condition)
+        def run(block: Block, history: Tensor, slots: Tensor, needed: bool) -> tuple[Tensor, Tensor]:
+            m, keys = block.modulators(condition), block.context_keys(read)
             mh = m if modulate_history else None
-            keys = block.context_keys(None if context is None else context.flatten(0, 1))
             late = keys if keys is None or decisions == length else _last(keys, batch, decisions)
             if block.kind == "cross":
                 assert keys is not None and late is not None, "a trunk with cross-attention needs context"
-                needed = needed or return_history
-                if (
-                    needed and m is None and slots.shape[1] == length == decisions
-                ):  # one pass: small attention calls are costly
+                if needed and m is None and slots.shape[1] == length == decisions:  # small attention calls are costly
                     both = torch.cat([history, slots], dim=2)
                     both = block.read_context(both.flatten(0, 1), keys, flat_mask, None).view_as(both)
-                    history, slots = both[:, :, :2], both[:, :, 2:]
-                    continue
+                    return both[:, :, :2], both[:, :, 2:]
                 if needed:
                     y = block.cross(block.enter(history, mh).flatten(0, 1), keys, flat_mask)
                     history = block.leave(history, y.view_as(history), mh)
                 y = block.cross(by_decision(block.enter(slots, m)), late, slot_mask)
-                slots = block.leave(slots, y.view_as(slots), m)
-                continue
+                return history, block.leave(slots, y.view_as(slots), m)
             if block.inserted:
                 history = block.insert_context(history.flatten(0, 1), keys, flat_mask).view_as(history)
                 slots = block.insert_context(by_decision(slots), late, slot_mask).view_as(slots)
-            history, slots = self._self_block(block, history, slots, view, (mh, m), needed or return_history)
+            return self._self_block(block, history, slots, view, (mh, m), needed)
+
+        for block, needed in zip(self.layers(), self.history_needed, strict=True):
+            history, slots = recomputed(run, block, history, slots, needed or return_history)
         return self.norm(slots), self.norm(history) if return_history else history
 
     def _self_block(

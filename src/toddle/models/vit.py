@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toddle.models.recompute import recomputed
+
 __all__ = ["TowerSizes", "VisionTower"]
 
 
@@ -109,5 +111,5 @@ class VisionTower(nn.Module):
             first = torch.cat([self.cls_token, self.reg_token], 1).expand(len(x), -1, -1)
             x, before = torch.cat([first, x], 1), first.shape[1]
         for block in self.blocks:
-            x = block(x, language)
+            x = recomputed(block, x, language)
         return x[:, before:]

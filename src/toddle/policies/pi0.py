@@ -18,6 +18,7 @@ from toddle.core.config import config
 from toddle.core.errors import InputError, problem
 from toddle.models.backbones.hub import fit_square
 from toddle.models.prefix_expert import keys_of, read_layer, read_prefix, rotary, suffix_view
+from toddle.models.recompute import recomputed
 from toddle.policies.foreign import layout_of
 from toddle.policies.pi0_layouts import is_other_pi0, read_settings, read_statistics, read_weights
 from toddle.policies.prefix_vla import PrefixConfig, PrefixVLA, Seen, Sizes, check_sizes, pad
@@ -94,7 +95,7 @@ class Pi0Policy(PrefixVLA):
         mask, positions = suffix_view(seen.mask, 1, *x.shape[1:3])
         table = rotary(positions, sizes.head_dim)
         for layer, past in zip(dit.layers, keys_of(seen.context, sizes.layers, sizes.head_dim), strict=True):
-            tokens = read_layer(layer, tokens, past, mask, table)
+            tokens = recomputed(read_layer, layer, tokens, past, mask, table)
         velocity: Tensor = self.model.action_out_proj(dit.norm(tokens[:, 1:]))
         return velocity.view(x.shape)
 

@@ -29,6 +29,7 @@ from toddle.models.prefix_expert import (
     rotary,
     suffix_view,
 )
+from toddle.models.recompute import recomputed
 from toddle.policies.pi0 import TOKENIZER, load_source, make_paligemma, read_paligemma
 from toddle.policies.pi0_layouts import (
     gemma,
@@ -176,7 +177,7 @@ class Pi05Policy(PrefixVLA):
         table = rotary(positions, sizes.head_dim)
         keys = keys_of(seen.context, sizes.layers, sizes.head_dim)
         for layer, past in zip(model.expert.layers, keys, strict=True):
-            tokens = layer(tokens, condition, past, mask, table)
+            tokens = recomputed(layer, tokens, condition, past, mask, table)
         velocity: Tensor = model.action_out_proj(model.expert.norm(tokens, condition)[0])
         return velocity.view(x.shape)
 

@@ -34,6 +34,7 @@ from toddle.maths import flow
 from toddle.models.backbones.base import check_images, fingerprint_of, reading_of, tell_what_is_lost
 from toddle.models.lora import add_lora, merge_in_place
 from toddle.models.normalizer import CLIP
+from toddle.models.recompute import recompute_layers
 from toddle.policies.bounds import bounded
 from toddle.policies.flow_explorer import FlowExplorer, SamplerConfig, make_explorer
 
@@ -136,10 +137,8 @@ class PrefixVLA(nn.Module, ABC):
         A subclass calls it once its weights are those of the source.  Raises InputError where these are not those that
         the policy was made with.
         """
-        config = self.config
-        if config.train != "all":
-            found = fingerprint_of(self.vlm, {})
-            if config.fingerprint and config.fingerprint != found:
+        if (config := self.config).train != "all":
+            if config.fingerprint not in ("", found := fingerprint_of(self.vlm, {})):
                 want = f"the weights of fingerprint {config.fingerprint}, which the policy was trained with"
                 raise problem(f"{self.kind} {config.source}", want, found, "restore that folder or train again")
             self.config = replace(config, fingerprint=found)
@@ -148,6 +147,7 @@ class PrefixVLA(nn.Module, ABC):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 add_lora(self.vlm, rank=config.lora_rank, alpha=config.lora_alpha, mlp=config.lora_on == "all")
+        recompute_layers(self.vlm)
         named = self.named_parameters(remove_duplicate=False)
         self.elsewhere = frozenset(name for name, value in named if not value.requires_grad)
         self.register_state_dict_post_hook(_leave_out)

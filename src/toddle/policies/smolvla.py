@@ -35,6 +35,7 @@ from toddle.models.prefix_expert import (
     rotary,
     suffix_view,
 )
+from toddle.models.recompute import recomputed
 from toddle.policies.pi0 import load_source
 from toddle.policies.pi0_layouts import BUFFERS, layers_of, read_config, read_statistics, read_weights, sizes_of
 from toddle.policies.prefix_vla import PrefixConfig, PrefixVLA, Seen, Sizes, check_sizes, pad
@@ -185,9 +186,9 @@ class SmolVLAPolicy(PrefixVLA):
         keys = keys_of(seen.context, self.sizes.layers, HEAD_DIM)
         for layer, past in zip(model.expert.layers, keys, strict=True):
             if layer.cross:
-                tokens = _read_across(layer, tokens, past, seen.mask[:, None, None], own[1])
+                tokens = recomputed(_read_across, layer, tokens, past, seen.mask[:, None, None], own[1])
             else:
-                tokens = read_layer(layer, tokens, past, mask, own[0])
+                tokens = recomputed(read_layer, layer, tokens, past, mask, own[0])
         velocity: Tensor = model.action_out_proj(model.expert.norm(tokens))
         return velocity.view(x.shape)
 
