@@ -16,9 +16,9 @@ from tests.policies.tiny_vla import tiny_backbone
 
 from toddle.algorithms.process_reward import load_process_reward
 from toddle.cli import main
+from toddle.core.tensors import load_tensors
 from toddle.models.backbones.embedded import save_embedded
 from toddle.policies.process_reward import load_reward_model
-from toddle.policies.store import load_tensors
 from toddle.runs.metrics import read_metrics
 
 TASK = "metaworld/handle-press-v3"

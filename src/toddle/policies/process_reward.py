@@ -30,6 +30,7 @@ from toddle.core.errors import InputError, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.numbers import Seed, Size, SizeOrNone
 from toddle.core.seeding import seed_sequence
+from toddle.core.tensors import load_tensors, read_card, save_tensors
 from toddle.core.types import FeatureSource, Observation, sentences_of
 from toddle.maths.potentials import bin_centres
 from toddle.models.attention import CrossAttention
@@ -38,7 +39,6 @@ from toddle.models.backbones.load import load_backbone
 from toddle.models.expert import make_adapter
 from toddle.models.mlp import make_mlp
 from toddle.models.normalizer import RunningNorm
-from toddle.policies.store import load_tensors, read_card, save_tensors
 
 __all__ = ["WORDS", "RewardModel", "RewardModelConfig", "load_reward_model", "save_reward_model", "seen_by_model"]
 

@@ -7,22 +7,20 @@ Never pickle.  The JSON is written last and carries the weights' SHA-256, so a f
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from toddle.core.config import from_dict, to_dict
 from toddle.core.device import CPU
 from toddle.core.errors import InputError, nearest, problem
-from toddle.core.files import write_atomic, write_json_atomic
+from toddle.core.files import write_json_atomic
 from toddle.core.protocols import Acting
-from toddle.core.reading import Kinds, read_json
+from toddle.core.reading import Kinds
+from toddle.core.tensors import load_tensors, read_card, save_tensors
 from toddle.models.expert import ExpertConfig
 from toddle.policies.foreign import refusal
 from toddle.policies.prefix_vla import PrefixVLA
@@ -33,13 +31,10 @@ __all__ = [
     "classes_of",
     "load_expert",
     "load_policy",
-    "load_tensors",
     "meta_of",
-    "read_card",
     "read_policy",
     "save_expert",
     "save_policy",
-    "save_tensors",
 ]
 
 KINDS: dict[str, tuple[str, str, str]] = {
@@ -89,38 +84,6 @@ class StoredExpert(NamedTuple):
     meta: dict[str, Any]
 
 
-def save_tensors(path: Path, state: dict[str, Tensor]) -> str:
-    """Write tensors atomically and return the file's SHA-256."""
-    plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    write_atomic(path, lambda temporary: safetensors.torch.save_file(plain, temporary))
-    return _digest(path)
-
-
-def load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read tensors.  Raises InputError when the file is missing or is not what was written."""
-    try:
-        if _digest(path) != sha256:
-            raise problem(str(path), "the file that was saved", "other bytes", "it is damaged: restore or retrain it")
-        state = safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise problem("policy folder", f"a file {path.name}", "none", f"looked in {path.parent}") from None
-    except SafetensorError as error:
-        raise InputError(f"{path}: not readable as safetensors: {error}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise problem(
-                f"{path}: {name}", "finite weights", "NaN or infinity", "the training that wrote it went wrong"
-            )
-    return state
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save_policy(folder: Path | str, policy: Acting, meta: dict[str, Any] | None = None) -> None:
     """Write a policy (its `kind` a row of `KINDS`, whose class has `from_config`) and `meta` (JSON values) to `folder`.
 
@@ -158,13 +121,6 @@ def load_expert(folder: Path) -> StoredExpert:
     }
     config = from_dict(ExpertConfig, card["config"], where=str(path))
     return StoredExpert(config, parts["expert"], parts["adapter"], int(card["vlm_width"]), card.get("meta", {}))
-
-
-def read_card(path: Path, keys: Kinds) -> dict[str, Any]:
-    """Read a folder's JSON.  Raises InputError when it is missing, damaged, or lacks one of `keys`."""
-    if not path.exists():
-        raise problem("folder", f"one with {path.name}", str(path.parent))
-    return read_json(path, keys)
 
 
 def read_policy(folder: Path | str) -> tuple[str, Any, dict[str, Any], dict[str, Tensor]]:

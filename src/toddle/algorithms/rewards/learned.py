@@ -20,8 +20,8 @@ from toddle.algorithms.rewards.steps import Seen, Term
 from toddle.core.errors import InputError, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.seeding import torch_generator
+from toddle.core.tensors import load_tensors, read_card, save_tensors
 from toddle.optim.flat_adam import FlatAdam
-from toddle.policies.store import load_tensors, read_card, save_tensors
 
 __all__ = ["BATCH", "LearnedTerm", "RecordedEpisode", "Standard", "pairs_of", "shuffled_steps", "train"]
 
