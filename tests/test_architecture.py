@@ -18,7 +18,7 @@ FLOORS = {
     "maths": 1,
     "models": 2,
     "optim": 2,
-    "envs": 2,
+    "envs": 3,
     "data": 2,
     "policies": 3,
     "experience": 4,

@@ -40,6 +40,10 @@ NEEDED: dict[str, dict[str, Any]] = {
     "offline": {"dataset": ["somewhere"]},
     "identify": {"dataset": "somewhere"},
     "intervene": {"policy": "somewhere"},
+    "worldmodel record": {"env": "tabletop/push-cube", "policy": ["expert"]},
+    "worldmodel train": {"dataset": ["somewhere"]},
+    "worldmodel evaluate": {"model": "somewhere"},
+    "worldmodel imagine": {"model": "somewhere", "policy": ["somewhere"]},
     "prefer ask": {"dataset": "somewhere"},
     "prefer judge": {"dataset": "somewhere"},
     "prefer train": {"policy": "somewhere", "dataset": "somewhere", "answers": "somewhere"},
@@ -179,6 +183,8 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     given |= {"reward fit": "--dataset x", "reward plot": "--dataset x"}
     given |= {"explore": "--method sime --policy x --env goal/sawyer"}
     given |= {"intervene": "--policy x"}
+    given |= {"worldmodel record": "--env x --policy x", "worldmodel train": "--dataset x"}
+    given |= {"worldmodel evaluate": "--model x", "worldmodel imagine": "--model x --policy x"}
     given |= {"identify": "x", "offline": "--dataset x", "prefer train": "--policy x --dataset x --answers x"}
     for more in (["--dry-run"], []):
         with pytest.raises(SystemExit) as stopped:
@@ -212,6 +218,10 @@ RUNS = {
     "reward evaluate": "--model x",
     "reward fit": "--dataset x",
     "reward plot": "--dataset x",
+    "worldmodel record": "--env x --policy x",
+    "worldmodel train": "--dataset x",
+    "worldmodel evaluate": "--model x",
+    "worldmodel imagine": "--model x --policy x",
 }
 
 

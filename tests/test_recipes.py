@@ -127,7 +127,17 @@ IN_README = {"pretrain": "pretrain", "transfer": "transfer", "record": "demos", 
 def told(slow: bool) -> list[list[str]]:
     """README's commands whose inputs are at hand; `slow`: those whose dry run tries goal tracking or pictures."""
     # what needs assets, foreign weights, a teacher, demonstrations in which the hand slows down, or failures
-    apart = ("libero", "folder_of_pi0", "--teacher", "reward", "runs/mixed", "runs/offline", "runs/plays")
+    apart = (
+        "libero",
+        "folder_of_pi0",
+        "--teacher",
+        "reward",
+        "runs/mixed",
+        "runs/offline",
+        "runs/plays",
+        "runs/watched",
+    )
+    apart += ("runs/watched",)
     found = [command for command in commands(README) if not any(word in " ".join(command) for word in apart)]
     late = [command[0] == "finetune" or (command[0] == "pretrain" and "goal/sawyer" in command) for command in found]
     return [command for command, is_late in zip(found, late, strict=True) if is_late is slow]

@@ -1,0 +1,33 @@
+"""imagined/<folder>: a learned model of an environment (`toddle worldmodel train`), e.g. imagined/runs/world_model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toddle.core.family import Family
+
+__all__ = ["FAMILY"]
+
+
+def _build(member: str, num_envs: int, *, threads: int = 1, **options: Any) -> Any:
+    from toddle.envs.imagined import ImaginedEnv
+
+    return ImaginedEnv(member, num_envs, **options)
+
+
+def _is_there(member: str) -> bool:
+    from toddle.models.world_model import world_model_folder
+
+    return world_model_folder(member) is not None
+
+
+FAMILY = Family(
+    name="imagined",
+    what="a learned model of an environment: imagined/<folder of toddle worldmodel train>",
+    members=list,
+    build=_build,
+    options=("max_episode_steps", "terminate_on_success", "reward"),
+    evaluation={"terminate_on_success": True},
+    world_bytes=2**16,
+    open_ended=_is_there,
+)

@@ -1,0 +1,165 @@
+"""A learned model of an environment, in the environment's place: same body, same observations, no simulator.
+
+An episode begins at a recorded state, at the start of an episode or in the middle of one; one member of the ensemble
+says what follows, the same throughout the episode, and all together say how far they disagree.  Where they disagree
+more than the level set in training the world stays where it was believed last, and the episode is cut as by a time
+limit, so that a learner asks the value there: doubt is neither a success nor a failure.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from toddle.core.errors import InputError, problem
+from toddle.core.tensors import load_tensors
+from toddle.core.types import Named
+from toddle.data.recordings import Recordings
+from toddle.envs.base import Array, BatchedEnv, Obs
+from toddle.envs.streams import WorldStreams
+from toddle.models.world_model import load_world_model, world_model_folder
+
+__all__ = ["BANK", "ImaginedEnv"]
+
+BANK = "recordings.safetensors"
+"""Beside the model: the recordings that it was trained on, where episodes begin."""
+
+
+class ImaginedEnv(BatchedEnv):
+    """N worlds of a model.  Observations: `proprio` (N, O) float32, what the recordings call the state; actions (N, A).
+
+    Infos: `success` (the model's head has fired), `success_now`, `doubt` (N,) in deviations of the recorded states,
+    `doubted` (the episode was cut for it), `imagined` True.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        num_envs: int,
+        *,
+        seed: int = 0,
+        max_episode_steps: int | None = None,
+        terminate_on_success: bool = False,
+        reward: Literal["own", "success"] = "own",
+    ) -> None:
+        """reward: the recorded environment's as the model says it, or 1 in steps that end solved.
+
+        Raises InputError where the folder has no model, or a setting is none.
+        """
+        if reward not in ("own", "success"):
+            raise problem("reward", "own or success", reward)
+        self.model, meta = load_world_model(folder)
+        place = world_model_folder(folder)
+        assert place is not None
+        try:
+            facts, stored = meta["env"], load_tensors(place / BANK, meta["recordings"])
+            self.recordings = Recordings(**stored)
+            self.body, self.dt = str(facts["body"]), float(facts["dt"])
+            own_limit, self.tasks_said = int(facts["max_episode_steps"]), facts["instruction"]
+            self.named = {name: Named(tuple(at), float(scale), tuple(off)) for name, at, scale, off in facts["named"]}
+            self.settings = {name: float(meta["imagine"][name]) for name in ("middle", "doubt")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{place}: no model of an environment: {type(error).__name__} {error}") from None
+        self.name, self.num_envs = f"imagined/{folder}", num_envs
+        self.max_episode_steps = max_episode_steps or own_limit
+        self.terminate_on_success, self.reward = terminate_on_success, reward
+        size, action = self.model.sizes
+        self.single_observation_space = spaces.Dict({"proprio": spaces.Box(-np.inf, np.inf, (size,), np.float32)})
+        self.single_action_space = spaces.Box(-1.0, 1.0, (action,), np.float32)
+        window = self.model.config.window
+        self._states = torch.zeros(num_envs, window, size)
+        self._actions, self._real = torch.zeros(num_envs, window, action), torch.zeros(num_envs, window).bool()
+        self._member = torch.zeros(num_envs, dtype=torch.long)
+        self._doubt, self._streams = np.zeros(num_envs), WorldStreams(num_envs, seed)
+        self._success, self._now, self._doubted = (np.zeros(num_envs, bool) for _ in range(3))
+        if self.tasks_said is not None:
+            self.instruction = [self.tasks_said] * num_envs
+        self.fixed: dict[int, Array] = {}
+        """Seed of an episode -> state (O,) where it begins, in place of a recorded one."""
+        training = ~self.recordings.held
+        self._firsts = self.recordings.start[training].numpy()
+        self._rows = torch.nonzero(training[self.recordings.episode])[:, 0].numpy()
+        self._allocate()
+        self._reset_worlds(np.ones(num_envs, bool), None)
+
+    def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
+        worlds = np.flatnonzero(mask)
+        for world in worlds:
+            if seeds is not None and seeds[world] is not None:
+                self._streams.reseed(world, seeds[world])
+        drawn = self._streams.uniform(worlds, 3)
+        middle = drawn[:, 0] < self.settings["middle"]
+        firsts = self._firsts[(drawn[:, 1] * len(self._firsts)).astype(int)]
+        rows = np.where(middle, self._rows[(drawn[:, 1] * len(self._rows)).astype(int)], firsts)
+        taken, own = self.recordings.windows(torch.from_numpy(rows), self.model.config.window, 0)
+        at = torch.from_numpy(worlds)
+        self._states[at], self._real[at] = self.recordings.state[taken], own
+        self._actions[at] = self.recordings.action[taken]
+        self._member[at] = torch.from_numpy((drawn[:, 2] * len(self.model.members)).astype(np.int64))
+        for world in worlds:
+            seed = None if seeds is None else seeds[world]
+            if seed is not None and seed in self.fixed:
+                self._states[world] = torch.as_tensor(self.fixed[seed], dtype=torch.float32)
+                self._real[world, :-1] = False
+        self._success[mask], self._now[mask], self._doubted[mask], self._doubt[mask] = False, False, False, 0.0
+
+    @torch.no_grad()
+    def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
+        model, moving = self.model, torch.from_numpy(active)
+        chosen = torch.from_numpy(np.clip(np.asarray(action, np.float32), -1.0, 1.0))
+        actions = torch.cat([self._actions[:, :-1], chosen[:, None]], 1)
+        said = model.following(self._states, actions, self._real)
+        doubt = model.doubt(said)
+        following = said[self._member, torch.arange(self.num_envs)]
+        outcome = model.outcome(self._states[:, -1], chosen, following)
+        doubted = (doubt > model.alarm).numpy() & active & (self.settings["doubt"] > 0)
+        solved = (outcome.success >= model.fires).numpy() & active & ~doubted
+        gone = torch.from_numpy(active & ~doubted)
+        self._actions = torch.where(moving[:, None, None], _later(actions), self._actions)
+        self._states = torch.where(
+            gone[:, None, None], torch.cat([self._states[:, 1:], following[:, None]], 1), self._states
+        )
+        self._real = torch.where(
+            gone[:, None], torch.cat([self._real[:, 1:], torch.ones(self.num_envs, 1).bool()], 1), self._real
+        )
+        self._doubt = np.where(active, doubt.numpy(), self._doubt)
+        self._now, self._doubted = np.where(active, solved, self._now), np.where(active, doubted, self._doubted)
+        self._success |= solved
+        over = (outcome.end >= model.ends).numpy() & active & ~doubted
+        terminated = over | (solved if self.terminate_on_success else np.zeros(self.num_envs, bool))
+        late = self._length + 1 >= self.max_episode_steps
+        paid = solved.astype(np.float64) if self.reward == "success" else outcome.reward.double().numpy()
+        return np.where(doubted, 0.0, paid), terminated, (late | doubted) & ~terminated
+
+    def _observe(self) -> Obs:
+        return {"proprio": self._states[:, -1].numpy().copy()}
+
+    def _infos(self) -> dict[str, Array]:
+        facts = {"success": self._success, "success_now": self._now, "doubt": self._doubt, "doubted": self._doubted}
+        return {name: value.copy() for name, value in facts.items()} | {"imagined": np.ones(self.num_envs, bool)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a bitwise resume needs."""
+        tensors = {"states": self._states, "actions": self._actions, "real": self._real, "member": self._member}
+        arrays = {"success": self._success, "now": self._now, "doubted": self._doubted, "doubt": self._doubt}
+        held = {name: value.numpy().copy() for name, value in tensors.items()}
+        held |= {name: value.copy() for name, value in arrays.items()}
+        return super().state_dict() | held | {"streams": self._streams.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
+        super().load_state_dict(state)
+        for name in ("states", "actions", "real", "member"):
+            setattr(self, f"_{name}", torch.from_numpy(np.array(state[name])))
+        for name in ("success", "now", "doubted", "doubt"):
+            setattr(self, f"_{name}", np.array(state[name]))
+        self._streams.load_state_dict(state["streams"])
+
+
+def _later(actions: torch.Tensor) -> torch.Tensor:
+    """Return windows (N, T, A) moved on by a step; the last, still to come, is 0."""
+    return torch.cat([actions[:, 1:], torch.zeros_like(actions[:, :1])], 1)

@@ -1,0 +1,83 @@
+"""Policies in a model and in the environment that it models: what evaluate and imagine share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toddle.algorithms.world_model_evaluation import side_by_side
+from toddle.core.errors import problem
+from toddle.core.types import EpisodeResult
+from toddle.envs.imagined import ImaginedEnv
+from toddle.envs.make import make_env
+from toddle.experience.actor import body_in
+from toddle.maths.intervals import wilson_interval
+from toddle.models.world_model import load_world_model
+from toddle.policies.store import load_policy
+
+__all__ = ["Played", "check_policies", "named_policies", "play", "told"]
+
+
+class Played(NamedTuple):
+    """A policy's episodes from the same starts."""
+
+    name: str
+    real: list[EpisodeResult]
+    imagined: list[EpisodeResult]
+
+
+def named_policies(policies: Sequence[str]) -> dict[str, Path]:
+    """Return folders by name, of `folder` or `name=folder`.  Raises InputError where two have one name."""
+    found: dict[str, Path] = {}
+    for text in policies:
+        name, equals, folder = text.partition("=")
+        path = Path(folder if equals else text)
+        name = name if equals else (path.parent.name if path.name == "policy" else path.name)
+        if name in found:
+            raise problem("policy", "different names, name=folder", name)
+        found[name] = path
+    return found
+
+
+def check_policies(model: Path, policies: Sequence[str]) -> str:
+    """Return the name of the environment that a model is of.  Raises InputError where a policy does not fit it."""
+    imagined = ImaginedEnv(model, 1)
+    for path in named_policies(policies).values():
+        body_in(load_policy(path, acting=True), imagined)
+    return str(load_world_model(model)[1]["env"]["name"])
+
+
+def play(
+    model: Path, policies: Sequence[str], *, seed: int, episodes: int, worlds: int, deterministic: bool
+) -> list[Played]:
+    """Play each policy in both, on the same seeds."""
+    name, worlds = check_policies(model, policies), min(worlds, episodes)
+    real, imagined = make_env(name, worlds, seed=seed), ImaginedEnv(model, worlds, seed=seed)
+    seeds, found = list(range(seed, seed + episodes)), []
+    try:
+        for label, path in named_policies(policies).items():
+            policy = load_policy(path, acting=True)
+            found.append(Played(label, *side_by_side(policy, real, imagined, seeds, deterministic=deterministic)))
+    finally:
+        real.close()
+    return found
+
+
+def told(played: Played) -> dict[str, Any]:
+    """Return success with its 95 % interval (Wilson), return and length, real and imagined, as JSON values."""
+
+    def of(results: list[EpisodeResult]) -> dict[str, Any]:
+        good, count = sum(bool(one.success) for one in results), len(results)
+        return {
+            "success": list(wilson_interval(good, count)),
+            "return": sum(one.episode_return for one in results) / count,
+            "length": sum(one.length for one in results) / count,
+        }
+
+    return {
+        "policy": played.name,
+        "episodes": len(played.real),
+        "real": of(played.real),
+        "imagined": of(played.imagined),
+    }

@@ -1,0 +1,152 @@
+"""`toddle worldmodel train`: train a model of an environment on recordings, and a control on shuffled actions."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from toddle.algorithms.world_model_training import WorldModelTraining, WorldModelTrainingConfig
+from toddle.core.config import config, to_dict
+from toddle.core.device import check_device_name, resolve_device
+from toddle.core.errors import problem
+from toddle.core.files import write_json_atomic
+from toddle.core.memory import weights_that_fit
+from toddle.core.numbers import Count, Discount, Seed, Share
+from toddle.core.plan import Plan
+from toddle.core.tensors import save_tensors
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.data.recordings import Recordings, read_recordings
+from toddle.envs.imagined import BANK
+from toddle.envs.make import make_env
+from toddle.models.world_model import WorldModel, WorldModelConfig, save_world_model
+from toddle.recipes.worldmodel import opened, recorded_in
+from toddle.runs.loop import run_loop
+from toddle.runs.run import RunFolder
+
+__all__ = ["Config", "plan", "run"]
+
+
+@config
+class ImagineConfig:
+    """How episodes go in the model, where it is an environment."""
+
+    middle: Share = 0.5
+    """Share of the episodes that begin in the middle of a recorded one: what is left of it is short, and so is the way
+    on which errors add up."""
+    doubt_stops: bool = True
+    """Cut an episode, as a time limit does, where the members disagree more than the level that training has set."""
+
+
+@config
+class Config:
+    """Train a model of an environment on recorded episodes: an ensemble, with heads for reward, success and end.
+
+    Writes <out>/model, which is the environment imagined/<out>, and <out>/control, the same trained on shuffled
+    actions: imagined/<out>/control, in which nothing should be learned.
+    Example: toddle worldmodel train --dataset data/push --out runs/world_model
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ("device",)
+
+    dataset: tuple[Path, ...]
+    """LeRobot datasets of one environment, or folders of `toddle worldmodel record`."""
+    out: Path = Path("runs/world_model")
+    """Folder of the run."""
+    model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    """Sizes of the model."""
+    train: WorldModelTrainingConfig = field(default_factory=WorldModelTrainingConfig)
+    """How it is trained."""
+    imagine: ImagineConfig = field(default_factory=ImagineConfig)
+    """How episodes go in it."""
+    held_out: Discount = 0.1
+    """Share of the episodes that is held out: levels are set and errors measured on them (at least one)."""
+    control: bool = True
+    """Train the control too."""
+    seed: Seed = 0
+    """Seed of the split, of fresh weights and of what is drawn."""
+    device: str = "cpu"
+    """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
+    checkpoint_every: Count = 500
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        check_device_name(self.device)
+        if not self.dataset:
+            raise problem("dataset", "at least one folder", "none")
+
+
+def _read(config: Config) -> tuple[list[LeRobotDataset], Recordings, dict[str, Any]]:
+    """Return datasets, what is in them, and what has to be known of their environment."""
+    datasets = opened(config.dataset)
+    name = recorded_in(datasets)
+    data = read_recordings(datasets, held_out=config.held_out, seed=config.seed)
+    env = make_env(name, 1)
+    try:
+        spec, got = env.body_spec, (data.state.shape[1], data.action.shape[1])
+        if (spec.proprio, spec.action) != got:
+            raise problem("dataset", f"{spec.proprio} numbers of state and {spec.action} of action in {name}", got)
+        said = sorted({sentence for dataset in datasets for sentence in dataset.tasks})
+        facts = {
+            "name": name,
+            "body": env.body,
+            "dt": env.dt,
+            "max_episode_steps": max(int(data.lengths.max()), env.max_episode_steps),
+            "instruction": said[0] if env.instruction is not None else None,
+            "named": [[key, list(at.at), at.scale, list(at.offset)] for key, at in env.named.items()],
+        }
+    finally:
+        env.close()
+    return datasets, data, facts
+
+
+def _models(config: Config, data: Recordings) -> dict[str, WorldModel]:
+    names = ["model", *(["control"] if config.control else [])]
+    with weights_that_fit():
+        return {name: WorldModel(config.model, data.state.shape[1], data.action.shape[1]) for name in names}
+
+
+def plan(config: Config) -> Plan:
+    """Check the datasets and say what will be done."""
+    resolve_device(config.device)
+    datasets, data, facts = _read(config)
+    models = _models(config, data)
+    weights, good = sum(value.numel() for value in models["model"].parameters()), int(data.succeeded().sum())
+    return Plan(
+        steps=[
+            f"read {len(data.start)} episodes of {facts['name']}, {good} with success, {len(data):,} steps, from "
+            f"{len(datasets)} datasets; hold {int(data.held.sum())} episodes out",
+            f"train {weights:,} weights in {config.model.members} members for {config.train.steps} steps"
+            + ("; a control likewise, on shuffled actions" if config.control else ""),
+            f"write {config.out / 'model'}: the environment imagined/{config.out}",
+        ],
+        memory_bytes=16 * weights * len(models) + 3 * data.state.nbytes + 500 * 2**20,
+        seconds=4e-7 * weights / 3 * config.train.steps * config.train.batch * 2 / 100 * len(models),
+    )
+
+
+def run(config: Config, *, resume: bool = False) -> None:
+    """Train, set the levels of doubt and success on held-out episodes, save."""
+    device = resolve_device(config.device)
+    with RunFolder.open(config.out, config, resume=resume) as folder:
+        _, data, facts = _read(config)
+        models = {name: model.to(device) for name, model in _models(config, data).items()}
+        learner = WorldModelTraining(models, data, config.train, seed=config.seed)
+        run_loop(
+            learner,
+            folder,
+            config.train.steps,
+            checkpoint_every=config.checkpoint_every,
+            label="worldmodel",
+            show=("world_model/loss", "control/loss"),
+        )
+        levels = learner.set_levels()
+        write_json_atomic(config.out / "levels.json", levels)
+        imagine = {"middle": config.imagine.middle, "doubt": float(config.imagine.doubt_stops)}
+        for name, model in models.items():
+            digest = save_tensors(config.out / name / BANK, data.tensors())
+            meta = {"env": facts, "imagine": imagine, "recordings": digest, "levels": levels[name]}
+            save_world_model(
+                config.out / name, model, meta | {"steps": config.train.steps, "train": to_dict(config.train)}
+            )
+    print(f"model: imagined/{config.out}; measure it: toddle worldmodel evaluate --model {config.out}")

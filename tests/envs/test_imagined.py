@@ -1,0 +1,95 @@
+"""The model as an environment: the contract, the law where the model is the law, and what doubt does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tiny_world import STEP, TINY, Perfect, recorded, save
+from toddle.core.errors import InputError
+from toddle.envs.check_env import check_env
+from toddle.envs.imagined import ImaginedEnv
+from toddle.envs.make import make_env
+from toddle.models.world_model import WorldModel
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model, data = WorldModel(TINY, 2, 1), recorded()
+    model.fit_statistics(data.state, data.state[1:12] - data.state[:11], data.reward)
+    with torch.no_grad():
+        for member in model.members:
+            member.out.weight.normal_(std=0.3)  # type: ignore[union-attr, operator]
+    save(tmp_path / "model", model, data)
+    return tmp_path
+
+
+def test_it_keeps_the_contract(folder: Path) -> None:
+    env = make_env(f"imagined/{folder}", 3, max_episode_steps=8)
+    check_env(env)
+    assert env.body == "point" and env.body_spec.proprio == 2
+    with pytest.raises(InputError, match="imagined"):
+        make_env(f"imagined/{folder}/nowhere", 2)
+    with pytest.raises(InputError, match="option"):
+        make_env(f"imagined/{folder}", 2, cameras=("top",))
+
+
+def perfect(folder: Path, **options: object) -> ImaginedEnv:
+    env = ImaginedEnv(folder, 4, **options)  # type: ignore[arg-type]
+    law = Perfect(TINY, 2, 1)
+    law.fires.fill_(0.5)
+    env.model = law
+    return env
+
+
+def test_a_perfect_model_is_the_environment(folder: Path) -> None:
+    env = perfect(folder, terminate_on_success=True)
+    env.fixed = {7: np.array([0.75, 3.0], np.float32)}
+    observation, _ = env.reset(seed=[7, 1, 2, 3])
+    x, alive, draw = observation["proprio"][:, 0].astype(float), np.ones(4, bool), np.random.default_rng(0)
+    assert x[0] == 0.75
+    returns = np.zeros(4)
+    for step in range(12):
+        action = draw.uniform(-1.5, 1.5, (4, 1))
+        action[0] = 1.0
+        before = alive.copy()
+        x = np.where(alive, x + STEP * np.clip(action[:, 0], -1, 1), x)
+        returns += np.where(alive, x, 0.0)
+        observation, _, terminated, truncated, info = env.step_chunk(action[:, None], active=alive, reset_done=False)
+        assert observation["proprio"][:, 0] == pytest.approx(x, abs=1e-5)
+        assert terminated.tolist() == (before & (x > 1.0)).tolist()
+        assert truncated.tolist() == (before & ~terminated & (step == 11)).tolist()
+        assert info["episode_return"] == pytest.approx(returns, abs=1e-4)
+        alive &= ~(terminated | truncated)
+    assert not alive.any() and info["success"].tolist() == (x > 1.0).tolist() and info["success"][0]
+    assert info["episode_length"][0] == 3  # 0.85, 0.95, 1.05
+
+
+def test_doubt_cuts_the_episode_where_it_was_believed_last(folder: Path) -> None:
+    env = make_env(f"imagined/{folder}", 4, reward="success")
+    assert isinstance(env, ImaginedEnv)
+    env.model.alarm.fill_(0.0)
+    env.model.fires.fill_(0.0)  # it would say success at once
+    before, _ = env.reset(seed=3)
+    _, reward, terminated, truncated, info = env.step(np.ones((4, 1)))
+    assert truncated.all() and not terminated.any() and info["doubted"].all() and (info["doubt"] > 0).all()
+    assert not info["success"].any() and (reward == 0).all()
+    assert np.array_equal(info["final_obs"]["proprio"], before["proprio"])
+    env.settings["doubt"] = 0.0
+    _, reward, _, truncated, info = env.step(np.ones((4, 1)))
+    assert info["success"].all() and (reward == 1).all() and not truncated.any()
+
+
+def test_episodes_begin_where_recorded_ones_did_or_were(folder: Path) -> None:
+    env, data = ImaginedEnv(folder, 200, seed=1), recorded()
+    states = env.current_observation()["proprio"]
+    training = {tuple(row) for row in data.state[~data.held[data.episode]].tolist()}
+    assert all(tuple(row) in training for row in states.tolist())
+    firsts = {tuple(row) for row in data.state[data.start].tolist()}
+    share = np.mean([tuple(row) in firsts for row in states.tolist()])
+    assert share == pytest.approx(0.5 + 0.5 / 12, abs=0.12)
+    assert set(env._member.tolist()) == {0, 1}
