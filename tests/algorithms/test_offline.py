@@ -248,6 +248,17 @@ def test_consistency_by_numbers() -> None:
     torch.testing.assert_close(plain_gap(torch.zeros(1), torch.tensor([[math.log(3.0)]])), torch.tensor([math.log(2)]))
 
 
+def test_online_conrft_is_plain_td() -> None:
+    """Without the push the critics' gradient knows neither samples nor returns; with weights 0 the policy stays."""
+    still = ConRFTConfig(climb=0.0, imitation=0.0, push=0.0)
+    first, second = (trained("conrft", line(200), steps=0, conrft=still, batch=16) for _ in range(2))
+    batch, before = first.data.draw(16, torch.Generator().manual_seed(0)), copy.deepcopy(first.policy.state_dict())
+    found = first.update(batch), second.update(replace(batch, returns=torch.full((16,), 1e6)))
+    assert all(torch.equal(*pair) for pair in zip(first.q.parameters(), second.q.parameters(), strict=True))
+    assert torch.equal(found[0]["critic_loss"], found[0]["q_loss"]) and "gap" not in found[0]
+    assert all(torch.equal(value, before[name]) for name, value in first.policy.state_dict().items())
+
+
 @pytest.mark.slow
 def test_a_consistency_policy_climbs_and_without_climbing_imitates() -> None:
     """The best action is 0.5, the data are even: without Q it is imitation, without imitation it leaves them."""

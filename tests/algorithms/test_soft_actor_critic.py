@@ -12,7 +12,8 @@ from torch import nn
 
 from tiny_env import EndlessEnv, ReachEnv
 from toddle import build
-from toddle.algorithms.soft_actor_critic import ONLINE, SoftActorCritic, decisions_of
+from toddle.algorithms.replay_learner import ONLINE, decisions_of
+from toddle.algorithms.soft_actor_critic import SoftActorCritic
 from toddle.core.types import BodySpec
 from toddle.data.replay import Decisions
 from toddle.envs.base import BatchedEnv
@@ -161,12 +162,13 @@ def test_a_time_limit_is_followed_by_what_it_cut_and_never_by_the_next_start() -
     sac = learner(ReachEnv(3, limit=4))
     for _ in range(9):
         rollout, _ = sac.collector.collect(sac.policy, None)
-        made = decisions_of(sac.policy, rollout)
+        made = decisions_of(sac.policy.state, rollout, rollout.chain.tanh())
         torch.testing.assert_close(made.following[:, :2], made.observation[:, :2] + 0.2 * made.action)
         torch.testing.assert_close(made.following[:, 2:], made.observation[:, 2:])
         assert made.discount.tolist() == pytest.approx([0.99] * 3)
     endless = learner(EndlessEnv(2, limit=3, as_termination=True))
-    ends = [decisions_of(endless.policy, endless.collector.collect(endless.policy, None)[0]) for _ in range(6)]
+    rollouts = (endless.collector.collect(endless.policy, None)[0] for _ in range(6))
+    ends = [decisions_of(endless.policy.state, each, each.chain.tanh()) for each in rollouts]
     assert [float(made.discount[0]) for made in ends] == pytest.approx([0.99, 0.99, 0.0] * 2)
 
 

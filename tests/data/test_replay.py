@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from toddle.core.errors import InputError
-from toddle.data.replay import Decisions, Replay, Store, decisions_from, shares
+from toddle.data.replay import Decisions, Replay, Store, Unfinished, decisions_from, shares
 from toddle.data.transitions import Transitions
 from toddle.runs.checkpoint import copy_tree, load_state, save_state
 
@@ -34,7 +34,7 @@ def test_the_newest_decisions_are_kept_whole_in_their_order(tmp_path: Path, kind
         store.add(made(first, 7))
     kept = store.at(torch.arange(len(store)))
     wanted = made(25, 10)
-    for name, value in vars(wanted).items():
+    for name, value in wanted.parts().items():
         torch.testing.assert_close(getattr(kept, name), value, rtol=1e-3 if kind == "float16" else 0.0, atol=0.0)
     assert kept.observation.dtype == torch.float32 and torch.equal(kept.reward, wanted.reward)
     assert store.at(torch.tensor([[0, 9], [3, 3]])).observation[..., 0].tolist() == [[25, 34], [28, 28]]
@@ -93,7 +93,7 @@ def test_a_state_gives_the_same_draws_again(tmp_path: Path, keep: str) -> None:
     replay.stores["online"].add(made(30, 12))
     again = fresh()
     again.load_state_dict(load_state(tmp_path / "state")[0])
-    for name, value in vars(before).items():
+    for name, value in before.parts().items():
         assert torch.equal(getattr(drawn(again), name), value), name
     again.stores["online"].add(made(30, 6))
     assert drawn(again, 1).reward.min() >= -35
@@ -116,3 +116,28 @@ def test_demonstrations_end_where_they_end_for_good() -> None:
     numbers = torch.tensor([0.0, 1.0])
     data = Transitions(numbers[:, None], numbers[:, None], numbers, numbers[:, None], torch.tensor([0.0, 1.0]), numbers)
     assert decisions_from(data, 0.9).discount.tolist() == pytest.approx([0.9, 0.0])
+
+
+def test_an_episode_is_kept_when_it_ends_with_what_it_came_to() -> None:
+    """gamma 1/2.  World 0 pays -1, -1, 0 and ends for good: -1.5, -1, 0.  World 1 pays -1 always and is cut: -2, as if
+    it went on; world 2 pays -1, 1 and is cut: the sum of what it paid, -1/2, 1."""
+    reward = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, -1.0, 1.0], [0.0, -1.0, 0.0]])
+    over = torch.tensor([[False, False, False], [False, True, True], [True, False, False]])
+    follows, unfinished, whole = torch.full((3,), 0.5), Unfinished(3, 0.5), list[Decisions]()
+    for step in range(3):
+        held = copy_tree(unfinished.state_dict())
+        unfinished = Unfinished(3, 0.5)
+        unfinished.load_state_dict(held)
+        made = Decisions(*(torch.full((3, n), float(step)) for n in (2, 1, 2)), reward[step], follows.clone())
+        made.discount[0] = 0.0 if step == 2 else 0.5
+        whole += unfinished.add(made, over[step])
+        made.observation.fill_(9.0)  # what a rollout does with the next one
+    found = [episode.returns.tolist() for episode in whole if episode.returns is not None]
+    assert found == [[-2.0, -2.0], [-0.5, 1.0], [-1.5, -1.0, 0.0]]
+    assert whole[2].observation[:, 0].tolist() == [0.0, 1.0, 2.0]
+    store = Store(3, 2, 1, returns=True, kind="float16")
+    for episode in whole:
+        store.add(episode)
+    kept = store.at(torch.arange(3))
+    assert kept.returns is not None and kept.returns.tolist() == found[2] and store.bytes == 3 * (2 * 5 + 12)
+    assert len(unfinished.finish([1])[0]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,67 @@ def test_offline_goes_on_online_with_its_policy_and_critics(tmp_path: Path, demo
     for wrong, wanted in (({"critics": 3}, "count: expected 2"), ({"reward_shift": 0.0}, "reward_shift: expected -1")):
         with pytest.raises(InputError, match=f"critics: {wanted}"):
             build(settings(tmp_path / "on", sac=sac | wrong, **given))
+
+
+FEW = {"updates_a_step": 2, "batch": 8, "hidden": (8,), "conservative": {"samples": 2}}
+
+
+def continued(tmp_path: Path, data: Path, of: str, **changes: Any) -> Any:
+    """Settings that go on from a run of `toddle offline`, which is made here; a step is five decisions a world."""
+    given = {"dataset": [str(data)], "out": str(tmp_path / "off"), "updates": 4, "hidden": [8]}
+    given |= {"method": of, "offline": FEW, "reward_shift": -1.0}
+    if not (tmp_path / "off").exists():
+        offline.run(from_dict(offline.Config, given))
+    pace = {"rounds": 5, "learn_after": 12, "ratio": 0.25}
+    more = {"init": str(tmp_path / "off"), "demonstrations": [str(data)], "online": pace, "offline": FEW}
+    values = {"out": str(tmp_path / "on"), "method": of, "env": ["fork/point"], "worlds": 4, "steps": 240}
+    return configure(merged(values | more | {"max_episode_steps": 6, "checkpoint_every": 1}, changes))
+
+
+@pytest.mark.parametrize("method", ["cal-ql", "conrft"])
+def test_a_run_goes_on_online_from_the_same_folder(tmp_path: Path, demonstrations: Path, method: str) -> None:
+    config = continued(tmp_path, demonstrations, method, out=str(tmp_path / "whole"))
+    learner: Any = build(config).learner
+    stored = load_critics(tmp_path / "off")
+    networks, optimisers = learner.offline.state_dict()["networks"], learner.offline.state_dict()["optimisers"]
+    assert states_equal(networks["policy"], dict(load_policy(tmp_path / "off").state_dict()))
+    assert states_equal(networks["slow"], dict(stored.slow.state_dict()))
+    assert states_equal(optimisers, stored.optimisers) and optimisers["q"]["steps"] == 4
+    assert all(states_equal(networks[name], state) for name, state in stored.others.items())
+    demonstrated = learner.replay.stores["offline"].at(torch.arange(10))
+    assert demonstrated.reward.tolist() == [*[-1.0] * 9, 0.0] and demonstrated.returns[8] == -1.0
+    run(config)
+    parts = replace(config, out=tmp_path / "parts")
+    for until in (4, 12):  # in the midst of episodes
+        half: Any = build(parts, folder=tmp_path / "parts").learner
+        with RunFolder.open(tmp_path / "parts", parts, resume=until == 12) as folder:
+            run_loop(half, folder, until, checkpoint_every=1)
+            if until == 4:
+                (tmp_path / "parts/finished.json").unlink()
+                half.step()
+    assert states_equal(dict(half.policy.state_dict()), dict(load_policy(tmp_path / "whole").state_dict()))
+    last = read_metrics(tmp_path / "whole")[-1]
+    assert last["offline/updates"] > 20 and ("offline/gap" in last) == (method == "cal-ql")
+    kept = half.replay.stores["online"].at(torch.arange(6))
+    assert last["offline/online_decisions"] % 6 == 0 and set(kept.reward.tolist()) <= {-1.0, 0.0}
+    assert bool((kept.returns == -100.0).all()) == bool((kept.reward == -1.0).all())
+    said = "\n".join(plan(replace(config, out=tmp_path / "planned")).steps)
+    assert "50% of each batch from 20 demonstrated ones" in said
+
+
+def test_only_a_fitting_run_is_gone_on_from(tmp_path: Path, demonstrations: Path) -> None:
+    def refused(wanted: str, **changes: Any) -> None:
+        with pytest.raises(InputError, match=wanted):
+            build(continued(tmp_path, demonstrations, "cal-ql", **changes))
+
+    refused("init: expected a policy of kind consistency, which this method trains", method="conrft")
+    refused("demonstrations: expected the datasets of the run", demonstrations=[])
+    refused("not alike: factor", offline={"conservative": {"gap": 0.8}})
+    refused("init: expected a run of toddle offline", init=None)
+    refused("folder with critics/", critics=str(demonstrations))
+    plain: Any = build(continued(tmp_path, demonstrations, "cal-ql", calibrate_online=False)).learner
+    values, batch = torch.zeros(2, 8, 6), plain.offline.data.at(torch.arange(8))
+    assert torch.equal(plain.offline.bounded(values, replace(batch, returns=torch.ones(8))), values)
 
 
 @pytest.mark.parametrize(

@@ -9,31 +9,27 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from toddle.algorithms.replay_learner import ONLINE, ReplayLearner, decisions_of
 from toddle.core.config import config
 from toddle.core.device import CPU, device_of
-from toddle.core.errors import NaNError, problem
+from toddle.core.errors import problem
 from toddle.core.numbers import Count, Discount, Finite, Positive, Share, Size, Whole
 from toddle.core.protocols import Module, Steered
 from toddle.core.seeding import randn, torch_generator
 from toddle.data.replay import Decisions, Replay
 from toddle.experience.collect import Collector
-from toddle.experience.rollout import Rollout
 from toddle.maths.value_targets import one_step_target
 from toddle.models.log_scale import LogScale
 from toddle.models.q_ensemble import QEnsemble
 from toddle.optim.flat_adam import FlatAdam
 
-__all__ = ["ONLINE", "SACConfig", "SoftActorCritic", "decisions_of"]
-
-ONLINE = "online"
-"""The store of what the policy itself did."""
+__all__ = ["ONLINE", "SACConfig", "SoftActorCritic"]
 
 
 @config
@@ -80,8 +76,10 @@ class SACConfig:
             raise problem("subset", f"at most the {self.critics} critics", self.subset)
 
 
-class SoftActorCritic:
+class SoftActorCritic(ReplayLearner):
     """A learner: a round is a decision in every world and the updates it pays for; `step` makes `rounds` of them."""
+
+    group = "sac"
 
     def __init__(
         self,
@@ -101,7 +99,8 @@ class SoftActorCritic:
         """
         if policy.sequential:
             raise problem("policy", "one without memory with soft actor-critic", policy.kind)
-        self.policy, self.collector, self.replay, self.config = policy, collector, replay, config
+        super().__init__(collector, replay, config, batch=config.batch, seed=seed)
+        self.policy, self.config = policy, config
         self.actor, self.device = policy.actor, device_of(policy)
         self.critics = (self._fresh(seed) if critics is None else critics).to(self.device)
         self.slow = (copy.deepcopy(self.critics) if slow is None else slow).to(self.device).requires_grad_(False)
@@ -113,9 +112,7 @@ class SoftActorCritic:
         }
         self.learned = {name: [p for p in module.parameters() if p.requires_grad] for name, module in parts.items()}
         self.target_entropy = config.target_entropy * policy.state_sizes[1]
-        self.batches, self.noise = torch_generator(seed, "replay batches"), torch_generator(seed, "actor-critic noise")
-        self.updates, self.due = 0, 0.0
-        self.learn_after, self.rounds = config.learn_after, config.rounds
+        self.noise = torch_generator(seed, "actor-critic noise")
         for store in replay.stores.values():
             if len(store):
                 self._look(store.at(torch.arange(len(store))).observation.to(self.device))
@@ -127,55 +124,20 @@ class SoftActorCritic:
         return QEnsemble(*self.policy.state_sizes, **options)
 
     # ---- experience ----------------------------------------------------------------------------------------------
-    @property
-    def total_steps(self) -> int:
-        """Control steps so far."""
-        return self.collector.total_steps
-
-    @property
-    def bytes(self) -> int:
-        """Memory of what is kept."""
-        return self.collector.bytes + self.replay.bytes
-
     def _look(self, states: Tensor) -> None:
         self.actor.update_normaliser(states)
         self.critics.scale.update(states)
 
     def _gather(self) -> dict[str, float]:
         rollout, metrics = self.collector.collect(self.policy, None)
-        made = decisions_of(self.policy, rollout)
+        made = decisions_of(self.policy.state, rollout, rollout.chain.tanh())
         paid = self.config.reward_scale * made.reward + self.config.reward_shift
         made = replace(made, reward=paid)
         self.replay.stores[ONLINE].add(made)
         self._look(made.observation.to(self.device))
         return metrics
 
-    def learn_at_once(self) -> float:
-        """Learn from the first round on, in steps of about two updates; return how many of them make one of a run."""
-        few = math.ceil(2.0 / (self.config.ratio * self.collector.decisions))
-        self.learn_after, self.rounds = 0, min(few, self.config.rounds)
-        return self.config.rounds / self.rounds
-
     # ---- learning ------------------------------------------------------------------------------------------------
-    def step(self) -> dict[str, float]:
-        """Make `rounds` rounds.  Raises NaNError where a loss is not finite."""
-        gathered, found = list[dict[str, float]](), dict[str, list[Tensor]]()
-        for _ in range(self.rounds):
-            gathered.append(self._gather())
-            if len(self.replay.stores[ONLINE]) < self.learn_after:
-                continue
-            self.due += self.config.ratio * self.collector.decisions
-            count = int(self.due)
-            self.due -= count
-            if count:
-                for name, values in self.learn(self.replay.draw(count, self.config.batch, self.batches)).items():
-                    found.setdefault(name, []).extend(values)
-        metrics = {f"sac/{name}": float(torch.stack(values).mean()) for name, values in found.items()}
-        if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
-            raise NaNError(f"after {self.updates} updates: {bad[0]} is not finite")
-        kept = {f"sac/{name}_decisions": float(len(store)) for name, store in self.replay.stores.items()}
-        return _joined(gathered) | metrics | kept | {"sac/updates": float(self.updates)}
-
     def learn(self, batches: Decisions) -> dict[str, list[Tensor]]:
         """Make an update for each of (U, B) decisions; the actor's is made with every `actor_every`-th.
 
@@ -242,58 +204,23 @@ class SoftActorCritic:
     # ---- state ---------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on."""
-        return {
+        return super().state_dict() | {
             "policy": dict(self.policy.state_dict()),
             "critics": dict(self.critics.state_dict()),
             "slow": dict(self.slow.state_dict()),
             "temperature": dict(self.temperature.state_dict()),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
-            "collector": self.collector.state_dict(),
-            "replay": self.replay.state_dict(),
             "generators": [self.batches.get_state(), self.noise.get_state()],
-            "updates": self.updates,
-            "due": self.due,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
+        super().load_state_dict(state)
         self.policy.load_state_dict(state["policy"])
         self.critics.load_state_dict(state["critics"])
         self.slow.load_state_dict(state["slow"])
         self.temperature.load_state_dict(state["temperature"])
-        self.collector.load_state_dict(state["collector"])
-        self.replay.load_state_dict(state["replay"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         for generator, saved in zip((self.batches, self.noise), state["generators"], strict=True):
             generator.set_state(saved)
-        self.updates, self.due = int(state["updates"]), float(state["due"])
-
-
-@torch.no_grad()
-def decisions_of(policy: Steered, rollout: Rollout) -> Decisions:
-    """Return the decisions (T B) of a rollout that the policy made, on the CPU."""
-    states = policy.state(rollout.observation_and_last)
-    following = states[1:].clone()
-    if rollout.finals is not None:
-        following[rollout.final_at[:, 0], rollout.final_at[:, 1]] = policy.state(rollout.finals)
-    discount = rollout.discount * ~rollout.terminated
-    parts = (states[:-1], rollout.chain.tanh(), following, rollout.reward, discount)
-    return Decisions(*(part.flatten(0, 1).cpu() for part in parts))
-
-
-def _joined(several: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the metrics of several rollouts as those of one: means over the episodes that ended, or over rollouts."""
-    names = dict.fromkeys(name for metrics in several for name in metrics)
-    found = {}
-    for name in names:
-        having = [metrics for metrics in several if name in metrics]
-        values = [metrics[name] for metrics in having]
-        if name == "episode/ended":
-            found[name] = sum(values)
-        elif name.startswith("episode/"):
-            ended = [metrics["episode/ended"] for metrics in having]
-            found[name] = sum(v * n for v, n in zip(values, ended, strict=True)) / sum(ended)
-        else:
-            found[name] = values[-1] if name == "rollout/total_steps" else sum(values) / len(values)
-    return found

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,9 @@ from torch import Tensor
 from toddle.core.errors import InputError, problem
 from toddle.core.memory import check_memory, size_text
 from toddle.data.transitions import Transitions
+from toddle.maths.value_targets import returns_to_go
 
-__all__ = ["Decisions", "Replay", "Store", "decisions_from", "shares"]
+__all__ = ["Decisions", "Replay", "Store", "Unfinished", "decisions_from", "shares"]
 
 LIMIT = 65504.0
 """The largest number of float16."""
@@ -42,25 +43,35 @@ class Decisions:
     """(...)"""
     discount: Tensor
     """(...) by how much what follows counts: gamma^steps, 0 where the episode ended for good."""
+    returns: Tensor | None = None
+    """(...) discounted sum of the rewards from there to the end of its episode; None: not known."""
 
     def __len__(self) -> int:
         return len(self.reward)
 
     def at(self, rows: Any) -> Decisions:
         """Return the decisions (or batches) `rows`."""
-        return Decisions(*(value[rows] for value in self.parts().values()))
+        return Decisions(**{name: value[rows] for name, value in self.parts().items()})
 
     def parts(self) -> dict[str, Tensor]:
-        """Return the tensors by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the tensors by name, those that are known."""
+        named = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in named if value is not None}
 
     def to(self, device: torch.device) -> Decisions:
         """Return them on a device."""
-        return Decisions(*(value.to(device) for value in self.parts().values()))
+        return Decisions(**{name: value.to(device) for name, value in self.parts().items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Decisions], dim: int = 0) -> Decisions:
+        """Return those of all parts, one after another in dimension `dim`."""
+        names = parts[0].parts()
+        return cls(**{name: torch.cat([part.parts()[name] for part in parts], dim) for name in names})
 
 
 class Store:
-    """The last `capacity` decisions of O and A numbers, in two arrays: what was seen and done, and (reward, discount).
+    """The last `capacity` decisions of O and A numbers, in two arrays: what was seen and done, and (reward, discount),
+    with `returns` also what the episode came to from there on.
 
     In a file rows beyond the capacity are kept so that the newest checkpoints find theirs: a state holds no rows then
     but says which of the file's are meant, and what was written since is written again after a resume.
@@ -75,19 +86,21 @@ class Store:
         kind: Literal["float32", "float16"] = "float32",
         file: Path | Literal["temporary"] | None = None,
         slack: int = 0,
+        returns: bool = False,
     ) -> None:
         """Allocate.  file: where rows are kept ("temporary": in a nameless one, for a plan), None: in memory; slack:
         rows more in the file.  Raises InputError where memory or disk have too little room."""
         if capacity < 1:
             raise problem("capacity", "at least 1 decision", capacity)
         self.capacity, self.sizes, self.kind, self.file = capacity, (observation, action), kind, file
-        self.added, self.rows = 0, capacity + (slack if file else 0)
+        self.added, self.rows, self.returns = 0, capacity + (slack if file else 0), returns
         width, what = 2 * observation + action, f"a replay of {capacity:,} decisions"
-        self.size, self.whole = self.rows * (width * np.dtype(kind).itemsize + 8), False
+        paid = (self.rows, 3 if returns else 2)
+        self.size, self.whole = self.rows * (width * np.dtype(kind).itemsize + 4 * paid[1]), False
         self._written = np.zeros((1, 1), np.int64)
         if file is None:
             check_memory(self.size, what, "take a smaller capacity, float16, or keep it in a file")
-            self._seen, self._paid = np.zeros((self.rows, width), kind), np.zeros((self.rows, 2), np.float32)
+            self._seen, self._paid = np.zeros((self.rows, width), kind), np.zeros(paid, np.float32)
             return
         if isinstance(file, Path):
             self.whole = file.with_suffix(".count").exists()
@@ -96,7 +109,7 @@ class Store:
         if not self.whole and self.size > (free := shutil.disk_usage(place).free):
             raise InputError(f"disk: {what} takes {size_text(self.size)}, and {size_text(free)} are free at {place}")
         self._seen = _mapped(file, ".seen", (self.rows, width), kind)
-        self._paid = _mapped(file, ".paid", (self.rows, 2), "float32")
+        self._paid = _mapped(file, ".paid", paid, "float32")
         self._written = _mapped(file, ".count", (1, 1), "int64")
 
     def __len__(self) -> int:
@@ -115,7 +128,11 @@ class Store:
             raise problem("replay", "states within float16's 65,504", f"{most:g}", "keep float32")
         rows = (self.added + np.arange(len(new))) % self.rows
         self._seen[rows] = seen
-        self._paid[rows] = torch.stack([new.reward, new.discount], 1).cpu().numpy()
+        paid = [new.reward, new.discount]
+        if self.returns:
+            assert new.returns is not None
+            paid.append(new.returns)
+        self._paid[rows] = torch.stack(paid, 1).cpu().numpy()
         self.added += len(new)
         self._written[0, 0] = max(self.added, self._written[0, 0])
 
@@ -125,7 +142,7 @@ class Store:
         seen = torch.from_numpy(self._seen)[rows].float()
         paid = torch.from_numpy(self._paid)[rows]
         observation, following, action = seen.split([self.sizes[0], self.sizes[0], self.sizes[1]], -1)
-        return Decisions(observation, action, following, paid[..., 0], paid[..., 1])
+        return Decisions(observation, action, following, *paid.unbind(-1))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept (not a copy); of a file, which of its rows are."""
@@ -200,9 +217,7 @@ class Replay:
             if not len(store):
                 raise problem(f"replay: {name}", "at least one decision", "none")
             parts.append(store.at(torch.randint(len(store), (batches, count), generator=generator)))
-        if len(parts) == 1:
-            return parts[0]
-        return Decisions(*(torch.cat([getattr(part, field.name) for part in parts], 1) for field in fields(Decisions)))
+        return parts[0] if len(parts) == 1 else Decisions.joined(parts, 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every store."""
@@ -216,4 +231,40 @@ class Replay:
 
 def decisions_from(data: Transitions, discount: float) -> Decisions:
     """Return a dataset's transitions as decisions of one control step each, with gamma = `discount`."""
-    return Decisions(data.observation, data.action, data.following, data.reward, discount * (1.0 - data.terminal))
+    follows = discount * (1.0 - data.terminal)
+    return Decisions(data.observation, data.action, data.following, data.reward, follows, data.returns)
+
+
+class Unfinished:
+    """The decisions of episodes that still go on, world by world: what they came to is known when they end."""
+
+    def __init__(self, worlds: int, discount: float) -> None:
+        """Hold none.  discount: gamma for one decision."""
+        self.discount = discount
+        self.held: list[list[Decisions]] = [[] for _ in range(worlds)]
+
+    def add(self, made: Decisions, over: Tensor) -> list[Decisions]:
+        """Take a decision of every world (B); return whole episodes (T, ...) with returns, of worlds that are `over`
+        (B,) bool, for good (discount 0) or cut."""
+        for world, held in enumerate(self.held):
+            held.append(made.at([world]))  # a copy: a rollout is filled again
+        return self.finish(over.nonzero()[:, 0].tolist())
+
+    def finish(self, worlds: Sequence[int]) -> list[Decisions]:
+        """Return what is held of some worlds as episodes that end, or are cut, with the last decision."""
+        whole = []
+        for world in worlds:
+            episode = Decisions.joined(self.held[world])
+            self.held[world] = []
+            ended = bool(episode.discount[-1] == 0.0)
+            found = returns_to_go(episode.reward.double().numpy(), ended, self.discount)
+            whole.append(replace(episode, returns=torch.from_numpy(found).float()))
+        return whole
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is held."""
+        return {"held": [Decisions.joined(held).parts() if held else None for held in self.held]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.held = [[] if parts is None else [Decisions(**parts)] for parts in state["held"]]

@@ -67,6 +67,8 @@ class Start:
     device: torch.device = CPU
     init: Any = None
     """The stored policy to go on from, or None."""
+    origin: Path | None = None
+    """The folder that `init` was read from, where it was."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What the folder of `init` says of it."""
     folder: Path | None = None

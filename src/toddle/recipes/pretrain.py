@@ -173,6 +173,7 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
         seed=config.seed,
         device=device,
         init=init,
+        origin=config.init,
         folder=folder,
         checkpoint_every=config.checkpoint_every,
         parts={"rewards": terms} if terms else {},

@@ -1,4 +1,4 @@
-"""ConRFT, its offline stage: a consistency policy beside calibrated critics (Chen et al. 2025, arXiv 2502.05450).
+"""ConRFT: a consistency policy beside calibrated critics (Chen et al. 2025, arXiv 2502.05450).
 
 | paper | here |
 |---|---|
@@ -6,8 +6,9 @@
 | eta times minus Q of the policy's action, beta times the consistency loss | `ConRFTConfig` |
 
 Deviations: 1. Policies of states.  2. The floor of returns holds the policy's samples alone, as in Cal-QL; the released
-code holds uniform ones too.  3. Its online stage is not here.  (The released offline script sets eta to 0, so its
-first stage is imitation beside a critic that is trained; here it is the paper's 0.1.)
+code holds uniform ones too.  (The released offline script sets eta to 0, so its first stage is imitation beside a
+critic that is trained; here it is the paper's 0.1.)  The online stage (`methods.conrft`) is the same update without the
+push.
 """
 
 from __future__ import annotations
@@ -39,22 +40,34 @@ class ConRFT(TwinLearner):
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         """The critics, then the policy."""
-        own, count = self.config.conrft, self.config.conservative.samples
+        own = self.config.conrft
         with torch.no_grad():
             following = values_of(self.slow, batch.following, self.several(batch.following, 1)).amin(0)[:, 0]
-            shape = (len(batch), count, batch.action.shape[1])
-            uniform = 2.0 * rand(shape, self.noise, batch.action.device) - 1.0
-            others = [uniform, *(self.several(state, count) for state in (batch.observation, batch.following))]
+            others = self._others(batch) if own.push else []
         target = one_step_target(batch.reward, batch.terminal, self.discount, following)
         value = values_of(self.q, batch.observation, torch.cat([batch.action[:, None], *others], 1))
-        q, sampled = value[..., 0], value[..., 1:]
-        push = plain_gap(q, calibrated(sampled, batch.returns, count)).mean(1)
+        q, loss, found = value[..., 0], value.new_zeros(()), dict[str, Tensor]()
+        if own.push:
+            loss, found = self._push(batch, q, value[..., 1:])
         errors = (q - target).square().mean(-1).sum()
-        critic_loss = self.learn("q", errors + own.push * push.sum())
+        critic_loss = self.learn("q", errors + own.push * loss)
         self.follow("slow", "q")
         climb = self.q(batch.observation, self.several(batch.observation, 1)[:, 0]).mean()
         near = self.policy.imitation_loss(seen(batch.observation), batch.action[:, None], self.noise).mean()
         policy_loss = self.learn("policy", own.imitation * near - own.climb * climb)
-        bounded = (sampled[..., count:] < batch.returns[:, None]).float().mean()
-        found = {"q_loss": errors, "critic_loss": critic_loss, "gap": push.mean(), "bound_rate": bounded}
+        found |= {"q_loss": errors, "critic_loss": critic_loss}
         return found | {"value": q.amin(0).mean(), "policy_loss": policy_loss, "distance": near}
+
+    def _others(self, batch: Transitions) -> list[Tensor]:
+        """Return actions (B, n, A): uniform ones, the policy's there, and the policy's at the next state."""
+        count = self.config.conservative.samples
+        shape = (len(batch), count, batch.action.shape[1])
+        uniform = 2.0 * rand(shape, self.noise, batch.action.device) - 1.0
+        return [uniform, *(self.several(state, count) for state in (batch.observation, batch.following))]
+
+    def _push(self, batch: Transitions, q: Tensor, sampled: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the push on sampled actions' values (E, B, 3 n) against the data's (E, B), and metrics."""
+        count = self.config.conservative.samples
+        push = plain_gap(q, calibrated(sampled, batch.returns, count)).mean(1)
+        bounded = (sampled[..., count:] < batch.returns[:, None]).float().mean()
+        return push.sum(), {"gap": push.mean(), "bound_rate": bounded}
