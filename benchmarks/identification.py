@@ -45,7 +45,7 @@ for seed in range(draws):
         record.run(made)
         config = command.Config(dataset=folder / "data", steps=25)
         episodes = command._episodes(config)
-        replays = command._replays(config, episodes)
+        replays = command.replays_of(config, episodes)
         replays.measured += NOISE * generator.normal(size=replays.measured.shape)
         found, explained = command.seek(config, replays)
         replays.env.close()

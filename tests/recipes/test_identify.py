@@ -40,11 +40,28 @@ def settings(hidden: Path, **more: object) -> identify.Config:
 
 def test_the_true_factor_leaves_nothing_and_others_do(hidden: Path) -> None:
     config = settings(hidden)
-    replays = identify._replays(config, identify._episodes(config))
+    replays = identify.replays_of(config, identify._episodes(config))
     assert 3 <= replays.compared <= 9  # three steps of each, from where friction matters
     squares = np.square(replays(np.array([[1.6], [1.0], [2.5]]))).sum(1)
     replays.env.close()
     assert squares[0] == 0.0 and squares[1:].min() > 0.01
+
+
+@pytest.mark.slow
+def test_information_is_the_curvature_of_the_squares_and_none_without_a_touch(hidden: Path) -> None:
+    config = settings(hidden, parameters=("friction", "object_mass"))
+    replays = identify.replays_of(config, identify._episodes(config))
+    truth = np.array([1.6, 1.0])
+    said = replays.information(truth, 0.1)
+    replays.weight = np.where(replays.weight > 0, 10.0, 0.0)  # one over a deviation of 0.1
+    squares = np.square(replays(truth * np.exp(5e-4 * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])))).sum(1)
+    replays.measured[1:] = np.nan  # two of the three episodes are compared no more
+    alone = replays.information(truth, 0.1)
+    replays.env.close()
+    for at, pair in enumerate(squares.reshape(2, 2)):  # the mass moves them too: the cube was pushed
+        assert said.sum(0)[at, at] * 5e-4**2 == pytest.approx(pair.mean(), rel=0.1) and pair.min() > 0.0
+    assert np.allclose(alone[0], said[0]) and not alone[1:].any()
+    assert np.linalg.eigvalsh(said).min() > -1e-6 * np.abs(said).max()
 
 
 @pytest.mark.slow

@@ -21,6 +21,9 @@ __all__ = ["Recorded", "Replays", "recorded_episodes"]
 
 HARDLY = 1e-3
 """Numbers that move by less than this share of what the most moving one does are weighed as if they moved so far."""
+STEP = 1e-3
+"""Step of the finite differences of `information`, in logarithms: at a hundredth touches come sooner or later and the
+differences to both sides have nothing in common, at a thousandth they agree."""
 MATTERS = 1e-3
 """By so much of its spread a number must differ for a factor to matter."""
 
@@ -112,6 +115,22 @@ class Replays:
         """Return residuals (K, n) under factors (K, P)."""
         off = (self._played(factors) - self.measured) * self.weight
         return np.asarray(off[:, ~np.isnan(self.measured) & (self.weight > 0)])
+
+    def information(self, factors: Array, deviation: float) -> Array:
+        """Return the Fisher information (E, P, P) of each episode about the logarithms of the factors (P,).
+
+        It is that of the rows that are compared, were each number measured with white noise of `deviation`.  Of the
+        slopes to both sides the smaller is taken (0 where their signs differ): where a touch comes a step sooner under
+        one of them there is a jump, from which nothing can be told.
+        """
+        count = len(factors)
+        steps = STEP * np.eye(count)
+        moved = self._played(factors * np.exp(np.concatenate([steps, -steps, np.zeros((1, count))])))
+        ahead, behind = moved[:count] - moved[-1], moved[-1] - moved[count:-1]
+        least = np.minimum(np.abs(ahead), np.abs(behind)) * (np.sign(ahead) + np.sign(behind)) / 2.0
+        slopes = least / (STEP * deviation)
+        known = np.where(~np.isnan(self.measured) & (self.weight > 0), slopes, 0.0)
+        return np.asarray(np.einsum("petn,qetn->epq", known, known))
 
     def _played(self, factors: Array, steps: int | None = None) -> Array:
         """Return what is seen (K, E, T, O) under each of K sets of factors."""

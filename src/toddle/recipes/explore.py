@@ -26,7 +26,9 @@ from toddle.experience.taught import Taught
 from toddle.maths.exploration import When
 from toddle.policies.exploring import NoisyActions, NoisyCondition, Provoking
 from toddle.policies.store import load_policy, meta_of
+from toddle.recipes import _explore_asid as _asid
 from toddle.recipes import record
+from toddle.recipes._explore_asid import ExcitationConfig
 from toddle.recipes._recording import check_pictures, check_seen, make_recorded, spec_of
 from toddle.runs.critics import load_critics
 from toddle.runs.run import RunFolder
@@ -36,13 +38,17 @@ __all__ = ["Config", "plan", "run"]
 SIZES = {"noise": 0.05, "sime": 0.1}
 """Deviation of the disturbance where nothing is said."""
 OF = {
-    "size": ("noise", "sime"),
+    "asid": ("asid",),
+    "policy": ("sime", "resample", "noise"),
+    "tries": ("sime", "resample", "noise"),
+    "keep": ("sime", "resample", "noise"),
+    "size": ("noise", "sime", "asid"),
     "when": ("sime",),
     "critic": ("resample",),
     "candidates": ("resample",),
     "length": ("resample",),
     "within": ("resample",),
-    "control": ("resample",),
+    "control": ("resample", "asid"),
 }
 """Which methods a setting has an effect with."""
 
@@ -57,11 +63,11 @@ class Config:
 
     may_change: ClassVar[tuple[str, ...]] = ("episodes", "starts")
 
-    method: Literal["sime", "resample", "noise"]
-    """sime: noise on what the policy sees; resample: led astray by a critic, and what follows is kept; noise: plain
-    noise on its actions, the control."""
-    policy: Path
-    """Folder of the policy."""
+    method: Literal["sime", "resample", "asid", "noise"]
+    """sime: noise on what the policy sees; resample: led astray by a critic, and what follows is kept; asid: motions
+    from which unknown masses and frictions can be told; noise: plain noise on its actions, the control."""
+    policy: Path | None = None
+    """Folder of the policy; asid has none."""
     env: str
     """Environment, such as tabletop/push-cube."""
     out: Path = Path("runs/explore")
@@ -78,8 +84,8 @@ class Config:
     below: Share = 0.9
     """A start at which this share of the tries or more succeeds teaches nothing any more."""
     size: NonNegative | None = None
-    """noise: deviation of the actions' noise (None: 0.05).  sime: of the noise on what the policy sees, relative to how
-    much that varies (None: 0.1)."""
+    """noise, asid: deviation of the actions' noise (None: 0.05 and 0.3).  sime: of the noise on what the policy sees,
+    relative to how much that varies (None: 0.1)."""
     when: When = "early"
     """sime: where on the way from noise to the chunk the noise is loudest (a policy that denoises or flows)."""
     critic: Path | None = None
@@ -91,7 +97,9 @@ class Config:
     within: Count = 20
     """resample: these begin at one of the first so many decisions."""
     control: Literal["none", "shuffled"] = "none"
-    """resample: shuffled takes any of the draws, at the same decisions; what is gained then is not the critic's."""
+    """resample: shuffled takes any of the draws, at the same decisions; asid: motions that nobody chose."""
+    asid: ExcitationConfig = ExcitationConfig()
+    """asid: what is unknown, and how motions are searched that tell it."""
     deterministic: bool = True
     """Disturb the policy's most likely action instead of a draw (a flow is drawn always)."""
     seed: Seed = 2_000_000
@@ -113,27 +121,32 @@ class Config:
 
     def __post_init__(self) -> None:
         usual = {item.name: item.default for item in fields(Config)}
-        for name, value in asdict(self).items():
+        for name, value in (asdict(self) | {"asid": self.asid}).items():
             methods = OF.get(name, (self.method,))
             if self.method not in methods and value != usual[name]:
                 raise problem(name, f"nothing without --method {' or '.join(methods)}", value)
+        if self.method != "asid" and self.policy is None:
+            raise problem("policy", f"the folder of a policy for --method {self.method}", "none")
         if self.method == "resample" and self.critic is None:
             raise problem("critic", "a run of toddle offline for --method resample", "none")
+        if self.method == "asid":
+            _asid.check(self)
 
 
 def _as_recorded(config: Config, cameras: tuple[str, ...]) -> record.Config:
     """Return the settings of `toddle record` under which these episodes would be recorded."""
-    taught = Taught.of(meta_of(config.policy)).size or (96, 96)
+    taught = Taught.of(meta_of(config.policy)).size if config.policy else None
+    alone = config.policy is None
     return record.Config(
         out=config.out,
         env=(config.env,),
-        policy=str(config.policy),
+        policy=str(config.policy or "expert"),
         episodes=config.episodes,
         seed=config.seed,
-        batch=config.batch * config.tries,
+        batch=config.episodes if alone else config.batch * config.tries,
         deterministic=config.deterministic,
         cameras=cameras,
-        image_size=config.image_size or taught[0],
+        image_size=config.image_size or (taught or (96, 96))[0],
         image_stride=config.image_stride,
         max_episode_steps=config.max_episode_steps,
         randomise=config.randomise,
@@ -143,6 +156,7 @@ def _as_recorded(config: Config, cameras: tuple[str, ...]) -> record.Config:
 
 def _prepared(config: Config) -> tuple[record.Config, Any, Any]:
     """Return the settings of the recording, its environment and the policy that explores in it."""
+    assert config.policy is not None
     family_of(config.env)
     policy = load_policy(config.policy, acting=True)
     recorded = _as_recorded(config, policy.cameras if config.cameras is None else config.cameras)
@@ -172,6 +186,8 @@ def _exploring(config: Config, base: Any) -> Any:
 
 def plan(config: Config) -> Plan:
     """Check policy and environment, and say what will be played."""
+    if config.method == "asid":
+        return _asid.plan(config, _as_recorded(config, config.cameras or ()))
     recorded, env, policy = _prepared(config)
     body_in(policy, env)
     env.close()
@@ -193,6 +209,10 @@ def run(config: Config, *, resume: bool = False) -> None:
 
     A wave of starts depends on its seeds alone, so what an interrupted run has kept is what it would have kept.
     """
+    if config.method == "asid":
+        with RunFolder.open(config.out, config, resume=resume) as folder:
+            _asid.excite(config, _as_recorded(config, config.cameras or ()), folder)
+        return
     recorded, env, policy = _prepared(config)
     body, log = body_in(policy, env), config.out / "explored.json"
     with RunFolder.open(config.out, config, resume=resume) as folder, Progress() as progress:

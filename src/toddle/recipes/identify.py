@@ -28,7 +28,7 @@ from toddle.experience.identification import Recorded, Replays, recorded_episode
 from toddle.maths.identification import Identified, identify
 from toddle.runs.run import RunFolder
 
-__all__ = ["Config", "plan", "run", "seek"]
+__all__ = ["Config", "plan", "replays_of", "run", "seek", "worlds_of"]
 
 ENOUGH = 0.8
 """Share of the squares left by the environment's own physics that a twin takes away; what remains may be the sensors'
@@ -82,13 +82,18 @@ def _episodes(config: Config) -> list[Recorded]:
     return recorded_episodes(LeRobotDataset(config.dataset), config.env, most=config.episodes, steps=config.steps)
 
 
-def _replays(config: Config, episodes: list[Recorded]) -> Replays:
+def worlds_of(config: Config, count: int) -> BatchedEnv:
+    """Return worlds whose parameters can be set.  Raises InputError where the environment has none."""
     family, options = family_of(config.env), dict[str, Any]()
     if family.takes("max_episode_steps"):
         options["max_episode_steps"] = 10 * config.steps
     wide = DomainTable(**dict.fromkeys(config.parameters, (config.low, config.high)))  # type: ignore[arg-type]
-    env: BatchedEnv = make_env(config.env, SETS * len(episodes), randomise=wide, **options)
-    replays = Replays(env, episodes, config.parameters)
+    return make_env(config.env, count, randomise=wide, **options)
+
+
+def replays_of(config: Config, episodes: list[Recorded]) -> Replays:
+    """Return the episodes, ready to be played again under other factors.  Raises InputError where these do nothing."""
+    replays = Replays(worlds_of(config, SETS * len(episodes)), episodes, config.parameters)
     replays.look_at(config.window, config.low, config.high)
     return replays
 
@@ -96,7 +101,7 @@ def _replays(config: Config, episodes: list[Recorded]) -> Replays:
 def plan(config: Config) -> Plan:
     """Check the episodes, and say what will be sought."""
     episodes = _episodes(config)
-    _replays(config, episodes).env.close()
+    replays_of(config, episodes).env.close()
     sought = ", ".join(config.parameters)
     plays = 2 * (16 * 12 * len(config.parameters) + 40 * len(config.parameters) ** 2)
     return Plan(
@@ -113,7 +118,7 @@ def plan(config: Config) -> Plan:
 def run(config: Config, *, resume: bool = False) -> None:
     """Seek, print and write what was found."""
     episodes = _episodes(config)
-    replays = _replays(config, episodes)
+    replays = replays_of(config, episodes)
     with RunFolder.open(config.out, config, resume=resume) as folder:
         found, explained = seek(config, replays)
         replays.env.close()
