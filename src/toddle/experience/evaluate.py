@@ -233,6 +233,8 @@ class _Tally:
         self.goal_told = False  # the environment says `goal_done` until the chunk is over
         self.goal_errors: list[float] = []
         self.goals_reached = 0
+        self.commands: list[list[float]] = []  # of walking: kind, whether it was met, what was asked and reached
+        self.walked: float | None = None
         self.actions: list[Array] = []
         self.path: list[Array] = []
         self.thought: list[float] = []
@@ -244,10 +246,16 @@ class _Tally:
             if infos["goal_done"] and not self.goal_told:
                 self.goals_reached += int(infos["goal_success"])
                 self.goal_errors.append(float(infos["goal_error"]))
+                if "goal_command" in infos:
+                    speeds = [*infos["goal_command"], *infos["goal_velocity"]]
+                    facts = [int(infos["goal_kind"]), int(infos["goal_success"])]
+                    self.commands.append([*facts, *(round(float(speed), 4) for speed in speeds)])
             self.goal_told = bool(infos["goal_done"])
         elif "success" in infos:
             self.success = bool(self.success) or bool(infos["success"])
             self.at_end = bool(infos.get("success_now", infos["success"]))
+        if "walked" in infos:
+            self.walked = float(infos["walked"])
         if "cost" in infos:
             self.cost = (self.cost or 0.0) + float(infos["cost"])
         if "intervention" in infos:
@@ -266,6 +274,8 @@ class _Tally:
             facts |= {"goals": len(self.goal_errors), "goals_reached": self.goals_reached}
             if self.goal_errors:
                 facts["goal_error"] = float(np.mean(self.goal_errors))
+        if self.walked is not None:
+            facts |= {"walked": self.walked, "commands": self.commands}
         actions = np.stack(self.actions)
         facts["no_ops"] = no_op_count(actions)
         if len(actions) > 1:

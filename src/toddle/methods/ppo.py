@@ -22,6 +22,7 @@ from toddle.methods._actors import (
 )
 from toddle.methods._base import Method, Preset, Run, Start
 from toddle.methods._imitation import ImitationConfig, warm_start
+from toddle.models.trunk import TrunkConfig
 
 __all__ = ["GOALS", "METHOD", "ROLLOUT", "TASKS", "PPOSettings"]
 
@@ -95,6 +96,21 @@ METHOD = Method(
             source="ours, measured on goal/sawyer: docs/results/gctr",
             settings=PPOSettings(policy="causal", ppo=GOALS, collect=CollectConfig(length=16, discount=0.95)),
             families=("goal", "touch"),
+        ),
+        Preset(
+            name="walk",
+            source="ours, measured on walk/ant: docs/walking.md",
+            settings=PPOSettings(
+                policy="causal",
+                causal=CausalSettings(
+                    trunk=TrunkConfig(width=64, depth=2, heads=4, context_width=64),
+                    horizon=4,
+                    executed=4,
+                    log_std=-0.3,
+                ),
+                ppo=replace(GOALS, learning_rate=1e-3, lam=0.95, target_kl=0.05),
+            ),
+            families=("walk",),
         ),
         Preset(
             name="started",

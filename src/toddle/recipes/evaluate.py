@@ -36,6 +36,7 @@ from toddle.recipes._safety import check_costs, told_of
 from toddle.recipes._steering import CANDIDATES, Steer, SteeringConfig, check_steering, steered
 from toddle.reporting.episode_log import EpisodeLog, summarise
 from toddle.reporting.report import percent
+from toddle.reporting.walking import walking_report
 from toddle.runs.loop import ProgressLine
 from toddle.runs.run import RunFolder
 
@@ -347,4 +348,5 @@ def write_summary(folder: Path, table: dict[tuple[str, str, str], list[EpisodeRe
             f"{report.length.value:.0f} steps, {1000 * report.seconds_per_decision:.1f} ms a decision",
             file=sys.stderr,
         )
+    sys.stderr.write(walking_report(folder, table))
     write_json_atomic(folder / "summary.json", {"cells": rows, "written": time.strftime("%Y-%m-%d %H:%M:%S")})

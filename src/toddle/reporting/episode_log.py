@@ -22,6 +22,7 @@ from toddle.core.reading import read_json_lines
 from toddle.core.types import EpisodeResult
 from toddle.maths.deployment import deployment_metrics
 from toddle.maths.intervals import Interval, matched_interval, ratio_interval, sign_flip_p, t_interval, wilson_interval
+from toddle.reporting.walking import walking_facts
 
 __all__ = ["Comparison", "EpisodeLog", "EvaluationReport", "compare", "read_episodes", "score_of", "summarise"]
 
@@ -96,6 +97,8 @@ class EvaluationReport:
     interventions: Interval | None
     deployment: dict[str, float]
     """What `maths.deployment` makes of them: time of a cycle, successes an hour, cost and help by control steps."""
+    walking: dict[str, float]
+    """What `reporting.walking` makes of episodes of walking; empty of others."""
     smoothness: dict[str, float]
     """Means over episodes of `no_ops`, `action_change` and, where the tool's path is known, jerk measures."""
 
@@ -159,6 +162,7 @@ def summarise(results: Iterable[EpisodeResult]) -> EvaluationReport:
         cost=_mean_of([r.cost for r in found]),
         interventions=_mean_of([r.interventions for r in found]),
         deployment=_deployment(found),
+        walking=walking_facts(found),
         smoothness=smooth,
     )
 

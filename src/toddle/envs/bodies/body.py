@@ -94,6 +94,8 @@ class Body:
     """Key point whose velocity and place the velocity and hold goals of a fixed base are about; None is the first."""
     undesired: tuple[str, ...] = ()
     """Bodies that should touch nothing."""
+    feet: tuple[str, ...] = ()
+    """Geoms that touch the ground in walking; a floating base that has none cannot be asked to walk."""
     torque_limits: tuple[float, ...] | None = None
     """Largest actuator forces, one an actuator; None takes the model's own force limits."""
     mix: tuple[float, float, float, float] = (0.3, 0.3, 0.25, 0.15)

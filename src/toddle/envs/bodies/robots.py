@@ -103,6 +103,7 @@ GO1 = Body(
     length=0.27,
     frame_skip=10,
     home=(0.0, 0.9, -1.8) * 4,
+    feet=("FR", "FL", "RR", "RL"),
     undesired=("trunk", *(f"{leg}_{part}" for leg in ("FR", "FL", "RR", "RL") for part in ("hip", "thigh"))),
 )
 
@@ -120,6 +121,7 @@ ANT = Body(
     frame_skip=8,
     action=PositionAction(gain=0.36),  # at 25 Hz the filter that 0.2 is at 50 Hz
     home=(0.0, 1.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0),  # actuators: hip_4 ankle_4 hip_1 ankle_1 hip_2 ... ankle_3
+    feet=_ANT_FEET,
     undesired=("torso",),
 )
 
@@ -140,6 +142,7 @@ HUMANOID = Body(
     action=PositionAction(gain=0.28),  # at 33 Hz the filter that 0.2 is at 50 Hz
     # actuators: abdomen y z x, per leg hip x z y and knee, per arm shoulder 1, 2 and elbow
     home=(0.0, 0.0, 0.0, *_LEG * 2, *(0.0, 0.0, -0.6) * 2),
+    feet=("right_foot", "left_foot"),
     undesired=("torso", "lwaist", "pelvis", "right_thigh", "left_thigh"),
     spread=0.4,
     promote=0.3,

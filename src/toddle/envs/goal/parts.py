@@ -5,7 +5,8 @@ all worlds stand in one array Q (N, P, VALUES), padded with zeros, so goals are 
 
 Frames: key points of a fixed base are seen from `Body.centre` in the world's axes; those of a floating base from its
 root in the heading frame (turned about the vertical only).  Velocities: (vx, vy, yaw rate) of a floating base in its
-heading frame, (vx, vy, vz) of the tool of a fixed one.
+heading frame, (vx, vy, vz) of the tool of a fixed one.  A heading is the cosine and sine of what it differs by from the
+one that is wanted.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ class BodyState:
 class BodyReader:
     """Index of one body's model (as `bodies.promises.prepare` makes it), and the reading of a pool through it."""
 
-    def __init__(self, body: Body, model: mujoco.MjModel) -> None:
-        self.body, self.model = body, model
+    def __init__(self, body: Body, model: mujoco.MjModel, *, heading: bool = False) -> None:
+        """heading: whether the heading of a floating base is a part (the last one)."""
+        self.body, self.model, self.heading = body, model, heading
         ranged = [j for j in range(model.njnt) if model.jnt_type[j] >= int(mujoco.mjtJoint.mjJNT_SLIDE)]
         ranges = np.array([joint_range(model, j) for j in ranged])
         self.middle, self.half = ranges.mean(axis=1), 0.5 * (ranges[:, 1] - ranges[:, 0])
@@ -68,11 +70,12 @@ class BodyReader:
     def _name_parts(self) -> None:
         """Lay the parts out: joints, key points, one velocity, what may be held."""
         body, joints, points = self.body, len(self.body.joints), len(self.body.key_points)
-        hold = ("height", "upright", "station") if self.floating else ("stay",)
+        hold: tuple[str, ...] = ("height", "upright", "station") if self.floating else ("stay",)
+        hold += ("heading",) * self.heading
         self.part_names = [*body.joints, *(p.name for p in body.key_points), "velocity", *hold]
         families = [POSTURE] * joints + [KEY_POINT] * points + [VELOCITY] + [HOLD] * len(hold)
         self.part_family = np.array(families)
-        sizes = [1] * joints + [3] * points + [3] + ([1, 2, 2] if self.floating else [3])
+        sizes = [1] * joints + [3] * points + [3] + ([1, 2, 2] if self.floating else [3]) + [2] * self.heading
         self.part_size = np.array(sizes)
         in_body_frame = self.floating & np.isin(self.part_family, (KEY_POINT, VELOCITY))
         self.part_frame = in_body_frame.astype(np.float64)
@@ -85,12 +88,13 @@ class BodyReader:
 
     def fields(self) -> list[str]:
         """Arrays of MjData the pool must keep."""
-        extra = ["cfrc_ext"] if self.undesired.size else []
+        extra = ["cfrc_ext"] if self.undesired.size or self.body.feet else []
         used = [field for field, _ in self.points]
         return ["qpos", "qvel", "xpos", "xmat", "cvel", "subtree_com", "actuator_force", *used, *extra]
 
     def read(self, pool: MujocoPool, origin: Array) -> BodyState:
-        """Read all worlds.  origin (N, 2): where the `station` of a floating base is measured from, in metres."""
+        """Read all worlds.  origin (N, 2 or 3): where the `station` of a floating base is measured from, in metres, and
+        the heading that is wanted."""
         body, state = self.body, pool.state
         joints = (state["qpos"][:, self.qpos] - self.middle) / self.half
         joint_velocity = state["qvel"][:, self.qvel] * self.velocity_scale
@@ -144,10 +148,13 @@ class BodyReader:
         quantities, joint_slots = result.quantities, self.slots
         quantities[:, joint_slots[1], :3] = turn(points - place[:, None]) / body.length
         quantities[:, joint_slots[2][0], :2], quantities[:, joint_slots[2][0], 2] = linear[:, :2], angular[:, 2]
-        height, upright, station = joint_slots[3]
+        height, upright, station = joint_slots[3][:3]
         quantities[:, height, 0] = place[:, 2] / body.length
         quantities[:, upright, :2] = up[:, :2]
-        quantities[:, station, :2] = turn(place[:, :2] - origin) / body.length
+        quantities[:, station, :2] = turn(place[:, :2] - origin[:, :2]) / body.length
+        if self.heading:
+            away = heading - origin[:, 2]
+            quantities[:, joint_slots[3][3], :2] = np.stack([np.cos(away), np.sin(away)], axis=1)
         result.up_z, result.height = matrix[:, 2, 2], place[:, 2] / body.length
         down = -matrix[:, 2, :]  # gravity in the root's axes
         result.proprio = self._proprio(pool, result, [result.height[:, None], down, linear, angular])

@@ -23,6 +23,7 @@ class Pushes:
     def __init__(self, reader: BodyReader, pool: MujocoPool, interval: tuple[int, int] | None) -> None:
         """interval: least and most control steps between two pushes; None for no pushes of their own."""
         self.reader, self.pool, self.interval = reader, pool, interval
+        self.strength = 1.0  # of the pushes of their own
         self.left = np.zeros(pool.num_worlds, dtype=np.int64)  # control steps until the next
 
     def schedule(self, worlds: Array, streams: WorldStreams) -> None:
@@ -38,7 +39,7 @@ class Pushes:
         self.left -= active
         due = np.flatnonzero(active & (self.left <= 0))
         if len(due):
-            self.kick(due, streams.uniform(due, self.reader.model.nv))
+            self.kick(due, streams.uniform(due, self.reader.model.nv), self.strength)
             self.schedule(due, streams)
 
     def kick(self, worlds: Array, uniform: Array, strength: float = 1.0) -> None:

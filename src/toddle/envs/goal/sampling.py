@@ -202,6 +202,6 @@ class GoalSampler:
         now = np.broadcast_to(quantities[:, None], rows.shape)
         rows = np.where((family == HOLD)[:, None, None, None], now, rows)
         if reader.floating:  # whatever the pose that is held, upright and at this place
-            _, upright, station = reader.slots[3]
+            _, upright, station = reader.slots[3][:3]
             rows[:, :, [upright, station]] = 0.0
         return np.asarray(np.take_along_axis(rows, part.reshape(m, 1, -1, 1), axis=2))

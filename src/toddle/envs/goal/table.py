@@ -22,7 +22,7 @@ from toddle.envs.mujoco_pool import MujocoPool
 
 __all__ = ["FeasibleTable", "feasible_table", "home_configuration", "lowest_point", "setpoint_home"]
 
-_CACHE: dict[tuple[Body, int, int, float], FeasibleTable] = {}
+_CACHE: dict[tuple[Body, bool, int, int, float], FeasibleTable] = {}
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def feasible_table(reader: BodyReader, size: int, seed: int, spread: float | Non
     spread: how far from home the joints of a floating base may be, in half-ranges; None takes `Body.spread`.
     """
     spread = reader.body.spread if spread is None else spread
-    key = (reader.body, size, seed, spread)
+    key = (reader.body, reader.heading, size, seed, spread)
     if key not in _CACHE:
         walk = isinstance(reader.body.action, MocapAction)
         qpos, mocap = _walk(reader, size, seed) if walk else _pose(reader, size, seed, spread)
@@ -101,7 +101,7 @@ def feasible_table(reader: BodyReader, size: int, seed: int, spread: float | Non
         everywhere = np.ones(size, bool)
         places = {"mocap_pos": mocap} if walk else {}
         pool.set_state(everywhere, qpos, np.zeros((size, reader.model.nv)), **places)
-        quantities = reader.read(pool, np.zeros((size, 2))).quantities
+        quantities = reader.read(pool, np.zeros((size, 3))).quantities
         pool.close()
         _CACHE[key] = FeasibleTable(qpos, quantities, mocap)
     return _CACHE[key]

@@ -18,7 +18,6 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 
-from toddle.core.errors import problem
 from toddle.core.goal import GOAL_FEATURES
 from toddle.core.rendering import RenderSettings
 from toddle.envs.base import Array, BatchedEnv, Obs
@@ -26,7 +25,8 @@ from toddle.envs.bodies import Body, get_body, part_offset
 from toddle.envs.bodies.body import MocapAction
 from toddle.envs.bodies.promises import prepare
 from toddle.envs.goal.curriculum import Curriculum, CurriculumConfig, Failures
-from toddle.envs.goal.parts import AFTER_STEP, BodyReader
+from toddle.envs.goal.options import check_options
+from toddle.envs.goal.parts import AFTER_STEP, BodyReader, BodyState
 from toddle.envs.goal.pushes import Pushes
 from toddle.envs.goal.randomisation import Randomisation, RandomisationConfig
 from toddle.envs.goal.sampling import Goals, GoalSampler, VisitedStates
@@ -50,6 +50,9 @@ TABLE = 512
 
 class GoalTrackingEnv(BatchedEnv):
     """N worlds of one body."""
+
+    family = "goal"
+    heading = False  # whether the body's heading is a part, which goals may ask for
 
     def __init__(
         self,
@@ -83,13 +86,13 @@ class GoalTrackingEnv(BatchedEnv):
             weight 0; goals_per_episode: truncate after so many goals.
         """
         body = get_body(body) if isinstance(body, str) else body
-        self._check(num_envs, control, duration, token_latency, distractors)
-        self.description, self.body, self.name = body, body.name, f"goal/{body.name}"
+        check_options(num_envs, control, duration, token_latency, distractors)
+        self.description, self.body, self.name = body, body.name, f"{self.family}/{body.name}"
         self.num_envs, self.control, self.goals_per_episode = num_envs, control, goals_per_episode
         model = prepare(body)
         self.dt = float(model.opt.timestep * body.frame_skip)
         self.max_episode_steps = round((episode_seconds or body.episode_seconds) / self.dt)
-        self.reader = BodyReader(body, model)
+        self.reader = BodyReader(body, model, heading=self.heading)
         self.pool = MujocoPool(
             model,
             num_envs,
@@ -98,7 +101,7 @@ class GoalTrackingEnv(BatchedEnv):
             after_step=AFTER_STEP,
             per_world_models=randomisation is not None,
         )
-        self._state = self.reader.read(self.pool, np.zeros((num_envs, 2)))
+        self._state = self.reader.read(self.pool, np.zeros((num_envs, 3)))
         self.streams, self.goals = WorldStreams(num_envs, seed), Goals(num_envs)
         self.curriculum = Curriculum(None if held_out else curriculum, body.promote)
         self.failures = Failures() if failure_weighted and not held_out else None
@@ -130,22 +133,9 @@ class GoalTrackingEnv(BatchedEnv):
         )
         self.starts = Starts(self.reader, table, recovery_fraction)
 
-    @staticmethod
-    def _check(worlds: int, control: str, duration: tuple[float, float], latency: int, distractors: int) -> None:
-        if control not in ("own", "shuffled", "none"):
-            raise problem("control", "'own', 'shuffled' or 'none'", control)
-        if control == "shuffled" and worlds < 2:
-            raise problem("num_envs", "at least 2 worlds to shuffle goals between", worlds)
-        if not 0.0 < duration[0] <= duration[1]:
-            raise problem("duration", "0 < shortest <= longest seconds", str(duration))
-        if latency < 1:
-            raise problem("token_latency", "at least 1 step", latency)
-        if not 0 <= distractors <= 56:
-            raise problem("distractors", "0 to 56 tokens", distractors)
-
     def _arrays(self, nu: int, actions: int) -> None:
         n = self.num_envs
-        self._origin = np.zeros((n, 2))
+        self._origin = np.zeros((n, 2 + self.heading))
         self._action, self._waiting = np.zeros((n, actions)), np.zeros((n, actions))
         self._recovering, self._contact = np.zeros(n, bool), np.zeros(n, bool)
         self._steps, self._goals_ended = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
@@ -186,7 +176,7 @@ class GoalTrackingEnv(BatchedEnv):
                 self.streams.reseed(int(world), seed)
         self.randomisation.draw(worlds, self.streams)
         self._recovering[worlds] = self.starts.begin(self.pool, mask, self.streams)
-        self._origin[worlds] = self.pool.state["qpos"][worlds, :2]
+        self._origin[worlds, :2] = self.pool.state["qpos"][worlds, :2]
         self._state = self.reader.read(self.pool, self._origin)
         for array in (self._action, self._waiting, self._steps, self._goals_ended, self._contact):
             array[worlds] = 0
@@ -201,7 +191,7 @@ class GoalTrackingEnv(BatchedEnv):
         if not len(worlds):
             return
         if self.reader.floating:
-            self._origin[worlds] = self.pool.state["qpos"][worlds, :2]
+            self._origin[worlds, :2] = self.pool.state["qpos"][worlds, :2]
             self._state.quantities[worlds, self.reader.slots[3][2]] = 0.0  # the station is measured from here now
         self.sampler.sample(
             self.goals,
@@ -253,6 +243,7 @@ class GoalTrackingEnv(BatchedEnv):
             up_z=state.up_z,
             tolerance=self.curriculum.tolerance,
         )
+        self._parts |= self._reward_besides(state, active)
         self._action[active], self._contact[active] = action[active], state.contact[active]
         self._steps += active
         fallen = np.zeros(self.num_envs, bool)
@@ -267,6 +258,10 @@ class GoalTrackingEnv(BatchedEnv):
         if self.goals_per_episode is not None:
             truncated = truncated | (self._goals_ended >= self.goals_per_episode)
         return total_reward(self._parts), fallen, truncated
+
+    def _reward_besides(self, state: BodyState, active: Array) -> dict[str, Array]:
+        """Return parts of the reward, (N,) each, that a family of goals adds; the `active` worlds (N,) have moved."""
+        return {}
 
     def _end_goals(self, worlds: Array, error: Array, fallen: Array) -> None:
         """Report the goals that end now, learn from them what to ask next, and give new ones."""
@@ -346,7 +341,7 @@ class GoalTrackingEnv(BatchedEnv):
         self.pool.close()
         self._renderers.close()
 
-    _saved = ("_origin", "_action", "_waiting", "_recovering", "_contact", "_steps", "_goals_ended")
+    _saved: tuple[str, ...] = ("_origin", "_action", "_waiting", "_recovering", "_contact", "_steps", "_goals_ended")
 
     _holders = ("randomisation", "pool", "streams", "goals", "visited", "curriculum", "tokens", "pushes")
 
