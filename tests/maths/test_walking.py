@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from toddle.maths.walking import air_time, commands, made_good, mean_velocity, slope
+from toddle.maths.walking import air_time, commands, gait_velocity, made_good, mean_velocity, slope
 
 
 def test_commands_by_hand() -> None:
@@ -37,6 +37,15 @@ def test_the_mean_of_a_swaying_gait() -> None:
     total = np.array([[sway.sum(), 0.0, 0.0], [7.0, 7.0, 7.0]])
     found = mean_velocity(total, np.array([20, 0]), np.array([[9.0, 9.0, 9.0], [0.1, 0.2, 0.3]]))
     np.testing.assert_allclose(found, [[0.3, 0.0, 0.0], [0.1, 0.2, 0.3]], atol=1e-12)
+
+
+def test_the_running_mean_forgets_over_its_time() -> None:
+    """From rest at a constant speed: 1 - 1 / e of it after the time of 1.5 units, however that is cut into steps."""
+    for steps in (3, 30):
+        mean = np.zeros((1, 3))
+        for _ in range(steps):
+            mean = gait_velocity(mean, np.array([[0.4, 0.0, -0.2]]), 1.5 / steps)
+        np.testing.assert_allclose(mean, [[0.4 * 0.63212056, 0.0, -0.2 * 0.63212056]], rtol=1e-6)
 
 
 def test_made_good_is_the_speed_along_the_command() -> None:

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 __all__ = [
     "FORWARD",
+    "GAIT",
     "KINDS",
     "LEAST",
     "SIDEWAYS",
     "TURN",
     "air_time",
     "commands",
+    "gait_velocity",
     "made_good",
     "mean_velocity",
     "slope",
@@ -35,6 +37,8 @@ FORWARD, BACKWARD, SIDEWAYS, TURN = 0.35, 0.2, 0.15, 0.25
 """Largest speeds, and rate of turning, of a command."""
 AIR, SHORT, LONG = 0.3, 0.75, 2.0
 """Weight of air time; the time in the air that earns nothing; the longest that counts."""
+GAIT = 1.5
+"""Time over which a velocity is averaged, about half a stride: a gait sways, and goals do not ask it not to."""
 SLOW = 0.8
 """Share of the largest speeds at which the curriculum begins: slower, and standing still earns nearly as much."""
 
@@ -63,6 +67,14 @@ def air_time(air: Array, contact: Array, step: float) -> tuple[Array, Array]:
     landed = contact & (air > 0.0)
     paid = AIR * ((np.minimum(air, LONG) - SHORT) * landed).mean(axis=1)
     return np.where(contact, 0.0, air + step), paid
+
+
+def gait_velocity(mean: Array, velocity: Array, step: float) -> Array:
+    """Return the running mean (N, 3) of the velocities after a step in which they were `velocity` (N, 3).
+
+    step: a control step in sqrt(L / g).  The mean forgets over the time GAIT.
+    """
+    return np.asarray(mean + (1.0 - np.exp(-step / GAIT)) * (velocity - mean))
 
 
 def mean_velocity(total: Array, count: Array, now: Array) -> Array:

@@ -177,7 +177,7 @@ class GoalTrackingEnv(BatchedEnv):
         self.randomisation.draw(worlds, self.streams)
         self._recovering[worlds] = self.starts.begin(self.pool, mask, self.streams)
         self._origin[worlds, :2] = self.pool.state["qpos"][worlds, :2]
-        self._state = self.reader.read(self.pool, self._origin)
+        self._state = self._read(None)
         for array in (self._action, self._waiting, self._steps, self._goals_ended, self._contact):
             array[worlds] = 0
         for array in self._report.values():
@@ -230,7 +230,7 @@ class GoalTrackingEnv(BatchedEnv):
         self.pushes.tick(active, self.streams)
         self._apply(action, active)
         self.pool.step(self.description.frame_skip, active)
-        state = self._state = self.reader.read(self.pool, self._origin)
+        state = self._state = self._read(active)
         error = item_error(self.goals.difference(state.quantities))
         self._parts = reward_parts(
             error=error,
@@ -258,6 +258,10 @@ class GoalTrackingEnv(BatchedEnv):
         if self.goals_per_episode is not None:
             truncated = truncated | (self._goals_ended >= self.goals_per_episode)
         return total_reward(self._parts), fallen, truncated
+
+    def _read(self, moved: Array | None) -> BodyState:
+        """Return the worlds' state; `moved` (N,): those that have just made a step, None after resets."""
+        return self.reader.read(self.pool, self._origin)
 
     def _reward_besides(self, state: BodyState, active: Array) -> dict[str, Array]:
         """Return parts of the reward, (N,) each, that a family of goals adds; the `active` worlds (N,) have moved."""
@@ -365,4 +369,4 @@ class GoalTrackingEnv(BatchedEnv):
             value[...] = np.asarray(state["report"][key])
         if self.failures is not None:
             self.failures.success[...] = np.asarray(state["failures"])
-        self._state = self.reader.read(self.pool, self._origin)
+        self._state = self._read(None)

@@ -3,9 +3,10 @@
 `walk/<body>` is goal tracking (`envs.goal.tracking`) whose goals a legged body meets by walking, 3 to 6 seconds each in
 episodes of 20.  Kinds of goals: a velocity (forward, sideways, turning); a heading to turn to on the way; a height to
 walk at; to stand; to get up, where the body lies on the floor.  The reward is the same, plus what feet earn at landing
-(`maths.walking.air_time`).  Speeds and pushes grow with the curriculum.  A velocity counts by its mean over the second
-half of the goal.  Infos, besides goal tracking's: goal_kind (place in KINDS), goal_command and goal_velocity (N, 3:
-m/s, m/s, rad/s) of the last goal that ended, walked (N,): metres of this episode along what was commanded.
+(`maths.walking.air_time`), and velocities are running means over half a stride.  Speeds and pushes grow with the
+curriculum.  A velocity counts by its mean over the second half of the goal.  Infos, besides goal tracking's: goal_kind
+(place in KINDS), goal_command and goal_velocity (N, 3: m/s, m/s, rad/s) of the last goal that ended, walked (N,): metres
+of this episode along what was commanded.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from toddle.envs.bodies.promises import PARTS_PER_BODY
 from toddle.envs.goal.curriculum import CurriculumConfig
 from toddle.envs.goal.parts import HOLD, VELOCITY, BodyState
 from toddle.envs.goal.tracking import GoalTrackingEnv
-from toddle.maths.walking import KINDS, air_time, commands, made_good, mean_velocity
+from toddle.maths.walking import KINDS, air_time, commands, gait_velocity, made_good, mean_velocity
 
 __all__ = ["WalkingEnv"]
 
@@ -88,7 +89,7 @@ class WalkingEnv(GoalTrackingEnv):
         self._kind, self._half = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         self._sum, self._count = np.zeros((n, 3)), np.zeros(n, dtype=np.int64)
         self._air, self._touching = np.zeros((n, len(self._feet))), np.zeros((n, len(self._feet)), bool)
-        self._walked = np.zeros(n)
+        self._walked, self._gait, self._velocity = np.zeros(n), np.zeros((n, 3)), np.zeros((n, 3))
         self._report |= {
             "goal_kind": np.zeros(n, dtype=np.int64),
             "goal_command": np.zeros((n, 3)),
@@ -96,7 +97,7 @@ class WalkingEnv(GoalTrackingEnv):
         }
 
     def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
-        for array in (self._air, self._touching, self._walked):
+        for array in (self._air, self._touching, self._walked, self._gait):
             array[mask] = 0
         super()._reset_worlds(mask, seeds)
 
@@ -170,8 +171,17 @@ class WalkingEnv(GoalTrackingEnv):
         self.pushes.strength = GENTLE + (1.0 - GENTLE) * self.curriculum.level
         return super()._step_worlds(action, active)
 
+    def _read(self, moved: Array | None) -> BodyState:
+        state = super()._read(moved)
+        slot = state.quantities[:, self._items[0], :3]  # a view
+        self._velocity = slot.copy()
+        if moved is not None:
+            self._gait[moved] = gait_velocity(self._gait, self._velocity, self._step_time)[moved]
+        slot[:] = self._gait
+        return state
+
     def _reward_besides(self, state: BodyState, active: Array) -> dict[str, Array]:
-        velocity, command = state.quantities[:, self._items[0], :3], self.goals.target[:, 0, :3]
+        velocity, command = self._velocity, self.goals.target[:, 0, :3]
         counted = active & (self.goals.left <= self._half)
         self._sum[counted] += velocity[counted]
         self._count += counted
@@ -190,4 +200,4 @@ class WalkingEnv(GoalTrackingEnv):
         seen["critic"] = np.concatenate(feet, axis=1).astype(np.float32)
         return seen
 
-    _saved = (*GoalTrackingEnv._saved, "_kind", "_half", "_sum", "_count", "_air", "_touching", "_walked")
+    _saved = (*GoalTrackingEnv._saved, "_kind", "_half", "_sum", "_count", "_air", "_touching", "_walked", "_gait")
