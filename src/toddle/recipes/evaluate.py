@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,7 +13,6 @@ import numpy as np
 from toddle.core.config import config
 from toddle.core.device import resolve_device
 from toddle.core.errors import InputError, problem
-from toddle.core.files import write_json_atomic
 from toddle.core.memory import check_memory
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
@@ -34,9 +32,8 @@ from toddle.policies.store import load_policy, meta_of
 from toddle.recipes._acting import ActingSettings
 from toddle.recipes._safety import check_costs, told_of
 from toddle.recipes._steering import CANDIDATES, Steer, SteeringConfig, check_steering, steered
-from toddle.reporting.episode_log import EpisodeLog, summarise
-from toddle.reporting.report import percent
-from toddle.reporting.walking import walking_report
+from toddle.recipes._summary import write_summary
+from toddle.reporting.episode_log import EpisodeLog
 from toddle.runs.loop import ProgressLine
 from toddle.runs.run import RunFolder
 
@@ -333,20 +330,3 @@ def _evaluate_cell(
         video=video if config.videos else None,
         noise_seed=config.seed,
     )
-
-
-def write_summary(folder: Path, table: dict[tuple[str, str, str], list[EpisodeResult]]) -> None:
-    """Write `summary.json` of cells (candidate, env, condition), and print a line for each."""
-    rows = []
-    for (candidate, env, condition), results in table.items():
-        report = summarise(results)
-        rows.append({"candidate": candidate, "env": env, "condition": condition, **report.to_json()})
-        success = percent(report.success) if report.success else "not reported"
-        success += f" ({report.protocol})" if report.protocol else ""
-        print(
-            f"{env}  {condition}  {candidate}: success {success}, return {report.episode_return.value:.4g}, "
-            f"{report.length.value:.0f} steps, {1000 * report.seconds_per_decision:.1f} ms a decision",
-            file=sys.stderr,
-        )
-    sys.stderr.write(walking_report(folder, table))
-    write_json_atomic(folder / "summary.json", {"cells": rows, "written": time.strftime("%Y-%m-%d %H:%M:%S")})

@@ -5,8 +5,8 @@ episodes of 20.  Kinds of goals: a velocity (forward, sideways, turning); a head
 walk at; to stand; to get up, where the body lies on the floor.  The reward is the same, plus what feet earn at landing
 (`maths.walking.air_time`), and velocities are running means over half a stride.  Speeds and pushes grow with the
 curriculum.  A velocity counts by its mean over the second half of the goal.  Infos, besides goal tracking's: goal_kind
-(place in KINDS), goal_command and goal_velocity (N, 3: m/s, m/s, rad/s) of the last goal that ended, walked (N,): metres
-of this episode along what was commanded.
+(place in KINDS), goal_command and goal_velocity (N, 3: m/s, m/s, rad/s) of the last goal that ended, walked (N,):
+metres of this episode along what was commanded.
 """
 
 from __future__ import annotations
