@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from toddle.core.errors import InputError
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
-from toddle.data.windows import WindowDataset
+from toddle.data.windows import INTERVENTION, WindowDataset
 
 LENGTHS = (10, 7)
 
@@ -79,3 +81,24 @@ def test_held_pictures_are_not_paired_with_later_rows(data: LeRobotDataset) -> N
         WindowDataset(data, horizon=0)
     with pytest.raises(InputError, match="at least 50 rows"):
         WindowDataset(data, horizon=50, keep_tail=False)
+
+
+def test_of_interventions_the_persons_steps_alone_are_learned_from(tmp_path: Path) -> None:
+    features = {name: Feature(size=1) for name in ("observation.state", "action")}
+    spec = DatasetSpec(
+        fps=10, features=features | {INTERVENTION: Feature(size=1, dtype="bool")}, cameras={}, robot_type="arm"
+    )
+    with DatasetWriter(tmp_path, spec) as writer:
+        for said in ("..PPPP..PP", "PP.....", "......"):  # two episodes that meet in a person's hands, one without
+            count, acted = np.arange(len(said), dtype=np.float32), np.array([letter == "P" for letter in said])
+            writer.add_episode({"observation.state": count, "action": count, INTERVENTION: acted}, {}, "do it")
+    dataset = LeRobotDataset(tmp_path)
+    windows = WindowDataset(dataset, horizon=3, person=True)
+    assert windows.rows.tolist() == [2, 3, 4, 5, 8, 9, 10, 11]
+    valid = [(sample["action"][sample["action_valid"], 0]).tolist() for sample in windows]
+    assert valid == [[2, 3, 4], [3, 4, 5], [4, 5], [5], [8, 9], [9], [0, 1], [1]]  # nothing that the policy did
+    assert windows[0]["previous_action"].tolist() == [[[1.0]]]  # but what it did before is seen
+    assert WindowDataset(dataset, horizon=3, person=True, reaction=2).rows.tolist() == [4, 5]
+    assert len(WindowDataset(dataset, horizon=3)) == 23
+    with pytest.raises(InputError, match="expected a decision that a person made"):
+        WindowDataset(dataset, horizon=3, person=True, episodes=[2])

@@ -2,6 +2,9 @@
 
 A decision is made every `stride` rows (the actions a policy executes before it decides again); its window are the
 `history` decisions up to it, the oldest first.  The chunk begins at the decision's row.
+
+Of episodes in which a policy acted and a person took over (column INTERVENTION, of `toddle intervene`) the person's
+decisions alone can be taken, each with what the person then did: HG-DAgger (arXiv 1810.02890).
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ from toddle.core.errors import problem
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.pictures import Size, fit
 
-__all__ = ["WindowDataset", "views"]
+__all__ = ["INTERVENTION", "WindowDataset", "views"]
+
+INTERVENTION = "intervention"
+"""The column that says which control steps were a person's, where a policy made the others."""
 
 
 class WindowDataset(Dataset[dict[str, Any]]):
@@ -47,11 +53,15 @@ class WindowDataset(Dataset[dict[str, Any]]):
         cameras: Sequence[str] = (),
         episodes: Sequence[int] | None = None,
         keep_tail: bool = True,
+        person: bool = False,
+        reaction: int = 0,
     ) -> None:
         """`stride` and `every` (rows between samples) default to the dataset's `image_stride`.
 
         A stride that is no multiple of `image_stride` would pair actions with held, older pictures: InputError.
         `keep_tail=False` leaves out samples whose chunk runs past the episode's end.
+        `person`: of episodes with the column INTERVENTION take decisions within an intervention alone, whose chunk ends
+        where it ends; its first `reaction` rows, in which a person finds the way, are left out.
         """
         self.dataset, self.horizon, self.history, self.cameras = dataset, horizon, history, tuple(cameras)
         self.stride = stride or dataset.image_stride
@@ -72,6 +82,11 @@ class WindowDataset(Dataset[dict[str, Any]]):
             for span in spans
             for row in range(span.start, span.stop if keep_tail else span.stop - horizon + 1, self.every)
         ]
+        if person and INTERVENTION in dataset.features:
+            end = _ends(dataset.column(INTERVENTION).astype(bool), [span.stop for span in dataset.episodes], reaction)
+            self._samples = [(row, start, int(end[row])) for row, start, _ in self._samples if end[row] > row]
+            if not self._samples:
+                raise problem(f"dataset: {dataset.path}", "a decision that a person made", "none", "leave it out")
         if not self._samples:
             raise problem("dataset", f"an episode of at least {horizon} rows", f"{len(spans)} shorter ones")
 
@@ -109,6 +124,20 @@ class WindowDataset(Dataset[dict[str, Any]]):
         before = wanted[:, None] + torch.arange(-self.stride, 0)
         actions = self._action[before.clamp(min=start)]
         return torch.where((before >= start)[..., None], actions, torch.zeros(()))
+
+
+def _ends(acted: NDArray[np.bool_], stops: list[int], reaction: int) -> NDArray[np.int64]:
+    """Return, for each row of an intervention, the row behind its last; 0 elsewhere and in its first rows."""
+    ends, end, boundaries = np.zeros(len(acted), np.int64), 0, set(stops)
+    for row in range(len(acted) - 1, -1, -1):
+        if row + 1 in boundaries or not acted[row + 1]:
+            end = row + 1
+        ends[row] = end if acted[row] else 0
+    starts = {0, *boundaries}
+    for row in np.flatnonzero(acted):
+        if row in starts or not acted[row - 1]:
+            ends[row : min(row + reaction, ends[row])] = 0
+    return ends
 
 
 def views(

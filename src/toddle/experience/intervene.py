@@ -17,13 +17,12 @@ from toddle.core.errors import problem
 from toddle.core.numbers import Count, NonNegative, Share
 from toddle.core.protocols import Acting
 from toddle.data.layout import Feature
+from toddle.data.windows import INTERVENTION
 from toddle.envs.base import Array, BatchedEnv
 from toddle.experience.demonstrations import PolicyActor
 
-__all__ = ["INTERVENTION", "Mark", "Operator", "ScriptedConfig", "ScriptedPerson", "Team", "hand_of"]
+__all__ = ["Mark", "Operator", "ScriptedConfig", "ScriptedPerson", "Team", "hand_of"]
 
-INTERVENTION = "intervention"
-"""The column of a dataset that says which control steps were a person's."""
 Mark = Literal["", "success", "failure", "reset"]
 """How a person ended an episode; "": it ended by itself."""
 

@@ -22,12 +22,13 @@ from toddle.core.types import EpisodeResult
 from toddle.data.layout import DatasetSpec
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
+from toddle.data.windows import INTERVENTION
 from toddle.envs.base import BatchedEnv
 from toddle.envs.costs import CostSettings
 from toddle.envs.make import family_of, make_env
 from toddle.experience.actor import body_in
 from toddle.experience.demonstrations import Demonstration, demonstrate, row_features
-from toddle.experience.intervene import INTERVENTION, Operator, ScriptedConfig, ScriptedPerson, Team, hand_of
+from toddle.experience.intervene import Operator, ScriptedConfig, ScriptedPerson, Team, hand_of
 from toddle.experience.taught import Taught, picture_options
 from toddle.policies.store import load_policy, meta_of
 from toddle.recipes._safety import check_costs, told_of

@@ -15,7 +15,7 @@ from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import check_memory, resident, weights_that_fit
-from toddle.core.numbers import Count
+from toddle.core.numbers import Count, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import FineTunable
 from toddle.core.team import team
@@ -23,7 +23,7 @@ from toddle.data.augment import PictureAugmentation
 from toddle.data.demonstrations import Demonstrations
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.statistics import Mode, Normalization, feature_statistics
-from toddle.data.windows import WindowDataset
+from toddle.data.windows import INTERVENTION, WindowDataset
 from toddle.experience.taught import Taught, drawings
 from toddle.policies.bounds import ROUNDING
 from toddle.policies.store import save_policy
@@ -63,6 +63,10 @@ class Config(StartConfig):
     """Train on data sets that were drawn differently; the policy is then shown pictures as the first was drawn."""
     episodes: Count | None = None
     """Use only the first so many episodes of each task."""
+    interventions: Literal["person", "all"] = "person"
+    """Of datasets of `toddle intervene`: learn from what a person did alone (HG-DAgger), or from whole episodes."""
+    reaction: Whole = 0
+    """Control steps at the beginning of an intervention that are left out: a person needs them to find the way."""
     weigh: WeighConfig = WeighConfig()
     """Whether chunks that were followed by more are learned from more often."""
     normalization: Literal["auto", "identity", "mean_std", "quantile", "min_max"] = "auto"
@@ -115,6 +119,7 @@ def plan(config: Config) -> Plan:
             f"encode {pictures} pictures{copies} where the cache under {config.cache} has not got them",
             f"actions from {low:g} to {high:g}, normalised by {action_mode(config, datasets)}",
             f"train {weights:,} weights{beside} for {config.sft.steps} steps of {config.sft.batch} decisions",
+            *_people(config, datasets),
             *config.weigh.lines(datasets),
             *drawings(datasets, mix=config.mix_renderings),
             f"write the policy to {config.out / 'policy'}",
@@ -274,10 +279,24 @@ def _windows(config: Config, sizes: tuple[int, int, int], datasets: list[LeRobot
     horizon, window, executed = sizes
     return [
         WindowDataset(
-            dataset, horizon=horizon, history=window, stride=executed, episodes=_chosen(dataset, config.episodes)
+            dataset,
+            horizon=horizon,
+            history=window,
+            stride=executed,
+            episodes=_chosen(dataset, config.episodes),
+            person=config.interventions == "person",
+            reaction=config.reaction,
         )
         for dataset in datasets
     ]
+
+
+def _people(config: Config, datasets: list[LeRobotDataset]) -> list[str]:
+    """Return what a plan says of interventions."""
+    rows = [dataset.column(INTERVENTION).astype(bool) for dataset in datasets if INTERVENTION in dataset.features]
+    if not rows or config.interventions == "all":
+        return []
+    return [f"of episodes with interventions, learn from {sum(map(sum, rows)):,} rows of a person alone"]
 
 
 def _chosen(dataset: LeRobotDataset, per_task: int | None) -> list[int]:
