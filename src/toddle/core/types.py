@@ -49,6 +49,7 @@ class ActionParts:
     position: slice
     rotation: slice | None = None  # a rotation vector about the axes of the world
     turn: float = 1.0  # radians of a rotation of 1
+    reach: float = 1.0  # metres of a motion of 1
 
     @property
     def motions(self) -> tuple[slice, ...]:

@@ -35,6 +35,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
       _final_obs       bool, the world ended in this call
       episode_return   sum of rewards of the episode so far (of the ended one where it ended)
       episode_length   control steps, likewise
+      executed         (N, A) where there are `limits`: the last action as the simulator had it; `limited`: whether it
+                       was changed
       steps            control steps made in this call (a chunk stops where its episode ends)
       rewards          (N, H) the reward of each control step of this call, 0 where none was made
       cost             the sum of what `_infos` reports as `cost` at each control step of this call, or of what `costs`
@@ -68,6 +70,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     """Where in the state (`critic`, else `proprio`) there is what rewards speak of: tool, object, goal, gripper."""
     noise: Any = None  # on actions and observations (`envs.noise.Noise`); None: none
     costs: Any = None  # of manipulation (`envs.costs.Costs`), in place of what `_infos` reports; None: none are counted
+    limits: Any = None  # on what actions ask for (`envs.limits.Limits`); None: none
     domain: Any = None  # what differs from episode to episode (`envs.domain.Domain`); None: nothing does
     pictured: Array  # (N,) bool, the worlds whose pictures `_observe` has to draw where they are not up to date
 
@@ -134,6 +137,10 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     def physics(self, world: int) -> tuple[Any, Any]:
         """Return the world's MjModel and MjData, to be read alone."""
         raise problem("cost", "an environment whose MuJoCo worlds can be looked into", self.name)
+
+    def pressing(self, actions: Array) -> Array:
+        """Return the newtons (N,) with which the tool would press at actions (N, A), were it held where it is."""
+        raise problem("limits.force", "an environment whose arm's stiffness is known (tabletop/)", self.name)
 
     def own_models(self) -> None:
         """Give every world an MjModel of its own, where they share one."""
@@ -219,6 +226,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     def _reported(self, running: Array) -> dict[str, Array]:
         """Return what is reported of the control step that the worlds (N,) bool have just made, costs included."""
         infos: dict[str, Array] = self._call("in step", self._infos)
+        if self.limits is not None:
+            infos = infos | self.limits.report()
         return infos if self.costs is None else infos | self.costs.count(running, infos.get("cost"))
 
     def _disturbed(self, actions: Array, worlds: Array) -> Array:
@@ -265,7 +274,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         for index in range(actions.shape[1]):
             if not running.any():
                 break
-            gained, fell, cut = self._call("in step", self._step_worlds, actions[:, index], running)
+            action = actions[:, index] if self.limits is None else self.limits.apply(actions[:, index])
+            gained, fell, cut = self._call("in step", self._step_worlds, action, running)
             if not running.all():
                 gained, fell, cut = np.where(running, gained, 0.0), running & fell, running & cut
             reward += gained if index == 0 or discount == 1.0 else gained * discount**index

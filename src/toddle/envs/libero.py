@@ -25,6 +25,7 @@ from toddle.core.files import write_text_atomic
 from toddle.core.numpy_file import load_array
 from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.core.seeding import seed_sequence
+from toddle.core.types import ActionParts
 from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.libero_assets import find_assets, package_folder
@@ -84,6 +85,7 @@ class LiberoEnv(BatchedEnv):
 
     body = "libero_panda"
     dt = 0.05
+    action_parts = ActionParts(position=slice(0, 3), rotation=slice(3, 6), turn=0.5, reach=0.05)  # robosuite's OSC_POSE
     grasps = 2  # the fingers along one side of the object or along the other, where both fit between them
 
     def __init__(

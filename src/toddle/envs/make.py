@@ -19,6 +19,7 @@ from toddle.envs import families
 from toddle.envs.base import BatchedEnv
 from toddle.envs.costs import Costs, CostSettings
 from toddle.envs.domain import Domain, DomainTable
+from toddle.envs.limits import Limits, LimitsConfig
 from toddle.envs.noise import Noise, NoiseConfig
 from toddle.envs.own import is_own, own_family
 
@@ -76,11 +77,12 @@ def make_env(
     cost: str = "",
     costs: CostSettings | None = None,
     randomise: DomainTable | None = None,
+    limits: LimitsConfig | None = None,
     **options: Any,
 ) -> BatchedEnv:
     """Build `num_envs` worlds of the environment `name`; `options` go to its class.  `noise` disturbs any environment,
     `randomise` lets it differ from episode to episode, `cost` (a sum of `envs.costs.COSTS`, `costs`: where they begin)
-    counts costs in any that MuJoCo simulates.
+    counts costs in any that MuJoCo simulates, `limits` hold what actions ask for.
 
     `threads` is for environments over the pool; Meta-World and LIBERO step their worlds one after the other.
     Raises InputError for an unknown name (with the nearest known one), for an option that the environment does not
@@ -90,12 +92,12 @@ def make_env(
         raise problem("num_envs", "at least 1", num_envs)
     if name in ADDED:
         made = ADDED[name](num_envs, seed=seed, **_looking(family_of(name), name, randomise, options))
-        return _counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs)
+        return _limited(_counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs), limits)
     family, member = family_of(name), name if is_own(name) else name.partition("/")[2]
     needed = num_envs * (family.world_bytes + 3 * options.get("image_size", 0) ** 2 * len(options.get("cameras", ())))
     check_memory(needed, f"{num_envs:,} worlds of {name}", "take fewer worlds at once (worlds, num_envs, batch)")
     made = family.make(member, num_envs, seed=seed, threads=threads, **_looking(family, name, randomise, options))
-    return _counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs)
+    return _limited(_counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs), limits)
 
 
 def _looking(family: Family, name: str, table: DomainTable | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -122,6 +124,13 @@ def _counted(env: BatchedEnv, cost: str, settings: CostSettings | None) -> Batch
     if cost:
         env.costs = Costs(env, cost, settings or CostSettings())
         env.costs.begin(np.ones(env.num_envs, bool))
+    return env
+
+
+def _limited(env: BatchedEnv, limits: LimitsConfig | None) -> BatchedEnv:
+    """Hold what actions ask for within limits.  Raises InputError where actions are no motions of a tool."""
+    if limits is not None and limits.any:
+        env.limits = Limits(limits, env)
     return env
 
 

@@ -24,7 +24,7 @@ from metaworld.policies import ENV_POLICY_MAP
 from toddle.core.errors import nearest, problem
 from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.core.seeding import numpy_generator
-from toddle.core.types import Named
+from toddle.core.types import ActionParts, Named
 from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.bodies.sawyer import CENTRE, LENGTH, SawyerIndex, sawyer_proprio
@@ -65,6 +65,7 @@ class MetaWorldEnv(BatchedEnv):
     body = "sawyer"
     dt = 0.0125
     published_steps = 500
+    action_parts = ActionParts(position=slice(0, 3), reach=0.01)
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class MixtureEnv(BatchedEnv):
                 if own != other:
                     wanted = f"tasks with the same {name}, to share the worlds ({first.name}: {own})"
                     raise problem("env", wanted, f"{part.name}: {other}")
-        for name, part in (("cost", first.costs), ("randomise", first.domain)):
+        for name, part in (("cost", first.costs), ("randomise", first.domain), ("limits", first.limits)):
             if part is not None:  # they watch every control step of their own environment, which the tasks do not make
                 raise problem(name, "none where tasks are drawn", "some", "take --tasks.kind apart")
         self.parts, self.tasks = list(parts), tuple(part.name for part in parts)

@@ -195,6 +195,8 @@ def demonstrate(
             )
             success = np.asarray(info.get("success", np.zeros(env.num_envs, bool)), dtype=bool)
             more, over = ({}, np.zeros(env.num_envs, bool)) if witness is None else witness.note(info)
+            if env.limits is not None and recorded is executed:
+                recorded = info["executed"]
             if env.costs is not None:
                 more["next.cost"] = info["cost"]
             for world in np.flatnonzero(active):

@@ -159,9 +159,6 @@ def hand_of(env: BatchedEnv) -> tuple[slice, slice | None]:
 
     Raises InputError where a hand is not what actions move.
     """
-    size = env.body_spec.action
-    if env.action_parts is not None:
-        return env.action_parts.position, env.action_parts.rotation
-    if "tool_position" not in env.tool_pose() or size not in (4, 7):
+    if env.action_parts is None:
         raise problem("env", "an environment whose actions move a hand and a gripper", env.name, "or --human scripted")
-    return slice(0, 3), slice(3, 6) if size == 7 else None
+    return env.action_parts.position, env.action_parts.rotation

@@ -71,7 +71,7 @@ def make_recorded(config: Any, name: str) -> BatchedEnv:
     table = read_table(config.randomise)
     if table is not None and table.drawn != RenderVariation():  # the dataset says how its pictures differ
         raise problem("randomise.look", "none in record: --variation says it, and the dataset keeps it", "a look")
-    return make_env(name, config.batch, seed=config.seed, randomise=table, **options)
+    return make_env(name, config.batch, seed=config.seed, randomise=table, limits=config.limits, **options)
 
 
 def drawn_of(config: Any) -> RenderSettings:

@@ -10,30 +10,39 @@ from toddle.core.errors import problem
 from toddle.core.numbers import NonNegative
 from toddle.core.terms import parse_terms
 from toddle.envs.costs import COSTS, CostSettings
+from toddle.envs.limits import LimitsConfig
 from toddle.methods._base import Run, Safety
 from toddle.recipes._domain import read_table
 
-__all__ = ["LimitSettings", "check_costs", "check_limited", "limit_lines", "safety_of", "told_of"]
+__all__ = ["LimitSettings", "WatchedSettings", "check_costs", "check_limited", "limit_lines", "safety_of", "told_of"]
 
 
 @config
-class LimitSettings:
-    """What is counted as cost, and a limit on it."""
+class WatchedSettings:
+    """What is counted as cost, and what actions are held to."""
 
     cost: str = ""
     """What is counted as cost: a sum of contact, force, knocked, joint, own, each perhaps weighed: contact+2*force."""
     costs: CostSettings = CostSettings()
     """Where these begin."""
+    limits: LimitsConfig = LimitsConfig()
+    """Of speed, force and place, below the policy: every action is held to them."""
+
+    def __post_init__(self) -> None:
+        """Check that nothing is given without effect."""
+        check_costs(self.cost, self.costs)
+
+
+@config
+class LimitSettings(WatchedSettings):
+    """What is counted as cost, and a limit on it."""
+
     safety: Literal["none", "lagrangian"] = "none"
     """lagrangian: PPO that holds the mean cost of an episode at `limit`, with a critic of costs (docs/safety.md)."""
     limit: NonNegative = 1.0
     """Wanted cost of an episode."""
     lagrangian: LagrangianSettings = LagrangianSettings()
     """How the limit is held."""
-
-    def __post_init__(self) -> None:
-        """Check that nothing is given without effect."""
-        check_costs(self.cost, self.costs)
 
 
 def check_costs(cost: str, costs: CostSettings) -> None:
@@ -44,8 +53,9 @@ def check_costs(cost: str, costs: CostSettings) -> None:
 
 
 def told_of(config: Any) -> dict[str, Any]:
-    """Return what `envs.make.make_env` is told of costs, and of what differs from episode to episode."""
-    return {"cost": config.cost, "costs": config.costs, "randomise": read_table(config.randomise)}
+    """Return what `envs.make.make_env` is told of costs, of limits, and of what differs from episode to episode."""
+    told = {"cost": config.cost, "costs": config.costs, "limits": config.limits}
+    return told | {"randomise": read_table(config.randomise)}
 
 
 def safety_of(config: Any) -> Safety | None:
@@ -70,6 +80,7 @@ def limit_lines(config: Any) -> list[str]:
     """Return what a plan says of costs and their limit, and of what differs from episode to episode."""
     counted = [f"let every episode differ as {config.randomise} says"] if config.randomise else []
     counted += [f"count costs: {config.cost}"] if config.cost else []
+    counted += ["hold every action within limits"] if config.limits.any else []
     if config.safety == "none":
         return counted
     return [*counted, f"hold an episode's cost at {config.limit:g} by a multiplier ({config.safety})"]

@@ -20,7 +20,6 @@ from toddle.core.protocols import Acting
 from toddle.core.rendering import LOOKS, RenderSettings, RenderVariation
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
-from toddle.envs.costs import CostSettings
 from toddle.envs.estimates import EstimateConfig
 from toddle.envs.make import family_of, make_env
 from toddle.envs.noise import NoiseConfig
@@ -30,7 +29,7 @@ from toddle.experience.taught import picture_options
 from toddle.policies.hastened import hastened
 from toddle.policies.store import load_policy, meta_of
 from toddle.recipes._acting import ActingSettings
-from toddle.recipes._safety import check_costs, told_of
+from toddle.recipes._safety import WatchedSettings, told_of
 from toddle.recipes._steering import CANDIDATES, Steer, SteeringConfig, check_steering, steered
 from toddle.recipes._summary import write_summary
 from toddle.reporting.episode_log import EpisodeLog
@@ -44,7 +43,7 @@ FILMED = 4
 
 
 @config
-class Config(ActingSettings):
+class Config(ActingSettings, WatchedSettings):
     """Evaluate policies: success with 95 % intervals, return, length, time, smoothness; the same seeds for all.
 
     Example: toddle evaluate --policy converted=runs/sft_a/policy random=runs/sft_b/policy --env metaworld/reach-v3
@@ -87,10 +86,6 @@ class Config(ActingSettings):
     randomise: Path | None = None
     """YAML table of what differs from episode to episode: masses, friction, gains, delays, looks
     (docs/randomisation.md)."""
-    cost: str = ""
-    """What is counted as cost: a sum of contact, force, knocked, joint, own, each perhaps weighed: contact+2*force."""
-    costs: CostSettings = CostSettings()
-    """Where these begin."""
     videos: Whole = 2
     """Episodes filmed of each candidate, environment and condition."""
     video_size: PictureSize = 256
@@ -113,7 +108,7 @@ class Config(ActingSettings):
         for label, given in (("policy", self.policy), ("env", self.env)):
             if not given:
                 raise problem(label, "at least one", "none")
-        check_costs(self.cost, self.costs)
+        WatchedSettings.__post_init__(self)
         check_steering(self.steer, self.candidates, self.steering)
         if self.video_size % 2:
             raise problem("video_size", "an even number", self.video_size)

@@ -24,14 +24,13 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.data.windows import INTERVENTION
 from toddle.envs.base import BatchedEnv
-from toddle.envs.costs import CostSettings
 from toddle.envs.make import family_of, make_env
 from toddle.experience.actor import body_in
 from toddle.experience.demonstrations import Demonstration, demonstrate, row_features
 from toddle.experience.intervene import Operator, ScriptedConfig, ScriptedPerson, Team, hand_of
 from toddle.experience.taught import Taught, picture_options
 from toddle.policies.store import load_policy, meta_of
-from toddle.recipes._safety import check_costs, told_of
+from toddle.recipes._safety import WatchedSettings, told_of
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog
 from toddle.reporting.intervention_page import InterventionServer, PagePerson, ViewConfig
@@ -45,7 +44,7 @@ RESULT = "result"
 
 
 @config
-class Config:
+class Config(WatchedSettings):
     """Watch a policy on a page in the browser and take over where it goes wrong: keyboard or gamepad.
 
     Every episode is recorded into a LeRobot dataset (v3.0) with a column that says which steps were the person's;
@@ -75,10 +74,6 @@ class Config:
     """Episodes played at once, with a scripted person."""
     deterministic: bool = True
     """Take the policy's most likely action instead of a draw."""
-    cost: str = ""
-    """What is counted as cost: a sum of contact, force, knocked, joint, own, each perhaps weighed: contact+2*force."""
-    costs: CostSettings = CostSettings()
-    """Where these begin."""
     randomise: Path | None = None
     """YAML table of what differs from episode to episode (docs/randomisation.md)."""
     image_size: PictureSize = 96
@@ -95,7 +90,7 @@ class Config:
     """Control steps recorded after success."""
 
     def __post_init__(self) -> None:
-        check_costs(self.cost, self.costs)
+        super().__post_init__()
         if self.human == "browser" and self.batch != 1:
             raise problem("batch", "1 for a person, who watches one world", self.batch)
         unused = ("person", self.person, ScriptedConfig()), ("view", self.view, ViewConfig())

@@ -18,6 +18,7 @@ from toddle.core.rendering import RenderSettings, RenderVariation
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.envs.base import BatchedEnv
+from toddle.envs.limits import LimitsConfig
 from toddle.envs.make import family_of
 from toddle.experience.actor import body_in
 from toddle.experience.demonstrations import (
@@ -109,6 +110,8 @@ class Config(ActingSettings):
     randomise: Path | None = None
     """YAML table of what differs from episode to episode: masses, friction, gains, delays, looks
     (docs/randomisation.md)."""
+    limits: LimitsConfig = LimitsConfig()
+    """Of speed, force and place, below the demonstrator: what is recorded is held to them."""
     after_success: Whole = 8
     """Control steps recorded after success, so that a policy learns to stay."""
 

@@ -21,7 +21,7 @@ from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.envs.streams import WorldStreams
 from toddle.envs.tabletop.control import REACH, TURN, joint_motion, tool_jacobian
 from toddle.envs.tabletop.reading import TOOL, arm_numbers, moment_of, names_of, poses, quaternions, thing_numbers, told
-from toddle.envs.tabletop.scene import HOME, build_scene, reshape
+from toddle.envs.tabletop.scene import HOME, STIFFNESS, build_scene, reshape
 from toddle.envs.tabletop.task import Draws, Moment, Task, check_options
 from toddle.envs.tabletop.tasks import TASKS
 
@@ -50,7 +50,7 @@ class TabletopEnv(BatchedEnv):
     """
 
     dt = 0.05
-    action_parts = ActionParts(position=slice(0, 3), rotation=slice(3, 6), turn=TURN)
+    action_parts = ActionParts(position=slice(0, 3), rotation=slice(3, 6), turn=TURN, reach=REACH)
 
     def __init__(
         self,
@@ -209,6 +209,16 @@ class TabletopEnv(BatchedEnv):
         ended = self._success & active if self.terminate_on_success else np.zeros(self.num_envs, bool)
         truncated = (self._length + 1 >= self.max_episode_steps) & ~ended
         return self._pay(solved), ended, truncated
+
+    def pressing(self, actions: Array) -> Array:
+        """Return the newtons (N,) with which the tool would press where it is, were it held there: the servos' torques
+        t = K dq as a force at the tool, the least f with J^T f = t."""
+        jacobian = self._jacobian()
+        motion = np.concatenate([REACH * actions[:, :3], TURN * actions[:, 3:6]], 1)
+        torque = STIFFNESS * joint_motion(jacobian, motion)  # a bound: each is held to FORCE by the servo
+        wrench = np.einsum("nij,nj->ni", np.linalg.pinv(np.swapaxes(jacobian, 1, 2)), torque)
+        found: Array = np.linalg.norm(wrench[:, :3], axis=1)
+        return found
 
     def _jacobian(self) -> Array:
         state = self._pool.state
