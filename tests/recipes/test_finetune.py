@@ -627,13 +627,15 @@ def steered(vla: Path, out: Path, method: str, **more: Any) -> Any:
     return finetune.configure(SMALL | STEERED | ramp | {"policy": vla, "out": out, "method": method} | more)
 
 
-@pytest.mark.parametrize("method", ["dsrl", pytest.param("pld", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["dsrl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pld", "dsrl-na"))]
+)
 def test_a_frozen_vla_is_steered_and_stays_as_it_is(vla: Path, tmp_path: Path, method: str) -> None:
     finetune.run(steered(vla, tmp_path / "run", method))
     kind, _, meta, state = read_policy(tmp_path / "run")
     assert kind == "steered" and meta["algorithm"] == method and meta["image_size"] == 32
     share = float(state["share"])  # of the last decision, before whose end 304 of 640 steps were made, or few less
-    assert share == 1.0 if method == "dsrl" else 0.4 < share <= 304 / 640
+    assert 0.4 < share <= 304 / 640 if method == "pld" else share == 1.0
     inside = tmp_path / "run" / "policy" / "base"
     for name in ("policy.safetensors", "policy.json"):
         assert (inside / name).read_bytes() == (vla / "policy" / name).read_bytes()

@@ -158,15 +158,22 @@ class SoftActorCritic(ReplayLearner):
 
     def update_critics(self, batch: Decisions) -> dict[str, Tensor]:
         """Move the critics to y = r + discount (min of some slow critics at the actor's next action - alpha log pi)."""
-        c = self.config
-        with torch.no_grad():
-            following = self._value_after(batch)
-            target = one_step_target(batch.reward, following.new_zeros(()), 1.0, batch.discount * following)
+        target = self._target(batch)
         value = self.critics(batch.observation, batch.action)
         loss = self._descend("critics", (value - target).square().mean())
-        with torch.no_grad():
-            torch._foreach_lerp_([*self.slow.parameters()], [*self.critics.parameters()], c.target_rate)
+        self._follow()
         return {"critic_loss": loss, "value": value.mean(), "target": target.mean()}
+
+    @torch.no_grad()
+    def _target(self, batch: Decisions) -> Tensor:
+        """Return y (B,)."""
+        following = self._value_after(batch)
+        return one_step_target(batch.reward, following.new_zeros(()), 1.0, batch.discount * following)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the slow critics towards the critics."""
+        torch._foreach_lerp_([*self.slow.parameters()], [*self.critics.parameters()], self.config.target_rate)
 
     def _value_after(self, batch: Decisions) -> Tensor:
         """Return what the slow critics say (B,) of what the actor does next."""

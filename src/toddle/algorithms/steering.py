@@ -24,7 +24,7 @@ from toddle.experience.collect import Collector
 from toddle.experience.rollout import Rollout
 from toddle.models.q_ensemble import QEnsemble
 
-__all__ = ["Steering", "SteeringConfig"]
+__all__ = ["Steering", "SteeringConfig", "silent_critics"]
 
 
 @config
@@ -67,19 +67,7 @@ class Steering(SoftActorCritic):
         """`privileged`: K numbers of the simulator's state that the critics see after the actor's O; the replay's
         states are of O + K.  sees: numbers of a state that the critics see; None: all."""
         states, numbers = policy.state_sizes
-        critics = QEnsemble(
-            states + privileged if sees is None else sees,
-            numbers,
-            hidden=config.critic_hidden,
-            count=config.critics,
-            seed=int(torch.randint(2**62, (), generator=torch_generator(seed, "critics"))),
-            layer_norm=config.layer_norm,
-        )
-        # Values begin at 0.  What they begin with wears off by gamma for each time constant of the slow copies, which a
-        # short run never sees the end of; and where going on is valued above success, success is avoided.
-        with torch.no_grad():
-            critics.weights[-1].zero_()
-            critics.biases[-1].zero_()
+        critics = silent_critics(states + privileged if sees is None else sees, numbers, config, seed=seed)
         super().__init__(policy, collector, replay, config, seed=seed, critics=critics)
         self.steered, self.settings, self.privileged = policy, settings, privileged
         self.turns = torch_generator(seed, "who acts")
@@ -164,3 +152,23 @@ class Steering(SoftActorCritic):
         self.pending = None if found is None else (Decisions(**found["made"]), found["ended"])
         self.wait = state["wait"].clone()
         self.turns.set_state(state["turns"])
+
+
+def silent_critics(inputs: int, numbers: int, config: SACConfig, *, seed: int, of: str = "critics") -> QEnsemble:
+    """Return fresh critics that say 0; their weights follow from `seed` and from what they are critics `of`.
+
+    What values begin with wears off by gamma for each time constant of the slow copies, which a short run never sees
+    the end of; and where going on is valued above success, success is avoided.
+    """
+    critics = QEnsemble(
+        inputs,
+        numbers,
+        hidden=config.critic_hidden,
+        count=config.critics,
+        seed=int(torch.randint(2**62, (), generator=torch_generator(seed, of))),
+        layer_norm=config.layer_norm,
+    )
+    with torch.no_grad():
+        critics.weights[-1].zero_()
+        critics.biases[-1].zero_()
+    return critics

@@ -56,7 +56,8 @@ class SteeredPolicy(nn.Module):
     `share`, a buffer, is the probability that the actor has its say in a decision that is drawn, else the VLA acts
     alone; where no exploring is asked the actor always has, unless `share` is 0.  The VLA begins at drawn noise always.
     A decision's chain (B, N) is what the actor said, in [-1, 1], or what it would have had to say for what the VLA did
-    alone (residual: 0; noise: w / m, which may lie beyond 1); its state (B, O) is what the actor saw.
+    alone (residual: 0; noise: w / m, which may lie beyond 1); its state (B, O) is what the actor saw, and with `draws`
+    K above 0 (mode noise) after that the chunk, and K draws of what the VLA does alone, each its w / m and its chunk.
     """
 
     kind: ClassVar[str] = "steered"
@@ -80,6 +81,7 @@ class SteeredPolicy(nn.Module):
         self.horizon, self.bodies, self.cameras = base.horizon, base.bodies, base.cameras
         self.register_buffer("share", torch.zeros(()))
         self.alone: Tensor | None = None  # (B,) bool: the worlds in which the VLA makes the next decision alone
+        self.draws = 0
         self.actor = SquashedActor(
             *self.state_sizes,
             hidden=config.hidden,
@@ -102,12 +104,24 @@ class SteeredPolicy(nn.Module):
     # ---- what the actor sees and says --------------------------------------------------------------------------------
     @property
     def state_sizes(self) -> tuple[int, int]:
-        """O, numbers that the actor sees, and N, numbers that it says."""
-        length, width = self.base.flow_shape
+        """O, numbers that the actor sees (and of draws, where there are any), and N, numbers that it says."""
+        (length, width), chunk = self.base.flow_shape, self.chunk_numbers
         if self.config.mode == "noise":
-            return self.base.summary_width, width if self.config.repeat else length * width
-        chunk = self.horizon * self.bodies[0].action
+            said = width if self.config.repeat else length * width
+            return self.base.summary_width + (chunk + self.draws * (said + chunk) if self.draws else 0), said
         return self.base.summary_width + chunk, chunk
+
+    @property
+    def chunk_numbers(self) -> int:
+        """C, numbers of the chunk that is executed."""
+        return int(self.horizon * self.bodies[0].action)
+
+    def parted(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return of states (B, O) with draws what the actor saw (B, D), the chunk (B, C), and the draws' w / m
+        (B, K, N) and chunks (B, K, C)."""
+        seen, chunk = self.base.summary_width, self.chunk_numbers
+        draws = state[:, seen + chunk :].unflatten(-1, (self.draws, -1))
+        return state[:, :seen], state[:, seen : seen + chunk], draws[..., :-chunk], draws[..., -chunk:]
 
     def state(self, observation: Observation) -> Tensor:
         """Return what the actor would see (B, O) if the flow began at zero noise."""
@@ -178,10 +192,26 @@ class SteeredPolicy(nn.Module):
             alone = noise[:, :1] if self.config.repeat else noise
             said, own = self._decide(state, alone.flatten(1) / (scale or 1.0), generator, deterministic)
             steered = (scale * said).view_as(alone).expand_as(noise)
-            action, memory = self.base.chunk_from(
-                seen, torch.where(own[..., None], steered, noise), memory, steps=steps
-            )
+            begin = torch.where(own[..., None], steered, noise)
+            if self.draws:
+                action, drawn = self._with_draws(seen, begin, generator)
+                state = torch.cat([summary, action.flatten(1), drawn], -1)
+            else:
+                action, memory = self.base.chunk_from(seen, begin, memory, steps=steps)
         return Decision(action, said, action.new_zeros(len(action), 0), state=state), memory
+
+    def _with_draws(self, seen: Observation, begin: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Return the chunks (B, H_exec, A) from noise `begin` (B, H, A), and K draws of each world (B, K (N + C)); the
+        VLA, which has no history, is asked once."""
+        count, batch = 1 + self.draws, len(begin)
+        noise = torch.stack([begin, *(self._noise(batch, generator) for _ in range(self.draws))], 1)  # (B, 1 + K, H, A)
+        repeated: Any = {n: v.repeat_interleave(count, 0) for n, v in seen.items() if isinstance(v, Tensor)}
+        memory = self.base.initial_memory(batch * count)
+        chunks, _ = self.base.chunk_from(repeated, noise.flatten(0, 1), memory, steps=self.config.steps or None)
+        chunks = chunks.unflatten(0, (batch, count))
+        said = noise[:, 1:, :1] if self.config.repeat else noise[:, 1:]
+        drawn = torch.cat([said.flatten(2) / (self.config.scale or 1.0), chunks[:, 1:].flatten(2)], -1)
+        return chunks[:, 0], drawn.flatten(1)
 
     def hasten(self, how: Any, dtype: torch.dtype) -> None:
         """Let the VLA act by tables.  Raises InputError where it has none."""
