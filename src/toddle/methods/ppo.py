@@ -110,7 +110,7 @@ METHOD = Method(
                 ),
                 ppo=replace(GOALS, learning_rate=1e-3, lam=0.95, target_kl=0.05),
             ),
-            families=("walk",),
+            families=("walk", "goal"),
         ),
         Preset(
             name="started",
