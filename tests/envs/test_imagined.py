@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,22 @@ def test_doubt_cuts_the_episode_where_it_was_believed_last(folder: Path) -> None
     env.settings["doubt"] = 0.0
     _, reward, _, truncated, info = env.step(np.ones((4, 1)))
     assert info["success"].all() and (reward == 1).all() and not truncated.any()
+
+
+def test_what_was_recorded_is_the_best_that_a_reference_pays(folder: Path) -> None:
+    env, data = ImaginedEnv(folder, 6, seed=2, reward="reference"), recorded()
+    env.settings["doubt"] = 0.0
+    rows = env._row.copy()
+    left = 11 - rows % 12
+    for step in range(4):
+        running = step <= left
+        state = copy.deepcopy(env.state_dict())
+        _, worse, *_ = env.step_chunk(np.full((6, 1, 1), -0.9), active=running, reset_done=False)
+        env.load_state_dict(state)
+        action = data.action[np.minimum(rows + step, len(data) - 1)].numpy()
+        _, paid, _, truncated, _ = env.step_chunk(action[:, None], active=running, reset_done=False)
+        assert (paid == 0.0).all() and (worse[running] < 0.0).all()  # exactly: the model's own errors cancel
+        assert truncated.tolist() == (running & (step == left)).tolist()
 
 
 def test_episodes_begin_where_recorded_ones_did_or_were(folder: Path) -> None:

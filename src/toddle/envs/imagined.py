@@ -21,12 +21,14 @@ from toddle.core.types import Named
 from toddle.data.recordings import Recordings
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.streams import WorldStreams
-from toddle.models.world_model import load_world_model, world_model_folder
+from toddle.models.world_model import WorldModel, load_world_model, world_model_folder
 
 __all__ = ["BANK", "ImaginedEnv"]
 
 BANK = "recordings.safetensors"
 """Beside the model: the recordings that it was trained on, where episodes begin."""
+ARRAYS = ("success", "now", "doubted", "doubt", "row", "last")
+"""What is kept of each world besides what it has seen."""
 
 
 class ImaginedEnv(BatchedEnv):
@@ -44,14 +46,15 @@ class ImaginedEnv(BatchedEnv):
         seed: int = 0,
         max_episode_steps: int | None = None,
         terminate_on_success: bool = False,
-        reward: Literal["own", "success"] = "own",
+        reward: Literal["own", "success", "reference"] = "own",
     ) -> None:
-        """reward: the recorded environment's as the model says it, or 1 in steps that end solved.
+        """reward: the recorded environment's as the model says it; or 1 in steps that end solved; or "reference": minus
+        the distance to where the recorded actions lead in the same member (VLA-RFT), for as long as there are any.
 
         Raises InputError where the folder has no model, or a setting is none.
         """
-        if reward not in ("own", "success"):
-            raise problem("reward", "own or success", reward)
+        if reward not in ("own", "success", "reference"):
+            raise problem("reward", "own, success or reference", reward)
         self.model, meta = load_world_model(folder)
         place = world_model_folder(folder)
         assert place is not None
@@ -70,9 +73,8 @@ class ImaginedEnv(BatchedEnv):
         size, action = self.model.sizes
         self.single_observation_space = spaces.Dict({"proprio": spaces.Box(-np.inf, np.inf, (size,), np.float32)})
         self.single_action_space = spaces.Box(-1.0, 1.0, (action,), np.float32)
-        window = self.model.config.window
-        self._states = torch.zeros(num_envs, window, size)
-        self._actions, self._real = torch.zeros(num_envs, window, action), torch.zeros(num_envs, window).bool()
+        self._seen, self._reference = (_Windows(num_envs, self.model) for _ in range(2))
+        self._row, self._last = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
         self._member = torch.zeros(num_envs, dtype=torch.long)
         self._doubt, self._streams = np.zeros(num_envs), WorldStreams(num_envs, seed)
         self._success, self._now, self._doubted = (np.zeros(num_envs, bool) for _ in range(3))
@@ -82,6 +84,7 @@ class ImaginedEnv(BatchedEnv):
         """Seed of an episode -> state (O,) where it begins, in place of a recorded one."""
         training = ~self.recordings.held
         self._firsts = self.recordings.start[training].numpy()
+        self._lasts = (self.recordings.start + self.recordings.lengths - 1)[self.recordings.episode].numpy()
         self._rows = torch.nonzero(training[self.recordings.episode])[:, 0].numpy()
         self._allocate()
         self._reset_worlds(np.ones(num_envs, bool), None)
@@ -97,35 +100,29 @@ class ImaginedEnv(BatchedEnv):
         rows = np.where(middle, self._rows[(drawn[:, 1] * len(self._rows)).astype(int)], firsts)
         taken, own = self.recordings.windows(torch.from_numpy(rows), self.model.config.window, 0)
         at = torch.from_numpy(worlds)
-        self._states[at], self._real[at] = self.recordings.state[taken], own
-        self._actions[at] = self.recordings.action[taken]
+        for windows in (self._seen, self._reference):
+            windows.states[at], windows.real[at] = self.recordings.state[taken], own
+            windows.actions[at] = self.recordings.action[taken]
+        self._row[worlds], self._last[worlds] = rows, self._lasts[rows]
         self._member[at] = torch.from_numpy((drawn[:, 2] * len(self.model.members)).astype(np.int64))
         for world in worlds:
             seed = None if seeds is None else seeds[world]
             if seed is not None and seed in self.fixed:
-                self._states[world] = torch.as_tensor(self.fixed[seed], dtype=torch.float32)
-                self._real[world, :-1] = False
+                self._seen.states[world] = torch.as_tensor(self.fixed[seed], dtype=torch.float32)
+                self._seen.real[world, :-1] = False
         self._success[mask], self._now[mask], self._doubted[mask], self._doubt[mask] = False, False, False, 0.0
 
     @torch.no_grad()
     def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
         model, moving = self.model, torch.from_numpy(active)
         chosen = torch.from_numpy(np.clip(np.asarray(action, np.float32), -1.0, 1.0))
-        actions = torch.cat([self._actions[:, :-1], chosen[:, None]], 1)
-        said = model.following(self._states, actions, self._real)
+        said = self._seen.followed(model, chosen)
         doubt = model.doubt(said)
         following = said[self._member, torch.arange(self.num_envs)]
-        outcome = model.outcome(self._states[:, -1], chosen, following)
+        outcome = model.outcome(self._seen.states[:, -1], chosen, following)
         doubted = (doubt > model.alarm).numpy() & active & (self.settings["doubt"] > 0)
         solved = (outcome.success >= model.fires).numpy() & active & ~doubted
-        gone = torch.from_numpy(active & ~doubted)
-        self._actions = torch.where(moving[:, None, None], _later(actions), self._actions)
-        self._states = torch.where(
-            gone[:, None, None], torch.cat([self._states[:, 1:], following[:, None]], 1), self._states
-        )
-        self._real = torch.where(
-            gone[:, None], torch.cat([self._real[:, 1:], torch.ones(self.num_envs, 1).bool()], 1), self._real
-        )
+        self._seen.go_on(torch.from_numpy(active & ~doubted), following)
         self._doubt = np.where(active, doubt.numpy(), self._doubt)
         self._now, self._doubted = np.where(active, solved, self._now), np.where(active, doubted, self._doubted)
         self._success |= solved
@@ -133,10 +130,22 @@ class ImaginedEnv(BatchedEnv):
         terminated = over | (solved if self.terminate_on_success else np.zeros(self.num_envs, bool))
         late = self._length + 1 >= self.max_episode_steps
         paid = solved.astype(np.float64) if self.reward == "success" else outcome.reward.double().numpy()
+        if self.reward == "reference":
+            paid = self._beside(following, moving)
+            late |= self._row >= self._last
+            self._row += active
         return np.where(doubted, 0.0, paid), terminated, (late | doubted) & ~terminated
 
+    def _beside(self, following: torch.Tensor, moving: torch.Tensor) -> Array:
+        """Go on with the recorded actions in the same members; return (N,) minus how far states are from there."""
+        recorded = self.recordings.action[torch.from_numpy(np.minimum(self._row, self._last))]
+        there = self._reference.followed(self.model, recorded)[self._member, torch.arange(self.num_envs)]
+        self._reference.go_on(moving, there)
+        apart = (self.model.norm(following) - self.model.norm(there))[:, self.model.spread > 0]
+        return -apart.abs().mean(1).double().numpy()
+
     def _observe(self) -> Obs:
-        return {"proprio": self._states[:, -1].numpy().copy()}
+        return {"proprio": self._seen.states[:, -1].numpy().copy()}
 
     def _infos(self) -> dict[str, Array]:
         facts = {"success": self._success, "success_now": self._now, "doubt": self._doubt, "doubted": self._doubted}
@@ -144,22 +153,51 @@ class ImaginedEnv(BatchedEnv):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a bitwise resume needs."""
-        tensors = {"states": self._states, "actions": self._actions, "real": self._real, "member": self._member}
-        arrays = {"success": self._success, "now": self._now, "doubted": self._doubted, "doubt": self._doubt}
-        held = {name: value.numpy().copy() for name, value in tensors.items()}
-        held |= {name: value.copy() for name, value in arrays.items()}
+        held = {name: getattr(self, f"_{name}").copy() for name in ARRAYS} | {"member": self._member.numpy().copy()}
+        held |= {"seen": self._seen.state_dict(), "reference": self._reference.state_dict()}
         return super().state_dict() | held | {"streams": self._streams.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
         super().load_state_dict(state)
-        for name in ("states", "actions", "real", "member"):
-            setattr(self, f"_{name}", torch.from_numpy(np.array(state[name])))
-        for name in ("success", "now", "doubted", "doubt"):
+        for name in ARRAYS:
             setattr(self, f"_{name}", np.array(state[name]))
+        self._member = torch.from_numpy(np.array(state["member"]))
+        self._seen.load_state_dict(state["seen"])
+        self._reference.load_state_dict(state["reference"])
         self._streams.load_state_dict(state["streams"])
 
 
-def _later(actions: torch.Tensor) -> torch.Tensor:
-    """Return windows (N, T, A) moved on by a step; the last, still to come, is 0."""
-    return torch.cat([actions[:, 1:], torch.zeros_like(actions[:, :1])], 1)
+class _Windows:
+    """What N worlds have seen last: states (N, T, O), actions (N, T, A) of which the last is still to come, and which
+    steps (N, T) there were."""
+
+    def __init__(self, worlds: int, model: WorldModel) -> None:
+        window, (size, action) = model.config.window, model.sizes
+        self.states, self.actions = torch.zeros(worlds, window, size), torch.zeros(worlds, window, action)
+        self.real = torch.zeros(worlds, window, dtype=torch.bool)
+
+    def followed(self, model: WorldModel, action: torch.Tensor) -> torch.Tensor:
+        """Return what each member says follows actions (N, A): (K, N, O)."""
+        self.actions = torch.cat([self.actions[:, :-1], action[:, None]], 1)
+        return model.following(self.states, self.actions, self.real)
+
+    def go_on(self, moving: torch.Tensor, following: torch.Tensor) -> None:
+        """Take in the states (N, O) that followed, in the worlds that are moving (N,)."""
+        later = {
+            "states": torch.cat([self.states[:, 1:], following[:, None]], 1),
+            "actions": torch.cat([self.actions[:, 1:], self.actions[:, -1:]], 1),
+            "real": torch.cat([self.real[:, 1:], torch.ones_like(self.real[:, :1])], 1),
+        }
+        for name, value in later.items():
+            old = getattr(self, name)
+            setattr(self, name, torch.where(moving.view(-1, *[1] * (old.dim() - 1)), value, old))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the arrays."""
+        return {name: getattr(self, name).numpy().copy() for name in ("states", "actions", "real")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        for name in ("states", "actions", "real"):
+            setattr(self, name, torch.from_numpy(np.array(state[name])))

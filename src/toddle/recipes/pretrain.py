@@ -93,7 +93,7 @@ class Config:
     terminate_on_success: bool = False
     """End an episode at its first success, where the environment takes it (metaworld-state does so by itself)."""
     reward: str = "own"
-    """What is paid: own, dense, simplified, sparse or success, where the environment has several rewards
+    """What is paid: own, dense, simplified, sparse, success or reference, where the environment has several
     (docs/tabletop.md); own: what it pays by itself.  Or a sum of terms, sparse+0.5*pbrs+rnd (docs/rewards.md)."""
     horizon_scale: Count = 1
     """The task's time limit is multiplied by this, where the environment takes it (S4's first protocol: 10)."""

@@ -37,7 +37,7 @@ from toddle.experience.rollout import Rollout
 
 __all__ = ["EPISODE", "LEARNED", "OWN", "TERMS", "Around", "ComposedReward", "Wanted", "make_terms", "parse_reward"]
 
-OWN = ("own", "dense", "simplified", "sparse", "success")
+OWN = ("own", "dense", "simplified", "sparse", "success", "reference")
 """Words for what an environment pays by itself."""
 EPISODE = "reward_episode.json"
 """File of a run's folder: what each term paid at each decision of its last whole episode."""
