@@ -156,8 +156,8 @@ class WorldModelTraining:
                 raise NaNError(f"world model: the loss is {loss.item()}, the gradients' norms {norms}")
             optimiser.step()
             prefix = "world_model" if name == "model" else "control"
-            metrics[f"{prefix}/loss"] = float(single.mean())
-            metrics |= {f"{prefix}/{head}_loss": float(value) for head, value in heads.items()}
+            metrics[f"{prefix}/loss"] = single.mean().item()
+            metrics |= {f"{prefix}/{head}_loss": value.item() for head, value in heads.items()}
         self.done += 1
         return metrics
 
