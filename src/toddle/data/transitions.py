@@ -85,6 +85,7 @@ def read_transitions(
     shift: float = 0.0,
     discount: float = 0.99,
     chunk: int = 1,
+    state: np.ndarray | None = None,
 ) -> Transitions:
     """Return the transitions of a dataset with rewards `scale` r + `shift`, and returns discounted by `discount`.
 
@@ -92,13 +93,15 @@ def read_transitions(
     that are left out, and so is the last row of an episode that was cut: what followed it was not recorded.
     With `chunk` H a transition is H control steps, from every row on: the actions of all, the discounted sum of what
     they paid, and the state after the last.  Beyond an end for good the last action is repeated, which nothing sees.
+    state: (N, D) what is seen at every row, in place of `observation.state`.
     Raises InputError where a column is missing, actions are not in [-1, 1], or no transition is left.
     """
     for name in ("observation.state", "action", "next.reward" if reward == "recorded" else "next.success"):
         if name not in dataset.features:
             other = " (--reward success needs none)" if name == "next.reward" else ""
             raise InputError(f"dataset: {dataset.path} has no column '{name}', which RL from data needs{other}")
-    state, action = dataset.vector("observation.state"), dataset.vector("action")
+    state = dataset.vector("observation.state") if state is None else state
+    action = dataset.vector("action")
     if (most := float(np.abs(action).max())) > LIMIT:
         raise problem(f"dataset: {dataset.path}: action", "numbers from -1 to 1", f"{most:g}")
     flags = {name: dataset.column(name).astype(bool) for name in _ENDS if name in dataset.features}

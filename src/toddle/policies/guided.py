@@ -1,15 +1,20 @@
 """GuidedPolicy: any policy without a memory, whose chunks are chosen by a critic at test time.
 
-    vgps   K chunks are drawn and one of them is chosen by its value (V-GPS, Nakamoto et al. 2024, arXiv 2410.13816)
-    cem    the best of the K are fitted by a Gaussian from which K more are drawn, a few times over (the cross-entropy
-           method, Rubinstein 1999); the best chunk of all is taken
+    vgps      K chunks are drawn and one is chosen by its value (V-GPS, Nakamoto et al. 2024, arXiv 2410.13816)
+    cem       the best of the K are fitted by a Gaussian from which K more are drawn, a few times over (the
+              cross-entropy method, Rubinstein 1999); the best chunk of all is taken
+    guidance  K flows follow the gradient of the value at the ends in sight, and one is chosen (QGF's released code)
+    hume      K flows that begin at staggered times, one is chosen, and for some decisions its rest is noised a little
+              and flows again from what is seen then (Hume, Song et al. 2025, arXiv 2505.21432)
 
-The policy sees each observation once (`encode`), and all candidates of all worlds are one batch.  Nothing of it is
-changed, and with one candidate the decision is the policy's own, bit by bit.
+The policy sees each observation once (`encode`), and all candidates of all worlds are one batch; of a policy that flows
+all candidates share one prefix.  Nothing of it is changed, and with one candidate (guidance: with strength 0) the
+decision is the policy's own, bit by bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,13 +23,14 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Count, NonNegative, Positive, Share, Size
-from toddle.core.protocols import Acting
+from toddle.core.protocols import Memory
 from toddle.core.seeding import rand, randn
 from toddle.core.types import Decision, Observation
 from toddle.maths.choosing import choose
 from toddle.models.q_ensemble import QEnsemble
+from toddle.policies.flow_access import OpenFlow, flows, integrate, open_flow, shifted
 
-__all__ = ["GuidanceConfig", "GuidedPolicy", "repeated"]
+__all__ = ["GuidanceConfig", "GuidedPolicy", "check_steerable", "decided", "repeated", "state_of"]
 
 NARROWEST = 1e-3
 """Least standard deviation that cem draws with, of actions in [-1, 1]."""
@@ -34,8 +40,9 @@ NARROWEST = 1e-3
 class GuidanceConfig:
     """How a critic has its say at test time."""
 
-    method: Literal["vgps", "cem"] = "vgps"
-    """vgps: choose among draws of the policy; cem: search on from the best of them."""
+    method: Literal["vgps", "cem", "guidance", "hume"] = "vgps"
+    """vgps: choose among draws of the policy; cem: search on from the best of them; guidance: follow the value's
+    gradient; hume: choose seldom, and refine what was chosen."""
     candidates: Size = 10
     """K, chunks that are compared; 1: the policy's own decision."""
     width: Share = 1.0
@@ -48,6 +55,14 @@ class GuidanceConfig:
     """cem: share of the candidates that it is fitted to, at least two."""
     spread: Positive = 1.0
     """cem: the fitted standard deviation is multiplied by this."""
+    strength: NonNegative = 0.3
+    """guidance: how far a chunk is moved on the way, in normalised actions (root mean square); 0: the policy's own."""
+    stagger: Share = 0.1
+    """hume: candidates begin at flow times from 0 to this, each from pure noise."""
+    period: Size = 2
+    """hume: decisions for which a chosen chunk lasts; the policy's chunks must be so long."""
+    refine: Share = 0.5
+    """hume: share of noise to which the rest of a chosen chunk is noised before it flows again; 0: it is executed."""
     control: Literal["none", "shuffled", "flipped"] = "none"
     """Controls: each candidate has another one's value (no gain is due), or the worst is best (harm is)."""
 
@@ -61,29 +76,45 @@ class GuidedPolicy(nn.Module):
 
     kind: ClassVar[str] = "guided"
 
-    def __init__(self, base: Acting, critic: QEnsemble, config: GuidanceConfig) -> None:
+    def __init__(self, base: Any, critic: QEnsemble, config: GuidanceConfig) -> None:
         """Hold both as they are.
 
-        Raises InputError for a policy with a memory or with pictures, and for a critic of other sizes.
+        Raises InputError for a policy with a memory, for a VLA without kept features, and for a critic of other sizes.
         """
         super().__init__()
-        self.base: Any = base
+        self.base = base
         self.critic = critic
         self.config, self.horizon, self.sequential = config, base.horizon, base.sequential
         self.bodies, self.cameras = base.bodies, base.cameras
         self.decisions = self.elsewhere = 0
-        if base.cameras:
-            raise problem("steer", "a policy of states, as the critics of toddle offline are", f"kind '{base.kind}'")
-        if base.initial_memory(1) is not None:
-            raise problem("steer", "a policy without a memory", f"kind '{base.kind}'")
+        check_steerable(base)
+        self._flows = flows(base)
+        if config.method in ("guidance", "hume") and not self._flows:
+            raise problem("steer", f"a policy that flows, for {config.method}", f"kind '{base.kind}'")
         for body in base.bodies:
             seen, chunk = critic.sizes
-            if seen != body.proprio or chunk % body.action or chunk > base.horizon * body.action:
-                wanted = f"one of {body.proprio} numbers and of up to {base.horizon} actions of {body.action}"
+            wide = body.proprio + (self.base.context_width if self.cameras else 0)
+            if seen != wide or chunk % body.action or chunk > base.horizon * body.action:
+                wanted = f"one of {wide} numbers and of up to {base.horizon} actions of {body.action}"
                 raise problem("steering.critic", wanted, f"{seen} numbers and {chunk} of actions")
+        if config.method == "hume" and (length := self._whole[0]) < config.period * base.horizon:
+            most = f"at most {length // base.horizon}: chunks have {length} actions, {base.horizon} are executed"
+            raise problem("steering.period", most, config.period)
 
-    def initial_memory(self, batch: int) -> None:
-        """Return None: nothing is remembered."""
+    @property
+    def _whole(self) -> tuple[int, int]:
+        """(H, A) of the chunks of a policy that flows."""
+        whole: tuple[int, int] = (
+            self.base.flow_shape if self.cameras else (self.base.config.horizon, self.bodies[0].action)
+        )
+        return whole
+
+    def initial_memory(self, batch: int) -> Memory:
+        """Return nothing; with hume the chunk that was chosen (B, H, A) and the decisions that it is old (B,)."""
+        if self.config.method != "hume" or self.config.candidates == 1:
+            return None
+        device = self.critic.weights[0].device
+        return torch.zeros(batch, *self._whole, device=device), torch.full((batch,), -1, device=device)
 
     def encode(self, observation: Observation) -> Observation:
         """Return what the policy keeps of an observation."""
@@ -94,27 +125,95 @@ class GuidedPolicy(nn.Module):
     def act(
         self,
         observation: Observation,
-        memory: None = None,
+        memory: Memory = None,
         *,
         generator: torch.Generator | None = None,
         deterministic: bool = False,
-    ) -> tuple[Decision, None]:
+    ) -> tuple[Decision, Memory]:
         """Decide for (B, ...) observations.  A chunk that no draw of the policy gave (cem, width) has no chain."""
-        count = self.config.candidates
-        seen = self.encode(observation)
-        own, _ = self.base.act(seen, generator=generator, deterministic=deterministic) if deterministic else (None, 0)
-        if count == 1:
-            return own or self.base.act(seen, generator=generator)[0], None
-        drawn, _ = self.base.act(repeated(seen, count - (own is not None)), generator=generator)
-        decision = self._narrowed(seen, own, _joined(own, drawn, len(seen["proprio"])))
-        values = self._values(seen, decision.action, generator)
-        if self.config.method == "cem":
-            return self._searched(seen, decision.action, values, generator), None
-        index = choose(values, self.config.temperature, generator)
+        config, seen = self.config, self.encode(observation)
+        if (config.candidates == 1 and config.method != "guidance") or (
+            config.method == "guidance" and config.strength == 0.0
+        ):
+            return decided(self.base, seen, generator, deterministic), memory
+        if config.method == "hume":
+            return self._slowly(seen, memory, generator, deterministic)
+        if self._flows:
+            drawn, _ = self._flowing(seen, generator, deterministic)
+        else:
+            drawn = self._drawn(seen, generator, deterministic)
+        values = self._values(seen, drawn.action, generator)
+        if config.method == "cem":
+            return self._searched(seen, drawn.action, values, generator), None
+        index = choose(values, config.temperature, generator)
         self._count(index != 0)
         rows = torch.arange(len(index), device=index.device), index
-        return Decision(decision.action[rows], decision.chain[rows], decision.log_prob[rows]), None
+        return Decision(drawn.action[rows], drawn.chain[rows], drawn.log_prob[rows]), None
 
+    def _drawn(self, seen: Observation, generator: torch.Generator | None, deterministic: bool) -> Decision:
+        """Return candidates (B, K, ...), the most likely chunk first where it is asked for."""
+        count = self.config.candidates
+        own = decided(self.base, seen, generator, True) if deterministic else None
+        drawn = decided(self.base, repeated(seen, count - (own is not None)), generator, False)
+        return self._narrowed(seen, own, _joined(own, drawn, len(seen["proprio"])))
+
+    # ---- policies that flow ------------------------------------------------------------------------------------------
+    def _flowing(
+        self, seen: Observation, generator: torch.Generator | None, deterministic: bool
+    ) -> tuple[Decision, Tensor]:
+        """Return candidates (B, K, ...) and their whole chunks (B, K, H, A), of one prefix."""
+        config, flow = self.config, open_flow(self.base, seen)
+        worlds, count = len(seen["proprio"]), config.candidates
+        noise = randn((worlds, count, *flow.shape), generator, seen["proprio"].device)
+        if deterministic and flow.from_zero:
+            noise[:, 0] = 0.0
+        noise = noise[:, :1] + config.width * (noise - noise[:, :1])
+        begin = noise.new_zeros(worlds, count)
+        if config.method == "hume":
+            begin = begin + config.stagger * torch.arange(count, device=begin.device) / count
+        push = self._push(seen, flow) if config.method == "guidance" else None
+        chunk = integrate(flow, noise, begin, push=push)
+        action = flow.executed(chunk)
+        return Decision(action, noise, action.new_zeros(worlds, count, 0)), chunk
+
+    def _push(self, seen: Observation, flow: OpenFlow) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what is added to velocities: the direction in which the value of the ends rises, of set length."""
+
+        def push(ends: Tensor, tau: Tensor) -> Tensor:
+            with torch.enable_grad():
+                ends = ends.detach().requires_grad_(True)
+                value = self._critics(seen, flow.executed(ends)).sum()
+                (slope,) = torch.autograd.grad(value, ends)
+            scale = slope.square().mean((-2, -1), keepdim=True).sqrt()
+            slope = slope / scale.clamp(min=torch.finfo(slope.dtype).tiny)
+            return self.config.strength * (-slope if self.config.control == "flipped" else slope)
+
+        return push
+
+    def _slowly(
+        self, seen: Observation, memory: Memory, generator: torch.Generator | None, deterministic: bool
+    ) -> tuple[Decision, Memory]:
+        """Choose anew where a chunk is used up, and refine what is left of it elsewhere."""
+        config, worlds = self.config, len(seen["proprio"])
+        chunk, age = self.initial_memory(worlds) if memory is None else memory
+        due = seen["first"] | (age < 0) | (age + 1 >= config.period)
+        age = torch.where(due, 0, age + 1)
+        if due.any():
+            drawn, whole = self._flowing(seen, generator, deterministic)
+            index = choose(self._values(seen, drawn.action, generator), config.temperature, generator)
+            self._count((index != 0)[due])
+            chosen = whole[torch.arange(worlds, device=index.device), index]
+            chunk = torch.where(due[:, None, None], chosen, chunk)
+        flow, rest = open_flow(self.base, seen), shifted(chunk, age * self.horizon)
+        if config.refine > 0.0 and not due.all():
+            tau = 1.0 - config.refine
+            noisy = tau * rest + config.refine * randn(rest.shape, generator, rest.device)
+            again = integrate(flow, noisy[:, None], noisy.new_full((worlds, 1), tau))[:, 0]
+            rest = torch.where(due[:, None, None], rest, again)
+        action = flow.executed(rest[:, None])[:, 0]
+        return Decision(action, rest, action.new_zeros(worlds, 0)), (chunk, age)
+
+    # ---- values ------------------------------------------------------------------------------------------------------
     def _narrowed(self, seen: Observation, own: Decision | None, drawn: Decision) -> Decision:
         """Return draws (B, K, ...) nearer to the most likely action by `width`; these have no chain."""
         if self.config.width == 1.0:
@@ -123,14 +222,18 @@ class GuidedPolicy(nn.Module):
         action = centre + self.config.width * (drawn.action - centre)
         return Decision(action, action.new_zeros(*action.shape[:2], 0), action.new_zeros(*action.shape[:2], 0))
 
-    def _values(self, seen: Observation, action: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _critics(self, seen: Observation, action: Tensor) -> Tensor:
         """Return the critics' least value (B, K) of chunks (B, K, H, A), held to what environments execute."""
         worlds, count = action.shape[:2]
-        chunk = action.clamp(-1.0, 1.0).flatten(2)[..., : self.critic.sizes[1]].flatten(0, 1)
-        states = seen["proprio"].repeat_interleave(count, 0)
-        values = self.critic(states, chunk).amin(0).view(worlds, count)
+        chunk = action.clamp(-1.0, 1.0)[..., : self.bodies[0].action].flatten(2)[..., : self.critic.sizes[1]]
+        states = state_of(seen).repeat_interleave(count, 0)
+        return self.critic(states, chunk.flatten(0, 1)).amin(0).view(worlds, count)
+
+    def _values(self, seen: Observation, action: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return what candidates (B, K, H, A) are chosen by (B, K): their values, or a control's."""
+        values = self._critics(seen, action)
         if self.config.control == "shuffled":
-            return values.gather(1, rand((worlds, count), generator, values.device).argsort(1))
+            return values.gather(1, rand(values.shape, generator, values.device).argsort(1))
         return -values if self.config.control == "flipped" else values
 
     def _searched(
@@ -155,6 +258,29 @@ class GuidedPolicy(nn.Module):
     def _count(self, other: Tensor) -> None:
         self.decisions += len(other)
         self.elsewhere += int(other.sum())
+
+
+def check_steerable(base: Any) -> None:
+    """Raise InputError for a policy that remembers, or a VLA whose features are not kept."""
+    if base.cameras and not base.context_width:
+        raise problem("steer", "a policy of states, or a VLA whose backbone is frozen", f"kind '{base.kind}'")
+    if base.initial_memory(1) is not None and not (base.cameras and base.window_sizes[1] == 1):
+        raise problem("steer", "a policy without a memory", f"kind '{base.kind}'")
+
+
+def decided(base: Any, seen: Observation, generator: torch.Generator | None, deterministic: bool) -> Decision:
+    """Return a policy's own decision at encoded observations (B, ...), remembering nothing."""
+    memory = base.initial_memory(len(seen["proprio"]))
+    decision: Decision = base.act(seen, memory, generator=generator, deterministic=deterministic)[0]
+    return decision
+
+
+def state_of(seen: Observation) -> Tensor:
+    """Return what critics see of encoded observations (..., ...): the state, and of a VLA the mean of its tokens."""
+    if "context" not in seen:
+        return seen["proprio"]
+    context, mask = seen["context"].float(), seen["context_mask"][..., None].float()
+    return torch.cat([seen["proprio"].float(), (context * mask).sum(-2) / mask.sum(-2).clamp(min=1.0)], -1)
 
 
 def repeated(observation: Observation, count: int) -> Observation:

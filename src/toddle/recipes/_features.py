@@ -1,18 +1,24 @@
-"""Features of a frozen backbone, made once for a dataset and kept: what `sft` and `reward` learn from."""
+"""Features of a frozen backbone, made once for a dataset and kept: what `sft`, `reward` and `offline` learn from."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from toddle.core.errors import problem
 from toddle.core.types import FeatureSource
 from toddle.data.augment import PictureAugmentation
-from toddle.data.feature_cache import FeatureCache, cache_dataset
+from toddle.data.feature_cache import FeatureCache, cache_dataset, picture_index
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.runs.loop import ProgressLine
 
-__all__ = ["cached_features"]
+__all__ = ["cached_features", "states_seen"]
+
+Array = NDArray[Any]
 
 
 def cached_features(
@@ -35,3 +41,16 @@ def cached_features(
             augment=augment,
             on_block=bar.advance,
         )
+
+
+def states_seen(root: Path, vla: Any, dataset: LeRobotDataset) -> Array:
+    """Return what critics of a VLA see at every row (N, D): the state, and the mean of the frozen backbone's tokens.
+
+    Raises InputError where its backbone learns, or the dataset lacks its pictures.
+    """
+    if vla.features is None or not vla.cameras:
+        raise problem("features", "a VLA whose backbone is frozen", f"kind '{vla.kind}'")
+    context, mask = cached_features(root, vla.features, vla.cameras, dataset).load()
+    pooled = np.stack([tokens[real].astype(np.float32).mean(0) for tokens, real in zip(context, mask, strict=True)])
+    rows = picture_index(dataset, np.arange(dataset.num_frames))
+    return np.concatenate([dataset.vector("observation.state"), pooled[rows]], 1)

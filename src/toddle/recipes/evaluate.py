@@ -68,7 +68,8 @@ class Config(ActingSettings, WatchedSettings):
     deterministic: bool = True
     """Take a policy's most likely action instead of a draw."""
     steer: Steer = "none"
-    """A critic has its say in every decision: vgps chooses among candidates, cem searches (docs/steering.md)."""
+    """What has its say in decisions: a critic (vgps, cem, guidance, hume, retry) or a memory (strap, ra-dt); see
+    docs/steering.md."""
     candidates: Size = CANDIDATES
     """Chunks that are compared."""
     steering: SteeringConfig = SteeringConfig()

@@ -17,6 +17,7 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.transitions import Transitions, read_transitions
 from toddle.policies.conditioned import Asked
 from toddle.policies.store import load_policy, save_policy
+from toddle.recipes._features import states_seen
 from toddle.recipes._offline_policy import fresh_policy
 from toddle.runs.critics import FOLDER, save_critics
 from toddle.runs.loop import run_loop
@@ -62,6 +63,11 @@ class Config:
     """How the policy is learned."""
     policy: Path | None = None
     """Folder of a policy of states to go on from; None: a fresh one."""
+    features: Path | None = None
+    """Folder of a VLA: critics see the state and the mean of its frozen backbone's tokens, and can steer it afterwards
+    (`toddle evaluate --steer`); the policy learned beside them is of no use."""
+    cache: Path = Path("runs/cache")
+    """Where features of pictures are kept."""
     updates: Count = 100_000
     """Updates in all."""
     reward: Literal["success", "recorded"] = "success"
@@ -113,7 +119,12 @@ def _read(config: Config) -> tuple[Transitions, BodySpec]:
         "shift": config.reward_shift,
         "discount": config.offline.discount,
     }
-    data = Transitions.joined([read_transitions(dataset, reward=config.reward, **paid) for dataset in datasets])
+    vla = None if config.features is None else load_policy(config.features)
+    parts = []
+    for dataset in datasets:
+        state = None if vla is None else states_seen(config.cache, vla, dataset)
+        parts.append(read_transitions(dataset, reward=config.reward, state=state, **paid))
+    data = Transitions.joined(parts)
     if config.reward == "success" and not bool(data.terminal.any()):
         raise problem("dataset", "a success among its episodes", "none", "without one there is nothing to learn from")
     if config.permute_rewards:
