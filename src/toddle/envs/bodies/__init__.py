@@ -5,12 +5,12 @@ from __future__ import annotations
 from toddle.core.errors import nearest, problem
 from toddle.envs.bodies.body import Body
 from toddle.envs.bodies.promises import PARTS_PER_BODY
-from toddle.envs.bodies.robots import ANT, GO1, HUMANOID, PANDA
+from toddle.envs.bodies.robots import ANT, G1, GO1, HUMANOID, PANDA
 from toddle.envs.bodies.sawyer import SAWYER
 
 __all__ = ["BODIES", "get_body", "part_offset"]
 
-BODIES: dict[str, Body] = {body.name: body for body in (SAWYER, PANDA, ANT, HUMANOID, GO1)}
+BODIES: dict[str, Body] = {body.name: body for body in (SAWYER, PANDA, ANT, HUMANOID, GO1, G1)}
 """Every known body.  Add your own before an environment or a policy asks for it; the order gives its part ids."""
 
 

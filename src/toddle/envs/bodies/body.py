@@ -95,7 +95,7 @@ class Body:
     undesired: tuple[str, ...] = ()
     """Bodies that should touch nothing."""
     feet: tuple[str, ...] = ()
-    """Geoms that touch the ground in walking; a floating base that has none cannot be asked to walk."""
+    """Geoms (or bodies) that touch the ground in walking; a floating base without them cannot be asked to walk."""
     torque_limits: tuple[float, ...] | None = None
     """Largest actuator forces, one an actuator; None takes the model's own force limits."""
     mix: tuple[float, float, float, float] = (0.3, 0.3, 0.25, 0.15)

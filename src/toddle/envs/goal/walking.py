@@ -18,7 +18,7 @@ import numpy as np
 from toddle.core.errors import problem
 from toddle.envs.base import Array, Obs
 from toddle.envs.bodies import Body, get_body
-from toddle.envs.bodies.promises import PARTS_PER_BODY
+from toddle.envs.bodies.promises import PARTS_PER_BODY, foot_body
 from toddle.envs.goal.curriculum import CurriculumConfig
 from toddle.envs.goal.parts import HOLD, VELOCITY, BodyState
 from toddle.envs.goal.tracking import GoalTrackingEnv
@@ -80,7 +80,7 @@ class WalkingEnv(GoalTrackingEnv):
             raise problem(f"body {self.body}: parts", f"at most {PARTS_PER_BODY} with the heading", reader.parts)
         height, upright, _, heading = reader.slots[3]
         self._items = np.array([reader.slots[2][0], heading, height, upright])
-        self._feet = model.geom_bodyid[[model.geom(name).id for name in self.description.feet]]
+        self._feet = np.array([foot_body(model, name) for name in self.description.feet])
         self._step_time = self.dt / self.description.time
 
     def _arrays(self, nu: int, actions: int) -> None:
