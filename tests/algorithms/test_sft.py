@@ -11,7 +11,9 @@ import torch
 from tests.policies.tiny_vla import ToyDemonstrations, tiny_vla
 
 from toddle.algorithms.sft import SFT, SFTConfig
+from toddle.algorithms.sft_memory import forecast
 from toddle.core.errors import InputError, NaNError
+from toddle.core.live_memory import LiveBytes, bytes_of
 from toddle.maths.similarity import linear_cka
 
 QUICK = SFTConfig(steps=150, batch=24, learning_rate=6e-3, ema=0.9)
@@ -227,3 +229,23 @@ def test_cka_is_measured_against_the_start_and_survives_a_checkpoint() -> None:
     again.load_state_dict(copy.deepcopy(learner.state_dict()))  # as from a file
     later = [[run.step() for _ in range(5)][-1]["sft/cka"] for run in (learner, again)]
     assert later[0] == later[1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimiser": "muon"}, {"accumulate": 2}], ids=["adamw", "muon", "parts"])
+def test_the_forecast_of_memory_is_what_the_learner_then_holds(changes: dict[str, Any]) -> None:
+    data, config = ToyDemonstrations(), SFTConfig(steps=4, batch=8, **changes)
+    policy = tiny_vla().eval()
+    found = forecast(policy, lambda rows: data.batch(range(rows)), config)
+    assert all(value.grad is None for value in policy.parameters()) and not policy.training
+    learner = SFT(policy, data, config)
+    learner.step()
+    with LiveBytes() as live:
+        learner.step()
+    state = learner.state_dict()
+    moments = bytes_of([state[name] for name in learner.optimisers])
+    moved = [value for value in learner.weights.values() if value.grad is not None]
+    beside = 16 * max(value.numel() for value in moved if value.ndim == 2) if "optimiser" in changes else 0
+    assert 0 <= moments - (found.optimiser - beside) < 1000  # the counts of steps
+    assert found.kept + found.trunk == bytes_of([state["averaged"], state["start"]])
+    assert found.gradients == bytes_of([value.grad for value in moved]) < found.kept
+    assert max(live.timeline) == pytest.approx(max(found.step, found.gradients + found.trunk), rel=0.1)

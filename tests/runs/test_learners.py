@@ -24,6 +24,7 @@ from toddle.methods._base import load_method
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
 from toddle.models.trunk import TrunkConfig
+from toddle.policies.store import load_policy
 from toddle.recipes import finetune, pretrain, record, sft
 from toddle.runs.checkpoint import load_state
 from toddle.runs.learners import follows, merged_state, own_state
@@ -129,7 +130,8 @@ def vla(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def teach(root: Path, out: Path, **changes: Any) -> Path:
-    own = {key: changes.pop(key) for key in ("learners",) if key in changes}
+    own = {key: changes.pop(key) for key in ("learners", "sharding", "checkpoint_every") if key in changes}
+    resume = changes.pop("resume", False)
     trunk = TrunkConfig(width=16, depth=2, heads=2, context_width=16, modulation="residual")
     sft.run(
         sft.Config(
@@ -141,7 +143,8 @@ def teach(root: Path, out: Path, **changes: Any) -> Path:
             expert=sft.FreshExpert(trunk=trunk, horizon=4, executed=4, steps=3),
             sft=SFTConfig(**({"steps": 4, "batch": 9} | changes)),
             **own,
-        )
+        ),
+        resume=resume,
     )
     return out
 
@@ -149,6 +152,26 @@ def teach(root: Path, out: Path, **changes: Any) -> Path:
 @pytest.mark.slow
 def test_sft_of_two_learners_is_that_of_one(vla: Path, tmp_path: Path) -> None:
     assert_alike(vla, teach(vla.parent, tmp_path / "two", learners=2))
+
+
+@pytest.mark.slow
+def test_two_learners_with_a_part_of_each_weight_are_one_and_go_on_as_one_and_as_three(
+    vla: Path, tmp_path: Path
+) -> None:
+    parts = {"sharding": "full", "checkpointing": True}
+    two = teach(vla.parent, tmp_path / "two", learners=2, checkpoint_every=2, **parts)
+    assert_alike(vla, two)
+    weights = [load_policy(out / "policy").state_dict() for out in (vla, two)]
+    for name, value in weights[0].items():
+        if not name.endswith(KEY_BIASES):
+            torch.testing.assert_close(weights[1][name], value, atol=2e-6, rtol=1e-5)
+    for learners, sharding in ((1, "none"), (3, "full")):
+        out = tmp_path / str(learners)
+        shutil.copytree(two, out)
+        shutil.rmtree(max((out / "checkpoints").glob("step_*")))
+        (out / "finished.json").unlink()
+        again = {"learners": learners, "sharding": sharding, "checkpoint_every": 2, "resume": True}
+        assert_alike(vla, teach(vla.parent, out, checkpointing=True, **again))
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from toddle.core.seeding import PartGenerator, numpy_generator, torch_generator
 from toddle.core.team import add_gradients, team
 from toddle.maths.similarity import linear_cka
 from toddle.models.recompute import recomputing
+from toddle.models.sharded import own_part, put, put_moments, shard, whole
 from toddle.optim.adam_state import adam_state, load_adam_state
 from toddle.optim.schedules import cosine_factor
 
@@ -105,15 +106,18 @@ class SFT:
         *,
         seed: int = 0,
         weights: NDArray[np.float64] | None = None,
+        sharded: bool = False,
     ) -> None:
         """Begin; the order of samples and the noise follow from `seed`.
 
         weights: of the samples (len(data),), which are then drawn in proportion to them, with repetition; None: each is
-        met once before one is met again.
+        met once before one is met again.  sharded: each of several learners keeps a part of every weight (`shard`).
         """
-        self.policy, self.data, self.config = policy, data, config
+        self.policy, self.data, self.config, self.sharded = policy, data, config, sharded
         self.chances = None if weights is None else weights / weights.sum()
         self.device = device_of(policy)
+        if sharded:
+            shard(policy, self.device, ("loss", "trunk_tokens"), bf16=config.bf16)
         self.weights = {name: value for name, value in policy.named_parameters() if value.requires_grad}
         self.trunk = {name: value for name, value in policy.trunk_parameters().items() if name in self.weights}
         self.start = {name: value.detach().clone() for name, value in self.trunk.items()}
@@ -198,7 +202,7 @@ class SFT:
         for each in self.optimisers.values():
             each.zero_grad(set_to_none=True)
         metrics = self._gradients(self._samples(), l2_sp=config.l2_sp if share > 0 else 0.0)
-        norm = float(nn.utils.clip_grad_norm_(self.weights.values(), config.clip))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.weights.values(), config.clip)))
         if not math.isfinite(norm):
             raise NaNError(f"sft: the gradient's norm is {norm}")
         for each in self.optimisers.values():
@@ -229,7 +233,9 @@ class SFT:
             with bf16, recomputing(self.config.checkpointing):
                 loss, found = self.policy.loss(to_device(batch, self.device), self.noise)
             if not self.whole:
-                loss = loss * (count / total)
+                loss = loss * (
+                    count / total * (self.team.size if self.sharded else 1)
+                )  # parts have the mean's gradient
             if l2_sp and part.start == 0:  # once, whoever has the first row
                 loss = loss + l2_sp * self._distance()
             bad = bad if torch.isfinite(loss) else loss.item()
@@ -238,7 +244,8 @@ class SFT:
         if self.team.any(not math.isfinite(bad)):
             raise NaNError(f"sft: the loss is {bad}")
         if self.team.size > 1:
-            add_gradients(self.team, self.weights.values())
+            if not self.sharded:
+                add_gradients(self.team, self.weights.values())
             facts = dict(
                 zip(facts, self.team.add(torch.tensor([*facts.values()], dtype=torch.float64)).tolist(), strict=True)
             )
@@ -261,7 +268,7 @@ class SFT:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.done) / (10 + self.done))
-        kept, now = list(self.averaged.values()), [value.detach() for value in self.weights.values()]
+        kept, now = _parts(self.averaged), _parts(self.weights)
         torch._foreach_lerp_(kept, now, 1.0 - decay)
 
     def _distance(self) -> Tensor:
@@ -276,9 +283,11 @@ class SFT:
         """Return ||theta - theta_0|| / ||theta_0|| of the trunk, 0 where there is none."""
         if not self.trunk:
             return 0.0
-        now, start = [value.detach() for value in self.trunk.values()], list(self.start.values())
-        moved = torch.stack(torch._foreach_norm(torch._foreach_sub(now, start))).norm()
-        return float(moved / torch.stack(torch._foreach_norm(start)).norm().clamp(min=1e-12))
+        now, start = _parts(self.trunk), _parts(self.start)
+        norms = [torch.stack(torch._foreach_norm(parts)).norm() for parts in (torch._foreach_sub(now, start), start)]
+        if self.sharded:
+            norms = [self.team.add(norm.square()).sqrt() for norm in norms]
+        return float(norms[0] / norms[1].clamp(min=1e-12))
 
     @torch.no_grad()
     def use_average(self) -> None:
@@ -291,11 +300,10 @@ class SFT:
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, buffers, averages, optimiser, and where the sampler and the noise stand."""
+        weighty = {"policy": self.policy.state_dict(), "averaged": dict(self.averaged), "start": dict(self.start)}
+        weighty |= {name: adam_state(each) for name, each in self.optimisers.items()}
         return {
-            "policy": self.policy.state_dict(),
-            "averaged": dict(self.averaged),
-            "start": dict(self.start),
-            **{name: adam_state(each) for name, each in self.optimisers.items()},
+            **whole(weighty),
             "noise": self.noise.get_state(),
             "numbers": self.numbers.bit_generator.state,
             "order": self.order,
@@ -305,13 +313,18 @@ class SFT:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the next step is bitwise what it would have been."""
-        self.policy.load_state_dict(state["policy"])
+        self.policy.load_state_dict(put(self.policy.state_dict(), state["policy"]))
         for mine, kept in ((self.averaged, state["averaged"]), (self.start, state["start"])):
             for name, value in mine.items():
-                value.copy_(kept[name])
+                value.copy_(put(value, kept[name]))
         for name, each in self.optimisers.items():
-            load_adam_state(each, state[name])
+            load_adam_state(each, put_moments(each, state[name]) if self.sharded else state[name])
         self.noise.set_state(state["noise"])
         self.numbers.bit_generator.state = state["numbers"]
         self.order, self.done = np.asarray(state["order"], np.int64), int(state["done"])
         self.tokens = to_device(state.get("tokens", self.tokens), self.device)
+
+
+def _parts(values: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return what of the weights is here."""
+    return [own_part(value.detach()) for value in values.values()]

@@ -1,6 +1,6 @@
 """The transformer that RL and the VLA share: pre-LN blocks of cross-attention to context or self-attention, and an MLP.
 
-Three ways through the same weights, equal to float rounding (tests hold them together):
+Three ways through the same weights, equal to rounding (tests hold them together):
 - `forward`: any tokens under any mask.  The plain form, and the oracle of the other two.
 - `segment`: whole training segments.  History tokens attend among themselves in one call, the slots of all decisions
   to the history and their own decision's slots in another.
@@ -10,7 +10,7 @@ Three ways through the same weights, equal to float rounding (tests hold them to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +122,10 @@ class Block(nn.Module):
         self.modulation = Modulation(d, config.modulation) if config.modulation != "none" else None
         self.gates = nn.Parameter(torch.zeros(2, d)) if index in config.fresh else None
 
+    def forward(self, run: Any, *given: Any) -> Any:
+        """Return run(self, *given), during which weights that are shared out are put together (`models.sharded`)."""
+        return run(self, *given)
+
     def modulators(self, condition: Tensor | None) -> Modulators | None:
         """Return the block's modulators of the embedded flow time (None: not modulated)."""
         return self.modulation(condition) if self.modulation is not None and condition is not None else None
@@ -172,8 +176,7 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList([Block(config, index) for index in range(config.depth)])
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.time = TimeEmbedding(config.width) if config.modulation != "none" else None
-        kinds = config.kinds
-        self.history_needed = [("self" in kinds[index + 1 :]) for index in range(config.depth)]
+        self.history_needed = [("self" in config.kinds[index + 1 :]) for index in range(config.depth)]
 
     @property
     def head_dim(self) -> int:
@@ -226,9 +229,9 @@ class Trunk(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Run segments: history (B, S, 2, d), slots (B, S', H, d) of the last S' decisions.
 
-        context (B, S, G, Dc) and its additive mask (B, S, G) are each decision's own; tau (B, S').
-        Where a decision has several chunks of slots (`view.links`), they follow each other in S' and share its keys.
-        Returns normed slots (B, S', H, d) and the history (normed only with `return_history`; else partly computed).
+        context (B, S, G, Dc) and its additive mask (B, S, G) are each decision's own; tau (B, S').  Several chunks of
+        slots a decision (`view.links`) follow each other in S' and share its keys.
+        Returns normed slots (B, S', H, d) and the history (normed with `return_history`; else partly computed).
         """
         (batch, length), decisions = history.shape[:2], slots.shape[1] // view.links
         condition, read = self.condition(tau), None if context is None else context.flatten(0, 1)
@@ -238,13 +241,13 @@ class Trunk(nn.Module):
         def by_decision(x: Tensor) -> Tensor:
             return x.reshape(batch * decisions, -1, x.shape[-1])
 
-        def run(block: Block, history: Tensor, slots: Tensor, needed: bool) -> tuple[Tensor, Tensor]:
+        def run(block: Block, history: Tensor, slots: Tensor, condition: Any, read: Any, needed: bool) -> Any:
             m, keys = block.modulators(condition), block.context_keys(read)
             mh = m if modulate_history else None
             late = keys if keys is None or decisions == length else _last(keys, batch, decisions)
             if block.kind == "cross":
                 assert keys is not None and late is not None, "a trunk with cross-attention needs context"
-                if needed and m is None and slots.shape[1] == length == decisions:  # small attention calls are costly
+                if needed and m is None and slots.shape[1] == length == decisions:  # small calls are costly
                     both = torch.cat([history, slots], dim=2)
                     both = block.read_context(both.flatten(0, 1), keys, flat_mask, None).view_as(both)
                     return both[:, :, :2], both[:, :, 2:]
@@ -259,7 +262,7 @@ class Trunk(nn.Module):
             return self._self_block(block, history, slots, view, (mh, m), needed)
 
         for block, needed in zip(self.layers(), self.history_needed, strict=True):
-            history, slots = recomputed(run, block, history, slots, needed or return_history)
+            history, slots = recomputed(block, run, history, slots, condition, read, needed or return_history)
         return self.norm(slots), self.norm(history) if return_history else history
 
     def _self_block(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from toddle.algorithms.sft import SFT, SFTConfig
+from toddle.algorithms.sft_memory import forecast
 from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
@@ -28,6 +29,7 @@ from toddle.experience.taught import Taught, drawings
 from toddle.policies.bounds import ROUNDING
 from toddle.policies.store import save_policy
 from toddle.recipes._features import cached_features
+from toddle.recipes._sft_parts import check_sharding, examples
 from toddle.recipes._sft_start import FreshExpert, FreshTokens, StartConfig, VLMStart, start_policy
 from toddle.recipes._weighing import WeighConfig
 from toddle.runs.learners import check_learners, follow, follows, leading, led
@@ -37,6 +39,10 @@ from toddle.runs.run import RunFolder
 __all__ = ["Config", "FreshExpert", "FreshTokens", "VLMStart", "plan", "run"]
 
 
+FIRST = 25 * 2**20
+"""Bytes that torch loads at its first step."""
+TRIED = 5 * 10**8
+"""Weights up to which --dry-run makes two small steps to see what a step takes in memory."""
 KEPT = 24
 """Bytes kept of each weight: itself, its gradient, Adam's two moments, its average and where it began."""
 
@@ -49,7 +55,7 @@ class Config(StartConfig):
     Writes the policy to <out>/policy: evaluate it with `toddle evaluate`.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device", "learners")
+    may_change: ClassVar[tuple[str, ...]] = ("device", "learners", "sharding")
 
     dataset: tuple[Path, ...]
     """LeRobot datasets (v3.0), as `toddle record` writes them."""
@@ -82,6 +88,8 @@ class Config(StartConfig):
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     learners: Count = 1
     """Processes that learn, each from its share of every batch (docs/scaling.md)."""
+    sharding: Literal["none", "full"] = "none"
+    """full: every learner keeps a part of each weight, its gradient and moments, and not all of them (FSDP2)."""
     checkpoint_every: Count = 200
     """Steps between two checkpoints."""
 
@@ -94,6 +102,7 @@ class Config(StartConfig):
             self.sft.batch // self.sft.accumulate,
             "decisions computed at once (sft.batch / sft.accumulate)",
         )
+        check_sharding(self.sharding == "full", self.learners, self.sft)
         if not self.dataset:
             raise problem("dataset", "at least one folder", "none")
 
@@ -105,7 +114,7 @@ def plan(config: Config) -> Plan:
     policy = make_policy(config, datasets)
     check_fits(policy, datasets)
     tokens = check_sentences(policy, datasets, lossy=config.lossy_sentences)
-    _windows(config, policy.window_sizes, datasets)  # raises where rows lie between pictures
+    windows = _windows(config, policy.window_sizes, datasets)  # raises where rows lie between pictures
     sizes = [(value.numel(), value.requires_grad) for _, value in policy.named_parameters()]
     weights, frozen = (sum(size for size, learns in sizes if learns is wanted) for wanted in (True, False))
     beside = f" beside {frozen:,} that stay" if frozen else ""
@@ -113,6 +122,10 @@ def plan(config: Config) -> Plan:
     copies = f" ({config.augment.variants} of {config.augment.copies} changed)" if config.augment.variants else ""
     low, high = action_range(datasets)
     count = sum(len(_chosen(dataset, config.episodes)) for dataset in datasets)
+    here, step = resident(), None  # what LoRA is on is loaded by now
+    if weights + frozen <= TRIED:
+        parts = config.learners, config.sharding == "full"
+        step = forecast(policy, examples(policy, windows), config.sft, *parts)
     return Plan(
         steps=[
             f"read {count} episodes of {sum(len(d.tasks) for d in datasets)} sentences of at most {tokens} tokens",
@@ -122,9 +135,10 @@ def plan(config: Config) -> Plan:
             *_people(config, datasets),
             *config.weigh.lines(datasets),
             *drawings(datasets, mix=config.mix_renderings),
+            *([step.line(config.sft.checkpointing)] if step else []),
             f"write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=KEPT * weights + 4 * frozen + max(10**9, resident()),  # what LoRA is on is loaded by now
+        memory_bytes=here + FIRST + step.peak if step else KEPT * weights + 4 * frozen + max(10**9, here),
         seconds=0.01 * pictures + config.sft.steps * (0.01 + 1.4e-9 * (weights + frozen / 3) * config.sft.batch),
     )
 
@@ -139,15 +153,16 @@ def run(config: Config, *, resume: bool = False) -> None:
         leading(config.learners, "sft", folder.path) as learners,
     ):
         learner, policy, datasets = make_learner(config)
+        shared = led(learner, learners)
         run_loop(
-            led(learner, learners),
+            shared,
             folder,
             config.sft.steps,
             checkpoint_every=config.checkpoint_every,
             label="sft",
             show=("sft/loss", "sft/endpoint_error"),
         )
-        learner.use_average()
+        policy = _averaged(config, datasets, learner, shared)
         facts = {
             "init": config.init,
             "dataset": [str(path) for path in config.dataset],
@@ -157,6 +172,18 @@ def run(config: Config, *, resume: bool = False) -> None:
         facts |= Taught.by(datasets, policy.cameras).to_meta()  # evaluation draws alike
         save_policy(config.out / "policy", policy, facts)
         print(f"policy: {config.out / 'policy'}")
+
+
+def _averaged(config: Config, datasets: list[LeRobotDataset], learner: SFT, shared: Any) -> FineTunable:
+    """Return the policy with the averaged weights; where they are shared out, one that has all of them."""
+    if config.sharding == "none":
+        learner.use_average()
+        return learner.policy
+    state = shared.state_dict()
+    policy = make_policy(config, datasets)
+    policy.load_state_dict({**state["policy"], **state["averaged"]})
+    policy.begin_step(1.0)
+    return policy.train(False)
 
 
 def make_learner(config: Config) -> tuple[SFT, FineTunable, list[LeRobotDataset]]:
@@ -173,7 +200,8 @@ def make_learner(config: Config) -> tuple[SFT, FineTunable, list[LeRobotDataset]
     actions = feature_statistics(data.actions)
     policy.fit_normalization(data.proprio(), actions, action_mode(config, datasets), body, refit=config.refit_proprio)
     weights = config.weigh.weights(data, datasets, config.seed)
-    return SFT(policy, data, config.sft, seed=config.seed, weights=weights), policy, datasets
+    made = SFT(policy, data, config.sft, seed=config.seed, weights=weights, sharded=config.sharding == "full")
+    return made, policy, datasets
 
 
 def open_datasets(config: Config) -> list[LeRobotDataset]:
@@ -250,6 +278,8 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
     stored = config.init != "random"  # then much of it may stay as it is, which shows when it is built
     with weights_that_fit(1.0 if stored else KEPT / 4):
         policy = start_policy(config, datasets, partial(_chunks, config, datasets))
+    if config.sharding == "full" and policy.features is None:
+        raise problem("sharding", "none where the backbone learns or is read with the expert", f"kind '{policy.kind}'")
     if stored:
         learned = sum(value.numel() for _, value in policy.named_parameters() if value.requires_grad)
         what = f"what is kept beside {learned:,} weights that learn"

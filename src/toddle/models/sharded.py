@@ -1,0 +1,73 @@
+"""Weights that several learners share out among them: torch's FSDP2 (`fully_shard`), each keeps a part of every weight.
+
+A block's weights are put together when it is called, and taken apart again after it; gradients are summed into the
+part of each.  The moments of an optimiser over such weights are parts too.  `whole` and `put` are the way to one tree
+with all of it, as checkpoints have it, and back: both are called by all learners together.
+Source: Zhao et al. 2023 (arXiv 2304.11277); parts a parameter as in torch's FSDP2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from toddle.models.trunk import Block
+
+__all__ = ["own_part", "put", "put_moments", "shard", "whole"]
+
+
+def shard(module: Any, device: torch.device, methods: Iterable[str], *, bf16: bool = False) -> None:
+    """Share out the weights of `module` over all learners, in place; `methods` are its ways in, besides `forward`.
+
+    Its blocks are put together one by one, the rest when one of `methods` is called.  bf16: weights are put together in
+    bfloat16, gradients are summed in float32.  The gradient of a part is the mean over learners.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    precision = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if bf16:
+        precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    assert isinstance(module, nn.Module)
+    for part in module.modules():
+        if isinstance(part, Block):
+            fully_shard(part, mesh=mesh, mp_policy=precision)
+    fully_shard(module, mesh=mesh, mp_policy=precision)
+    for name in methods:
+        register_fsdp_forward_method(module, name)
+
+
+def whole(tree: Any) -> Any:
+    """Return a tree of dicts with all of every shared tensor in place of its part."""
+    if isinstance(tree, dict):
+        return {key: whole(value) for key, value in tree.items()}
+    return tree.full_tensor() if isinstance(tree, DTensor) else tree
+
+
+def put(tree: Any, full: Any) -> Any:
+    """Return `full` with the parts of this learner where `tree` has parts."""
+    if isinstance(tree, dict):
+        return {key: put(tree[key], value) if key in tree else value for key, value in full.items()}
+    if not isinstance(tree, DTensor):
+        return full
+    return distribute_tensor(full.to(tree.device), tree.device_mesh, tree.placements, src_data_rank=None)
+
+
+def put_moments(optimiser: torch.optim.Optimizer, full: dict[str, Any]) -> dict[str, Any]:
+    """Do what `put` does for an optimiser's state, of whole moments by the number of their weight."""
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+
+    def own(weight: Tensor, item: Any) -> Any:
+        return put(weight, item) if isinstance(item, Tensor) and item.shape == weight.shape else item
+
+    return {key: {name: own(weights[int(key)], item) for name, item in value.items()} for key, value in full.items()}
+
+
+def own_part(x: Tensor) -> Tensor:
+    """Return what of a shared tensor is here; of any other, all of it."""
+    return x.to_local() if isinstance(x, DTensor) else x
