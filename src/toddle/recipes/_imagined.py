@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toddle.algorithms.world_model_evaluation import side_by_side
+from toddle.algorithms.world_model_evaluation import side_by_side, starts_of, traces
 from toddle.core.errors import problem
 from toddle.core.types import EpisodeResult
+from toddle.envs.base import Array
 from toddle.envs.imagined import ImaginedEnv
 from toddle.envs.make import make_env
 from toddle.experience.actor import body_in
@@ -16,7 +17,7 @@ from toddle.maths.intervals import wilson_interval
 from toddle.models.world_model import load_world_model
 from toddle.policies.store import load_policy
 
-__all__ = ["Played", "check_policies", "named_policies", "play", "told"]
+__all__ = ["Played", "check_policies", "named_policies", "paths", "play", "told"]
 
 
 class Played(NamedTuple):
@@ -61,6 +62,27 @@ def play(
             found.append(Played(label, *side_by_side(policy, real, imagined, seeds, deterministic=deterministic)))
     finally:
         real.close()
+    return found
+
+
+def paths(
+    model: Path, policy: Path, *, seed: int, starts: int, deterministic: bool
+) -> dict[str, list[tuple[Array, Array]]]:
+    """Return, of the tool and of the object where the environment names them, where they go (T, 2) from each start: in
+    the environment, and in the model."""
+    loaded, seeds = load_policy(policy, acting=True), list(range(seed, seed + starts))
+    imagined = ImaginedEnv(model, starts, seed=seed)
+    real = make_env(check_policies(model, (str(policy),)), starts, seed=seed)
+    try:
+        imagined.fixed = starts_of(real, seeds)
+        both = [traces(loaded, env, seeds, deterministic=deterministic) for env in (real, imagined)]
+    finally:
+        real.close()
+    found = {}
+    for name in ("tool", "object"):
+        if name in imagined.named:
+            at = list(imagined.named[name].at[:2])
+            found[name] = [(one[:, at], other[:, at]) for one, other in zip(*both, strict=True)]
     return found
 
 

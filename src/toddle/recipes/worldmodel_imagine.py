@@ -11,11 +11,14 @@ from toddle.core.errors import problem
 from toddle.core.files import write_json_atomic
 from toddle.core.numbers import Count, Seed, Size
 from toddle.core.plan import Plan
-from toddle.recipes._imagined import check_policies, play, told
+from toddle.recipes._imagined import check_policies, named_policies, paths, play, told
 from toddle.reporting.world_model import write_imagined_page
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
+
+DRAWN = 6
+"""Starts of each policy whose paths are drawn."""
 
 
 @config
@@ -78,7 +81,11 @@ def run(config: Config, *, resume: bool = False) -> None:
             "agreement": agreement([(one.real, one.imagined) for one in played]),
         }
         write_json_atomic(config.out / "imagined.json", found)
-        write_imagined_page(config.out / "index.html", found, played)
+        drawn = {
+            name: paths(config.model, path, seed=config.seed, starts=DRAWN, deterministic=config.deterministic)
+            for name, path in named_policies(config.policy).items()
+        }
+        write_imagined_page(config.out / "index.html", found, played, drawn)
         folder.finish(1)
     for row in policies:
         real, imagined = (100 * row[where]["success"][0] for where in ("real", "imagined"))

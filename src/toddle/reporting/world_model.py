@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import matplotlib
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from toddle.core.files import write_text_atomic
 from toddle.core.types import EpisodeResult
@@ -21,6 +22,9 @@ BESIDE = (
     "Success in a model rises in nearly every training in it, so by itself it shows nothing: what counts is the real "
     "one, from the same starts."
 )
+
+
+PATHS = "Seen from above, in metres: where it goes in the environment, and, dotted, in the model; dots are starts."
 
 
 class BothPlayed(Protocol):
@@ -56,10 +60,36 @@ def write_world_model_page(path: Path, found: Mapping[str, Any], played: Sequenc
     write_text_atomic(path, page.render("A model of an environment", lead, body))
 
 
-def write_imagined_page(path: Path, found: Mapping[str, Any], played: Sequence[BothPlayed]) -> None:
-    """Write what `toddle worldmodel imagine` found."""
+Paths = Mapping[str, Sequence[tuple[NDArray[Any], NDArray[Any]]]]
+"""Thing -> of each start, where it goes (T, 2), real and imagined."""
+
+
+def write_imagined_page(
+    path: Path, found: Mapping[str, Any], played: Sequence[BothPlayed], drawn: Mapping[str, Paths]
+) -> None:
+    """Write what `toddle worldmodel imagine` found; drawn: of each policy, paths from some of the starts."""
     lead = "Policies in a model of the environment and in the environment, from the same starts."
-    write_text_atomic(path, page.render("Imagined and real", lead, [("Real and imagined", _both(found, played))]))
+    body = [("Real and imagined", _both(found, played))]
+    body += [(f"Paths: {name}", page.figure(_paths(paths), PATHS)) for name, paths in drawn.items() if paths]
+    write_text_atomic(path, page.render("Imagined and real", lead, body))
+
+
+def _paths(paths: Paths) -> str:
+    count = len(next(iter(paths.values())))
+    columns = min(3, count)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.2 * columns, 2.9 * -(-count // columns)), layout="constrained")
+        for start in range(count):
+            axes = figure.add_subplot(-(-count // columns), columns, start + 1)
+            for (name, both), colour in zip(paths.items(), COLOURS, strict=False):
+                real, imagined = both[start]
+                axes.plot(*real.T, color=colour, label=f"{name}, real")
+                axes.plot(*imagined.T, color=colour, linestyle=":", label=f"{name}, imagined")
+                axes.plot(*real[0], color=colour, marker="o", markersize=4)
+            axes.set_aspect("equal", adjustable="datalim")
+            axes.set_title(f"start {start + 1}")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2 * len(paths))
+        return svg(figure)
 
 
 def _named(found: Mapping[str, Any]) -> list[str]:
