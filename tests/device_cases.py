@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from tests.algorithms.test_backbone_pretraining import scenes
 from tests.policies.tiny_vla import SENTENCES, ToyDemonstrations, tiny_backbone, tiny_vla
+from tests.tiny_world import TINY, recorded
 
 from toddle.algorithms.backbone_pretraining import BackbonePretraining, BackboneTrainingConfig
 from toddle.algorithms.sft import SFT, SFTConfig
+from toddle.algorithms.world_model_training import WorldModelTraining, WorldModelTrainingConfig
 from toddle.core.config import to_dict
 from toddle.core.protocols import Learner
 from toddle.models.trunk import TrunkConfig
+from toddle.models.world_model import WorldModel
 from toddle.recipes.pretrain import build, configure
 from toddle.runs.checkpoint import load_state, save_state
 
@@ -105,11 +108,19 @@ def backbone(device: torch.device) -> BackbonePretraining:
     return BackbonePretraining(tiny_backbone().to(device), scenes(32, 0), settings, seed=0)
 
 
+def world_model(device: torch.device) -> WorldModelTraining:
+    """Build what `toddle worldmodel train` trains."""
+    models = {name: WorldModel(TINY, 2, 1).to(device) for name in ("model", "control")}
+    settings = WorldModelTrainingConfig(steps=10, batch=8, roll_out=3, roll_outs=4)
+    return WorldModelTraining(models, recorded(8), settings, seed=0)
+
+
 OTHERS: dict[str, Callable[[torch.device], Learner]] = {
     "sft": fine_tuning,
     "sft, endpoint, history": lambda device: fine_tuning(device, head="endpoint", slot_mask="bidirectional"),
     "sft, pictures": lambda device: fine_tuning(device, pictures=True),
     "backbone": backbone,
+    "world model": world_model,
 }
 
 

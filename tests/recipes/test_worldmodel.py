@@ -50,6 +50,7 @@ def test_from_recordings_to_a_policy_that_learned_in_the_model(tmp_path: Path) -
         start = ["--init", tmp_path / "base", "--steps", 128]
         toddle("pretrain", "--env", environment, *start, *more, "--out", tmp_path / name)
     toddle("pretrain", "--env", f"{environment}/control", "--steps", 128, "--worlds", 8, "--out", tmp_path / "control")
+    toddle("evaluate", "--policy", tmp_path / "base", "--env", environment, "--out", tmp_path / "alone", status=2)
     both = ["--model", tmp_path / "wm", "--policy", f"base={tmp_path / 'base'}", f"in={tmp_path / 'ppo'}"]
     for word, file in (("evaluate", "evaluation.json"), ("imagine", "imagined.json")):
         toddle("worldmodel", word, *both, "--episodes", 4, "--num-envs", 4, "--out", tmp_path / word)

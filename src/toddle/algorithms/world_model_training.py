@@ -81,13 +81,16 @@ class WorldModelTraining:
             self.rows.append(torch.from_numpy(np.concatenate(steps)).to(self.device))
         mixed = torch.from_numpy(numpy_generator(seed, "shuffled actions").permutation(len(data))).to(self.device)
         self.actions = {name: self.data.action if name == "model" else self.data.action[mixed] for name in models}
-        rows = torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in training]))
-        inner = _inner(data, rows)
+        kept = np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in training])
+        rows = torch.from_numpy(kept).to(self.device)
+        inner = _inner(self.data, rows)
         self.optimisers: dict[str, torch.optim.AdamW] = {}
         for name, model in models.items():
-            model.fit_statistics(data.state[rows], data.state[inner + 1] - data.state[inner], data.reward[rows])
+            state, reward = self.data.state, self.data.reward
+            model.fit_statistics(state[rows], state[inner + 1] - state[inner], reward[rows])
+            fused = self.device.type in ("cpu", "cuda")  # where torch has it
             self.optimisers[name] = torch.optim.AdamW(
-                model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+                model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused
             )
 
     def _drawn(self, member: int, count: int) -> Tensor:
@@ -163,8 +166,12 @@ class WorldModelTraining:
 
     @torch.no_grad()
     def set_levels(self) -> dict[str, dict[str, float]]:
-        """Set doubt's and the heads' levels on roll-outs of the held-out episodes; return what they are worth there."""
-        return {name: _set_levels(model, self.data, self.config.alarm) for name, model in self.models.items()}
+        """Set doubt's and the heads' levels on roll-outs of the held-out episodes; return what they are worth there.
+
+        The models are on the CPU afterwards.
+        """
+        data = Recordings(**{name: value.cpu() for name, value in self.data.tensors().items()})
+        return {name: _set_levels(model.cpu(), data, self.config.alarm) for name, model in self.models.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, optimisers, and where the draws stand."""
@@ -187,7 +194,7 @@ class WorldModelTraining:
 def _inner(data: Recordings, rows: Tensor) -> Tensor:
     """Return those of the rows that another row of the same episode follows."""
     episode = data.episode
-    follows = torch.cat([episode[1:] == episode[:-1], torch.zeros(1, dtype=torch.bool)])
+    follows = torch.cat([episode[1:] == episode[:-1], torch.zeros_like(data.success[:1])])
     return rows[follows[rows]]
 
 

@@ -28,6 +28,8 @@ class Family:
     """Options that evaluation sets: held-out goals, the end at success."""
     finetuning: Mapping[str, Any] = field(default_factory=dict)
     """Options with which RL improves a VLA here: success as the reward, the end at success."""
+    modelled: bool = False
+    """Whether it is a learned model, whose success says nothing unless the real one stands beside it."""
     remedies: Mapping[str, str] = field(default_factory=dict)
     """Optional package -> what installs it."""
     world_bytes: int = 2**19

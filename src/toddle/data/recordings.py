@@ -46,12 +46,12 @@ class Recordings:
     @property
     def lengths(self) -> Tensor:
         """(E,) steps of each episode."""
-        return torch.diff(self.start, append=torch.tensor([len(self)]))
+        return torch.diff(self.start, append=torch.full_like(self.start[:1], len(self)))
 
     @property
     def episode(self) -> Tensor:
         """(N,) which episode each step is of."""
-        return torch.repeat_interleave(torch.arange(len(self.start)), self.lengths)
+        return torch.repeat_interleave(torch.arange(len(self.start), device=self.start.device), self.lengths)
 
     def succeeded(self) -> Tensor:
         """(E,) bool."""
@@ -64,7 +64,7 @@ class Recordings:
         `after` that follow it, and which of them are of its own episode; the others repeat a step that is."""
         of = self.episode[rows]
         first, last = self.start[of][:, None], (self.start + self.lengths - 1)[of][:, None]
-        wanted = rows[:, None] + torch.arange(1 - before, after + 1)
+        wanted = rows[:, None] + torch.arange(1 - before, after + 1, device=rows.device)
         return wanted.clamp(first, last), (wanted >= first) & (wanted <= last)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -188,6 +188,9 @@ def _check(config: Config) -> tuple[int, list[str], float]:
     resolve_device(config.device)
     for name in config.env:
         family = family_of(name)
+        if family.modelled:
+            remedy = "toddle worldmodel imagine sets success in a model beside the real one"
+            raise problem("env", "an environment that is no learned model", name, remedy)
         if config.looks:
             family.check("variation", name, " ".join(config.looks), field="looks")
     _check_films(config)

@@ -121,7 +121,7 @@ def plan(config: Config) -> Plan:
             f"write {config.out / 'model'}: the environment imagined/{config.out}",
         ],
         memory_bytes=16 * weights * len(models) + 3 * data.state.nbytes + 500 * 2**20,
-        seconds=4e-7 * weights / 3 * config.train.steps * config.train.batch * 2 / 100 * len(models),
+        seconds=config.train.steps * len(models) * (0.01 + 4e-10 * weights * config.train.batch * config.model.window),
     )
 
 
