@@ -40,6 +40,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "offline": {"dataset": ["somewhere"]},
     "identify": {"dataset": "somewhere"},
     "intervene": {"policy": "somewhere"},
+    "compress": {"policy": "somewhere", "dataset": ["somewhere"]},
     "worldmodel record": {"env": "tabletop/push-cube", "policy": ["expert"]},
     "worldmodel train": {"dataset": ["somewhere"]},
     "worldmodel evaluate": {"model": "somewhere"},
@@ -182,7 +183,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     given |= {"reward label": "--dataset x", "reward train": "--dataset x", "reward evaluate": "--model x"}
     given |= {"reward fit": "--dataset x", "reward plot": "--dataset x"}
     given |= {"explore": "--method sime --policy x --env goal/sawyer"}
-    given |= {"intervene": "--policy x"}
+    given |= {"intervene": "--policy x", "compress": "--policy x --dataset x"}
     given |= {"worldmodel record": "--env x --policy x", "worldmodel train": "--dataset x"}
     given |= {"worldmodel evaluate": "--model x", "worldmodel imagine": "--model x --policy x"}
     given |= {"identify": "x", "offline": "--dataset x", "prefer train": "--policy x --dataset x --answers x"}
@@ -211,6 +212,7 @@ RUNS = {
     "factory": "",
     "identify": "x",
     "intervene": "--policy x",
+    "compress": "--policy x --dataset x",
     "jumpstart": "",
     "offline": "--dataset x",
     "prefer train": "--policy x --dataset x --answers x",

@@ -37,6 +37,7 @@ COMMANDS = {
     "explore": "explore around what a policy does, and keep the episodes that still teach as a LeRobot dataset",
     "sft": "fine-tune a vision-language-action model on demonstrations",
     "finetune": "improve a vision-language-action model by RL in simulation, from pictures and sentences",
+    "compress": "cut hidden units out of a vision-language-action model; measure size and speed, in int8 too",
     "intervene": "watch a policy on a page and take over where it goes wrong; episodes become a dataset",
     "offline": "learn a policy of states from datasets with rewards, by RL without a simulator",
     "jumpstart": "train a state-based agent by PPO that asks a teacher for directions, soon not at all",
