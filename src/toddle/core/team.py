@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["ALONE", "Group", "Team", "add_gradients", "joined", "rank_asked", "team"]
+__all__ = ["ALONE", "Group", "Place", "Team", "add_gradients", "joined", "placed", "rank_asked", "team"]
 
 HOST = "127.0.0.1"
 PATIENCE = timedelta(days=7)
@@ -73,6 +73,28 @@ class Team:
 ALONE = Team()
 
 
+def _share(index: int, size: int, total: int, unit: int) -> range:
+    units = total // unit
+    first, last = ((units * i + size - 1) // size * unit for i in (index, index + 1))
+    return range(first, last)
+
+
+class Place(Team):
+    """One of several that only act, each with a share of the worlds: they say nothing to one another."""
+
+    def __init__(self, index: int, size: int, worlds: int) -> None:
+        """`worlds`: of all together."""
+        self.index, self.size, self.worlds = index, size, worlds
+
+    def share(self, total: int, unit: int = 1) -> range:
+        """Return this one's share, as `Group` does."""
+        return _share(self.index, self.size, total, unit)
+
+    def place(self, own: int) -> tuple[int, int]:
+        """Return where its worlds begin, and how many all have."""
+        return self.share(self.worlds).start, self.worlds
+
+
 class Group(Team):
     """One of several learners, over torch.distributed (gloo on the CPU, NCCL between GPUs)."""
 
@@ -82,9 +104,7 @@ class Group(Team):
 
     def share(self, total: int, unit: int = 1) -> range:
         """Return this learner's share; the first ones have one unit more where it does not come out even."""
-        units = total // unit
-        first, last = ((units * i + self.size - 1) // self.size * unit for i in (self.index, self.index + 1))
-        return range(first, last)
+        return _share(self.index, self.size, total, unit)
 
     def place(self, own: int) -> tuple[int, int]:
         """Return where this learner's things begin, and how many all have."""
@@ -148,6 +168,17 @@ _TEAM: Team = ALONE
 def team() -> Team:
     """Return the team of this process."""
     return _TEAM
+
+
+@contextmanager
+def placed(place: Place) -> Iterator[None]:
+    """Let this process be one of several that act."""
+    global _TEAM
+    _TEAM = place
+    try:
+        yield
+    finally:
+        _TEAM = ALONE
 
 
 def rank_asked() -> int | None:

@@ -23,6 +23,7 @@ from toddle.envs.base import Array, BatchedEnv
 from toddle.experience.actor import Actor
 from toddle.experience.curriculum import TaskCurriculum, TaskCurriculumConfig
 from toddle.experience.guide import Guide
+from toddle.experience.notes import Notes
 from toddle.experience.reward_scale import RewardScale
 from toddle.experience.rollout import Rollout
 
@@ -99,8 +100,7 @@ class Collector:
         self._begun = False  # the actor's sizes are the policy's, once there is one
         self._raw, _ = env.reset(seed=first + int(torch.randint(2**31 - 1, (), generator=self.generator)))
         self._last: Observation | None = None  # what the rollout before ended with, encoded
-        self._ended: dict[str, list[float]] = {}  # by metric, one number an episode or a goal that ended
-        self._sums: dict[str, NDArray[Any]] = {}  # by metric, a sum over decisions for each world
+        self.notes = Notes()
         self._cost: NDArray[Any] | None = None  # (T, B), once the environment has reported one
         self._succeeded: NDArray[np.bool_] | None = None  # (T + 1, B), before each decision, once it is reported
         self._reached = np.zeros(shape, bool)  # whether success was reported in a decision
@@ -128,6 +128,10 @@ class Collector:
         A sequential policy starts each rollout with an empty memory and `first` set, so that scoring the stored
         segment gives the same log-densities again.  The rollout is the collector's own and is overwritten next time.
         """
+        return self.finish(critic, self.gather(policy))
+
+    def gather(self, policy: Acting) -> int:
+        """Fill `rollout` with T decisions a world; return the control steps that were made."""
         length, worlds, actor = self.config.length, self.env.num_envs, self.actor
         if self._begun:
             actor.restart(policy, first=policy.sequential)
@@ -167,6 +171,12 @@ class Collector:
         if policy.horizon > 1:
             rollout.steps = torch.from_numpy(self._steps.copy()).to(rollout.reward.device)
         rollout.keep_finals(finals)
+        return steps
+
+    def finish(self, critic: Critic | None, steps: int) -> tuple[Rollout, dict[str, float]]:
+        """Value and scale the rollout; return it with metrics of what ended in its `steps` control steps."""
+        rollout = self.rollout
+        assert rollout is not None
         if critic is not None:
             self._value(critic, rollout)
         if self.config.scale_rewards:
@@ -225,12 +235,11 @@ class Collector:
             self._episode_cost += info["cost"]
         for key, value in info.items():
             if key == "level" or key.startswith("reward/"):
-                name = "goal/level" if key == "level" else key
-                self._sums[name] = self._sums.get(name, 0.0) + value
+                self.notes.add("goal/level" if key == "level" else key, value)
         done = info.get("goal_done")
         if done is not None and done.any():
             for key in GOAL_FACTS:
-                self._ended.setdefault(key.replace("_", "/", 1), []).extend(info[key][done].astype(float).tolist())
+                self.notes.end(key.replace("_", "/", 1), info[key][done])
 
     def _note_ends(
         self, t: int, truncated: NDArray[Any], info: dict[str, Any], policy: Acting, finals: list[Any]
@@ -246,7 +255,7 @@ class Collector:
                 raise problem("tasks.kind", "environments that report success", self.env.name)
             self.tasks.note(info["task"][ended], np.asarray(info["success"], bool)[ended, None])
         for key, value in facts.items():
-            self._ended.setdefault(f"episode/{key}", []).extend(value[ended].astype(float).tolist())
+            self.notes.end(f"episode/{key}", value[ended])
         cut = np.flatnonzero(truncated)
         if len(cut):
             final = info["final_obs"]
@@ -281,12 +290,7 @@ class Collector:
         reward = float(rollout.reward.mean())
         if self.team.size > 1:
             reward, steps = self._pool(float(rollout.reward.sum()), steps)
-        metrics = {name: float(np.mean(values)) for name, values in self._ended.items()}
-        metrics |= {name: float(np.mean(value)) / rollout.length for name, value in self._sums.items()}
-        metrics["episode/ended"] = float(len(self._ended.get("episode/return", ())))
-        if "goal/success" in self._ended:
-            metrics["goal/ended"] = float(len(self._ended["goal/success"]))
-        self._ended, self._sums = {}, {}
+        metrics, self.notes = self.notes.means(rollout.length), Notes()
         self.total_steps += steps
         metrics["rollout/reward"] = reward
         metrics["rollout/total_steps"] = float(self.total_steps)
@@ -294,14 +298,10 @@ class Collector:
 
     def _pool(self, reward: float, steps: int) -> tuple[float, int]:
         """Take in what the other learners' worlds have reported; return the mean reward and the steps of all."""
-        found = self.team.objects((self._ended, self._sums, reward, steps))
-        self._ended, self._sums = {}, {}
-        for ended, sums, _, _ in found:
-            for name, values in ended.items():
-                self._ended.setdefault(name, []).extend(values)
-            for name, value in sums.items():
-                self._sums[name] = np.append(self._sums.get(name, ()), value)
-        return sum(each[2] for each in found) / self.decisions, sum(each[3] for each in found)
+        found = self.team.objects((self.notes, reward, steps))
+        self.notes = Notes()
+        self.notes.beside(notes for notes, _, _ in found)
+        return sum(each[1] for each in found) / self.decisions, sum(each[2] for each in found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next rollout depends on."""

@@ -126,7 +126,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
-        beside = {"a process reward": self.process_reward.model, "a sum of rewards": self.reward not in OWN}
+        beside: Any = {"a process reward": self.process_reward.model, "a sum of rewards": self.reward not in OWN}
         check_shared(self, "finetune", imitation=self.imitation.weight, drawn_tasks=self.tasks.draws, **beside)
         if not self.env:
             raise problem("env", "at least one environment", "none")

@@ -34,6 +34,7 @@ from toddle.runs.learners import follow, follows, leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
+from toddle.runs.workers import act, acts, beside, check_sources, crew
 
 __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "run"]
 
@@ -62,7 +63,7 @@ class Config:
     for these environments.  Whatever is given wins.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device", "learners")
+    may_change: ClassVar[tuple[str, ...]] = ("device", "learners", "workers")
 
     out: Path = Path("runs/pretrain")
     """The run's folder."""
@@ -80,6 +81,9 @@ class Config:
     """Threads that step the physics."""
     learners: Count = 1
     """Processes that learn, each with its share of the worlds (docs/scaling.md)."""
+    workers: Count = 1
+    """Processes that only act, each with its share of the worlds, beside the one that learns; 1: that one acts too
+    (docs/scaling.md)."""
     steps: Count = 2_000_000
     """Control steps to learn from, all environments together."""
     control: Literal["own", "shuffled", "none"] = "own"
@@ -115,7 +119,7 @@ class Config:
         if not self.env:
             raise problem("env", "at least one environment", "none")
         _reward.check_reward(self.reward, OWN)
-        check_shared(self, "pretrain", **{"a sum of rewards": self.reward not in OWN})
+        check_shared(self, "pretrain", workers=self.workers, **{"a sum of rewards": self.reward not in OWN})
         if self.stop_at is not None and len(self.env) > 1:
             raise problem("stop_at", "nothing with several environments", self.stop_at)
 
@@ -183,6 +187,7 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
         4.0 if device.type == "cpu" else 1.0
     ):  # they are filled on the CPU, and trained on the device
         made = check_limited(config, config.build(start))
+        check_sources(config.workers, made.sources, config.method)
         return _reward.check_taken(made, config.reward)
 
 
@@ -242,14 +247,18 @@ def _succeeds(folder: Path, config: Any) -> bool:
 
 def run(config: Any, *, resume: bool = False) -> None:
     """Train, and write `policy/` into the run's folder.  Raises InputError, NaNError and KeyboardInterrupt."""
+    if acts():
+        act(config, build)
+        return
     if follows(config.learners):
         follow(lambda: build(config).learner, config.learners)
         return
     with (
         RunFolder.open(config.out, config, resume=resume) as folder,
         leading(config.learners, "pretrain", folder.path) as learners,
+        crew(config.workers, "pretrain", folder.path) as workers,
     ):
-        made = build(config, folder=folder.path)
+        made = beside(build(config, folder=folder.path), workers)
         show = made.show if len(config.env) == 1 else ()
         run_loop(
             led(made.learner, learners),

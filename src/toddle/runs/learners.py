@@ -41,10 +41,10 @@ class SharedLearner(Learner, Protocol):
         """Return which entries of the state are of this learner's worlds alone, and how many worlds these are."""
 
 
-def check_learners(learners: int, things: int, what: str) -> None:
+def check_learners(learners: int, things: int, what: str, name: str = "learners") -> None:
     """Raise InputError where there are more learners than things to share out; one alone shares nothing."""
     if learners > max(things, 1):
-        raise problem("learners", f"at most {things}, the number of {what}", learners)
+        raise problem(name, f"at most {things}, the number of {what}", learners)
 
 
 def follows(learners: int) -> bool:

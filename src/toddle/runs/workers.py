@@ -1,0 +1,270 @@
+"""Processes that only act: each has its share of the worlds and a copy of the policy, and fills its part of rollouts.
+
+The process that learns starts them on its machine as `toddle <command> --config <its settings>`.  Each iteration it
+sends what of the weights has changed since (all of them at first; of a policy whose backbone is frozen or trained by
+LoRA that is the expert's and LoRA's alone), they act, and their parts are put side by side: the rollout of one process
+with all worlds.  One that is lost is started again, with other seeds; the episodes it was in are dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toddle.core.device import CPU, device_of, to_device
+from toddle.core.errors import EnvironmentFault, problem
+from toddle.core.process import prepare_child
+from toddle.core.protocols import Acting, Critic
+from toddle.core.team import HOST, Place, placed
+from toddle.experience.collect import Collector
+from toddle.experience.rollout import Rollout
+from toddle.runs.learners import merged_state, own_state
+
+__all__ = ["Crew", "act", "acts", "beside", "check_sources", "crew", "side_by_side"]
+
+ASKED = "TODDLE_WORKER"
+"""Environment variable: where the learner listens, the key, and which of how many this worker is."""
+LOST = (EOFError, ConnectionError)
+MOST_LOSSES = 20
+"""Workers lost without an iteration in between at which the run ends."""
+OF_WORLDS = ("env", "actor", "generator", "episode_cost", "succeeded")
+"""What of a collector's state is where the worlds are."""
+FOR_EACH = ("group", "episode_return", "success")
+"""What a rollout has for each world, not for each decision."""
+
+
+# ---- the worker ------------------------------------------------------------------------------------------------------
+def acts() -> bool:
+    """Whether this process is one that only acts."""
+    return ASKED in os.environ
+
+
+def act(config: Any, build: Callable[[Any], Any]) -> None:
+    """Be a worker until the learner lets go: build what learns with this one's worlds, and gather when it is said."""
+    address, key, index, size, life = os.environ[ASKED].split()
+    host, _, port = address.partition(":")
+    link = Client((host, int(port)), authkey=bytes.fromhex(key))
+    with placed(Place(int(index), int(size), config.worlds)):
+        made = build(replace(config, workers=1, seed=config.seed + 1_000_003 * int(life)))
+        policy, sources = made.acting or made.policy, made.sources
+        _send(link, ("ready", int(index)))
+        try:
+            while True:
+                word, at, given = _received(link)
+                _send(link, _done(word, sources[at], given, policy))
+        except LOST:
+            return  # the learner has ended
+
+
+def _done(word: str, source: Any, given: Any, policy: Any) -> Any:
+    if word == "gather":
+        policy.load_state_dict({**policy.state_dict(), **given})
+        steps = source.gather(policy)
+        rollout, notes, source.notes = source.rollout, source.notes, type(source.notes)()
+        return {name: to_device(value, CPU) for name, value in vars(rollout).items()}, notes, steps
+    if word == "load":
+        source.load_state_dict({**source.state_dict(), **given})
+    return {name: value for name, value in source.state_dict().items() if name in OF_WORLDS}
+
+
+def _send(link: Connection, what: Any) -> None:
+    link.send_bytes(pickle.dumps(what, pickle.HIGHEST_PROTOCOL))
+
+
+def _received(link: Connection) -> Any:
+    return pickle.loads(link.recv_bytes())  # from a process that knows the key: this run's own
+
+
+# ---- the learner -----------------------------------------------------------------------------------------------------
+class Crew:
+    """The workers of a run."""
+
+    def __init__(self, size: int, command: str, folder: Path) -> None:
+        """Start them; each builds its worlds meanwhile."""
+        self.size, self.command, self.folder = size, command, folder
+        self.key, self.lives, self.losses = secrets.token_bytes(16), [0] * size, 0
+        self.server = socket.create_server((HOST, 0), backlog=size)
+        self.server.settimeout(1.0)
+        self.links: list[Connection | None] = [None] * size
+        self.sent: list[dict[str, Tensor]] = [{} for _ in range(size)]
+        self.processes = [self._start(index) for index in range(size)]
+
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        host, port = self.server.getsockname()
+        told = f"{host}:{port} {self.key.hex()} {index} {self.size} {self.lives[index]}"
+        return subprocess.Popen(
+            [sys.executable, "-m", "toddle", *self.command.split(), "--config", str(self.folder / "config.yaml")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, ASKED: told},
+            start_new_session=True,
+            preexec_fn=None if sys.platform == "win32" else prepare_child,
+        )
+
+    def _link(self, index: int) -> Connection:
+        """Return the connection to a worker, once it has said that it is ready.  Raises EnvironmentFault."""
+        while self.links[index] is None:
+            try:
+                link = Connection(self.server.accept()[0].detach())
+            except TimeoutError:
+                for one, process in enumerate(self.processes):
+                    if self.links[one] is None and process.poll() is not None:
+                        self._lost(one)
+                continue
+            deliver_challenge(link, self.key)
+            answer_challenge(link, self.key)
+            self.links[_received(link)[1]] = link
+        found = self.links[index]
+        assert found is not None
+        return found
+
+    def _lost(self, index: int) -> None:
+        """Start a worker that was lost again.  Raises EnvironmentFault where they are lost again and again."""
+        status = self.processes[index].wait()
+        self.losses += 1
+        if self.losses > MOST_LOSSES or (status > 0 and self.links[index] is None):
+            raise EnvironmentFault(f"worker {index} has ended with status {status}; what it said stands above")
+        what = f"worker {index} was lost (status {status}): it is started again, its episodes are dropped"
+        print(what, file=sys.stderr)
+        self.lives[index] += 1
+        self.links[index], self.sent[index] = None, {}
+        self.processes[index] = self._start(index)
+
+    def ask(self, given: Callable[[int], tuple[str, int, Any]]) -> list[Any]:
+        """Say something to every worker, all before the first answers; return what they answer."""
+        waiting, answers = list(range(self.size)), dict[int, Any]()
+        while waiting:
+            told = []
+            for index in waiting:
+                try:
+                    _send(self._link(index), given(index))
+                    told.append(index)
+                except LOST:
+                    self._lost(index)
+            for index in told:
+                try:
+                    answers[index] = _received(self._link(index))
+                except LOST:
+                    self._lost(index)
+            waiting = [index for index in waiting if index not in answers]
+        self.losses = 0
+        return [answers[index] for index in range(self.size)]
+
+    def patch(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return which weights differ from what this worker has."""
+        known = self.sent[index]
+        changed = {n: x.to(CPU) for n, x in weights.items() if n not in known or not torch.equal(known[n], x.to(CPU))}
+        self.sent[index] = known | {name: value.clone() for name, value in changed.items()}
+        return changed
+
+    def close(self) -> None:
+        """Let go of all of them."""
+        for link in self.links:
+            if link is not None:
+                link.close()
+        self.server.close()
+        for process in self.processes:
+            process.kill()  # it holds nothing open that could be cut short
+            process.wait()
+
+
+class Beside:
+    """A source of experience whose worlds are the workers'; `inner` is the collector that it stands for."""
+
+    def __init__(self, inner: Collector, at: int, crew: Crew) -> None:
+        self.inner, self.at, self.crew, self.label, self.worlds = inner, at, crew, inner.label, inner.worlds
+        self.shares = [len(Place(index, crew.size, inner.worlds).share(inner.worlds)) for index in range(crew.size)]
+
+    def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
+        """Let the workers act, and put what they bring side by side."""
+        weights = policy.state_dict()
+        parts = self.crew.ask(lambda index: ("gather", self.at, self.crew.patch(index, weights)))
+        self.inner.rollout = side_by_side([part for part, _, _ in parts], device_of(policy))
+        self.inner.notes.beside(notes for _, notes, _ in parts)
+        return self.inner.finish(critic, sum(steps for _, _, steps in parts))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of one collector with all worlds."""
+        parts = self.crew.ask(lambda index: ("save", self.at, None))
+        return {**self.inner.state_dict(), **merged_state(parts, self.shares)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it; each worker takes its own worlds."""
+        self.inner.load_state_dict(state)
+        whole = {name: state[name] for name in OF_WORLDS if name in state}
+
+        def own(index: int) -> tuple[str, int, Any]:
+            share = Place(index, self.crew.size, self.worlds).share(self.worlds)
+            return "load", self.at, own_state(whole, share, self.worlds)
+
+        self.crew.ask(own)
+
+
+def side_by_side(parts: Sequence[dict[str, Any]], device: torch.device) -> Rollout:
+    """Return one rollout of several (their attributes), whose worlds follow one another."""
+    whole, first = Rollout.__new__(Rollout), parts[0]
+    said = list(dict.fromkeys(sentence for part in parts for sentence in part["sentences"]))
+    numbers = {sentence: index for index, sentence in enumerate(said)}
+    starts = [sum(part["worlds"] for part in parts[:index]) for index in range(len(parts))]
+    for part, start in zip(parts, starts, strict=True):
+        if "task" in part["_observation"] and part["sentences"]:
+            own = torch.tensor([numbers[sentence] for sentence in part["sentences"]])
+            part["_observation"]["task"] = own[part["_observation"]["task"]]
+        part["final_at"] = part["final_at"] + torch.tensor([0, start])
+    for name, value in first.items():
+        others = [part[name] for part in parts]
+        if name in ("finals", "final_at"):
+            others = [each for each, part in zip(others, parts, strict=True) if part["finals"] is not None]
+            value = others[0] if others else value
+        setattr(whole, name, to_device(_joined(name, value, others), device))
+    whole.worlds, whole.sentences, whole._numbers = sum(part["worlds"] for part in parts), said, numbers
+    return whole
+
+
+def _joined(name: str, first: Any, values: Sequence[Any]) -> Any:
+    if isinstance(first, dict) and name != "_numbers":
+        return {key: _joined(name, value, [each[key] for each in values]) for key, value in first.items()}
+    if isinstance(first, Tensor) and values:
+        return torch.cat(list(values), 0 if name in ("finals", "final_at", *FOR_EACH) else 1)
+    if name == "finals" and isinstance(first, list):
+        return [sentence for each in values for sentence in each]
+    return first
+
+
+@contextmanager
+def crew(workers: int, command: str, folder: Path) -> Iterator[Crew | None]:
+    """Start the workers of the run in `folder` (whose config.yaml is there), and end them with it; one: none."""
+    if workers == 1:
+        yield None
+        return
+    made = Crew(workers, command, folder)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def beside(made: Any, crew: Crew | None) -> Any:
+    """Return what a method has built, whose learner takes its experience from the workers."""
+    if crew is not None:
+        made.learner.sources = [Beside(source, index, crew) for index, source in enumerate(made.sources)]
+    return made
+
+
+def check_sources(workers: int, sources: Sequence[Any], method: str) -> None:
+    """Raise InputError where the experience is not gathered by a collector."""
+    if workers > 1 and not all(isinstance(source, Collector) for source in sources):
+        raise problem("workers", f"1 with method {method}", workers, "docs/scaling.md lists what workers are for")

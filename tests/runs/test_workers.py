@@ -1,0 +1,100 @@
+"""Workers that only act are one process with all worlds; one that is killed is started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.runs.test_learners import CAUSAL, SMALL, assert_alike, newest
+
+from toddle.cli import main
+from toddle.core.team import ALONE, Place, placed, team
+from toddle.recipes import pretrain
+from toddle.runs.metrics import read_metrics
+from toddle.runs.workers import side_by_side
+
+
+def train(out: Path, workers: int, *, resume: bool = False, **settings: Any) -> Path:
+    pretrain.run(pretrain.configure(SMALL | settings, workers=workers, out=out), resume=resume)
+    return out
+
+
+def test_parts_of_worlds_are_put_side_by_side() -> None:
+    """What two places gather is, row for row, what one process gathers with all worlds."""
+    config = pretrain.configure(SMALL)
+
+    def gathered() -> Any:
+        made = pretrain.build(config)
+        source = made.sources[0]
+        with torch.no_grad():
+            steps = sum(source.gather(made.policy) for _ in range(2))  # type: ignore[attr-defined]
+        return source.rollout, source.notes, steps  # type: ignore[attr-defined]
+
+    want, notes, steps = gathered()
+    parts = []
+    for index in range(2):
+        with placed(Place(index, 2, 6)):
+            parts.append(gathered())
+    assert team() is ALONE
+    found = side_by_side([vars(part) for part, _, _ in parts], torch.device("cpu"))
+    assert found.worlds == 6 and sum(each[2] for each in parts) == steps
+    for name, value in vars(want).items():
+        if isinstance(value, torch.Tensor) and name != "final_at":
+            torch.testing.assert_close(getattr(found, name), value, atol=1e-6, rtol=0.0)
+    assert sorted(map(tuple, found.final_at.tolist())) == sorted(map(tuple, want.final_at.tolist()))
+    parts[0][1].beside([parts[1][1]])
+    assert {key: sorted(value) for key, value in parts[0][1].ended.items()} == {
+        key: sorted(value) for key, value in notes.ended.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, CAUSAL], ids=["mlp", "causal"])
+def test_two_workers_are_one_process_with_all_worlds(settings: dict[str, Any], tmp_path: Path) -> None:
+    one, two = train(tmp_path / "one", 1, **settings), train(tmp_path / "two", 2, **settings)
+    assert_alike(one, two)
+    (two / "finished.json").unlink()
+    last = max((two / "checkpoints").glob("step_*"))
+    last.rename(tmp_path / "last")
+    assert_alike(one, train(two, 3, resume=True, **settings))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = "--env fork/point --policy mlp --mlp.hidden 16 --critic-hidden 16 --worlds 6 --steps 4000"
+    arguments = [*settings.split(), "--collect.length", "16", "--workers", "2", "--out", str(out)]
+    run = subprocess.Popen([sys.executable, "-m", "toddle", "pretrain", *arguments], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not ((out / "metrics.jsonl").exists() and len(read_metrics(out)) > 2):
+        time.sleep(0.2)
+    found = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
+    assert len(found) == 2
+    os.kill(int(found[0]), signal.SIGKILL)
+    said = run.communicate(timeout=120)[1]
+    assert run.returncode == 0 and "was lost (status -9): it is started again" in said, said
+    lines = read_metrics(out)
+    assert len(lines) == round(4000 / 96) and lines[-1]["rollout/total_steps"] == 96 * len(lines)
+    assert newest(out)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--workers 2 --learners 2", "workers: expected 1 with several learners"),
+        ("--workers 9", "workers: expected at most 6, the number of worlds"),
+        ("--workers 2 --method ddiffpg", "workers: expected 1 with method ddiffpg"),
+    ],
+)
+def test_what_workers_cannot_do_is_told(given: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["pretrain", "--env", "fork/point", "--worlds", "6", *given.split(), "--dry-run"])
+    found = capsys.readouterr().err
+    assert stopped.value.code == 2 and said in found and found.count("\n") == 1, found
