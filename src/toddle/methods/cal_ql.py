@@ -38,7 +38,7 @@ METHOD = Method(
         ),
     ),
     deviations=(
-        "all of what CORL calls calibration goes on online (CORL switches it off: --calibrate-online false)",
+        "all of what CORL calls calibration goes on online (CORL switches it off: --no-calibrate-online)",
         "statistics of states stay those of the data",
     ),
 )

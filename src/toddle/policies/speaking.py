@@ -108,9 +108,13 @@ class Speaking(OneBody):
     def _demonstrated(self, batch: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
         """Return the observations (B, ...), normalised actions (B, L) and weights of a batch, 1 where they are real."""
         observation = last_of(batch["observation"])
-        action = ((batch["action"] - self.action_offset) / self.action_scale).flatten(1)
-        weight = batch["mask"].repeat_interleave(self.config.body.action, 1).to(action.dtype)
-        return observation, action, weight
+        action, mask = (batch["action"] - self.action_offset) / self.action_scale, batch["mask"]
+        if self._thoughts:
+            real = mask[..., None].to(action.dtype)
+            whole = (action * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1.0)
+            action, mask = torch.cat([whole, action], 1), torch.cat([mask.any(1, keepdim=True), mask], 1)
+        weight = mask.repeat_interleave(self.config.body.action, 1).to(action.dtype)
+        return observation, action.flatten(1), weight
 
     # ---- what is said ----------------------------------------------------------------------------------------------
     def _log_probs(self, hidden: Tensor) -> Tensor:
@@ -118,8 +122,13 @@ class Speaking(OneBody):
         return torch.log_softmax(self._logits(hidden).float() / self.config.temperature, -1)
 
     @property
+    def _thoughts(self) -> int:
+        """What is said first, as actions that are not executed: 1 where it says what the whole chunk comes to."""
+        return 0
+
+    @property
     def _length(self) -> int:
-        return int(self.config.executed * self.config.body.action)
+        return int((self._thoughts + self.config.executed) * self.config.body.action)
 
     def _draw(self, log_probs: Tensor, generator: torch.Generator | None, greedy: bool) -> Tensor:
         """Return tokens (...) drawn from log-probabilities (..., bins), or the likeliest."""
@@ -130,13 +139,15 @@ class Speaking(OneBody):
 
     def _action(self, numbers: Tensor) -> Tensor:
         """Return the action (..., H_exec, A) in the environment's units of normalised numbers (..., L)."""
-        chunk = numbers.unflatten(-1, (self.config.executed, -1))
+        chunk = numbers.unflatten(-1, (self._thoughts + self.config.executed, -1))[..., self._thoughts :, :]
         action = chunk * self.action_scale + self.action_offset
         return bounded(action, self.action_offset[0], self.action_scale[0])
 
     def _by_link(self, numbers: Tensor, trailing: int = 0) -> Tensor:
         """Return numbers (..., L, ...) with `trailing` more dimensions as (..., L', E, ...): a ratio is of E each."""
-        links = {"token": self._length, "action": self.config.executed, "chunk": 1}[self.config.ratio_per]
+        links = {"token": self._length, "action": self._thoughts + self.config.executed, "chunk": 1}[
+            self.config.ratio_per
+        ]
         return numbers.unflatten(-1 - trailing, (links, -1))
 
     def _links(self, log_prob: Tensor) -> Tensor:
@@ -147,8 +158,12 @@ class Speaking(OneBody):
         """Return (..., L) bool, True for the numbers that were executed; None where that is not known."""
         if "executed" not in observation:
             return None
-        steps = observation["executed"][..., None] * self.config.body.action
+        steps = (self._thoughts + observation["executed"][..., None]) * self.config.body.action
         return torch.arange(self._length, device=steps.device) < steps
+
+    def _thought(self, token: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return what stands in the place of a thought's token (N,) that was drawn: itself."""
+        return token
 
     # ---- Policy ----------------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -170,9 +185,11 @@ class Speaking(OneBody):
             return Decision(self._action(self.centres[chain]), chain, self._links(log_prob)), None
         following, token = self._one_by_one(observation), None
         tokens, log_probs_of = [], []
-        for _ in range(self._length):
+        for place in range(self._length):
             each = self._log_probs(following(token))
             token = self._draw(each, generator, deterministic)
+            if place < self._thoughts * self.config.body.action:
+                token = self._thought(token, generator)
             tokens.append(token)
             log_probs_of.append(each.gather(-1, token[:, None])[:, 0])
         chain = torch.stack(tokens, 1)

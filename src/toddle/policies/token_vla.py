@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Positive, Seed, Size
-from toddle.core.seeding import seed_sequence
+from toddle.core.seeding import rand, seed_sequence
 from toddle.core.types import BodySpec, Observation
 from toddle.data.statistics import FeatureStatistics, Mode
 from toddle.maths.action_tokens import bin_centres, to_tokens
@@ -54,6 +54,10 @@ class TokenVLAConfig:
     """One by one, each given those before; or all at once."""
     head: Literal["tokens", "laplace"] = "tokens"
     """Bins, or with parallel decoding a mean and a spread."""
+    thought: bool = False
+    """Say first, as one action that is not executed, what the whole chunk comes to: the mean of its H actions."""
+    thinks: Literal["said", "random", "silent"] = "said"
+    """What stands in the thought's place when it acts: what it says; the controls: any tokens, or the middle ones."""
     temperature: Positive = 1.0
     """Logits are divided by it (the Laplace head's scale is multiplied), when drawing and when scoring alike."""
     ratio_per: Literal["token", "action", "chunk"] = "action"
@@ -70,6 +74,8 @@ class TokenVLAConfig:
             raise problem("executed", f"at most horizon {self.horizon}", self.executed)
         if self.head == "laplace" and self.decoding != "parallel":
             raise problem("head", "tokens, or decoding parallel", self.head)
+        if self.thought and self.decoding == "parallel":
+            raise problem("thought", "false with decoding parallel: a thought stands before what follows it", True)
         if self.bins < 2:
             raise problem("bins", "at least 2", self.bins)
 
@@ -90,7 +96,8 @@ class TokenVLA(Speaking, SeeingPolicy):
             torch.manual_seed(int(seed_sequence(config.seed, "token vla").generate_state(1)[0]))
             self.adapter = make_adapter(config.decoder.context_width, backbone.width)
             self.start = nn.Linear(config.body.proprio, width)
-            self.decoder = TokenDecoder(config.decoder, config.horizon * config.body.action, config.bins)
+            length = (config.horizon + int(config.thought)) * config.body.action
+            self.decoder = TokenDecoder(config.decoder, length, config.bins)
             self.out = nn.Linear(width, outputs)
         self.register_buffer("action_offset", torch.zeros(1, config.body.action))
         self.register_buffer("action_scale", torch.ones(1, config.body.action))
@@ -109,6 +116,17 @@ class TokenVLA(Speaking, SeeingPolicy):
         self.norm.forget(0)
         self.norm.update(proprio.to(self.norm.mean.device))
         self._fit_actions(actions, mode)
+
+    @property
+    def _thoughts(self) -> int:
+        return int(self.config.thought)
+
+    def _thought(self, token: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self.config.thinks == "said":
+            return token
+        if self.config.thinks == "silent":
+            return torch.full_like(token, self.config.bins // 2)
+        return (rand(token.shape, generator, token.device) * self.config.bins).long().clamp(max=self.config.bins - 1)
 
     # ---- what it says (policies.speaking) --------------------------------------------------------------------------
     def _begun(self, observation: Observation) -> tuple[Tensor, Any]:

@@ -70,6 +70,8 @@ class FreshTokens:
     """Actions that are said and executed in one decision."""
     bins: Size = 256
     """Tokens of a number (not with --kind fast)."""
+    thought: bool = False
+    """--kind tokens: say first, as one action that is not executed, what the whole chunk comes to."""
     fast: FastSettings = FastSettings()
     """How --kind fast writes a chunk."""
 
@@ -299,6 +301,7 @@ def _token_config(config: StartConfig, body: BodySpec) -> TokenVLAConfig:
         horizon=fresh.horizon,
         executed=fresh.executed,
         bins=fresh.bins,
+        thought=fresh.thought,
         decoding="autoregressive" if config.kind in ("tokens", "fast") else "parallel",
         head="laplace" if config.kind == "oft" else "tokens",
         cameras=config.cameras,
