@@ -38,6 +38,7 @@ from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.language_vla import LanguageVLA, LanguageVLAConfig, Unsaid
 from toddle.policies.links import DiffusionConfig, FlowConfig
 from toddle.policies.pi0 import Pi0Config, Pi0Policy
+from toddle.policies.recovering import RecoveringConfig, RecoveringPolicy
 from toddle.policies.squashed_gaussian import SquashedGaussianConfig, SquashedGaussianPolicy
 from toddle.policies.steered import SteeredConfig, SteeredPolicy
 from toddle.policies.store import KINDS, classes_of
@@ -215,9 +216,16 @@ def fast_smolvlm(folder: Path) -> tuple[Any, Observation]:
     return policy, seen(24)
 
 
+def recovering(folder: Path) -> tuple[Any, Observation]:
+    policy = RecoveringPolicy(RecoveringConfig(body=ARM, hidden=(16,), risk_hidden=(16,), horizon=2, threshold=0.5))
+    policy.armed.fill_(True)
+    return policy, state()
+
+
 MADE: dict[str, tuple[Make, ...]] = {
     "gaussian": (gaussian,),
     "squashed_gaussian": (squashed,),
+    "recovering": (recovering,),
     "conditioned": (conditioned,),
     "consistency": (consistency,),
     "decision_transformer": (decision_transformer,),
@@ -237,7 +245,9 @@ MADE: dict[str, tuple[Make, ...]] = {
     "steered": (steered("noise"), steered("residual")),
 }
 LEARN: dict[str, tuple[type[Any], ...]] = {
-    **dict.fromkeys(("gaussian", "squashed_gaussian", "tokens", "denoising", "fpo"), (Scorable, Imitating)),
+    **dict.fromkeys(
+        ("gaussian", "squashed_gaussian", "recovering", "tokens", "denoising", "fpo"), (Scorable, Imitating)
+    ),
     **dict.fromkeys(("causal", "conditioned"), (Scorable,)),
     "consistency": (Imitating,),
     **dict.fromkeys(("steered", "decision_transformer"), ()),

@@ -319,12 +319,14 @@ STORED: dict[str, Callable[[], Any]] = {
     "flow_vla": tiny_vla,
 }
 PLAIN = {"gaussian", "tokens", "causal"}
+WITHOUT_CLIP = ("ddiffpg", "clone", "sac", "rlpd", "cal-ql", "conrft", "recovery-rl")
 TRAINS = {
     **dict.fromkeys(("ppo", "grpo", "rloo", "rcpo", "rpd"), PLAIN),
     "clone": set[str](),
     "ddiffpg": set[str](),
     "sac": {"squashed_gaussian"},
     "rlpd": {"squashed_gaussian"},
+    "recovery-rl": set[str](),
     "cal-ql": set[str](),  # of `toddle offline`, with its critics: tests/recipes/test_off_policy.py
     "conrft": set[str](),
     "dppo": {"diffusion"},
@@ -366,9 +368,7 @@ def test_every_method_has_sources_and_its_settings_round_trip(method: str, tmp_p
     assert from_dict(config_class(method), to_dict(config)) == config == configure(to_dict(config))
 
 
-@pytest.mark.parametrize(
-    "method", [name for name in known_methods() if name not in ("ddiffpg", "clone", "sac", "rlpd", "cal-ql", "conrft")]
-)
+@pytest.mark.parametrize("method", [name for name in known_methods() if name not in WITHOUT_CLIP])
 def test_what_is_given_wins_whatever_its_value(method: str, tmp_path: Path) -> None:
     """0.2 is PPO's general clip: typed, it must not be taken for "not given".  So from a file, and flags over it."""
     for env in ("gymnasium/HalfCheetah-v5", "goal/sawyer", "fork/point"):

@@ -24,6 +24,7 @@ from toddle.core.protocols import Module, Steered
 from toddle.core.seeding import randn, torch_generator
 from toddle.data.replay import Decisions, Replay
 from toddle.experience.collect import Collector
+from toddle.experience.rollout import Rollout
 from toddle.maths.value_targets import one_step_target
 from toddle.models.log_scale import LogScale
 from toddle.models.q_ensemble import QEnsemble
@@ -135,7 +136,11 @@ class SoftActorCritic(ReplayLearner):
         made = replace(made, reward=paid)
         self.replay.stores[ONLINE].add(made)
         self._look(made.observation.to(self.device))
-        return metrics
+        return metrics | self._watched(rollout, made)
+
+    def _watched(self, rollout: Rollout, made: Decisions) -> dict[str, float]:
+        """Hear of a rollout and of its decisions as they are kept, for what is kept besides; return metrics."""
+        return {}
 
     # ---- learning ------------------------------------------------------------------------------------------------
     def learn(self, batches: Decisions) -> dict[str, list[Tensor]]:

@@ -89,8 +89,12 @@ class SACSettings:
         collect = CollectConfig(length=1, discount=self.sac.discount, scale_rewards=False)
         collector = Collector(env, collect, seed=start.seed, critic_sees=False)
         critics, slow = self._critics(policy)
-        learner = SoftActorCritic(policy, collector, replay, self.sac, seed=start.seed, critics=critics, slow=slow)
+        learner = self.learner(policy, collector, replay, self.sac, seed=start.seed, critics=critics, slow=slow)
         return replay_run(start, policy, learner, self.offline_share)
+
+    def learner(self, *rest: Any, **named: Any) -> SoftActorCritic:
+        """Return what learns, given what `SoftActorCritic` takes."""
+        return SoftActorCritic(*rest, **named)
 
 
 METHOD = Method(

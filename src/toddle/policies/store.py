@@ -44,6 +44,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
         "SquashedGaussianPolicy",
         "SquashedGaussianConfig",
     ),
+    "recovering": ("toddle.policies.recovering", "RecoveringPolicy", "RecoveringConfig"),
     "conditioned": ("toddle.policies.conditioned", "ConditionedPolicy", "ConditionedConfig"),
     "consistency": ("toddle.policies.consistency", "ConsistencyPolicy", "ConsistencyConfig"),
     "decision_transformer": (

@@ -59,7 +59,7 @@ class InterventionServer(PageServer):
     def __init__(self, settings: ViewConfig) -> None:
         """Raises InputError where the port is taken."""
         self.changed = threading.Condition()
-        self.told: dict[str, Any] = {"episode": 0}  # what the page is told
+        self.told: dict[str, Any] = {"episode": 0, "who": "paused"}  # what the page is told
         self.drive, self.toggles = np.zeros(6), 0
         self.taking, self.paused, self.mark = False, False, ""
         self.asked = 0.0  # when the person began to take over
