@@ -108,9 +108,11 @@ METHOD = Method(
                     executed=4,
                     log_std=-0.3,
                 ),
-                ppo=replace(GOALS, learning_rate=1e-3, lam=0.95, target_kl=0.05),
+                collect=CollectConfig(length=16, discount=0.97),
+                ppo=replace(GOALS, minibatches=4, learning_rate=1e-3, lam=0.9, target_kl=0.05),
             ),
             families=("walk", "goal"),
+            common={"worlds": 256},
         ),
         Preset(
             name="started",
