@@ -7,6 +7,9 @@ cache (its encoder is), the warm start; and no real GPU: see test_gpu.py.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +190,18 @@ def test_numpy_of_a_tensor_elsewhere_and_a_critic_elsewhere_are_refused() -> Non
 def test_plain_tensors_know_nothing_of_it() -> None:
     """The pretend device does not change what the CPU does in the tests that share a process with this file."""
     assert type(torch.ones(2) + torch.ones(2)) is torch.Tensor and isinstance(torch.ones(1, device=PRETEND), Pretend)
+
+
+@pytest.mark.slow
+def test_what_needs_a_gpu_needs_no_package_for_data() -> None:
+    """`pytest -m gpu` is collected, and every learner of it is built on the CPU, where the packages are missing."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['av', 'pyarrow', 'libero', 'mani_skill']));"
+        "import pytest, torch; from tests.device_cases import OTHERS, PRETRAIN, pretraining, steps;"
+        "[steps(make(torch.device('cpu')), 1) for make in OTHERS.values()]; [pretraining(name) for name in PRETRAIN];"
+        "sys.exit(pytest.main(['-m', 'gpu', '--collect-only', '-q', 'tests/test_gpu.py', 'tests/models']))"
+    )
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root / "src", root, root / "tests")))}
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0 and "test_gpu.py" in found.stdout, found.stdout + found.stderr

@@ -1,4 +1,4 @@
-"""Parquet files as dictionaries of columns (pyarrow is imported here only).
+"""Parquet files as dictionaries of columns (pyarrow is imported here only, when it is needed).
 
 A column is an array (N,) or (N, ...), a list of strings, of lists, or of PNG bytes.
 """
@@ -8,21 +8,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from toddle.core.errors import InputError
 from toddle.core.files import write_atomic
+from toddle.core.lazy import Lazy
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+else:
+    pa, pc, pq = Lazy("pyarrow"), Lazy("pyarrow.compute"), Lazy("pyarrow.parquet")
 
 __all__ = ["column_names", "read_columns", "read_pictures", "take_rows", "write_columns"]
 
 Array = NDArray[Any]
-PNG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as the datasets library stores an image
 
 
 def _array(column: Any) -> pa.Array:
@@ -32,7 +36,8 @@ def _array(column: Any) -> pa.Array:
         flat = pa.array(np.ascontiguousarray(column).reshape(-1))
         return pa.FixedSizeListArray.from_arrays(flat, int(np.prod(column.shape[1:])))
     if column and isinstance(column[0], bytes):
-        return pa.array([{"bytes": picture, "path": None} for picture in column], PNG)
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as the datasets library stores an image
+        return pa.array([{"bytes": picture, "path": None} for picture in column], kind)
     return pa.array(column)
 
 

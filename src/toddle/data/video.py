@@ -1,4 +1,4 @@
-"""Videos of camera frames, written and read with PyAV (imported here only).
+"""Videos of camera frames, written and read with PyAV (imported here only, when it is needed).
 
 H.264 without chroma subsampling (yuv444p): in small pictures a goal is a few coloured pixels, which yuv420p smears
 into the table (measured on 96 x 96 pictures of Meta-World: 36 dB against 32 dB of AV1 at yuv420p, half the bytes).
@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from toddle.core.errors import InputError
 from toddle.core.files import write_atomic
+from toddle.core.lazy import Lazy
+
+if TYPE_CHECKING:
+    import av
+else:
+    av = Lazy("av")
 
 __all__ = ["CODEC", "PIXELS", "DepthError", "read_frames", "video_info", "write_video"]
 
