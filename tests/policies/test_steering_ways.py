@@ -108,6 +108,8 @@ def test_a_gradient_raises_the_value_and_strength_zero_or_a_flat_critic_changes_
     own = acted(base, kept, base.initial_memory(len(kept["proprio"])))
     up, down = ((of(slope, strength=0.2) - plain)[:, 0, 0].mean() for slope in (1.0, -1.0))
     assert up > 0.01 and down < -0.01 and torch.equal(of(1.0, strength=0.0), own)
+    lost = [of(slope, strength=0.2, control="shuffled") for slope in (1.0, -1.0)]
+    assert torch.equal(*lost) and (lost[0] - plain).abs().max() > 1e-3  # moved, whatever the critic says
     assert kind == "states" or torch.allclose(plain, own, atol=1e-5)  # that of states has noise on its way
     with pytest.raises(InputError, match="a policy that flows, for guidance"):
         GuidedPolicy(gaussian(), critic(), GuidanceConfig(method="guidance"))

@@ -171,15 +171,24 @@ class GuidedPolicy(nn.Module):
         begin = noise.new_zeros(worlds, count)
         if config.method == "hume":
             begin = begin + config.stagger * torch.arange(count, device=begin.device) / count
-        push = self._push(seen, flow) if config.method == "guidance" else None
+        push = self._push(seen, flow, generator) if config.method == "guidance" else None
         chunk = integrate(flow, noise, begin, push=push)
         action = flow.executed(chunk)
         return Decision(action, noise, action.new_zeros(worlds, count, 0)), chunk
 
-    def _push(self, seen: Observation, flow: OpenFlow) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return what is added to velocities: the direction in which the value of the ends rises, of set length."""
+    def _push(
+        self, seen: Observation, flow: OpenFlow, generator: torch.Generator | None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what is added to velocities: the direction in which the value of the ends rises, of set length.
+
+        With the control `shuffled` it is a drawn direction, the same at all steps of a decision.
+        """
+        control, shape = self.config.control, (len(seen["proprio"]), self.config.candidates, *flow.shape)
+        drawn = randn(shape, generator, seen["proprio"].device) if control == "shuffled" else None
 
         def push(ends: Tensor, tau: Tensor) -> Tensor:
+            if drawn is not None:
+                return self.config.strength * drawn
             with torch.enable_grad():
                 ends = ends.detach().requires_grad_(True)
                 value = self._critics(seen, flow.executed(ends)).sum()
