@@ -6,14 +6,15 @@
 
 `page` starts the command, reads the stream as a browser does, and takes over again and again: a picture counts when it
 is read, a take-over when the page is told that the person's action was made.  `rounds`: 10 demonstrations and `toddle
-sft`; then three rounds in which a scripted person corrects 10 episodes and `toddle sft` goes on from the policy with
-demonstrations and interventions; and three in which 10 more demonstrations come in their place.
+sft`; then rounds in which a scripted person corrects 10 episodes and `toddle sft` goes on from the policy with
+demonstrations and interventions; and as many in which 10 more demonstrations come in their place.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,9 @@ import numpy as np
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.maths.intervals import matched_interval, t_interval
 
-ROUNDS, EPISODES = 3, 10
+EPISODES = 10
+PERSON = ["--person.tolerance", "0.2", "--person.patience", "2", "--person.hold", "10"]
+"""Of an environment whose episodes have 50 control steps."""
 OUT = Path(__file__).parent.parent / "docs/results/interventions"
 
 
@@ -72,7 +75,7 @@ def page(policy: Path, env: str, seconds: float, takeovers: int, more: list[str]
         reader.start()
         try:
             told, waits = say(False, new=True), list[float]()
-            end = time.monotonic() + seconds
+            end, spent, seen = time.monotonic() + seconds, _cpu(process.pid), len(arrived)
             while time.monotonic() < end or len(waits) < takeovers:
                 time.sleep(0.3)
                 told = say(False, episode=told["episode"])
@@ -82,6 +85,7 @@ def page(policy: Path, env: str, seconds: float, takeovers: int, more: list[str]
                 while (told := say(True, episode=told["episode"]))["who"] != "person":
                     time.sleep(0.002)
                 waits.append(time.monotonic() - began)
+            spent, seen = _cpu(process.pid) - spent, len(arrived) - seen
         finally:
             stop.set()
             process.terminate()
@@ -90,10 +94,17 @@ def page(policy: Path, env: str, seconds: float, takeovers: int, more: list[str]
     return {
         "env": env,
         "pictures_per_second": round((len(arrived) - 1) / (arrived[-1] - arrived[0]), 1),
+        "cpu_ms_per_picture": round(1000 * spent / seen, 1),
         "longest_gap_ms": round(1000 * float(gaps.max())),
         "takeovers": len(waits),
         "takeover_ms": {f"p{q}": round(1000 * float(np.percentile(waits, q))) for q in (50, 95, 100)},
     }
+
+
+def _cpu(process: int) -> float:
+    """Return the seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # ---- rounds --------------------------------------------------------------------------------------------------------
@@ -104,10 +115,10 @@ def toddle(out: Path, *words: str) -> None:
         subprocess.run([sys.executable, "-m", "toddle", *words, "--out", str(out), *more], check=True)
 
 
-def rounds(work: Path, env: str, seeds: int, steps: int) -> None:
+def rounds(work: Path, env: str, seeds: int, steps: int, count: int) -> None:
     """Make the runs that are not there yet."""
     (work / "settings.json").parent.mkdir(parents=True, exist_ok=True)
-    (work / "settings.json").write_text(json.dumps({"env": env, "seeds": seeds, "steps": steps}))
+    (work / "settings.json").write_text(json.dumps({"env": env, "seeds": seeds, "steps": steps, "rounds": count}))
     for seed in range(seeds):
         own, scene = work / str(seed), ["--env", env]
         demos = own / "demos"
@@ -118,11 +129,11 @@ def rounds(work: Path, env: str, seeds: int, steps: int) -> None:
             fresh = ["--init", "random", "--kind", "diffusion", "--diffusion.network", "mlp"]
             toddle(before, "sft", "--dataset", str(demos), *fresh, *fit)
             measure(before, env)
-            for number in range(1, ROUNDS + 1):
+            for number in range(1, count + 1):
                 more = own / f"{arm}{number}"
                 if arm == "person":
                     words = ["intervene", "--policy", str(before), "--human", "scripted", "--batch", str(EPISODES)]
-                    words += ["--env", env, "--seed", str(3_000_000 + 1000 * seed + 100 * number)]
+                    words += ["--env", env, *PERSON, "--seed", str(3_000_000 + 1000 * seed + 100 * number)]
                 else:
                     words = ["record", *scene, "--seed", str(2_000_000 + 1000 * seed + 100 * number)]
                 toddle(more, *words, "--episodes", str(EPISODES))
@@ -161,7 +172,7 @@ def table(work: Path) -> None:
         own = work / str(seed)
         found["base"].append(played(own / "policy0/played")[0])
         for arm in ("person", "demos"):
-            numbers = range(1, ROUNDS + 1)
+            numbers = range(1, given["rounds"] + 1)
             found[arm].append([played(own / f"policy_{arm}{number}/played")[0] for number in numbers])
         team = [played(own / f"person{number}") for number in numbers]
         found["team"].append([success for success, _ in team])
@@ -172,7 +183,7 @@ def table(work: Path) -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "results.json").write_text(json.dumps(found, indent=1) + "\n")
     told = lambda values: "{:.0f} ({:.0f} to {:.0f})".format(*t_interval(values))  # noqa: E731
-    words = f"--env {given['env']} --seeds {given['seeds']} --steps {given['steps']}"
+    words = f"--env {given['env']} --seeds {given['seeds']} --steps {given['steps']} --rounds {given['rounds']}"
     lines = [
         "# Interventions against as many demonstrations",
         "",
@@ -182,7 +193,7 @@ def table(work: Path) -> None:
         "| round | the person acts in | success with the person | then alone | with 10 more demonstrations instead |",
         "|---|---|---|---|---|",
     ]
-    for number in range(ROUNDS):
+    for number in range(given["rounds"]):
         cells = [told([row[number] for row in found[name]]) for name in ("rate", "team", "person", "demos")]
         lines.append(f"| {number + 1} | " + " | ".join(cells) + " |")
     last = [[row[-1] for row in found[name]] for name in ("person", "demos")]
@@ -206,14 +217,15 @@ def main() -> None:
     parser.add_argument("--env", default="tabletop/push-cube")
     parser.add_argument("--work", type=Path, default=Path("runs/rounds"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--takeovers", type=int, default=20)
     given, more = parser.parse_known_args()
     if given.what == "page":
         print(json.dumps(page(given.policy, given.env, given.seconds, given.takeovers, more)))
     elif given.what == "rounds":
-        rounds(given.work, given.env, given.seeds, given.steps)
+        rounds(given.work, given.env, given.seeds, given.steps, given.rounds)
     else:
         table(given.work)
 
