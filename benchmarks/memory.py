@@ -43,22 +43,22 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 class Data:
     """Decisions of numbers without meaning, of the sizes of the embedded backbone's features."""
 
-    def __init__(self, tokens: int, width: int) -> None:
-        self.tokens, self.width = tokens, width
+    def __init__(self, tokens: int, width: int, window: int = 1) -> None:
+        self.tokens, self.width, self.window = tokens, width, window
 
     def __len__(self) -> int:
         return 256
 
     def batch(self, samples: Any) -> dict[str, Any]:
-        size = len(samples)
+        size, length = len(samples), self.window
         return {
             "observation": {
-                "proprio": torch.zeros(1, size, 17),
-                "previous_action": torch.zeros(1, size, 56),
-                "first": torch.ones(1, size, dtype=torch.bool),
-                "body": torch.zeros(1, size, dtype=torch.int64),
-                "context": torch.ones(1, size, self.tokens, self.width),
-                "context_mask": torch.ones(1, size, self.tokens, dtype=torch.bool),
+                "proprio": torch.zeros(length, size, 17),
+                "previous_action": torch.zeros(length, size, 56),
+                "first": torch.ones(length, size, dtype=torch.bool),
+                "body": torch.zeros(length, size, dtype=torch.int64),
+                "context": torch.ones(length, size, self.tokens, self.width),
+                "context_mask": torch.ones(length, size, self.tokens, dtype=torch.bool),
             },
             "action": torch.zeros(size, 8, 7),
             "mask": torch.ones(size, 8, dtype=torch.bool),
