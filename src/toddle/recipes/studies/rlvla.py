@@ -9,7 +9,7 @@ that task as it was, with other looks (vision), under pushes (execution), and on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = ["SCALES", "STUDY", "Scale", "steps"]
 
 PRACTISED, OTHER = "metaworld/drawer-open-v3", "metaworld/button-press-v3"
 ARMS = ("sft", "ppo", "grpo", "dpo")
+FILE = "answers.jsonl"
 LOOKS = ("background", "light", "texture", "camera")
 AXES = {"plain": "as trained", "pushed": "execution", "other": "semantics", **dict.fromkeys(LOOKS, "vision")}
 """By condition, what of the surroundings is another than in training."""
@@ -93,12 +94,14 @@ def _preferred(scale: Scale, at: str, start: str, seed: int, run: float) -> list
     train = {
         "policy": start,
         "dataset": f"{{folder}}/{at}/plays",
-        "answers": f"{{folder}}/{at}/answers",
+        "answers": f"{{folder}}/{at}/answers/{FILE}",
         "method": "tpo",
+        "seed": seed,
     }
+    judged = toddle_step(f"{at}/answers", "prefer judge", judge, after=[f"{at}/plays"], seconds=30)
     return [
         toddle_step(f"{at}/plays", "record", play, after=[f"{at}/sft"], seconds=run),
-        toddle_step(f"{at}/answers", "prefer judge", judge, after=[f"{at}/plays"], seconds=30),
+        replace(judged, settings=judged.settings | {"out": f"{{out}}/{FILE}"}),
         toddle_step(f"{at}/dpo", "prefer train", train, after=[f"{at}/answers"], seconds=run),
     ]
 
