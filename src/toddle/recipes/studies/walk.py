@@ -181,7 +181,7 @@ OUTCOMES = (
 )
 
 NOTES = (
-    "The fourth body with legs (a Unitree G1 or H1) is not part of it: their models are in a package of their own.",
+    "The fourth body with legs, Unitree's G1, is not part of it: its model is in an extra of its own (`humanoids`).",
     "Learning together gives each environment `share` of the mean steps of those alone, not as many as the body had.",
     "A held-out body's gain from the shared trunk is not measured: `--init` goes on with the bodies a policy has.",
     "A velocity is tracked by its mean over the second half of a goal, within 0.1 sqrt(g L) and 0.1 sqrt(g / L).",
