@@ -249,3 +249,23 @@ def test_the_forecast_of_memory_is_what_the_learner_then_holds(changes: dict[str
     assert found.kept + found.trunk == bytes_of([state["averaged"], state["start"]])
     assert found.gradients == bytes_of([value.grad for value in moved]) < found.kept
     assert max(live.timeline) == pytest.approx(max(found.step, found.gradients + found.trunk), rel=0.1)
+
+
+def test_batches_made_ahead_change_nothing() -> None:
+    """Weights and metrics are the same bit by bit, and a state that is taken on the way goes on alike, with and without
+    batches that are made ahead."""
+
+    def made(on: bool) -> SFT:
+        return SFT(tiny_vla(), ToyDemonstrations(), SFTConfig(steps=6, batch=20, prefetch=on))
+
+    plain, ahead, kept = made(False), made(True), dict[str, Any]()
+    for index in range(6):
+        assert ahead.step() == plain.step()
+        kept = copy.deepcopy(ahead.state_dict()) if index == 2 else kept
+    for on in (False, True):
+        again = made(on)
+        again.load_state_dict(copy.deepcopy(kept))
+        for _ in range(3):
+            again.step()
+        for name, value in plain.weights.items():
+            assert torch.equal(again.weights[name], value) and torch.equal(ahead.weights[name], value)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from toddle.core.config import config
-from toddle.core.device import device_of, to_device
+from toddle.core.device import device_of, pinned, to_device
 from toddle.core.errors import NaNError, problem
 from toddle.core.numbers import Count, Discount, NonNegative, Positive, Share, Size, Whole
 from toddle.core.protocols import FineTunable
@@ -52,6 +53,9 @@ class SFTConfig:
     """Parts of a batch that are computed one after the other, which takes so much less memory for activations."""
     optimiser: Literal["adamw", "muon"] = "adamw"
     """muon: matrices by Muon (momentum 0.95, updates as large as AdamW's), all else by AdamW, at the same rate."""
+    prefetch: bool = False
+    """Make the next step's batch in a thread while this one computes; on CUDA in pinned memory.  Results are the same,
+    bit by bit."""
     checkpointing: bool = False
     """Keep what goes into each block alone and compute the rest again in the backward pass: about a third more time, a
     fraction of the memory for activations."""
@@ -133,6 +137,9 @@ class SFT:
         self.noise = torch_generator(seed, "sft noise", part=None if self.whole else (0, config.batch, config.batch))
         self.numbers = numpy_generator(seed, "sft samples")
         self.order, self.done = np.empty(0, np.int64), 0
+        self.pool = ThreadPoolExecutor(1) if config.prefetch else None
+        self.ahead: Future[list[dict[str, Any]]] | None = None  # the next step's batches, and where the sampler stood
+        self.stood: tuple[Any, Any] = (None, None)
         self.tokens = self._tokens() if config.cka_every else torch.zeros(0)
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
@@ -188,6 +195,18 @@ class SFT:
         chosen, self.order = self.order[:size], self.order[size:]
         return chosen
 
+    def _batches(self) -> list[dict[str, Any]]:
+        """Return the batches of this learner's parts of a step; with `prefetch` the next ones are begun."""
+        found = self._made(self._samples()) if self.ahead is None else self.ahead.result()
+        if self.pool is not None:
+            self.stood = self.numbers.bit_generator.state, self.order
+            self.ahead = self.pool.submit(self._made, self._samples())
+        return found
+
+    def _made(self, samples: Any) -> list[dict[str, Any]]:
+        made = [self.data.batch(samples[part.start : part.stop]) for part in self.parts]
+        return pinned(made) if self.config.prefetch and self.device.type == "cuda" else made
+
     # ---- Learner -----------------------------------------------------------------------------------------------------
     def step(self) -> dict[str, float]:
         """Make one gradient step.  Raises NaNError when the loss or the gradient is not finite."""
@@ -201,7 +220,7 @@ class SFT:
         self.policy.begin_step(self.done / config.steps)
         for each in self.optimisers.values():
             each.zero_grad(set_to_none=True)
-        metrics = self._gradients(self._samples(), l2_sp=config.l2_sp if share > 0 else 0.0)
+        metrics = self._gradients(self._batches(), l2_sp=config.l2_sp if share > 0 else 0.0)
         norm = float(whole(nn.utils.clip_grad_norm_(self.weights.values(), config.clip)))
         if not math.isfinite(norm):
             raise NaNError(f"sft: the gradient's norm is {norm}")
@@ -214,12 +233,11 @@ class SFT:
             metrics["sft/cka"] = linear_cka(self._tokens(), self.tokens)
         return metrics
 
-    def _gradients(self, samples: Any, l2_sp: float) -> dict[str, float]:
+    def _gradients(self, batches: list[dict[str, Any]], l2_sp: float) -> dict[str, float]:
         """Set the gradients of the batch, this learner's parts of it one after the other; return facts about it.
 
         Every part draws the noise of the whole batch and takes its own rows; it counts by its real actions.
         """
-        batches = [self.data.batch(samples[part.start : part.stop]) for part in self.parts]
         counts = [1.0 if self.whole else float(batch["mask"].sum()) for batch in batches]
         total = sum(counts) if self.team.size == 1 else float(self.team.add(torch.tensor(sum(counts))))
         facts: dict[str, float] = {}
@@ -302,11 +320,12 @@ class SFT:
         """Return weights, buffers, averages, optimiser, and where the sampler and the noise stand."""
         weighty = {"policy": self.policy.state_dict(), "averaged": dict(self.averaged), "start": dict(self.start)}
         weighty |= {name: adam_state(each) for name, each in self.optimisers.items()}
+        numbers, order = (self.numbers.bit_generator.state, self.order) if self.ahead is None else self.stood
         return {
             **whole(weighty),
             "noise": self.noise.get_state(),
-            "numbers": self.numbers.bit_generator.state,
-            "order": self.order,
+            "numbers": numbers,
+            "order": order,
             "done": self.done,
             "tokens": self.tokens,
         }
@@ -320,6 +339,7 @@ class SFT:
         for name, each in self.optimisers.items():
             load_adam_state(each, put_moments(each, state[name]) if self.sharded else state[name])
         self.noise.set_state(state["noise"])
+        self.ahead = None
         self.numbers.bit_generator.state = state["numbers"]
         self.order, self.done = np.asarray(state["order"], np.int64), int(state["done"])
         self.tokens = to_device(state.get("tokens", self.tokens), self.device)

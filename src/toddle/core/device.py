@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from toddle.core.errors import problem
 
-__all__ = ["CPU", "check_device_name", "describe_devices", "device_of", "resolve_device", "to_device"]
+__all__ = ["CPU", "check_device_name", "describe_devices", "device_of", "pinned", "resolve_device", "to_device"]
 
 KNOWN = "cpu, cuda, cuda:<number> or auto"
 CPU = torch.device("cpu")
@@ -70,3 +70,12 @@ def to_device(tree: Any, device: torch.device) -> Any:
     if isinstance(tree, dict):
         return {key: to_device(value, device) for key, value in tree.items()}
     return tree
+
+
+def pinned(tree: Any) -> Any:
+    """Return a tree of dicts and lists with its tensors in pinned memory, from which CUDA copies on its own."""
+    if isinstance(tree, Tensor):
+        return tree.pin_memory()
+    if isinstance(tree, dict):
+        return {key: pinned(value) for key, value in tree.items()}
+    return [pinned(value) for value in tree] if isinstance(tree, list) else tree
