@@ -231,7 +231,14 @@ def test_cka_is_measured_against_the_start_and_survives_a_checkpoint() -> None:
     assert later[0] == later[1]
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimiser": "muon"}, {"accumulate": 2}], ids=["adamw", "muon", "parts"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="adamw"),
+        pytest.param({"optimiser": "muon"}, id="muon", marks=pytest.mark.slow),
+        pytest.param({"accumulate": 2}, id="parts", marks=pytest.mark.slow),
+    ],
+)
 def test_the_forecast_of_memory_is_what_the_learner_then_holds(changes: dict[str, Any]) -> None:
     data, config = ToyDemonstrations(), SFTConfig(steps=4, batch=8, **changes)
     policy = tiny_vla().eval()

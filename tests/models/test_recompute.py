@@ -46,7 +46,7 @@ def pi0(tmp_path: Path) -> tuple[Any, Any]:
     return make_pi0(tmp_path, train="lora"), pi0_batch()
 
 
-@pytest.mark.parametrize("make", [flow, tokens, pi0])
+@pytest.mark.parametrize("make", [flow, tokens, pytest.param(pi0, marks=pytest.mark.slow)])
 def test_gradients_are_equal_from_less(make: Callable[[Path], tuple[Any, Any]], tmp_path: Path) -> None:
     policy, batch = make(tmp_path)
     policy.train()

@@ -71,7 +71,12 @@ def both(made: ActionExpert, sampler: TableSampler, rows: Any, steps: int) -> li
     return pairs
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = ("history", "bodies", "noise", "grown")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_it_is_the_plain_sampler(kind: str) -> None:
     made, steps = expert(**KINDS[kind]), 3
     rows = decisions(3, 6, body=len(made.config.bodies) - 1)

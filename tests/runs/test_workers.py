@@ -89,7 +89,6 @@ def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
     ("given", "said"),
     [
         ("--workers 2 --learners 2", "workers: expected 1 with several learners"),
-        ("--workers 9", "workers: expected at most 6, the number of worlds"),
         ("--workers 2 --method ddiffpg", "workers: expected 1 with method ddiffpg"),
     ],
 )
