@@ -33,7 +33,7 @@ class Config:
     Called again it goes on where it was.  Example: toddle study t0 --scale small
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("only", "again", "processes", "page_only", "runs", "device")
+    may_change: ClassVar[tuple[str, ...]] = ("only", "part", "again", "processes", "page_only", "runs", "device")
 
     name: Annotated[str, tyro.conf.Positional]
     """The study: the name of a file in recipes/studies."""
@@ -47,6 +47,8 @@ class Config:
     """Where the networks compute: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
     processes: Size = 2
     """Runs at the same time."""
+    part: str | None = None
+    """Run only this part of a study that has parts (t2: data, models, deployment) and what it needs."""
     only: tuple[str, ...] = ()
     """Run only the steps of these names (patterns such as 'sft/*') and what they need."""
     again: bool = False
@@ -58,6 +60,8 @@ class Config:
         check_device_name(self.device)
         if self.again and not self.only:
             raise problem("again", "the steps to run again in --only", "none")
+        if self.part is not None and self.only:
+            raise problem("part", "--part or --only, not both", self.part)
 
 
 def known_studies() -> list[str]:
@@ -79,6 +83,15 @@ def _folder(config: Config) -> Path:
     return config.runs / config.name / config.scale
 
 
+def _chosen(study: Study[Any], steps: list[Step], config: Config) -> list[Step]:
+    """Return the steps of --part or --only and what they need, or all.  Raises InputError for an unknown part."""
+    if config.part is not None:
+        if config.part not in study.parts:
+            raise problem("part", f"a part of study {config.name} ({', '.join(study.parts) or 'none'})", config.part)
+        return with_what_they_need(steps, (f"{config.part}/*",))
+    return with_what_they_need(steps, config.only) if config.only else steps
+
+
 def plan(config: Config) -> Plan:
     """Show how many runs there are, how long they take, and which are done."""
     study = load_study(config.name)
@@ -86,7 +99,7 @@ def plan(config: Config) -> Plan:
     steps = on_device(study.steps(study.settings(config.scale)), config.device)
     check_toddle_steps(steps, _folder(config))
     check_run(_folder(config), config, resume=True)
-    chosen = with_what_they_need(steps, config.only) if config.only else steps
+    chosen = _chosen(study, steps, config)
     todo = [step for step in chosen if not is_done(step, _folder(config))]
     hours = sum(step.seconds for step in todo) / 3600
     lines = [f"{step.name}: about {step.seconds:.0f} s" for step in todo]
@@ -113,7 +126,7 @@ def run_study(study: Study[Any], config: Config) -> None:
         steps = on_device(study.steps(settings), config.device)
         check_toddle_steps(steps, _folder(config))
         with RunFolder.open(_folder(config), config, resume=True) as folder:
-            chosen = with_what_they_need(steps, config.only) if config.only else steps
+            chosen = _chosen(study, steps, config)
             if config.again:
                 _forget(steps, chosen, config, folder.path)
             try:
@@ -136,6 +149,7 @@ def _forget(steps: list[Step], chosen: list[Step], config: Config, folder: Path)
         if step.name in named or named & set(step.after):
             named.add(step.name)
             shutil.rmtree(folder / step.name, ignore_errors=True)
+            (folder / step.name).unlink(missing_ok=True)  # some commands write one file
             for mark in (folder / "steps" / step.name).parent.glob(f"{Path(step.name).name}.*"):
                 mark.unlink()
 

@@ -110,6 +110,8 @@ class Study(Generic[S]):
     figures: Callable[[Sequence[Row]], list[Figure]] = lambda rows: []
     tables: Callable[[Sequence[Row]], list[tuple[str, list[str], list[list[str]]]]] = lambda rows: []
     """(heading, column names, rows of text)."""
+    parts: tuple[str, ...] = ()
+    """Parts that can be run alone: the first words of the names of their steps."""
     notes: tuple[str, ...] = ()
     """Facts a reader must know: deviations, negative results found on the way."""
 
