@@ -24,6 +24,7 @@ TINY = dataclasses.replace(
     recorded=12,
     updates=20,
     answers=3,
+    judge="smoothness",
     episodes=4,
     offline={"hidden": [16], "offline": {"hidden": [16], "batch": 16}},
     agent={"worlds": 8, "collect": {"length": 16}, "critic_hidden": [16], "mlp": {"hidden": [16]}},
@@ -96,7 +97,7 @@ def test_a_part_is_run_with_what_it_needs(tmp_path: Path) -> None:
 def test_the_whole_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STUDY.scales, "small", TINY)  # type: ignore[arg-type]
     run(Config(name="t2", runs=tmp_path / "runs", out=tmp_path / "docs"))
-    found = read_rows(tmp_path / "docs/t2")
+    found = read_rows(tmp_path / "docs/t2/data.jsonl")
     assert {(row["part"], row["arm"]) for row in found} == {(p, arm) for p in STUDY.parts for arm in arms_of(p)}
     assert all(row["cost"] >= 0 for row in found if row["part"] == "deployment")
     page = (tmp_path / "docs/t2/index.md").read_text()

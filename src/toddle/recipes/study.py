@@ -149,7 +149,6 @@ def _forget(steps: list[Step], chosen: list[Step], config: Config, folder: Path)
         if step.name in named or named & set(step.after):
             named.add(step.name)
             shutil.rmtree(folder / step.name, ignore_errors=True)
-            (folder / step.name).unlink(missing_ok=True)  # some commands write one file
             for mark in (folder / "steps" / step.name).parent.glob(f"{Path(step.name).name}.*"):
                 mark.unlink()
 

@@ -97,10 +97,13 @@ class Step:
 def toddle_step(
     name: str, command: str, settings: dict[str, Any], *, after: Iterable[str] = (), seconds: float = 60.0
 ) -> Step:
-    """Return the step that runs `toddle <command>` with `settings` (fields of its Config; `out` is filled in)."""
+    """Return the step that runs `toddle <command>` with `settings` (fields of its Config).
+
+    Its `out` is the step's own folder, unless settings say another place in it.
+    """
     arguments = ("{python}", "-m", "toddle", *command.split(), "--config", "{settings}", "--resume")
     return Step(
-        name=name, arguments=arguments, settings={**settings, "out": "{out}"}, after=tuple(after), seconds=seconds
+        name=name, arguments=arguments, settings={"out": "{out}", **settings}, after=tuple(after), seconds=seconds
     )
 
 

@@ -62,6 +62,8 @@ class Scale:
     """Of every method that learns from a dataset."""
     answers: int = 50
     """About pairs of episodes, a tenth of them wrong."""
+    judge: str = "success"
+    """What they go by."""
     episodes: int = 50
     """Evaluation episodes of every policy."""
     offline: dict[str, Any] = field(default_factory=dict)
@@ -126,6 +128,7 @@ def _data(scale: Scale, seed: int, env: str, noise: float) -> list[Step]:
     plays = {"env": [env], "policy": f"{{folder}}/{at}/bc/policy", "deterministic": False, "keep_failures": True}
     plays |= {"episodes": scale.recorded, "seed": first + 5_000, "cameras": []}
     judged = {"dataset": f"{{folder}}/{at}/plays", "answers": scale.answers, "error": 0.1, "seed": seed}
+    judged |= {"by": scale.judge, "out": "{out}/answers.jsonl"}
     found += [
         toddle_step(f"{at}/plays", "record", plays, after=[f"{at}/bc"], seconds=10 + 0.2 * scale.recorded),
         toddle_step(f"{at}/answers", "prefer judge", judged, after=[f"{at}/plays"], seconds=10),
@@ -134,7 +137,7 @@ def _data(scale: Scale, seed: int, env: str, noise: float) -> list[Step]:
         settings = {
             "policy": f"{{folder}}/{at}/bc/policy",
             "dataset": f"{{folder}}/{at}/plays",
-            "answers": f"{{folder}}/{at}/answers",
+            "answers": f"{{folder}}/{at}/answers/answers.jsonl",
             "answers_as": used,
             "seed": seed,
         }
