@@ -18,7 +18,7 @@ SLOW = pytest.mark.slow
 BASES = {"bc": 0.3, "not steered": 0.3, "ppo": 0.9}
 TINY = dataclasses.replace(
     SCALES["small"],
-    seeds=2,
+    seeds=1,
     tasks={PUSH: 0.3},
     trained={PUSH: 4000},
     recorded=12,
