@@ -126,18 +126,20 @@ IN_README = {"pretrain": "pretrain", "transfer": "transfer", "record": "demos", 
 
 def told(slow: bool) -> list[list[str]]:
     """README's commands whose inputs are at hand; `slow`: those whose dry run tries goal tracking or pictures."""
-    # what needs assets, foreign weights, a teacher, demonstrations in which the hand slows down, or failures
+    # what needs assets, foreign weights, a teacher, demonstrations in which the hand slows down, or recordings of its own
     apart = (
         "libero",
         "folder_of_pi0",
         "--teacher",
         "reward",
         "runs/mixed",
+        "runs/good",
         "runs/offline",
+        "runs/few",
+        "runs/half",
         "runs/plays",
         "runs/watched",
     )
-    apart += ("runs/watched",)
     found = [command for command in commands(README) if not any(word in " ".join(command) for word in apart)]
     late = [command[0] == "finetune" or (command[0] == "pretrain" and "goal/sawyer" in command) for command in found]
     return [command for command, is_late in zip(found, late, strict=True) if is_late is slow]
