@@ -126,7 +126,7 @@ IN_README = {"pretrain": "pretrain", "transfer": "transfer", "record": "demos", 
 
 def told(slow: bool) -> list[list[str]]:
     """README's commands whose inputs are at hand; `slow`: those whose dry run tries goal tracking or pictures."""
-    # what needs assets, foreign weights, a teacher, demonstrations in which the hand slows down, or recordings of its own
+    # what needs assets, foreign weights, a teacher, demonstrations in which the hand slows, or recordings
     apart = (
         "libero",
         "folder_of_pi0",

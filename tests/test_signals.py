@@ -101,7 +101,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Path], int], Callable[[Path], Any]]] = 
 }
 
 
-@pytest.fixture(scope="module", params=COMMANDS)
+@pytest.fixture(scope="module", params=["record", pytest.param("evaluate", marks=pytest.mark.slow)])
 def whole(request: pytest.FixtureRequest, policy: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
     """A command, and what it leaves when nothing interrupts it."""
     command, folder = str(request.param), tmp_path_factory.mktemp("whole") / "run"

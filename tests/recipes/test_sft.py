@@ -203,6 +203,8 @@ def test_what_does_not_fit_is_told_by_the_plan(setting: Config, tmp_path: Path) 
     write_foreign_dataset(tmp_path / "depth", pictures=depth)
     with pytest.raises(InputError, match=r"8-bit colours"):
         plan(replace(one, dataset=(tmp_path / "depth",)))
+    with pytest.raises(InputError, match="cameras: expected one or more of the datasets'"):
+        plan(replace(setting, cameras=()))
     with pytest.raises(InputError, match=r"dataset camera: expected a camera of .*got 'close'"):
         plan(replace(one, cameras=("close",)))
     run(setting_of(replace(setting, out=tmp_path / "toy", sft=SFTConfig(steps=1, batch=2)), "mean_std"))

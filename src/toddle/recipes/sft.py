@@ -231,6 +231,8 @@ def check_fits(policy: FineTunable, datasets: list[LeRobotDataset]) -> None:
         if (found := first.vector(name).shape[1]) != wanted:
             where = f"dataset: {first.path}: {name}"
             raise problem(where, f"{wanted} numbers, as body '{body.name}' of the policy has", found)
+    if not policy.cameras:
+        raise problem("cameras", "one or more of the datasets' (record with pictures)", "none")
     for dataset in datasets:
         dataset.picture_size(*policy.cameras)
 
