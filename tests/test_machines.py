@@ -47,7 +47,8 @@ def test_without_opengl_everything_runs_that_needs_no_picture(tmp_path: Path) ->
     assert "rendering: no OpenGL context" in said.stderr and "libegl1" in said.stderr
 
 
-@pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, pytest.param({"LC_ALL": "POSIX"}, marks=pytest.mark.slow)])
+@pytest.mark.slow  # a stricter one is below
+@pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, {"LC_ALL": "POSIX"}])
 def test_a_plain_locale(tmp_path: Path, variables: dict[str, str]) -> None:
     done = toddle(*TRAIN, "--steps", "64", "--out", str(tmp_path / "läuft"), **variables)
     assert done.returncode == 0, done.stderr
@@ -62,6 +63,7 @@ def test_a_locale_without_utf_8_and_a_name_that_is_none(tmp_path: Path) -> None:
     assert said.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m toddle methods | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=environment())

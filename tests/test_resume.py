@@ -121,6 +121,7 @@ def fine_tuning(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.slow  # tests/recipes/test_sft.py stops one without killing it
 def test_sft_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path, fine_tuning: tuple[str, ...]) -> None:
     assert toddle(*fine_tuning, "--out", str(tmp_path / "whole")) == 0
     parts = ("--out", str(tmp_path / "parts"))

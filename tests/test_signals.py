@@ -128,6 +128,7 @@ def test_complete_episodes_are_kept_and_resuming_gives_the_same(
     np.testing.assert_equal(result(parts), wanted)
 
 
+@pytest.mark.slow
 def test_under_nohup_a_hangup_stops_nothing(tmp_path: Path) -> None:
     """`nohup` and a shell's logout: SIGHUP is ignored and stays so."""
     arguments = "pretrain --env fork/point --worlds 2 --mlp.hidden 8 --critic-hidden 8 --collect.length 8 --steps 320"

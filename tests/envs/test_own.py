@@ -198,6 +198,7 @@ def test_an_error_in_the_middle_is_one_line(here: Path, capsys: pytest.CaptureFi
     assert "'my_tasks.hold:Broken' raised ZeroDivisionError in step: too far" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_console_script_looks_in_the_current_folder(here: Path) -> None:
     """Its own folder is first in sys.path, not the one it is called in."""
     code = "import sys; sys.path[:] = [p for p in sys.path if p]; from toddle.cli import main; main()"

@@ -538,7 +538,7 @@ def test_values_of_actions_want_ratios_of_actions(tokens: Path, vla: Path, more:
     ("method", "more"),
     [
         ("ppo", {"collect": {"length": 12}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}),
-        ("grpo", {"episodes": {"group": 2, "starts": 3}, "reward": "dense"}),
+        pytest.param("grpo", {"episodes": {"group": 2, "starts": 3}, "reward": "dense"}, marks=pytest.mark.slow),
     ],
 )
 def test_tasks_share_the_worlds_by_a_curriculum(vla: Path, tmp_path: Path, method: str, more: dict[str, Any]) -> None:

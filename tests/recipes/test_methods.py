@@ -216,7 +216,7 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", ["dppo", "flow-sde"])
+@pytest.mark.parametrize("method", ["dppo", pytest.param("flow-sde", marks=pytest.mark.slow)])
 def test_warm_start_imitates_then_learns(method: str, tmp_path: Path, demonstrations: Path) -> None:
     config = settings(
         method,

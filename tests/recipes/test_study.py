@@ -205,7 +205,7 @@ def test_unknown_study_and_scale(tmp_path: Path, study: Any) -> None:
         study.settings("lab")
 
 
-@pytest.mark.parametrize("scale", ["small", "medium", "lab"])
+@pytest.mark.parametrize("scale", ["small", pytest.param("medium", marks=pytest.mark.slow), "lab"])
 @pytest.mark.parametrize("name", known_studies())
 def test_every_study_file_plans_at_every_scale(name: str, scale: str) -> None:
     found = load_study(name)
