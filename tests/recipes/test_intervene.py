@@ -94,6 +94,21 @@ class Page:
         return told
 
 
+def test_a_page_that_is_opened_holds_nothing() -> None:
+    """What an earlier page held is let go of, though the new one does not know the episode yet."""
+    server = InterventionServer(ViewConfig())
+    try:
+        server.begin(episode=3, task="reach", seed=5)
+        first = Page(server)
+        first.say()
+        first.say(take=True, drive=(1, 0, 0, 0, 0, 0))
+        assert server.taking and server.drive[0] == 1.0
+        Page(server).say()
+        assert not server.taking and not server.drive.any()
+    finally:
+        server.close()
+
+
 def test_one_at_the_page_takes_over_leaves_comes_back_and_marks() -> None:
     view = ViewConfig(rate=500.0, size=32)
     server, played = InterventionServer(view), list[Demonstration]()

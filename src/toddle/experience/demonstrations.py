@@ -54,8 +54,9 @@ class Demonstrator(Protocol):
 class Witness(Protocol):
     """Notes more of every control step than the environment knows, and can end episodes."""
 
-    features: dict[str, Feature]
-    """Columns that it adds."""
+    @property
+    def features(self) -> dict[str, Feature]:
+        """Columns that it adds."""
 
     def note(self, info: dict[str, Any]) -> tuple[dict[str, Array], Array]:
         """Return its columns (N, ...) of the control step just made, and which episodes (N,) bool end here."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from toddle.core.protocols import Acting
 from toddle.envs.base import Array, BatchedEnv
@@ -19,8 +20,8 @@ class Explores(Acting, Protocol):
     """A policy that says which of its decisions should not be imitated (`policies.exploring`)."""
 
     @property
-    def astray(self) -> object:
-        """(B,) bool tensor of the last decision; None: none."""
+    def astray(self) -> Tensor | None:
+        """(B,) bool, of the last decision; None: none."""
 
 
 class Explored(NamedTuple):
@@ -36,13 +37,15 @@ class Explored(NamedTuple):
 class _ExploringActor(PolicyActor):
     """Notes at every control step in which worlds the policy has been led astray."""
 
+    policy: Explores
+
     def begin(self, env: BatchedEnv, seeds: list[int]) -> None:
         super().begin(env, seeds)
         self.astray: list[Array] = []
 
     def act(self, env: BatchedEnv) -> tuple[Array, Array]:
         actions = super().act(env)
-        noted = self.policy.astray  # type: ignore[attr-defined]
+        noted = self.policy.astray
         self.astray.append(np.zeros(env.num_envs, bool) if noted is None else noted.cpu().numpy())
         return actions
 

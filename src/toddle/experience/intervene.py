@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Team(PolicyActor):
     What a policy remembers beyond that is of its own decisions alone.
     """
 
-    features = {INTERVENTION: Feature(size=1, dtype="bool")}  # noqa: RUF012
+    features: ClassVar[dict[str, Feature]] = {INTERVENTION: Feature(size=1, dtype="bool")}
 
     def __init__(self, policy: Acting, person: Operator, *, deterministic: bool = True, body: int = 0) -> None:
         super().__init__(policy, deterministic=deterministic, body=body)

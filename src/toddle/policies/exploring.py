@@ -16,59 +16,35 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toddle.core.errors import problem
-from toddle.core.protocols import Acting, Flowing, Memory
+from toddle.core.protocols import Flowing, Memory
 from toddle.core.seeding import rand, randint, randn
 from toddle.core.types import Decision, Observation
 from toddle.maths.exploration import When, noise_level
 from toddle.models.q_ensemble import QEnsemble
+from toddle.policies.around import Around, check_critic, decided, repeated
 from toddle.policies.denoising import DenoisingPolicy
-from toddle.policies.guided import repeated
 
 __all__ = ["Exploring", "NoisyActions", "NoisyCondition", "Provoking"]
 
 
-class Exploring(nn.Module):
+class Exploring(Around):
     """A policy without a memory, disturbed; abstract."""
 
     kind: ClassVar[str] = "exploring"
-    config = None
 
-    def __init__(self, base: Acting) -> None:
+    def __init__(self, base: Any) -> None:
         """Hold it as it is.  Raises InputError for a policy with a memory of more than the decision."""
-        super().__init__()
-        self.base: Any = base
-        self.horizon, self.sequential = base.horizon, False
-        self.bodies, self.cameras = base.bodies, base.cameras
+        super().__init__(base, features=False, field="policy")
         self.astray: Tensor | None = None
-        alone = base.initial_memory(1) is None or (isinstance(base, Flowing) and base.window_sizes[1] == 1)
-        if not alone:
-            raise problem("policy", "a policy without a memory", f"kind '{base.kind}'")
-
-    def initial_memory(self, batch: int) -> Memory:
-        """Return what is remembered: nothing, unless a subclass says otherwise."""
-        return None
-
-    def encode(self, observation: Observation) -> Observation:
-        """Return what the policy keeps of an observation."""
-        seen: Observation = self.base.encode(observation)
-        return seen
-
-    def _own(
-        self, observation: Observation, generator: torch.Generator | None, deterministic: bool = False
-    ) -> Decision:
-        """Return the policy's own decision, remembering nothing."""
-        memory = self.base.initial_memory(len(observation["proprio"]))
-        decision: Decision = self.base.act(observation, memory, generator=generator, deterministic=deterministic)[0]
-        return decision
 
 
 class NoisyActions(Exploring):
     """White Gaussian noise of deviation `size` on every number of an action."""
 
-    def __init__(self, base: Acting, size: float) -> None:
+    def __init__(self, base: Any, size: float) -> None:
         super().__init__(base)
         self.size = size
 
@@ -82,7 +58,7 @@ class NoisyActions(Exploring):
         deterministic: bool = False,
     ) -> tuple[Decision, Memory]:
         """Decide for (B, ...) observations."""
-        own = self._own(observation, generator, deterministic)
+        own = decided(self.base, observation, generator, deterministic)
         if self.size == 0.0:
             return own, None
         action = own.action + self.size * randn(own.action.shape, generator, own.action.device)
@@ -97,12 +73,12 @@ class NoisyCondition(Exploring):
     units of each number's deviation over the worlds' states so far.
     """
 
-    def __init__(self, base: Acting, size: float, when: When = "early") -> None:
+    def __init__(self, base: Any, size: float, when: When = "early") -> None:
         """Raises InputError for a VLA that does not act by a flow over features that are kept."""
         super().__init__(base)
         self.size, self.when = size, when
         self._flow = isinstance(base, Flowing)
-        if base.cameras and not (isinstance(base, Flowing) and base.context_width):  # type: ignore[attr-defined]
+        if base.cameras and not (self._flow and base.context_width):
             raise problem("policy", "a policy of states, or a VLA that acts by a flow from frozen features", base.kind)
         self._seen: list[Tensor] = []
 
@@ -117,13 +93,13 @@ class NoisyCondition(Exploring):
     ) -> tuple[Decision, Memory]:
         """Decide for (B, ...) observations.  A flow begins at drawn noise, whether `deterministic` or not."""
         if self.size == 0.0:
-            return self._own(observation, generator, deterministic and not self._flow), None
+            return decided(self.base, observation, generator, deterministic and not self._flow), None
         if self._flow:
             return self._flowing(observation, generator), None
         if isinstance(self.base, DenoisingPolicy):
             self.base.disturb = self._disturbance(self.base.links.steps, generator)
             try:
-                return self._own(observation, generator, deterministic), None
+                return decided(self.base, observation, generator, deterministic), None
             finally:
                 self.base.disturb = None
         state = observation["proprio"]
@@ -131,7 +107,7 @@ class NoisyCondition(Exploring):
         spread = torch.cat(self._seen).std(0, correction=0)
         moved = state + self.size * spread * randn(state.shape, generator, state.device)
         noisy: Any = {**observation, "proprio": moved}
-        return self._own(noisy, generator, deterministic), None
+        return decided(self.base, noisy, generator, deterministic), None
 
     def _disturbance(self, steps: int, generator: torch.Generator | None) -> Callable[[int, Tensor], Tensor]:
         def disturb(step: int, features: Tensor) -> Tensor:
@@ -164,17 +140,13 @@ class Provoking(Exploring):
     """
 
     def __init__(
-        self, base: Acting, critic: QEnsemble, *, candidates: int, length: int, within: int, control: bool = False
+        self, base: Any, critic: QEnsemble, *, candidates: int, length: int, within: int, control: bool = False
     ) -> None:
         """Raises InputError for a VLA, and for a critic of other sizes."""
         super().__init__(base)
         if base.cameras:
             raise problem("policy", "a policy of states, as the critics of toddle offline are", f"kind '{base.kind}'")
-        seen, chunk = critic.sizes
-        body = base.bodies[0]
-        if seen != body.proprio or chunk % body.action or chunk > base.horizon * body.action:
-            wanted = f"one of {body.proprio} numbers and of up to {base.horizon} actions of {body.action}"
-            raise problem("critic", wanted, f"{seen} numbers and {chunk} of actions")
+        check_critic(critic, base, "critic")
         self.critic, self.candidates, self.length, self.within = critic, candidates, length, within
         self.control = control
 
@@ -192,7 +164,7 @@ class Provoking(Exploring):
         deterministic: bool = False,
     ) -> tuple[Decision, Memory]:
         """Decide for (B, ...) observations."""
-        own = self._own(observation, generator, deterministic)
+        own = decided(self.base, observation, generator, deterministic)
         if self.candidates == 1:
             return own, memory
         worlds, first = len(own.action), observation["first"]
@@ -206,7 +178,7 @@ class Provoking(Exploring):
     def _worst(self, observation: Observation, generator: torch.Generator | None) -> Tensor:
         """Return the chunks (B, H, A) that are lowest in value among draws that the policy finds likely enough."""
         count, worlds = self.candidates, len(observation["proprio"])
-        drawn = self._own(repeated(observation, count), generator)
+        drawn = decided(self.base, repeated(observation, count), generator, False)
         action = drawn.action.unflatten(0, (worlds, count))
         likely = drawn.log_prob.sum(-1).view(worlds, count)
         chunk = action.clamp(-1.0, 1.0).flatten(2)[..., : self.critic.sizes[1]].flatten(0, 1)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toddle.core.config import config
 from toddle.core.errors import problem
@@ -28,9 +28,10 @@ from toddle.core.seeding import rand, randn
 from toddle.core.types import Decision, Observation
 from toddle.maths.choosing import choose
 from toddle.models.q_ensemble import QEnsemble
+from toddle.policies.around import Around, check_critic, decided, repeated, state_of
 from toddle.policies.flow_access import OpenFlow, flows, integrate, open_flow, shifted
 
-__all__ = ["GuidanceConfig", "GuidedPolicy", "check_steerable", "decided", "repeated", "state_of"]
+__all__ = ["GuidanceConfig", "GuidedPolicy"]
 
 NARROWEST = 1e-3
 """Least standard deviation that cem draws with, of actions in [-1, 1]."""
@@ -67,7 +68,7 @@ class GuidanceConfig:
     """Controls: each candidate has another one's value (no gain is due), or the worst is best (harm is)."""
 
 
-class GuidedPolicy(nn.Module):
+class GuidedPolicy(Around):
     """`base` with a critic of what it sees and of a chunk's first actions.
 
     Where the policy's most likely action is asked for, that is the first candidate and the others are drawn.
@@ -81,22 +82,13 @@ class GuidedPolicy(nn.Module):
 
         Raises InputError for a policy with a memory, for a VLA without kept features, and for a critic of other sizes.
         """
-        super().__init__()
-        self.base = base
-        self.critic = critic
-        self.config, self.horizon, self.sequential = config, base.horizon, base.sequential
-        self.bodies, self.cameras = base.bodies, base.cameras
+        super().__init__(base)
+        self.critic, self.config = critic, config
         self.decisions = self.elsewhere = 0
-        check_steerable(base)
         self._flows = flows(base)
         if config.method in ("guidance", "hume") and not self._flows:
             raise problem("steer", f"a policy that flows, for {config.method}", f"kind '{base.kind}'")
-        for body in base.bodies:
-            seen, chunk = critic.sizes
-            wide = body.proprio + (self.base.context_width if self.cameras else 0)
-            if seen != wide or chunk % body.action or chunk > base.horizon * body.action:
-                wanted = f"one of {wide} numbers and of up to {base.horizon} actions of {body.action}"
-                raise problem("steering.critic", wanted, f"{seen} numbers and {chunk} of actions")
+        check_critic(critic, base, "steering.critic")
         if config.method == "hume" and (length := self._whole[0]) < config.period * base.horizon:
             most = f"at most {length // base.horizon}: chunks have {length} actions, {base.horizon} are executed"
             raise problem("steering.period", most, config.period)
@@ -115,11 +107,6 @@ class GuidedPolicy(nn.Module):
             return None
         device = self.critic.weights[0].device
         return torch.zeros(batch, *self._whole, device=device), torch.full((batch,), -1, device=device)
-
-    def encode(self, observation: Observation) -> Observation:
-        """Return what the policy keeps of an observation."""
-        seen: Observation = self.base.encode(observation)
-        return seen
 
     @torch.no_grad()
     def act(
@@ -267,36 +254,6 @@ class GuidedPolicy(nn.Module):
     def _count(self, other: Tensor) -> None:
         self.decisions += len(other)
         self.elsewhere += int(other.sum())
-
-
-def check_steerable(base: Any) -> None:
-    """Raise InputError for a policy that remembers, or a VLA whose features are not kept."""
-    if base.cameras and not base.context_width:
-        raise problem("steer", "a policy of states, or a VLA whose backbone is frozen", f"kind '{base.kind}'")
-    if base.initial_memory(1) is not None and not (base.cameras and base.window_sizes[1] == 1):
-        raise problem("steer", "a policy without a memory", f"kind '{base.kind}'")
-
-
-def decided(base: Any, seen: Observation, generator: torch.Generator | None, deterministic: bool) -> Decision:
-    """Return a policy's own decision at encoded observations (B, ...), remembering nothing."""
-    memory = base.initial_memory(len(seen["proprio"]))
-    decision: Decision = base.act(seen, memory, generator=generator, deterministic=deterministic)[0]
-    return decision
-
-
-def state_of(seen: Observation) -> Tensor:
-    """Return what critics see of encoded observations (..., ...): the state, and of a VLA the mean of its tokens."""
-    if "context" not in seen:
-        return seen["proprio"]
-    context, mask = seen["context"].float(), seen["context_mask"][..., None].float()
-    return torch.cat([seen["proprio"].float(), (context * mask).sum(-2) / mask.sum(-2).clamp(min=1.0)], -1)
-
-
-def repeated(observation: Observation, count: int) -> Observation:
-    """Return every row `count` times, world by world; sentences are left out, which policies of states do not read."""
-    given: Any = {key: value for key, value in observation.items() if isinstance(value, Tensor)}
-    rows: Observation = {key: value.repeat_interleave(count, 0) for key, value in given.items()}  # type: ignore[assignment]
-    return rows
 
 
 def _joined(own: Decision | None, drawn: Decision, worlds: int) -> Decision:

@@ -15,6 +15,7 @@ from toddle.core.errors import problem
 from toddle.core.protocols import Memory
 from toddle.core.seeding import rand
 from toddle.core.types import Decision, Observation
+from toddle.policies.around import decided, repeated, state_of
 
 __all__ = ["OptimisedPolicy"]
 
@@ -89,16 +90,10 @@ class OptimisedPolicy(nn.Module):
     def state(self, observation: Observation, generator: torch.Generator | None = None) -> Tensor:
         """Return states (B, O) with newly drawn chunks."""
         seen = self.encode(observation)
-        context, mask = seen["context"].float(), seen["context_mask"][..., None].float()
-        pooled = (context * mask).sum(-2) / mask.sum(-2).clamp(min=1.0)
-        repeated: Any = {
-            name: value.repeat_interleave(self.draws, 0) for name, value in seen.items() if isinstance(value, Tensor)
-        }
-        batch = len(pooled)
-        memory = self.vla.initial_memory(batch * self.draws)
-        action = self.vla.act(repeated, memory, generator=generator)[0].action[..., : self.bodies[0].action]
+        state = state_of(seen)
+        action = decided(self.vla, repeated(seen, self.draws), generator, False).action[..., : self.bodies[0].action]
         chunks = torch.minimum(torch.maximum(action.flatten(1), self.low), self.high)
-        return torch.cat([seen["proprio"].float(), pooled, chunks.view(batch, -1)], -1)
+        return torch.cat([state, chunks.view(len(state), -1)], -1)
 
     @torch.no_grad()
     def act(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toddle.core.config import config
 from toddle.core.errors import problem
@@ -23,7 +23,7 @@ from toddle.core.numbers import Positive, Share, Size
 from toddle.core.protocols import Memory
 from toddle.core.types import Decision, Observation
 from toddle.maths.retrieval import blend_weights, distances, subsequence_costs
-from toddle.policies.guided import check_steerable, decided, state_of
+from toddle.policies.around import Around, decided, seen_width, state_of
 
 __all__ = ["RecallConfig", "RecallingPolicy", "Remembered"]
 
@@ -57,20 +57,16 @@ class Remembered:
     """(M,) in [0, 1]: 1 the best return of an episode, 0 the worst; 1 where all are equal."""
 
 
-class RecallingPolicy(nn.Module):
+class RecallingPolicy(Around):
     """`base` with a memory of episodes."""
 
     kind: ClassVar[str] = "recalling"
 
     def __init__(self, base: Any, remembered: Remembered, config: RecallConfig, *, warped: bool) -> None:
         """warped: strap, else ra-dt.  Raises InputError for a policy that remembers already, or rows of other sizes."""
-        super().__init__()
-        check_steerable(base)
-        self.base, self.config, self.warped = base, config, warped
-        self.horizon, self.sequential = base.horizon, False
-        self.bodies, self.cameras = base.bodies, base.cameras
-        body = base.bodies[0]
-        wide = body.proprio + (base.context_width if base.cameras else 0)
+        super().__init__(base)
+        self.config, self.warped = config, warped
+        body, wide = base.bodies[0], seen_width(base)
         sizes = remembered.state.shape[1], *remembered.chunk.shape[1:]
         if sizes != (wide, base.horizon, body.action):
             wanted = f"rows of {wide} numbers and {base.horizon} actions of {body.action}"
@@ -96,11 +92,6 @@ class RecallingPolicy(nn.Module):
         """Return the last decisions' distances to all rows (B, window, M), infinite where there were none."""
         rows = len(self.remembered.state)
         return torch.full((batch, self.config.window, rows), torch.inf, device=self.mean.device)
-
-    def encode(self, observation: Observation) -> Observation:
-        """Return what the policy keeps of an observation."""
-        seen: Observation = self.base.encode(observation)
-        return seen
 
     @torch.no_grad()
     def act(

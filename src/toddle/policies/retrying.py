@@ -16,15 +16,16 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Count, Positive, Share, Whole
 from toddle.core.protocols import Memory
+from toddle.core.seeding import rand
 from toddle.core.types import Decision, Observation
 from toddle.models.q_ensemble import QEnsemble
-from toddle.policies.guided import check_steerable, decided, repeated, state_of
+from toddle.policies.around import Around, check_critic, decided, repeated, state_of
 
 __all__ = ["RetryConfig", "RetryingPolicy", "shortfall", "steps_left"]
 
@@ -58,7 +59,7 @@ def shortfall(before: Tensor, now: Tensor, last: Tensor, steps: int, slack: floa
     return (before + now - last + (1.0 - slack) * steps).clamp(min=0.0)
 
 
-class RetryingPolicy(nn.Module):
+class RetryingPolicy(Around):
     """`base` with a critic that says when to try again.  `alarms` counts them."""
 
     kind: ClassVar[str] = "retrying"
@@ -76,20 +77,13 @@ class RetryingPolicy(nn.Module):
         """candidates: draws of which the one is taken that is least like what failed; 1: the policy's own.
 
         control: alarms at random.  Raises InputError for a policy that remembers, or a critic of other sizes."""
-        super().__init__()
-        check_steerable(base)
+        super().__init__(base)
+        check_critic(critic, base, "steering.critic")
         body = base.bodies[0]
-        wide = body.proprio + (base.context_width if base.cameras else 0)
-        seen, chunk = critic.sizes
-        if seen != wide or chunk % body.action or chunk > base.horizon * body.action:
-            wanted = f"one of {wide} numbers and of up to {base.horizon} actions of {body.action}"
-            raise problem("steering.critic", wanted, f"{seen} numbers and {chunk} of actions")
         if config.held > body.action:
             raise problem("steering.held", f"at most {body.action}, numbers of an action", config.held)
-        self.base, self.critic, self.discount, self.config = base, critic, discount, config
-        self.candidates, self.control = candidates, control
-        self.horizon, self.sequential = base.horizon, False
-        self.bodies, self.cameras, self.alarms = base.bodies, base.cameras, 0
+        self.critic, self.discount, self.config = critic, discount, config
+        self.candidates, self.control, self.alarms = candidates, control, 0
 
     def initial_memory(self, batch: int) -> Memory:
         """Return an empty memory of the episodes (B): numbers, chunks made and chunks that failed."""
@@ -97,11 +91,6 @@ class RetryingPolicy(nn.Module):
         numbers = torch.zeros(batch, 4)  # shortfall, steps left, decisions still to be undone, retrials
         numbers[:, 1] = math.nan
         return numbers, torch.zeros(batch, self.config.back, *shape), torch.full((batch, self.config.most, *shape), 1e3)
-
-    def encode(self, observation: Observation) -> Observation:
-        """Return what the policy keeps of an observation."""
-        seen: Observation = self.base.encode(observation)
-        return seen
 
     @torch.no_grad()
     def act(
@@ -151,7 +140,7 @@ class RetryingPolicy(nn.Module):
 
     def _alarmed(self, total: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.control:
-            return torch.rand(total.shape, generator=generator).to(total.device) < self.config.rate
+            return rand(total.shape, generator, total.device) < self.config.rate
         return total > self.config.threshold
 
     def _noted(self, failed: Tensor, begun: Tensor, tries: Tensor, alarm: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from toddle.core.protocols import Memory, Steerable
 from toddle.core.seeding import rand, randn, torch_generator
 from toddle.core.types import Decision, FeatureSource, Observation
 from toddle.models.squashed_actor import SquashedActor
+from toddle.policies.around import repeated
 from toddle.policies.hastened import hastened
 
 __all__ = ["SteeredConfig", "SteeredPolicy"]
@@ -205,9 +206,10 @@ class SteeredPolicy(nn.Module):
         VLA, which has no history, is asked once."""
         count, batch = 1 + self.draws, len(begin)
         noise = torch.stack([begin, *(self._noise(batch, generator) for _ in range(self.draws))], 1)  # (B, 1 + K, H, A)
-        repeated: Any = {n: v.repeat_interleave(count, 0) for n, v in seen.items() if isinstance(v, Tensor)}
         memory = self.base.initial_memory(batch * count)
-        chunks, _ = self.base.chunk_from(repeated, noise.flatten(0, 1), memory, steps=self.config.steps or None)
+        chunks, _ = self.base.chunk_from(
+            repeated(seen, count), noise.flatten(0, 1), memory, steps=self.config.steps or None
+        )
         chunks = chunks.unflatten(0, (batch, count))
         said = noise[:, 1:, :1] if self.config.repeat else noise[:, 1:]
         drawn = torch.cat([said.flatten(2) / (self.config.scale or 1.0), chunks[:, 1:].flatten(2)], -1)

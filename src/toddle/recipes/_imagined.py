@@ -17,7 +17,7 @@ from toddle.maths.intervals import wilson_interval
 from toddle.models.world_model import load_world_model
 from toddle.policies.store import load_policy
 
-__all__ = ["Played", "check_policies", "named_policies", "paths", "play", "told"]
+__all__ = ["Played", "check_policies", "line_of", "named_policies", "paths", "play", "told"]
 
 
 class Played(NamedTuple):
@@ -103,3 +103,9 @@ def told(played: Played) -> dict[str, Any]:
         "real": of(played.real),
         "imagined": of(played.imagined),
     }
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """Return what is printed of what `told` says: never the imagined success alone."""
+    real, imagined = (100 * row[where]["success"][0] for where in ("real", "imagined"))
+    return f"{row['policy']}: success {real:.0f} % real, {imagined:.0f} % imagined, of {row['episodes']} starts"

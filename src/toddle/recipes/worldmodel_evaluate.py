@@ -14,7 +14,7 @@ from toddle.core.tensors import load_tensors
 from toddle.data.recordings import Recordings
 from toddle.envs.imagined import BANK
 from toddle.models.world_model import load_world_model, world_model_folder
-from toddle.recipes._imagined import check_policies, play, told
+from toddle.recipes._imagined import check_policies, line_of, play, told
 from toddle.reporting.world_model import write_world_model_page
 from toddle.runs.run import RunFolder
 
@@ -89,8 +89,7 @@ def run(config: Config, *, resume: bool = False) -> None:
             lines = zip(found[name]["horizons"], found[name]["error_over_copy"])
             print(f"{name}: error / copy error " + ", ".join(f"{value:.2f} at {step}" for step, value in lines))
     for row in found.get("policies", ()):
-        real, imagined = (100 * row[where]["success"][0] for where in ("real", "imagined"))
-        print(f"{row['policy']}: success {real:.0f} % real, {imagined:.0f} % imagined, of {row['episodes']} starts")
+        print(line_of(row))
     print(f"numbers: {config.out / 'evaluation.json'}; page: {config.out / 'index.html'}")
 
 

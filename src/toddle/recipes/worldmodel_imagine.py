@@ -11,7 +11,7 @@ from toddle.core.errors import problem
 from toddle.core.files import write_json_atomic
 from toddle.core.numbers import Count, Seed, Size
 from toddle.core.plan import Plan
-from toddle.recipes._imagined import check_policies, named_policies, paths, play, told
+from toddle.recipes._imagined import check_policies, line_of, named_policies, paths, play, told
 from toddle.reporting.world_model import write_imagined_page
 from toddle.runs.run import RunFolder
 
@@ -88,6 +88,5 @@ def run(config: Config, *, resume: bool = False) -> None:
         write_imagined_page(config.out / "index.html", found, played, drawn)
         folder.finish(1)
     for row in policies:
-        real, imagined = (100 * row[where]["success"][0] for where in ("real", "imagined"))
-        print(f"{row['policy']}: success {real:.0f} % real, {imagined:.0f} % imagined, of {row['episodes']} starts")
+        print(line_of(row))
     print(f"numbers: {config.out / 'imagined.json'}; page: {config.out / 'index.html'}")

@@ -132,6 +132,7 @@ class InterventionServer(PageServer):
             raise ValueError
         if content["new"]:
             self.page_id, self.number = page, -1
+            self.taking, self.drive = False, np.zeros(6)  # whoever opens a page holds nothing yet
         if page != self.page_id:
             return {"elsewhere": True}
         if number > self.number:  # requests can overtake each other
@@ -152,7 +153,7 @@ class PagePerson:
     def __init__(self, server: InterventionServer, settings: ViewConfig) -> None:
         self.server, self.settings = server, settings
         self.waits: list[float] = []  # seconds from taking over to the action that follows
-        self._due, self._acted = 0.0, False
+        self._due, self._acted, self._held = 0.0, False, False
 
     def begin(self, env: BatchedEnv, seeds: list[int]) -> None:
         """Show the first picture.  Raises InputError where keys cannot move anything."""
@@ -176,7 +177,8 @@ class PagePerson:
                 server.changed.wait(0.2)
         time.sleep(max(0.0, self._due - time.monotonic()))
         self._due = max(self._due, time.monotonic() - 1.0 / self.settings.rate) + 1.0 / self.settings.rate
-        return np.array([self._taking])
+        self._held = self._taking
+        return np.array([self._held])
 
     @property
     def _taking(self) -> bool:
@@ -184,7 +186,8 @@ class PagePerson:
 
     def step(self, env: BatchedEnv, proposed: Array) -> tuple[Array, Array]:
         """Act as the keys say, where the person has taken over."""
-        server, taking = self.server, self._taking
+        server = self.server
+        taking = self._held or self._taking  # what was proposed to held controls has no meaning
         self._steps += 1
         if not taking:
             self._gripper = float(np.sign(proposed[0, -1])) or self._gripper

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,14 @@ class Crew:
                     if self.links[one] is None and process.poll() is not None:
                         self._lost(one)
                 continue
-            deliver_challenge(link, self.key)
-            answer_challenge(link, self.key)
-            self.links[_received(link)[1]] = link
+            try:
+                deliver_challenge(link, self.key)
+                answer_challenge(link, self.key)
+                who = _received(link)[1]
+            except (AuthenticationError, *LOST):  # a stranger, or a worker that has ended: which, its process says
+                link.close()
+                continue
+            self.links[who] = link
         found = self.links[index]
         assert found is not None
         return found
@@ -164,9 +170,9 @@ class Crew:
         return [answers[index] for index in range(self.size)]
 
     def patch(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return which weights differ from what this worker has."""
+        """Return which weights (on the CPU) differ from what this worker has."""
         known = self.sent[index]
-        changed = {n: x.to(CPU) for n, x in weights.items() if n not in known or not torch.equal(known[n], x.to(CPU))}
+        changed = {name: x for name, x in weights.items() if name not in known or not torch.equal(known[name], x)}
         self.sent[index] = known | {name: value.clone() for name, value in changed.items()}
         return changed
 
@@ -190,7 +196,7 @@ class Beside:
 
     def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
         """Let the workers act, and put what they bring side by side."""
-        weights = policy.state_dict()
+        weights = {name: value.to(CPU) for name, value in policy.state_dict().items()}  # once for all workers
         parts = self.crew.ask(lambda index: ("gather", self.at, self.crew.patch(index, weights)))
         self.inner.rollout = side_by_side([part for part, _, _ in parts], device_of(policy))
         self.inner.notes.beside(notes for _, notes, _ in parts)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from toddle.recipes.studies._cells import Measure, Pairs, gain, shown, table
-from toddle.reporting.study import Figure, Row
+from toddle.reporting.study import Row
 
-__all__ = ["cost", "difference", "figures", "tables"]
+__all__ = ["cost", "difference", "tables"]
 
 
 def _success(rows: Sequence[Row], part: str, arm: str, world: str) -> Pairs:
@@ -35,11 +35,6 @@ def cost(arm: str) -> Measure:
             if (row["part"], row["arm"], row["world"]) == ("deployment", arm, "plain")
         }
     )
-
-
-def figures(rows: Sequence[Row]) -> list[Figure]:
-    """None: the table of arms says it all."""
-    return []
 
 
 def tables(rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:

@@ -43,7 +43,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "randomised": {"randomise": str(TABLE)},
 }
 """How the agents of `deployment` are trained."""
-CONTROL_SEED = 1_000_000
+DATA_SEED = 1_000_000
 """Demonstrations begin at this seed and evaluation at 0, so no episode is in both."""
 
 
@@ -113,7 +113,7 @@ def _evaluate(name: str, policies: Sequence[str], env: str, scale: Scale, **more
 def _data(scale: Scale, seed: int, env: str, noise: float) -> list[Step]:
     """A dataset, and what is learned from it and from answers about what was learned."""
     at = f"data/seed{seed}/{file_of(env)}"
-    first = CONTROL_SEED + 10_000 * seed
+    first = DATA_SEED + 10_000 * seed
     mixed = {"env": [env], "episodes": scale.recorded, "noise": noise, "executed": True, "keep_failures": True}
     mixed |= {"seed": first, "cameras": []}
     found = [toddle_step(f"{at}/mixed", "record", mixed, seconds=10 + 0.2 * scale.recorded)]
@@ -317,7 +317,6 @@ STUDY = Study(
     collect=collect,
     outcomes=OUTCOMES,
     parts=("data", "models", "deployment"),
-    figures=page.figures,
     tables=page.tables,
     notes=NOTES,
 )
