@@ -12,11 +12,13 @@ from tests.policies.tiny_vla import ACTION, PROPRIO, tiny_token_vla, tiny_vla
 from toddle.algorithms.own_successes import OwnSuccesses, OwnSuccessesConfig
 from toddle.core.errors import InputError
 from toddle.core.types import Decision, Observation
-from toddle.experience.rollout import Rollout
+from toddle.experience.rollout import Minibatch, Rollout
 from toddle.runs.checkpoint import load_state, save_state
 
 Ends = dict[int, tuple[int, ...]]
 TOKENS = 6
+WHOLE = Minibatch({}, *[torch.zeros(1, 1)] * 5)  # type: ignore[typeddict-item]
+"""All of an update's decisions, of which imitation asks nothing else."""
 
 
 def played(
@@ -143,7 +145,7 @@ def test_its_gradient_is_that_of_fine_tuning_on_the_same_decisions(make: Any) ->
     gradients = []
     noise = torch.Generator()
     noise.set_state(state["noise"])
-    for compute in (lambda: held.loss(None, None)[0], lambda: policy.loss(by_hand, noise)[0]):  # type: ignore[arg-type]
+    for compute in (lambda: held.loss(WHOLE, None)[0], lambda: policy.loss(by_hand, noise)[0]):  # type: ignore[arg-type]
         policy.zero_grad()
         compute().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
@@ -163,10 +165,10 @@ def test_demonstrations_have_their_share() -> None:
             return held._own(len(samples))
 
     held = own(policy, batch=8, demonstrated=0.25)
-    assert float(held.loss(None, None)[0]) == 0.0  # type: ignore[arg-type]
+    assert float(held.loss(WHOLE, None)[0]) == 0.0  # type: ignore[arg-type]
     held.begin([played(0, 5, success={0: (4,)})], policy)
     held.demonstrations = Source()
-    loss, facts = held.loss(None, None)  # type: ignore[arg-type]
+    loss, facts = held.loss(WHOLE, None)  # type: ignore[arg-type]
     assert batches == [2] and loss.requires_grad and float(facts["imitation/loss"]) == float(loss.detach())
 
 
@@ -179,7 +181,7 @@ def test_the_state_holds_episodes_under_way(tmp_path: Any) -> None:
     for held in (whole, resumed):
         held.begin([played(4, 2, success={0: (1,)})], policy)
     assert decisions(whole) == decisions(resumed) == [[0.0], [1.0, 2.0, 3.0, 4.0, 5.0]]
-    assert whole.loss(None, None)[0].equal(resumed.loss(None, None)[0])  # type: ignore[arg-type]
+    assert whole.loss(WHOLE, None)[0].equal(resumed.loss(WHOLE, None)[0])  # type: ignore[arg-type]
 
 
 def test_without_reported_success_it_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,29 @@ def test_bodies_weigh_equally() -> None:
     assert torch.allclose(gradient["both"], (gradient["point"] + gradient["wide"]) / 2, atol=1e-7)
     assert float(gradient["point"].norm()) > 1e-4
     assert float(gradient["wide"].norm()) > 1e-4
+
+
+@pytest.mark.parametrize(("kind", "ended"), [("mlp", False), ("causal", True)])
+def test_parts_one_after_the_other_make_the_same_update(kind: str, ended: bool) -> None:
+    """Six worlds in four parts, recomputed, give the gradient of all at once (a mask makes the parts unequal)."""
+    learner = make(kind, clip_low=1e-3, clip_high=2e-3)
+    rollout, _ = learner.sources[0].collect(learner.policy, learner.critic)
+    if ended:
+        rollout.mask = torch.arange(8)[:, None] < torch.tensor([8, 1, 2, 8, 3, 5])
+    learner._estimate(rollout)
+    with torch.no_grad():  # ratios that are not 1
+        for p in learner.modules["policy"].parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    found = []
+    for parts, again in ((1, False), (4, True), (4, False)):
+        learner.config = replace(learner.config, accumulate=parts, checkpointing=again)
+        part = next(iter(rollout.minibatches(1, learner.policy.sequential, torch.Generator().manual_seed(0))))
+        facts = learner._gradients([part])
+        found.append((torch.cat(learner.optimiser.gradients()).clone(), torch.stack([*facts.values()])))
+    assert float(found[0][0].norm()) > 1e-3
+    for gradient, numbers in found[1:]:
+        torch.testing.assert_close(gradient, found[0][0], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(numbers, found[0][1], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "causal"])

@@ -147,7 +147,7 @@ class OwnSuccesses(Auxiliary):
     # ---- the loss ----------------------------------------------------------------------------------------------------
     def loss(self, part: Minibatch, score: Score) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted supervised loss of a batch drawn from all that is kept; 0 in turns."""
-        found = None if self.settings.turns else self._imitated()
+        found = None if self.settings.turns else self._imitated(part.share)
         if found is None:
             none = torch.zeros((), device=device_of(self.policy))
             return none, {} if self.settings.turns else {"imitation/loss": none}
@@ -173,19 +173,19 @@ class OwnSuccesses(Auxiliary):
             raise NaNError(f"imitation's turn after iteration {iterations}: its loss is {mean}")
         return {"imitation/updates": float(len(losses)), "imitation/loss": mean}
 
-    def _imitated(self) -> Tensor | None:
-        """Return the supervised loss of a batch; None while nothing is kept or shown."""
-        total = sum(len(kept) for kept in self.kept.values())
+    def _imitated(self, share: float = 1.0) -> Tensor | None:
+        """Return the supervised loss of a share of a batch; None while nothing is kept or shown."""
+        total, size = sum(len(kept) for kept in self.kept.values()), max(1, round(share * self.settings.batch))
         device = device_of(self.policy)
-        shown = round(self.settings.demonstrated * self.settings.batch) if self.demonstrations is not None else 0
+        shown = round(self.settings.demonstrated * size) if self.demonstrations is not None else 0
         losses: list[tuple[float, Tensor]] = []
-        if total and shown < self.settings.batch:
-            batch = to_device(self._own(self.settings.batch - shown), device)
-            losses.append((1.0 - shown / self.settings.batch, self.policy.loss(batch, self.noise)[0]))
+        if total and shown < size:
+            batch = to_device(self._own(size - shown), device)
+            losses.append((1.0 - shown / size, self.policy.loss(batch, self.noise)[0]))
         if self.demonstrations is not None and shown:
             chosen = self.numbers.integers(len(self.demonstrations), size=shown)
             batch = to_device(self.demonstrations.batch(chosen), device)
-            losses.append((shown / self.settings.batch, self.policy.loss(batch, self.noise)[0]))
+            losses.append((shown / size, self.policy.loss(batch, self.noise)[0]))
         return sum((share * each for share, each in losses), torch.zeros((), device=device)) if losses else None
 
     def _own(self, count: int) -> dict[str, Any]:

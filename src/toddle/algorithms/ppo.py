@@ -63,6 +63,7 @@ from toddle.maths.objectives import (
     links_where,
     mean_where,
 )
+from toddle.models.recompute import recomputing
 from toddle.optim.flat_adam import FlatAdam
 from toddle.optim.schedules import cosine_factor
 
@@ -123,6 +124,11 @@ class PPOConfig:
     """First iterations in which the critic alone learns (for a policy that starts from imitation)."""
     rescore: bool = False
     """Take the old log-densities from the learner, not from acting: where these differ in precision or by an engine."""
+    accumulate: Count = 1
+    """Parts of a minibatch that are computed one after the other, which takes so much less memory for activations."""
+    checkpointing: bool = False
+    """Keep what goes into each block alone and compute the rest again in the backward pass: about a third more time, a
+    fraction of the memory for activations."""
 
     def __post_init__(self) -> None:
         if self.schedule == "adaptive" and self.target_kl is None:
@@ -321,8 +327,10 @@ class PPO:
         """Set the gradients of one update, the mean over bodies; return detached facts about it."""
         self.optimiser.zero_grad()
         total: dict[str, Tensor] = {}
-        for part in parts:
-            loss, facts = self._loss(part)
+        pieces = [piece for part in parts for piece in self._standardised(part).split(self.config.accumulate)]
+        for part in pieces:
+            with recomputing(self.config.checkpointing):
+                loss, facts = self._loss(part)
             if len(parts) > 1:
                 loss, facts = loss / len(parts), {name: value / len(parts) for name, value in facts.items()}
             if part.share != 1.0:
@@ -334,6 +342,13 @@ class PPO:
                 self.team.add(gradient)
             total = dict(zip(total, self.team.add(torch.stack(list(total.values()))), strict=True))
         return total
+
+    def _standardised(self, part: Minibatch) -> Minibatch:
+        """Standardise a minibatch's advantages, where that is wanted."""
+        mixed = self.safety is not None and self.safety.holds  # then they were standardised before they were mixed
+        if self.config.normalise_advantages and not mixed and not self._warming:
+            part.advantage = standardised(self.team, part, links_where(part.made, part.mask))
+        return part
 
     @property
     def _warming(self) -> bool:
@@ -350,10 +365,7 @@ class PPO:
         if self._warming:
             none = torch.zeros((), device=loss.device)
             return loss, facts | dict.fromkeys(("policy_loss", "entropy", "kl", "clipped"), none)
-        mixed = self.safety is not None and self.safety.holds  # then they were standardised before they were mixed
-        normalise = config.normalise_advantages and not mixed
-        advantage = standardised(self.team, part, valued) if normalise else part.advantage
-        score = self.policy.score(part.observation, part.chain)
+        advantage, score = part.advantage, self.policy.score(part.observation, part.chain)
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
         if part.made is not None:  # an action's advantage is that of each of its links
             advantage = advantage.repeat_interleave(log_ratio.shape[-1] // advantage.shape[-1], -1)

@@ -8,13 +8,15 @@ columns a reward term or an auxiliary loss has written.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from toddle.core.errors import problem
 from toddle.core.memory import check_memory
@@ -53,6 +55,19 @@ class Minibatch:
     weight: Tensor | None = None  # (...), how much each decision counts; None: all alike
     columns: dict[str, Tensor] = field(default_factory=dict)  # (..., ...), what others wrote into the rollout
     share: float = 1.0  # of all learners' real decisions of the update; 0: the decision here only stands in
+
+    def split(self, count: int) -> list[Minibatch]:
+        """Return at most `count` parts of its worlds or decisions, each with its share of what is real."""
+        count = min(count, self.log_prob.shape[1])
+        if count == 1:
+            return [self]
+        held = {each.name: getattr(self, each.name) for each in fields(self)}
+        cut = [tree_map_only(Tensor, partial(_piece, count, index), held) for index in range(count)]
+        parts = [replace(self, **each) for each in cut]
+        real = [part.log_prob[..., 0].numel() if part.mask is None else int(part.mask.sum()) for part in parts]
+        for part, own in zip(parts, real, strict=True):
+            part.share = self.share * own / max(sum(real), 1)
+        return parts
 
 
 class Rollout:
@@ -290,6 +305,10 @@ class Rollout:
             named[kind][name] = value
         seen = self._with_sentences(named["o"])
         return Minibatch(observation=seen, columns=named["c"], share=share, **named[""])
+
+
+def _piece(count: int, index: int, x: Tensor) -> Tensor:
+    return x.tensor_split(count, 1)[index]
 
 
 def _take(x: Tensor, order: Tensor, sequential: bool) -> Tensor:
