@@ -26,8 +26,9 @@ def test_dots(member: str) -> None:
     check_env(make_env(f"dots/{member}", 3, seed=4, **options))
 
 
-def test_fork() -> None:
-    check_env(make_env("fork/point", 3, seed=4, max_episode_steps=8))
+@pytest.mark.parametrize("name", ["fork/point", "gutter/push"])
+def test_small_ones(name: str) -> None:
+    check_env(make_env(name, 3, seed=4, max_episode_steps=8))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="metaworld is not installed")

@@ -33,7 +33,7 @@ def test_made_by_name_with_options() -> None:
         ("gymnasium/HalfCheeta-v5", "did you mean 'gymnasium/HalfCheetah-v5'?"),
         ("metaworld/reach", "did you mean 'metaworld/reach-v3'?"),
         ("goal/sawyr", "did you mean 'goal/sawyer'?"),
-        ("xyz", "names begin with dots/, fork/, goal/, gymnasium/, imagined/, libero/, "),
+        ("xyz", "names begin with dots/, fork/, goal/, gutter/, gymnasium/, imagined/, libero/, "),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:
