@@ -28,7 +28,7 @@ class ImitationSettings(OwnSuccessesConfig):
         own = {name: value for name, value in to_dict(self).items() if name != "weight"}
         given = changes({name: to_dict(ImitationSettings.__dataclass_fields__[name].default) for name in own}, own)
         if not self.weight and given:
-            raise problem("imitation.weight", "above 0", self.weight, f"imitation.{given[0][0]} has no effect without")
+            raise problem("weight", "above 0", self.weight, f"imitation.{given[0][0]} has no effect without")
         if self.turns and self.least_weight is not None:
             raise problem("imitation.least_weight", "none with imitation.turns", self.least_weight)
         if not self.turns and (found := [name for name, _, _ in given if name in ("updates", "learning_rate")]):
