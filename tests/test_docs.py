@@ -69,3 +69,12 @@ def test_links_and_files_lead_somewhere(page: Path) -> None:
         assert re.match("https?:", target) or (page.parent / target).exists(), target
     for file in re.findall(r"`([a-z_]\w*/[\w/]+\.(?:py|sh))`", page.read_text()):
         assert (ROOT / file).exists() or (ROOT / "src/toddle" / file).exists(), file
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_tables_are_whole(page: Path) -> None:
+    """A row without a heading above it is shown as text: one sentence in the middle of a table cuts it in two."""
+    lines = page.read_text().split("\n")
+    for number, (before, line, after) in enumerate(zip(["", *lines], lines, [*lines[1:], ""], strict=False), 1):
+        if line.startswith("|") and not before.startswith("|"):
+            assert re.fullmatch(r"\|[-| :]+\|", after), f"line {number} begins a table without a heading: {line[:60]}"
