@@ -5,6 +5,9 @@
 VENV ?= .venv
 PY := $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3)
 export OMP_NUM_THREADS ?= 1
+# Compiled modules are kept even where the environment says otherwise: the packages are installed without them, and each
+# process that a test starts would compile torch and transformers anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test check slow bench setup setup-dev clean
 
