@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import lru_cache
 from typing import Any, Literal
 
 import mujoco
@@ -109,8 +110,7 @@ class MetaWorldEnv(BatchedEnv):
         self.cameras, self.image_size = tuple(cameras), image_size
         self.max_episode_steps, self.terminate_on_success = max_episode_steps, terminate_on_success
         self.paraphrases, self.push_target = paraphrases, push_target
-        first = self._make_world()
-        self._envs = [first, *(_copy_world(first) for _ in range(num_envs - 1))]
+        self._envs = [_copy_world(_first_world(task)) for _ in range(num_envs)]
         self._expert: Any = ENV_POLICY_MAP[task]()  # type: ignore[abstract]
         self._seed = np.arange(seed, seed + num_envs, dtype=np.int64)
         self._episode = np.full(num_envs, -1, dtype=np.int64)
@@ -145,16 +145,6 @@ class MetaWorldEnv(BatchedEnv):
             "goal": Named(tuple(range(size - 3, size))),
         }
         self._allocate()
-
-    def _make_world(self) -> Any:
-        kind = ENV_CLS_MAP[self.task]
-        env: Any = type(kind.__name__, (kind,), {"touching_object": _touching})()
-        env._partially_observable = False  # the experts read the goal
-        del env.sawyer_observation_space  # cached while the goal was hidden; its bounds would clip the goal to 0
-        env._set_task_called = True
-        env.seeded_rand_vec = True  # draw from `np_random`, which is set at each reset, not from the global generator
-        env.max_path_length = np.iinfo(np.int64).max  # the time limit is ours
-        return env
 
     # ---- episodes ------------------------------------------------------------------------------------------------
     def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
@@ -330,6 +320,19 @@ def _touching(env: Any, geom: int) -> bool:
         if not sum(force[contact.efc_address[rows]]) > 0.0:
             return False
     return True
+
+
+@lru_cache(maxsize=2)
+def _first_world(task: str) -> Any:
+    """Return a world of a task to copy worlds from; it is never stepped."""
+    kind = ENV_CLS_MAP[task]
+    env: Any = type(kind.__name__, (kind,), {"touching_object": _touching})()
+    env._partially_observable = False  # the experts read the goal
+    del env.sawyer_observation_space  # cached while the goal was hidden; its bounds would clip the goal to 0
+    env._set_task_called = True
+    env.seeded_rand_vec = True  # draw from `np_random`, which is set at each reset, not from the global generator
+    env.max_path_length = np.iinfo(np.int64).max  # the time limit is ours
+    return env
 
 
 def _copy_world(first: Any) -> Any:

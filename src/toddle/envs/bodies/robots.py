@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import mujoco
 
-from toddle.envs.bodies.body import Body, KeyPoint, PositionAction, motors_to_servos, package_file
+from toddle.envs.bodies.body import Body, KeyPoint, PositionAction, compiled_once, motors_to_servos, package_file
 
 __all__ = ["ANT", "G1", "GO1", "HUMANOID", "PANDA"]
 
@@ -21,7 +21,12 @@ _MENAGERIE = "mujoco/playground/assets/mujoco_menagerie"
 
 def _menagerie(path: str, package: str = "large", extra: str = "robots") -> mujoco.MjModel:
     file = package_file(f"envpool_assets_mujoco_{package}", f"{_MENAGERIE}/{path}", extra)
-    return mujoco.MjModel.from_xml_path(str(file))
+    return _compiled(str(file))
+
+
+@compiled_once
+def _compiled(file: str) -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_path(file)
 
 
 def build_panda() -> mujoco.MjModel:

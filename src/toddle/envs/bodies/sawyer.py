@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 
 from toddle.envs.base import Array
-from toddle.envs.bodies.body import GRAVITY, Body, KeyPoint, MocapAction, package_file
+from toddle.envs.bodies.body import GRAVITY, Body, KeyPoint, MocapAction, compiled_once, package_file
 
 __all__ = ["CENTRE", "LENGTH", "PROPRIO_FIELDS", "SAWYER", "SawyerIndex", "sawyer_proprio", "sawyer_proprio_batch"]
 
@@ -86,6 +86,7 @@ def sawyer_proprio(model: mujoco.MjModel, data: mujoco.MjData, index: SawyerInde
     return sawyer_proprio_batch(index or SawyerIndex.of(model), fields)[0]
 
 
+@compiled_once
 def build() -> mujoco.MjModel:
     """Compile Meta-World's reach scene without its puck and goal mark, with the welds its environments set."""
     path = package_file("metaworld", "assets/sawyer_xyz/sawyer_reach_v3.xml", "sim")

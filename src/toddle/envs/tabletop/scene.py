@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 
 from toddle.envs.base import Array
-from toddle.envs.bodies.body import package_file
+from toddle.envs.bodies.body import compiled_once, package_file
 
 __all__ = ["ARM", "FINGERS", "HOME", "PEG", "Colour", "Thing", "build_scene", "reshape"]
 
@@ -54,6 +54,7 @@ class Thing:
     """Whether its contacts give way less, as in ManiSkill's physics (`HARD`)."""
 
 
+@compiled_once
 def build_scene(
     things: tuple[Thing, ...],
     *,
