@@ -95,6 +95,7 @@ def test_only_the_environments_own_limit_resets_and_is_counted() -> None:
     assert alone.step()["reset_free/turns"] == 8.0 and not len(alone.way.replay.stores[ONLINE])
 
 
+@pytest.mark.slow  # test_proactive has the same of a learner that is this and more
 def test_it_goes_on_bit_for_bit() -> None:
     whole, first, second = learner(turn=4), learner(turn=4), learner(turn=4)
     whole.step()

@@ -319,7 +319,7 @@ STORED: dict[str, Callable[[], Any]] = {
     "flow_vla": tiny_vla,
 }
 PLAIN = {"gaussian", "tokens", "causal"}
-WITHOUT_CLIP = ("ddiffpg", "clone", "sac", "rlpd", "cal-ql", "conrft", "recovery-rl", "medal")
+WITHOUT_CLIP = ("ddiffpg", "clone", "sac", "rlpd", "cal-ql", "conrft", "recovery-rl", "medal", "paint")
 TRAINS = {
     **dict.fromkeys(("ppo", "grpo", "rloo", "rcpo", "rpd"), PLAIN),
     "clone": set[str](),
@@ -327,6 +327,7 @@ TRAINS = {
     "sac": {"squashed_gaussian"},
     "rlpd": {"squashed_gaussian"},
     "medal": {"squashed_gaussian"},
+    "paint": set[str](),
     "recovery-rl": set[str](),
     "cal-ql": set[str](),  # of `toddle offline`, with its critics: tests/recipes/test_off_policy.py
     "conrft": set[str](),
@@ -343,7 +344,7 @@ def test_a_stored_policy_that_the_method_does_not_train_is_refused_in_one_line(
     method: str, tmp_path: Path, demonstrations: Path
 ) -> None:
     teacher = {"teacher": tmp_path} if method in ("clone", "rpd") else {}
-    teacher |= {"demonstrations": [demonstrations]} if method in ("rlpd", "medal") else {}  # type: ignore[dict-item]
+    teacher |= {"demonstrations": [demonstrations]} if method in ("rlpd", "medal", "paint") else {}  # type: ignore[dict-item]
     save_policy(tmp_path, STORED["gaussian"]())
     asked = configure(method=method, preset=load_method(method).presets[-1].name, **teacher)
     for name, make in STORED.items():
@@ -351,7 +352,7 @@ def test_a_stored_policy_that_the_method_does_not_train_is_refused_in_one_line(
         if name in TRAINS[method]:
             asked.build(start)
         else:
-            with pytest.raises(InputError, match=r"\A(init|demonstrations): expected [^\n]+\Z"):
+            with pytest.raises(InputError, match=r"\A(init|demonstrations|env): expected [^\n]+\Z"):
                 asked.build(start)
 
 

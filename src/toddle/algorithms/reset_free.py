@@ -26,7 +26,6 @@ from toddle.core.numbers import Count, Positive, Size
 from toddle.core.seeding import derived_seed, torch_generator
 from toddle.data.replay import Decisions, Replay, Store
 from toddle.experience.collect import Collector
-from toddle.experience.rollout import Rollout
 from toddle.models.mlp import make_mlp
 from toddle.optim.flat_adam import FlatAdam
 from toddle.policies.squashed_gaussian import SquashedGaussianPolicy
@@ -119,18 +118,21 @@ class ResetFree(SoftActorCritic):
         for learner, whose in ((self, ~returning), (self.way, returning)):
             if whose.any():
                 learner.replay.stores[ONLINE].add(made.at(whose))
-        return metrics | self._turn(rollout, done)
-
-    def _turn(self, rollout: Rollout, done: Tensor) -> dict[str, float]:
-        """Pass the turn on where it is over; return metrics of the turns that are."""
-        returning = self.turns.returning
         ended = (rollout.terminated | rollout.truncated)[0].cpu()
+        return metrics | self._turn(made.following, done, ended)
+
+    def _turn(self, following: Tensor, done: Tensor, ended: Tensor) -> dict[str, float]:
+        """Pass the turn on in the worlds (B,) where it is over; return metrics of the turns that are.
+
+        following (B, O) is where they have come to; ended: those that have been reset.
+        """
+        returning = self.turns.returning
         self.since += 1
         over = done | (self.since >= self.settings.turn) | ended
         own = over & ~returning
         self.resets += int(ended.sum())
         self.turned += int(own.sum())
-        after = over & ~returning & ~ended if self.settings.back != "none" else torch.zeros_like(over)
+        after = own & ~ended if self.settings.back != "none" else torch.zeros_like(over)
         self.turns.returning = torch.where(over, after, returning)
         self.since[over] = 0
         return {"reset_free/solved": float(done.sum() / own.sum())} if own.any() else {}
@@ -138,7 +140,7 @@ class ResetFree(SoftActorCritic):
     # ---- learning ------------------------------------------------------------------------------------------------
     def learn(self, batches: Decisions) -> dict[str, list[Tensor]]:
         """Make an update of the task's for each of (U, B) decisions, and as many of the way back's."""
-        found = super().learn(batches)
+        found = super().learn(self._weighed(batches))
         seen = self.way.replay.stores[ONLINE]
         if not len(seen) or self.settings.back == "random":
             return found
@@ -149,8 +151,12 @@ class ResetFree(SoftActorCritic):
             self.judged += 1
         paid = self.config.reward_scale * self.pay(way.following)
         found.setdefault("way_reward", []).append(paid.mean())
-        learned = self.way.learn(replace(way, reward=paid))
+        learned = self.way.learn(self._weighed(replace(way, reward=paid)))
         return found | {f"way_{name}": values for name, values in learned.items()}
+
+    def _weighed(self, batch: Decisions) -> Decisions:
+        """Return decisions (...) as they are learned from."""
+        return batch
 
     @torch.no_grad()
     def pay(self, states: Tensor) -> Tensor:

@@ -134,6 +134,10 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         """Disturb the worlds of `mask` (N,) with a push of `strength` (1 = 0.5 m/s scaled to the body)."""
         raise problem("push", "an environment that can be pushed", self.name)
 
+    def stuck(self) -> Array:
+        """Return (N,) bool: what a person who looks would say, that no action leads out of where the world is."""
+        raise problem("env", "an environment that can say what nothing leads out of (gutter/)", self.name)
+
     def physics(self, world: int) -> tuple[Any, Any]:
         """Return the world's MjModel and MjData, to be read alone."""
         raise problem("cost", "an environment whose MuJoCo worlds can be looked into", self.name)

@@ -65,8 +65,8 @@ class GutterEnv(BatchedEnv):
             self._puck[world] = draw.uniform([-0.4, -0.3], [-0.2, 0.3])
         self._success[mask] = False
 
-    @property
-    def _stuck(self) -> Array:
+    def stuck(self) -> Array:
+        """Return (N,) bool: the puck is in a gutter."""
         found: Array = self.gutters & (np.abs(self._puck[:, 1]) > EDGE)
         return found
 
@@ -81,7 +81,7 @@ class GutterEnv(BatchedEnv):
         away = np.where(far > 1e-9, way / np.maximum(far, 1e-9), [1.0, 0.0])
         pushed = np.where(far < TOUCH, hand + TOUCH * away, self._puck)
         pushed = np.clip(pushed, -WALL, WALL) if self.gutters else np.clip(pushed, [-WALL, -EDGE], [WALL, EDGE])
-        pushed = np.where(self._stuck[:, None], self._puck, pushed)
+        pushed = np.where(self.stuck()[:, None], self._puck, pushed)
         self._hand = np.where(active[:, None], hand, self._hand)
         self._puck = np.where(active[:, None], pushed, self._puck)
         there = self._there()
@@ -90,7 +90,7 @@ class GutterEnv(BatchedEnv):
         return there.astype(np.float64), ended, (self._length + 1 >= self.max_episode_steps) & ~ended
 
     def _infos(self) -> dict[str, Array]:
-        return {"success": self._success.copy(), "success_now": self._there(), "stuck": self._stuck}
+        return {"success": self._success.copy(), "success_now": self._there(), "stuck": self.stuck()}
 
     def _observe(self) -> Obs:
         return {"proprio": np.concatenate([self._hand, self._puck, self._puck - self._hand], 1).astype(np.float32)}

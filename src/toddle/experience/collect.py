@@ -173,6 +173,15 @@ class Collector:
         rollout.keep_finals(finals)
         return steps
 
+    def begin_again(self, worlds: NDArray[np.bool_]) -> None:
+        """Let somebody reset the worlds (B,), between two rollouts: what they did so far is no episode."""
+        self._raw, _ = self.env.reset(options={"reset_mask": worlds})
+        self._last = None
+        self.actor.note(self.actor.first | worlds)
+        self._episode_cost[worlds] = 0.0
+        if self._succeeded is not None:
+            self._succeeded[-1] &= ~worlds
+
     def finish(self, critic: Critic | None, steps: int) -> tuple[Rollout, dict[str, float]]:
         """Value and scale the rollout; return it with metrics of what ended in its `steps` control steps."""
         rollout = self.rollout

@@ -16,9 +16,16 @@ from toddle.core.reading import read_yaml
 
 __all__ = ["PARADIGMS", "System", "page", "systems"]
 
-Paradigm = Literal["offline", "online", "offline, then online", "test time", "exploration"]
+Paradigm = Literal["offline", "online", "offline, then online", "test time", "exploration", "deployment"]
 Measured = Literal["better", "worse", "not told apart", "not run", "not here"]
-PARADIGMS: tuple[Paradigm, ...] = ("offline", "online", "offline, then online", "test time", "exploration")
+PARADIGMS: tuple[Paradigm, ...] = (
+    "offline",
+    "online",
+    "offline, then online",
+    "test time",
+    "exploration",
+    "deployment",
+)
 
 
 @config
@@ -47,10 +54,9 @@ HEAD = """# The survey's systems, and what of them is here
 
 ["A Survey on Reinforcement Learning of Vision-Language-Action Models for Robotic
 Manipulation"](https://doi.org/10.36227/techrxiv.176531955.54563920) (2025) has a table of systems. Here they are in
-its order, and after them those that its text names for test time and exploration; {here} of {all} have a command. A
-command runs a system's idea, or as much of it as is here, over toddle's own policies and environments: no published
-weights, no robot and no benchmark of a paper was run, and none of a paper's
-numbers is claimed.
+its order, and after them those that its text names for test time, exploration and deployment; {here} of {all} have
+a command. A command runs a system's idea, or as much of it as is here, over toddle's own policies and environments: no
+published weights, no robot and no benchmark of a paper was run, and none of a paper's numbers is claimed.
 
 *Measured here* compares a method with the policy it starts from, or with the method it builds on, at a small scale:
 better, worse, not told apart, not run (the code is here and tested), not here. `toddle methods` lists every method with
