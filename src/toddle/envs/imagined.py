@@ -21,7 +21,7 @@ from toddle.core.types import Named
 from toddle.data.recordings import Recordings
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.streams import WorldStreams
-from toddle.models.world_model import WorldModel, load_world_model, world_model_folder
+from toddle.models.world_model import Windows, load_world_model, world_model_folder
 
 __all__ = ["BANK", "ImaginedEnv"]
 
@@ -73,7 +73,7 @@ class ImaginedEnv(BatchedEnv):
         size, action = self.model.sizes
         self.single_observation_space = spaces.Dict({"proprio": spaces.Box(-np.inf, np.inf, (size,), np.float32)})
         self.single_action_space = spaces.Box(-1.0, 1.0, (action,), np.float32)
-        self._seen, self._reference = (_Windows(num_envs, self.model) for _ in range(2))
+        self._seen, self._reference = (Windows(num_envs, self.model) for _ in range(2))
         self._row, self._last = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
         self._member = torch.zeros(num_envs, dtype=torch.long)
         self._doubt, self._streams = np.zeros(num_envs), WorldStreams(num_envs, seed)
@@ -166,38 +166,3 @@ class ImaginedEnv(BatchedEnv):
         self._seen.load_state_dict(state["seen"])
         self._reference.load_state_dict(state["reference"])
         self._streams.load_state_dict(state["streams"])
-
-
-class _Windows:
-    """What N worlds have seen last: states (N, T, O), actions (N, T, A) of which the last is still to come, and which
-    steps (N, T) there were."""
-
-    def __init__(self, worlds: int, model: WorldModel) -> None:
-        window, (size, action) = model.config.window, model.sizes
-        self.states, self.actions = torch.zeros(worlds, window, size), torch.zeros(worlds, window, action)
-        self.real = torch.zeros(worlds, window, dtype=torch.bool)
-
-    def followed(self, model: WorldModel, action: torch.Tensor) -> torch.Tensor:
-        """Return what each member says follows actions (N, A): (K, N, O)."""
-        self.actions = torch.cat([self.actions[:, :-1], action[:, None]], 1)
-        return model.following(self.states, self.actions, self.real)
-
-    def go_on(self, moving: torch.Tensor, following: torch.Tensor) -> None:
-        """Take in the states (N, O) that followed, in the worlds that are moving (N,)."""
-        later = {
-            "states": torch.cat([self.states[:, 1:], following[:, None]], 1),
-            "actions": torch.cat([self.actions[:, 1:], self.actions[:, -1:]], 1),
-            "real": torch.cat([self.real[:, 1:], torch.ones_like(self.real[:, :1])], 1),
-        }
-        for name, value in later.items():
-            old = getattr(self, name)
-            setattr(self, name, torch.where(moving.view(-1, *[1] * (old.dim() - 1)), value, old))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the arrays."""
-        return {name: getattr(self, name).numpy().copy() for name in ("states", "actions", "real")}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them."""
-        for name in ("states", "actions", "real"):
-            setattr(self, name, torch.from_numpy(np.array(state[name])))

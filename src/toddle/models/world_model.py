@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,15 @@ from toddle.models.attention_block import AttentionBlock
 from toddle.models.mlp import make_mlp, zero_
 from toddle.models.normalizer import RunningNorm
 
-__all__ = ["Outcome", "WorldModel", "WorldModelConfig", "load_world_model", "save_world_model", "world_model_folder"]
+__all__ = [
+    "Outcome",
+    "Windows",
+    "WorldModel",
+    "WorldModelConfig",
+    "load_world_model",
+    "save_world_model",
+    "world_model_folder",
+]
 
 CARD, WEIGHTS = "world_model.json", "world_model.safetensors"
 MARGIN = 0.1
@@ -162,6 +171,43 @@ class WorldModel(nn.Module):
     def doubt(self, following: Tensor) -> Tensor:
         """Return (B,) how far members' states (K, B, O) are apart, in deviations of the recorded states."""
         return disagreement(self.norm(following)[..., self.spread > 0])
+
+
+class Windows:
+    """What N worlds have seen last: states (N, T, O), actions (N, T, A) of which the last is still to come, and which
+    steps (N, T) there were."""
+
+    def __init__(self, worlds: int, model: WorldModel) -> None:
+        window, (size, action) = model.config.window, model.sizes
+        device = model.spread.device
+        self.states = torch.zeros(worlds, window, size, device=device)
+        self.actions = torch.zeros(worlds, window, action, device=device)
+        self.real = torch.zeros(worlds, window, dtype=torch.bool, device=device)
+
+    def followed(self, model: WorldModel, action: Tensor) -> Tensor:
+        """Return what each member says follows actions (N, A): (K, N, O)."""
+        self.actions = torch.cat([self.actions[:, :-1], action[:, None]], 1)
+        return model.following(self.states, self.actions, self.real)
+
+    def go_on(self, moving: Tensor, following: Tensor) -> None:
+        """Take in the states (N, O) that followed, in the worlds that are moving (N,)."""
+        later = {
+            "states": torch.cat([self.states[:, 1:], following[:, None]], 1),
+            "actions": torch.cat([self.actions[:, 1:], self.actions[:, -1:]], 1),
+            "real": torch.cat([self.real[:, 1:], torch.ones_like(self.real[:, :1])], 1),
+        }
+        for name, value in later.items():
+            old = getattr(self, name)
+            setattr(self, name, torch.where(moving.view(-1, *[1] * (old.dim() - 1)), value, old))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the arrays."""
+        return {name: getattr(self, name).numpy().copy() for name in ("states", "actions", "real")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        for name in ("states", "actions", "real"):
+            setattr(self, name, torch.from_numpy(np.array(state[name])))
 
 
 def world_model_folder(folder: Path | str) -> Path | None:

@@ -12,7 +12,7 @@ from toddle.core.protocols import Memory
 from toddle.core.types import Decision, Observation
 from toddle.models.q_ensemble import QEnsemble
 
-__all__ = ["Around", "check_alone", "check_critic", "decided", "repeated", "seen_width", "state_of"]
+__all__ = ["Around", "candidates", "check_alone", "check_critic", "decided", "repeated", "seen_width", "state_of"]
 
 
 class Around(nn.Module):
@@ -81,3 +81,24 @@ def repeated(observation: Observation, count: int) -> Observation:
     given: Any = {key: value for key, value in observation.items() if isinstance(value, Tensor)}
     rows: Observation = {key: value.repeat_interleave(count, 0) for key, value in given.items()}  # type: ignore[assignment]
     return rows
+
+
+def candidates(
+    base: Any, seen: Observation, count: int, generator: torch.Generator | None, *, width: float, deterministic: bool
+) -> Decision:
+    """Return `count` decisions (B, K, ...) of a policy, the most likely one first where it is asked for.
+
+    width: draws are taken nearer to the most likely action by this share; below 1 they have no chain.
+    """
+    worlds = len(seen["proprio"])
+    own = decided(base, seen, generator, True) if deterministic else None
+    drawn = decided(base, repeated(seen, count - (own is not None)), generator, False)
+    parts = {}
+    for name in ("action", "chain", "log_prob"):
+        rest = getattr(drawn, name).unflatten(0, (worlds, -1))
+        parts[name] = rest if own is None else torch.cat([getattr(own, name)[:, None], rest], 1)
+    if width == 1.0:
+        return Decision(**parts)
+    centre = (own or base.act(seen, deterministic=True)[0]).action[:, None]
+    action = centre + width * (parts["action"] - centre)
+    return Decision(action, action.new_zeros(worlds, count, 0), action.new_zeros(worlds, count, 0))

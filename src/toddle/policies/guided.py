@@ -28,7 +28,7 @@ from toddle.core.seeding import rand, randn
 from toddle.core.types import Decision, Observation
 from toddle.maths.choosing import choose
 from toddle.models.q_ensemble import QEnsemble
-from toddle.policies.around import Around, check_critic, decided, repeated, state_of
+from toddle.policies.around import Around, candidates, check_critic, decided, state_of
 from toddle.policies.flow_access import OpenFlow, flows, integrate, open_flow, shifted
 
 __all__ = ["GuidanceConfig", "GuidedPolicy"]
@@ -128,7 +128,9 @@ class GuidedPolicy(Around):
         if self._flows:
             drawn, _ = self._flowing(seen, generator, deterministic)
         else:
-            drawn = self._drawn(seen, generator, deterministic)
+            drawn = candidates(
+                self.base, seen, config.candidates, generator, width=config.width, deterministic=deterministic
+            )
         values = self._values(seen, drawn.action, generator)
         if config.method == "cem":
             return self._searched(seen, drawn.action, values, generator), None
@@ -136,13 +138,6 @@ class GuidedPolicy(Around):
         self._count(index != 0)
         rows = torch.arange(len(index), device=index.device), index
         return Decision(drawn.action[rows], drawn.chain[rows], drawn.log_prob[rows]), None
-
-    def _drawn(self, seen: Observation, generator: torch.Generator | None, deterministic: bool) -> Decision:
-        """Return candidates (B, K, ...), the most likely chunk first where it is asked for."""
-        count = self.config.candidates
-        own = decided(self.base, seen, generator, True) if deterministic else None
-        drawn = decided(self.base, repeated(seen, count - (own is not None)), generator, False)
-        return self._narrowed(seen, own, _joined(own, drawn, len(seen["proprio"])))
 
     # ---- policies that flow ------------------------------------------------------------------------------------------
     def _flowing(
@@ -210,14 +205,6 @@ class GuidedPolicy(Around):
         return Decision(action, rest, action.new_zeros(worlds, 0)), (chunk, age)
 
     # ---- values ------------------------------------------------------------------------------------------------------
-    def _narrowed(self, seen: Observation, own: Decision | None, drawn: Decision) -> Decision:
-        """Return draws (B, K, ...) nearer to the most likely action by `width`; these have no chain."""
-        if self.config.width == 1.0:
-            return drawn
-        centre = (own or self.base.act(seen, deterministic=True)[0]).action[:, None]
-        action = centre + self.config.width * (drawn.action - centre)
-        return Decision(action, action.new_zeros(*action.shape[:2], 0), action.new_zeros(*action.shape[:2], 0))
-
     def _critics(self, seen: Observation, action: Tensor) -> Tensor:
         """Return the critics' least value (B, K) of chunks (B, K, H, A), held to what environments execute."""
         worlds, count = action.shape[:2]
@@ -254,12 +241,3 @@ class GuidedPolicy(Around):
     def _count(self, other: Tensor) -> None:
         self.decisions += len(other)
         self.elsewhere += int(other.sum())
-
-
-def _joined(own: Decision | None, drawn: Decision, worlds: int) -> Decision:
-    """Return decisions (B, K, ...), the policy's own first where there is one."""
-    parts = []
-    for name in ("action", "chain", "log_prob"):
-        rest = getattr(drawn, name).unflatten(0, (worlds, -1))
-        parts.append(rest if own is None else torch.cat([getattr(own, name)[:, None], rest], 1))
-    return Decision(*parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,24 +14,30 @@ from toddle.core.device import CPU
 from toddle.core.errors import problem
 from toddle.core.numbers import Count, NonNegative, Positive, Share, Size
 from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.models.world_model import load_world_model
 from toddle.policies.guided import GuidanceConfig, GuidedPolicy
 from toddle.policies.recalling import RecallConfig, RecallingPolicy, Remembered
 from toddle.policies.retrying import RetryConfig, RetryingPolicy
+from toddle.policies.searching import SearchConfig, SearchingPolicy
 from toddle.recipes._features import states_seen
 from toddle.runs.critics import load_critics
 
-__all__ = ["CANDIDATES", "Steer", "SteeringConfig", "check_steering", "steered"]
+__all__ = ["CANDIDATES", "Steer", "SteeringConfig", "check_steering", "rows_of", "steered"]
 
 CANDIDATES = 10
 """Chunks compared where nothing is said."""
 BY_VALUE = ("vgps", "cem", "guidance", "hume")
+NEEDS = {"critic": (*BY_VALUE, "retry"), "memory": ("strap", "ra-dt"), "model": ("mcts",)}
+"""What must be given, and for which ways."""
 RECALLS = ("strap", "ra-dt")
 OF = {
-    "critic": (*BY_VALUE, "retry"),
+    "critic": (*NEEDS["critic"], "mcts"),
     "memory": RECALLS,
+    "model": ("mcts",),
+    "search": ("mcts",),
     "recall": RECALLS,
     "retry": ("retry",),
-    "width": ("vgps", "cem", "hume"),
+    "width": ("vgps", "cem", "hume", "mcts"),
     "temperature": ("vgps", "guidance", "hume"),
     "rounds": ("cem",),
     "elites": ("cem",),
@@ -72,6 +78,11 @@ class SteeringConfig:
     """strap, ra-dt: datasets that are remembered; strap takes their successes alone."""
     recall: RecallConfig = RecallConfig()
     """strap, ra-dt: how what is remembered has its say."""
+    model: Path | None = None
+    """mcts: run of `toddle worldmodel train`, of the environment that the policy acts in.  With a critic of
+    `--reward-shift -1` tries are paid in steps until success and end in its value, else in the model's reward."""
+    search: SearchConfig = SearchConfig()
+    """mcts: how the policy searches in the model."""
     retry: RetryConfig = RetryConfig()
     """retry: when a policy tries again, and how."""
     cache: Path = Path("runs/cache")
@@ -81,7 +92,7 @@ class SteeringConfig:
     come at random (no gain is due).  flipped: the worst candidate is the best (harm is)."""
 
 
-Steer = Literal["none", "vgps", "cem", "guidance", "hume", "strap", "ra-dt", "retry"]
+Steer = Literal["none", "vgps", "cem", "guidance", "hume", "strap", "ra-dt", "retry", "mcts"]
 
 
 def check_steering(steer: Steer, candidates: Size, steering: SteeringConfig) -> None:
@@ -96,13 +107,15 @@ def check_steering(steer: Steer, candidates: Size, steering: SteeringConfig) -> 
     for name, ways in OF.items():
         if steer not in ways and given[name] != usual[name]:
             raise problem(f"steering.{name}", f"nothing without --steer {' or '.join(ways)}", given[name])
-    if steer in OF["critic"] and steering.critic is None:
+    if steer in NEEDS["model"] and steering.model is None:
+        raise problem("steering.model", f"a run of toddle worldmodel train for --steer {steer}", "none")
+    if steer in NEEDS["critic"] and steering.critic is None:
         raise problem("steering.critic", f"a run of toddle offline for --steer {steer}", "none")
     if steer in RECALLS and not steering.memory:
         raise problem("steering.memory", f"datasets for --steer {steer}", "none")
     if steer in RECALLS and candidates != CANDIDATES:
         raise problem("candidates", f"nothing with --steer {steer}", candidates)
-    if steering.control == "flipped" and steer not in BY_VALUE:
+    if steering.control == "flipped" and steer not in (*BY_VALUE, "mcts"):
         raise problem("steering.control", "none or shuffled", "flipped")
 
 
@@ -114,15 +127,22 @@ def steered(policy: Any, steer: Steer, candidates: Size, steering: SteeringConfi
         warped = steer == "strap"
         rows = (part.to(device) for part in _remembered(policy, steering, warped))
         return RecallingPolicy(policy, Remembered(*rows), steering.recall, warped=warped)
-    assert steering.critic is not None
-    stored = load_critics(steering.critic)
-    critic = stored.q.requires_grad_(False).to(device)
+    stored = load_critics(steering.critic) if steering.critic else None
+    critic = stored.q.requires_grad_(False).to(device) if stored else None
+    discount = float(stored.facts.get("discount", 0.99)) if stored else steering.search.discount
+    if stored and steer in ("retry", "mcts") and stored.facts.get("reward_shift") != -1.0:
+        found = stored.facts.get("reward_shift", 0.0)
+        raise problem("steering.critic", "critics of --reward-shift -1, which count steps", found)
+    if steer == "mcts":
+        assert steering.model is not None
+        model, _ = load_world_model(steering.model, device)
+        options: dict[str, Any] = {"width": steering.width, "critic": critic, "control": steering.control}
+        return SearchingPolicy(
+            policy, model, replace(steering.search, discount=discount), candidates=candidates, **options
+        )
+    assert critic is not None
     if steer == "retry":
-        if stored.facts.get("reward_shift") != -1.0:
-            found = stored.facts.get("reward_shift", 0.0)
-            raise problem("steering.critic", "critics of --reward-shift -1, which count steps", found)
         control = steering.control == "shuffled"
-        discount = float(stored.facts.get("discount", 0.99))
         return RetryingPolicy(policy, critic, discount, steering.retry, candidates=candidates, control=control)
     names = set(GuidanceConfig.__dataclass_fields__) & set(SteeringConfig.__dataclass_fields__)
     own = {name: value for name, value in asdict(steering).items() if name in names}
@@ -131,7 +151,7 @@ def steered(policy: Any, steer: Steer, candidates: Size, steering: SteeringConfi
 
 def _remembered(policy: Any, steering: SteeringConfig, successes: bool) -> tuple[torch.Tensor, ...]:
     """Return the parts of `Remembered`: the rows of the datasets that are remembered."""
-    parts = [_rows(policy, LeRobotDataset(path), steering.cache, successes) for path in steering.memory]
+    parts = [rows_of(policy, LeRobotDataset(path), steering.cache, successes) for path in steering.memory]
     if not any(len(state) for state, *_ in parts):
         raise problem("steering.memory", "a success in what is remembered", "none")
     state, chunk, begins, worth = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -143,7 +163,7 @@ def _remembered(policy: Any, steering: SteeringConfig, successes: bool) -> tuple
     return state, chunk, begins, worth
 
 
-def _rows(policy: Any, dataset: LeRobotDataset, cache: Path, successes: bool) -> tuple[torch.Tensor, ...]:
+def rows_of(policy: Any, dataset: LeRobotDataset, cache: Path, successes: bool) -> tuple[torch.Tensor, ...]:
     """Return states, chunks, beginnings and the discounted success of the rows of a dataset's episodes."""
     seen = states_seen(cache, policy, dataset) if policy.cameras else dataset.vector("observation.state")
     action, reached = dataset.vector("action"), dataset.column("next.success").astype(bool)

@@ -68,12 +68,12 @@ class Config(ActingSettings, WatchedSettings):
     deterministic: bool = True
     """Take a policy's most likely action instead of a draw."""
     steer: Steer = "none"
-    """What has its say in decisions: a critic (vgps, cem, guidance, hume, retry) or a memory (strap, ra-dt); see
-    docs/steering.md."""
+    """What has its say in decisions: a critic (vgps, cem, guidance, hume, retry), a memory (strap, ra-dt) or a search
+    in a world model (mcts); see docs/steering.md."""
     candidates: Size = CANDIDATES
     """Chunks that are compared."""
     steering: SteeringConfig = SteeringConfig()
-    """The critic, and how."""
+    """The critic, the memory or the model, and how."""
     push: bool = False
     """Evaluate a second time with one push in every episode."""
     pushes: PushConfig = PushConfig()
