@@ -7,8 +7,8 @@ asid: six motions of tabletop/push-cube that `toddle explore --method asid` choo
 factors), and six that nobody chose, made with hidden friction and mass; white noise of a thousandth is added to what
 was seen, and `toddle identify` finds the factors.
 
-data: a policy of states imitates 12 demonstrations of tabletop/push-cube; it explores by `sime` and by plain noise of a
-size at which as many tries succeed, or is only played again; policies imitate the demonstrations with the 40 episodes
+data: a policy of states imitates 12 demonstrations of tabletop/push-cube; it explores by `sime`, by `soe`, by `soe` in
+drawn directions and by plain noise, or is only played again; policies imitate the demonstrations with the 40 episodes
 that were kept.  All are evaluated on the same 100 seeds.
 """
 
@@ -84,21 +84,23 @@ def data(work: Path, updates: int) -> None:
         return found
 
     record.run(record.Config(out=work / "demos", env=(env_name,), episodes=12, cameras=(), noise=0.3))
-    base = taught("base")
+    base, learned = taught("base"), command.SoeConfig(dataset=(work / "demos",))
     print("| explored by | tries that succeeded | the policy that learned from it |\n|---|---|---|")
     print(f"| nothing | - | {sum(base)} |", flush=True)
     ways: dict[str, Any] = {
         "sime": {"method": "sime", "size": 0.3},
+        "soe": {"method": "soe", "soe": learned},
+        "soe, drawn directions": {"method": "soe", "soe": learned, "control": "shuffled"},
         "noise": {"method": "noise", "size": 0.3},
         "played again": {"method": "noise", "size": 0.0, "tries": 1, "keep": "successes", "batch": 20},
     }
     for name, given in ways.items():
-        folder = work / f"{name.replace(' ', '_')}_data"
+        folder = work / f"{name.replace(', ', '_').replace(' ', '_')}_data"
         command.run(command.Config(policy=work / "base", env=env_name, episodes=40, out=folder, **given))
         told = read_json(folder / "explored.json")
         tried = told["tries"] * len(told["starts"])
         good = sum(start["successes"] for start in told["starts"])
-        found = taught(name.replace(" ", "_"), folder)
+        found = taught(folder.name.removesuffix("_data"), folder)
         apart = np.array(found, float) - np.array(base, float)
         gain, wide = 100 * apart.mean(), 196 * apart.std(ddof=1) / np.sqrt(len(apart))
         shown = f"{sum(found)} ({gain:+.0f}, {gain - wide:.0f} to {gain + wide:.0f})"

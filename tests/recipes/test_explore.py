@@ -16,11 +16,13 @@ from toddle.core.types import BodySpec
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.experience.demonstrations import Demonstration
 from toddle.experience.exploring import Explored, _cut
+from toddle.models.bottleneck import BottleneckConfig
 from toddle.models.q_ensemble import QEnsemble
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
-from toddle.policies.store import save_policy
+from toddle.policies.store import load_policy, save_policy
+from toddle.recipes import record
 from toddle.recipes._explore_asid import ExcitationConfig
-from toddle.recipes.explore import Config, _kept, plan, run
+from toddle.recipes.explore import Config, SoeConfig, _kept, plan, run
 from toddle.runs.critics import save_critics
 
 
@@ -62,6 +64,27 @@ def test_what_was_led_astray_is_cut_off(folder: Path, tmp_path: Path) -> None:
     for one in (data := LeRobotDataset(tmp_path / "out")).episodes:
         assert one.facts["astray"] == 3 and one.facts["success"]
         assert bool(data.column("next.success")[one.stop - 1])
+
+
+def test_a_bottleneck_of_recorded_actions_moves_those_of_the_policy(folder: Path, tmp_path: Path) -> None:
+    record.run(record.Config(out=tmp_path / "data", env=("dots/one",), episodes=4, cameras=()))
+    learned = SoeConfig(
+        dataset=(tmp_path / "data",),
+        bottleneck=BottleneckConfig(latent=4, hidden=32, batch=37, learning_rate=1e-2, updates=100),
+    )
+    given = {"method": "soe", "soe": learned, "keep": "all", "episodes": 2, "tries": 2, "batch": 1}
+    played = {}
+    for size, control in ((0.0, "none"), (3.0, "none"), (3.0, "shuffled")):
+        out = tmp_path / f"{control}{size}"
+        run(settings(folder, out=out, **{**given, "size": size, "control": control}))
+        played[control, size] = LeRobotDataset(out)
+    alone, moved, control = (one.column("action")[:1] for one in played.values())
+    state = played["none", 0.0].vector("observation.state")[:1]
+    policy = load_policy(folder / "policy")
+    seen: Any = {"proprio": torch.from_numpy(state), "first": torch.ones(1, dtype=torch.bool)}
+    own = policy.act(seen | {"body": torch.zeros(1, dtype=torch.int64)}, deterministic=True)[0].action[0]
+    np.testing.assert_allclose(alone, own.clamp(-1, 1), atol=1e-6)  # size 0: the policy itself
+    assert np.abs(moved - alone).max() > 1e-3 and np.abs(moved - control).max() > 1e-3
 
 
 def episode(length: int, success_at: int, *, pictures: int = 0) -> Demonstration:
@@ -113,10 +136,11 @@ def test_chosen_motions_say_more_than_any_and_are_made_in_the_hidden_world(tmp_p
         ({"when": "late"}, "when: expected nothing without --method sime"),
         ({"method": "resample", "size": None}, "critic: expected a run of toddle offline"),
         ({"asid": ExcitationConfig(pool=3)}, "asid: expected nothing without --method asid"),
-        ({"method": "asid"}, "policy: expected nothing without --method sime or resample or noise"),
+        ({"method": "asid"}, "policy: expected nothing without --method sime or soe or resample"),
         ({"method": "asid", "policy": None, "asid": ExcitationConfig(parameters=("weight",))}, "parameters: expected"),
         ({"method": "asid", "size": 0.1, "policy": None}, "randomise"),
         ({"policy": None}, "policy: expected the folder of a policy"),
+        ({"method": "soe"}, r"soe\.dataset: expected datasets"),
         ({"env": "dots/nine"}, "dots/nine"),
         ({"cameras": ("side",)}, "side"),
     ],

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from rich.progress import Progress
 
 from toddle.core.config import config
@@ -24,33 +25,50 @@ from toddle.experience.actor import body_in
 from toddle.experience.exploring import Explored, explore
 from toddle.experience.taught import Taught
 from toddle.maths.exploration import When
+from toddle.models.bottleneck import BottleneckConfig, fit_bottleneck
 from toddle.policies.exploring import NoisyActions, NoisyCondition, Provoking
+from toddle.policies.exploring_latent import OnManifold
 from toddle.policies.store import load_policy, meta_of
 from toddle.recipes import _explore_asid as _asid
 from toddle.recipes import record
 from toddle.recipes._explore_asid import ExcitationConfig
 from toddle.recipes._recording import check_pictures, check_seen, make_recorded, spec_of
+from toddle.recipes._steering import rows_of
 from toddle.runs.critics import load_critics
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
-SIZES = {"noise": 0.05, "sime": 0.1}
+SIZES = {"noise": 0.05, "sime": 0.1, "soe": 2.0}
 """Deviation of the disturbance where nothing is said."""
+PLAYED = ("sime", "soe", "resample", "noise")
 OF = {
     "asid": ("asid",),
-    "policy": ("sime", "resample", "noise"),
-    "tries": ("sime", "resample", "noise"),
-    "keep": ("sime", "resample", "noise"),
-    "size": ("noise", "sime", "asid"),
+    "policy": PLAYED,
+    "tries": PLAYED,
+    "keep": PLAYED,
+    "soe": ("soe",),
+    "size": ("noise", "sime", "soe", "asid"),
     "when": ("sime",),
     "critic": ("resample",),
     "candidates": ("resample",),
     "length": ("resample",),
     "within": ("resample",),
-    "control": ("resample", "asid"),
+    "control": ("resample", "soe", "asid"),
 }
 """Which methods a setting has an effect with."""
+
+
+@config
+class SoeConfig:
+    """What a bottleneck beside the policy learns from, and how long its noise is held."""
+
+    dataset: tuple[Path, ...] = ()
+    """Datasets whose actions the bottleneck learns, such as the policy's demonstrations."""
+    hold: Count = 5
+    """Decisions for which the latent noise stays the same."""
+    bottleneck: BottleneckConfig = BottleneckConfig()
+    """Its sizes, and how it is trained."""
 
 
 @config
@@ -63,9 +81,10 @@ class Config:
 
     may_change: ClassVar[tuple[str, ...]] = ("episodes", "starts")
 
-    method: Literal["sime", "resample", "asid", "noise"]
-    """sime: noise on what the policy sees; resample: led astray by a critic, and what follows is kept; asid: motions
-    from which unknown masses and frictions can be told; noise: plain noise on its actions, the control."""
+    method: Literal["sime", "soe", "resample", "asid", "noise"]
+    """sime: noise on what the policy sees; soe: noise in a bottleneck learned from data; resample: led astray by a
+    critic, and what follows is kept; asid: motions from which unknown masses and frictions can be told; noise: plain
+    noise on its actions, the control."""
     policy: Path | None = None
     """Folder of the policy; asid has none."""
     env: str
@@ -85,7 +104,7 @@ class Config:
     """A start at which this share of the tries or more succeeds teaches nothing any more."""
     size: NonNegative | None = None
     """noise, asid: deviation of the actions' noise (None: 0.05 and 0.3).  sime: of the noise on what the policy sees,
-    relative to how much that varies (None: 0.1)."""
+    relative to how much that varies (None: 0.1).  soe: of the latent noise, in the encoder's deviations (None: 2)."""
     when: When = "early"
     """sime: where on the way from noise to the chunk the noise is loudest (a policy that denoises or flows)."""
     critic: Path | None = None
@@ -97,7 +116,10 @@ class Config:
     within: Count = 20
     """resample: these begin at one of the first so many decisions."""
     control: Literal["none", "shuffled"] = "none"
-    """resample: shuffled takes any of the draws, at the same decisions; asid: motions that nobody chose."""
+    """resample: shuffled takes any of the draws, at the same decisions; soe: as far, in a drawn direction; asid:
+    motions that nobody chose."""
+    soe: SoeConfig = SoeConfig()
+    """soe: what the bottleneck learns from, and how."""
     asid: ExcitationConfig = ExcitationConfig()
     """asid: what is unknown, and how motions are searched that tell it."""
     deterministic: bool = True
@@ -121,7 +143,7 @@ class Config:
 
     def __post_init__(self) -> None:
         usual = {item.name: item.default for item in fields(Config)}
-        for name, value in (asdict(self) | {"asid": self.asid}).items():
+        for name, value in (asdict(self) | {"asid": self.asid, "soe": self.soe}).items():
             methods = OF.get(name, (self.method,))
             if self.method not in methods and value != usual[name]:
                 raise problem(name, f"nothing without --method {' or '.join(methods)}", value)
@@ -129,6 +151,8 @@ class Config:
             raise problem("policy", f"the folder of a policy for --method {self.method}", "none")
         if self.method == "resample" and self.critic is None:
             raise problem("critic", "a run of toddle offline for --method resample", "none")
+        if self.method == "soe" and not self.soe.dataset:
+            raise problem("soe.dataset", "datasets for --method soe, such as the policy's demonstrations", "none")
         if self.method == "asid":
             _asid.check(self)
 
@@ -173,6 +197,12 @@ def _exploring(config: Config, base: Any) -> Any:
         return NoisyActions(base, size)
     if config.method == "sime":
         return NoisyCondition(base, size, config.when)
+    if config.method == "soe":
+        rows = [rows_of(base, LeRobotDataset(path), Path("runs/cache"), False)[:2] for path in config.soe.dataset]
+        state, chunk = (torch.cat(part) for part in zip(*rows, strict=True))
+        bottleneck, told = fit_bottleneck(config.soe.bottleneck, state, chunk.flatten(1))
+        print(f"soe: {'{error:.3f} of the variance is left, {nats:.1f} nats, {heard:.0f} numbers'.format(**told)}")
+        return OnManifold(base, bottleneck, size, hold=config.soe.hold, control=config.control == "shuffled")
     assert config.critic is not None
     return Provoking(
         base,
