@@ -37,7 +37,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
       episode_length   control steps, likewise
       executed         (N, A) where there are `limits`: the last action as the simulator had it; `limited`: whether it
                        was changed
-      steps            control steps made in this call (a chunk stops where its episode ends)
+      stage, planned   (N,) where there are `stages`: which one a world is in, control steps that its moves have taken
+      steps            control steps made in this call (a chunk stops where its episode ends, or a stage)
       rewards          (N, H) the reward of each control step of this call, 0 where none was made
       cost             the sum of what `_infos` reports as `cost` at each control step of this call, or of what `costs`
                        counts; then also `cost_<name>`, of each of them
@@ -71,6 +72,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     noise: Any = None  # on actions and observations (`envs.noise.Noise`); None: none
     costs: Any = None  # of manipulation (`envs.costs.Costs`), in place of what `_infos` reports; None: none are counted
     limits: Any = None  # on what actions ask for (`envs.limits.Limits`); None: none
+    stages: Any = None  # a plan above the policy (`envs.stages.Stages`); None: none
     domain: Any = None  # what differs from episode to episode (`envs.domain.Domain`); None: nothing does
     pictured: Array  # (N,) bool, the worlds whose pictures `_observe` has to draw where they are not up to date
 
@@ -97,7 +99,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
     def state_dict(self) -> dict[str, Any]:
         """Return everything a bitwise resume needs (arrays and JSON values), episode counters included."""
         state: dict[str, Any] = {"return": self._return.copy(), "length": self._length.copy()}
-        more = {"noise": self.noise, "costs": self.costs, "domain": self.domain}
+        more = {"noise": self.noise, "costs": self.costs, "domain": self.domain, "stages": self.stages}
         return state | {name: part.state_dict() for name, part in more.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -110,6 +112,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             self.costs.load_state_dict(state["costs"])
         if self.domain is not None:
             self.domain.load_state_dict(state["domain"])
+        if self.stages is not None:
+            self.stages.load_state_dict(state["stages"])
 
     def tool_pose(self) -> dict[str, Array]:
         """Return `tool_position` (N, 3) in metres and `tool_orientation` (N, 4) wxyz of the worlds now, where known."""
@@ -195,6 +199,8 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
             self.domain.begin(mask, seeds)
         if self.costs is not None:
             self.costs.begin(mask)
+        if self.stages is not None:
+            self._call("in reset", self.stages.begin, mask)
 
     def _call(self, moment: str, method: Callable[..., Any], *arguments: Any) -> Any:
         """Call a subclass's method; what it raises becomes one line that names the environment."""
@@ -232,7 +238,15 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
         infos: dict[str, Array] = self._call("in step", self._infos)
         if self.limits is not None:
             infos = infos | self.limits.report()
+        if self.stages is not None:
+            infos = infos | {"stage": self.stages.stage.copy(), "planned": self.stages.planned.copy()}
         return infos if self.costs is None else infos | self.costs.count(running, infos.get("cost"))
+
+    def _planned(self, running: Array) -> Array:
+        """Go on with plans where a stage is done; what is left of a chunk there was decided before the tool moved."""
+        if self.stages is None:
+            return running
+        return running & ~self._call("in step", self.stages.advance, running.copy())
 
     def _disturbed(self, actions: Array, worlds: Array) -> Array:
         if self.domain is not None:
@@ -300,7 +314,7 @@ class BatchedEnv(VectorEnv[Obs, Array, Array]):
                 if key in info:
                     value = np.where(running.reshape(-1, *[1] * (value.ndim - 1)), value, info[key])
                 info[key] = value.copy()
-            running = np.greater(running, ended)
+            running = self._planned(np.greater(running, ended))
         self._check_finite("reward", reward)
         info |= {"episode_return": self._return.copy(), "episode_length": self._length.copy(), "steps": steps}
         info["_final_obs"] = ended

@@ -22,6 +22,7 @@ from toddle.envs.domain import Domain, DomainTable
 from toddle.envs.limits import Limits, LimitsConfig
 from toddle.envs.noise import Noise, NoiseConfig
 from toddle.envs.own import is_own, own_family
+from toddle.envs.stages import Stages, StagesConfig
 
 __all__ = ["add_env", "families_by_name", "family_of", "known_envs", "make_env"]
 
@@ -78,11 +79,12 @@ def make_env(
     costs: CostSettings | None = None,
     randomise: DomainTable | None = None,
     limits: LimitsConfig | None = None,
+    stages: StagesConfig | None = None,
     **options: Any,
 ) -> BatchedEnv:
     """Build `num_envs` worlds of the environment `name`; `options` go to its class.  `noise` disturbs any environment,
     `randomise` lets it differ from episode to episode, `cost` (a sum of `envs.costs.COSTS`, `costs`: where they begin)
-    counts costs in any that MuJoCo simulates, `limits` hold what actions ask for.
+    counts costs in any that MuJoCo simulates, `limits` hold what actions ask for, `stages` are a plan above the policy.
 
     `threads` is for environments over the pool; Meta-World and LIBERO step their worlds one after the other.
     Raises InputError for an unknown name (with the nearest known one), for an option that the environment does not
@@ -92,12 +94,14 @@ def make_env(
         raise problem("num_envs", "at least 1", num_envs)
     if name in ADDED:
         made = ADDED[name](num_envs, seed=seed, **_looking(family_of(name), name, randomise, options))
-        return _limited(_counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs), limits)
+        made = _counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs)
+        return _staged(_limited(made, limits), stages)
     family, member = family_of(name), name if is_own(name) else name.partition("/")[2]
     needed = num_envs * (family.world_bytes + 3 * options.get("image_size", 0) ** 2 * len(options.get("cameras", ())))
     check_memory(needed, f"{num_envs:,} worlds of {name}", "take fewer worlds at once (worlds, num_envs, batch)")
     made = family.make(member, num_envs, seed=seed, threads=threads, **_looking(family, name, randomise, options))
-    return _limited(_counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs), limits)
+    made = _counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs)
+    return _staged(_limited(made, limits), stages)
 
 
 def _looking(family: Family, name: str, table: DomainTable | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +135,14 @@ def _limited(env: BatchedEnv, limits: LimitsConfig | None) -> BatchedEnv:
     """Hold what actions ask for within limits.  Raises InputError where actions are no motions of a tool."""
     if limits is not None and limits.any:
         env.limits = Limits(limits, env)
+    return env
+
+
+def _staged(env: BatchedEnv, stages: StagesConfig | None) -> BatchedEnv:
+    """Give an environment a plan.  Raises InputError where tools cannot be moved, or a name is unknown."""
+    if stages is not None:
+        env.stages = Stages(stages, env)
+        env.stages.begin(np.ones(env.num_envs, bool))
     return env
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from toddle.algorithms.safety import LagrangianSettings
-from toddle.core.config import config
+from toddle.core.config import config, from_dict
 from toddle.core.errors import problem
 from toddle.core.numbers import NonNegative
+from toddle.core.reading import read_yaml
 from toddle.core.terms import parse_terms
 from toddle.envs.costs import COSTS, CostSettings
 from toddle.envs.limits import LimitsConfig
+from toddle.envs.stages import StagesConfig
 from toddle.methods._base import Run, Safety
 from toddle.recipes._domain import read_table
 
@@ -27,6 +30,8 @@ class WatchedSettings:
     """Where these begin."""
     limits: LimitsConfig = LimitsConfig()
     """Of speed, force and place, below the policy: every action is held to them."""
+    stages: Path | None = None
+    """YAML plan above the policy: where the tool is brought before it acts, stage by stage (docs/exploration.md)."""
 
     def __post_init__(self) -> None:
         """Check that nothing is given without effect."""
@@ -55,7 +60,11 @@ def check_costs(cost: str, costs: CostSettings) -> None:
 def told_of(config: Any) -> dict[str, Any]:
     """Return what `envs.make.make_env` is told of costs, of limits, and of what differs from episode to episode."""
     told = {"cost": config.cost, "costs": config.costs, "limits": config.limits}
-    return told | {"randomise": read_table(config.randomise)}
+    return told | {"randomise": read_table(config.randomise), "stages": _plan_in(config.stages)}
+
+
+def _plan_in(path: Path | None) -> StagesConfig | None:
+    return None if path is None else from_dict(StagesConfig, read_yaml(path), where=str(path))
 
 
 def safety_of(config: Any) -> Safety | None:
@@ -81,6 +90,7 @@ def limit_lines(config: Any) -> list[str]:
     counted = [f"let every episode differ as {config.randomise} says"] if config.randomise else []
     counted += [f"count costs: {config.cost}"] if config.cost else []
     counted += ["hold every action within limits"] if config.limits.any else []
+    counted += [f"bring the tool where {config.stages} says, before the policy acts"] if config.stages else []
     if config.safety == "none":
         return counted
     return [*counted, f"hold an episode's cost at {config.limit:g} by a multiplier ({config.safety})"]
