@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from toddle.cli import main
 from toddle.core.team import ALONE, Place, placed, team
 from toddle.recipes import pretrain
 from toddle.runs.metrics import read_metrics
-from toddle.runs.workers import side_by_side
+from toddle.runs.workers import Crew, side_by_side
 
 
 def train(out: Path, workers: int, *, resume: bool = False, **settings: Any) -> Path:
@@ -53,6 +57,31 @@ def test_parts_of_worlds_are_put_side_by_side() -> None:
     assert {key: sorted(value) for key, value in parts[0][1].ended.items()} == {
         key: sorted(value) for key, value in notes.ended.items()
     }
+
+
+class Waiting(Crew):
+    """A crew whose worker is this test."""
+
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "60"])
+
+
+def test_strangers_and_who_ends_while_it_says_hello_do_not_stop_the_learner(tmp_path: Path) -> None:
+    crew, said = Waiting(1, "pretrain", tmp_path), list[bytes]()
+    address = crew.server.getsockname()
+    learner = threading.Thread(target=lambda: said.append(crew._link(0).recv_bytes()), daemon=True)
+    learner.start()
+    try:
+        for answer in (b"", b"\0\0\0\x14hel", b"\0\0\0\5wrong"):  # none, of 20 bytes but cut short, of a stranger
+            with socket.create_connection(address, timeout=20) as link:
+                link.sendall(answer)
+        with Client(address, authkey=crew.key) as worker:
+            worker.send_bytes(pickle.dumps(("ready", 0)))
+            worker.send_bytes(b"mine")
+            learner.join(20)
+        assert said == [b"mine"]
+    finally:
+        crew.close()
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ __all__ = ["Crew", "act", "acts", "beside", "check_sources", "crew", "side_by_si
 
 ASKED = "TODDLE_WORKER"
 """Environment variable: where the learner listens, the key, and which of how many this worker is."""
-LOST = (EOFError, ConnectionError)
+LOST = (EOFError, OSError)  # the latter also where a message is cut short
 MOST_LOSSES = 20
 """Workers lost without an iteration in between at which the run ends."""
 OF_WORLDS = ("env", "actor", "generator", "episode_cost", "succeeded")
