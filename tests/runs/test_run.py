@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from toddle.core.config import config, load_config
-from toddle.core.errors import InputError, NaNError
+from toddle.core.errors import InputError, NaNError, problem
 from toddle.runs.metrics import Metrics, read_metrics
 from toddle.runs.run import RunFolder
 
@@ -104,6 +104,41 @@ def test_a_run_that_failed_before_it_did_anything_may_be_begun_differently(tmp_p
         run.metrics.write(1, {"train/loss": 1.0})
     with pytest.raises(InputError, match="already holds a run"):
         RunFolder.open(tmp_path, Config())
+
+
+def test_what_is_refused_after_the_folder_was_made_leaves_none(tmp_path: Path) -> None:
+    def refused(path: Path) -> None:
+        with RunFolder.open(path, Config()) as run:
+            if path.name == "begun":
+                run.save_tree(0, {})
+            raise problem("policy", "one that fits", "another")
+
+    (tmp_path / "mine").mkdir()
+    for name, left in (("new", False), ("mine", True), ("begun", True)):
+        with pytest.raises(InputError, match="policy"):
+            refused(tmp_path / name)
+        assert (tmp_path / name).exists() is left, name
+
+
+@config
+class Differing:
+    """Settings that name a table."""
+
+    out: Path = Path("a")
+    randomise: Path | None = None
+
+
+def test_a_table_that_was_edited_meanwhile_is_refused(tmp_path: Path) -> None:
+    table, run = tmp_path / "table.yaml", tmp_path / "run"
+    table.write_text("friction: [0.5, 2.0]\n")
+    settings = Differing(randomise=table)
+    begin(run, settings)  # type: ignore[arg-type]
+    RunFolder.open(run, settings, resume=True).close()
+    table.write_text("friction: [0.5, 3.0]\n")
+    with pytest.raises(InputError, match=rf"another content of randomise \({table}\); use the same"):
+        RunFolder.open(run, settings, resume=True)
+    (run / "run.json").write_text('{"command": "test_run"}')  # of a version that kept no hash
+    RunFolder.open(run, settings, resume=True).close()
 
 
 def test_another_command_is_refused(tmp_path: Path) -> None:

@@ -325,13 +325,11 @@ def run(config: Any, *, resume: bool = False) -> None:
     if follows(config.learners):
         follow(lambda: build(config)[0].learner, config.learners)
         return
-    if one := config.learners == 1:  # then before the folder is made: what does not fit leaves nothing behind
-        made, meta = build(config)
     with (
         RunFolder.open(config.out, config, resume=resume) as folder,
         leading(config.learners, "finetune", folder.path) as learners,
     ):
-        made, meta = (made, meta) if one else build(config)
+        made, meta = build(config)
         table = _measure(config, "before", made, meta, folder.path)
         check_as_recorded(config.evaluation.recorded, config.policy, config.env, table)
         run_loop(

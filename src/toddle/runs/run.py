@@ -11,6 +11,7 @@ finished.json     written when the last step is done
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import sys
@@ -23,7 +24,7 @@ from toddle.core.config import from_dict, save_config, to_dict
 from toddle.core.errors import InputError
 from toddle.core.files import write_json_atomic
 from toddle.core.protocols import Learner
-from toddle.core.reading import read_json, read_yaml
+from toddle.core.reading import read_bytes, read_json, read_yaml
 from toddle.runs.checkpoint import load_state, save_state
 from toddle.runs.metrics import Metrics
 
@@ -31,6 +32,8 @@ __all__ = ["RunFolder", "check_run"]
 
 KEPT = 2
 """Checkpoints kept: the newest, and one more in case the newest is damaged later."""
+READ = ("randomise",)
+"""Settings that name a file whose content is a setting too: a run goes on with the same content only."""
 
 
 class RunFolder:
@@ -40,8 +43,8 @@ class RunFolder:
     metrics: Metrics
     """Where the run logs; opened at the step of the newest checkpoint."""
 
-    def __init__(self, path: Path, lock: int) -> None:
-        self.path, self._lock = path, lock
+    def __init__(self, path: Path, lock: int, *, new: bool = False) -> None:
+        self.path, self._lock, self._new = path, lock, new
 
     @classmethod
     def open(cls, path: Path, config: Any, *, resume: bool = False) -> RunFolder:
@@ -52,8 +55,9 @@ class RunFolder:
         `may_change`, may differ).  A field that a later version added counts as its default; one line says so.
         """
         path = Path(path)
+        new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        run = cls(path, _take_lock(path))
+        run = cls(path, _take_lock(path), new=new)
         try:
             run._begin(config, resume)
         except BaseException:
@@ -64,7 +68,8 @@ class RunFolder:
     def _begin(self, config: Any, resume: bool) -> None:
         command = _check_free(self.path, config, resume)
         save_config(self.path / "config.yaml", config)
-        write_json_atomic(self.path / "run.json", {"command": command, "version": __version__})
+        facts = {"command": command, "version": __version__, "content": _content(config)}
+        write_json_atomic(self.path / "run.json", facts)
         for leftover in (*self.path.glob("checkpoints/.step_*"), *self.path.glob(".nan.*")):  # of a kill while writing
             shutil.rmtree(leftover, ignore_errors=True)
         newest = self.latest()
@@ -74,7 +79,10 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Let the folder go; one that is new, and in which nothing was done before an InputError, is taken away."""
         self.close()
+        if self._new and isinstance(error, InputError) and _untouched(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def close(self) -> None:
         """Close the log and let the folder go."""
@@ -185,7 +193,8 @@ def _lock(path: Path, flags: int) -> int:
 def _check_same_run(path: Path, command: str, config: Any) -> None:
     """Raise InputError unless the run in `path` was begun by the same command with the same config."""
     try:
-        begun_by = read_json(path / "run.json", {"command": str})["command"]
+        facts = read_json(path / "run.json", {"command": str})
+        begun_by, content = facts["command"], facts.get("content")
         saved = read_yaml(path / "config.yaml")
     except InputError as error:
         raise InputError(f"{path}: the run in it cannot be read ({error}); choose another --out") from None
@@ -201,11 +210,21 @@ def _check_same_run(path: Path, command: str, config: Any) -> None:
     ]
     if changed:
         raise InputError(f"{path} was begun with another config: {'; '.join(changed)}; use the same, or another --out")
+    now = _content(config)
+    if isinstance(content, dict) and (other := [name for name in now if content.get(name) != now[name]]):
+        which = ", ".join(f"{name} ({getattr(config, name)})" for name in other)
+        raise InputError(f"{path} was begun with another content of {which}; use the same, or another --out")
     if added := [f"{name} = {before[name]!r}" for name in sorted(before.keys() - written.keys())]:
         print(
             f"{command}: {path} is older than these settings, taken at their defaults: {', '.join(added)}",
             file=sys.stderr,
         )
+
+
+def _content(config: Any) -> dict[str, str]:
+    """Return a hash of each file that settings name and whose content counts (`READ`)."""
+    files = {name: getattr(config, name, None) for name in READ}
+    return {name: hashlib.sha256(read_bytes(file)).hexdigest() for name, file in files.items() if file is not None}
 
 
 def _completed(saved: Any, cls: type[Any]) -> Any:
