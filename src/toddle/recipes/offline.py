@@ -26,6 +26,8 @@ from toddle.runs.run import RunFolder
 __all__ = ["Config", "plan", "run"]
 
 HIDDEN = (256, 256)
+FEWEST, MOST = 2_000, 100_000
+"""Updates where their number is left to the data."""
 
 
 @config
@@ -68,8 +70,9 @@ class Config:
     (`toddle evaluate --steer`); the policy learned beside them is of no use."""
     cache: Path = Path("runs/cache")
     """Where features of pictures are kept."""
-    updates: Count = 100_000
-    """Updates in all."""
+    updates: Count | None = None
+    """Updates in all; None: one for each transition, from 2,000 to 100,000 (with 256 in a batch 256 passes over the
+    data, as the usual million on a million transitions; more made policies of small datasets worse)."""
     reward: Literal["success", "recorded"] = "success"
     """What pays: 1 at success (`next.success`), or the recorded rewards (`next.reward`)."""
     reward_scale: Positive = 1.0
@@ -157,12 +160,9 @@ def _learner(config: Config) -> OfflineLearner:
     data, body = _read(config)
     with weights_that_fit():
         policy = _policy(config, data, body)
-        updates = _steps(config) * config.offline.updates_a_step
+        updates = config.updates or min(max(len(data), FEWEST), MOST)
+        updates = -(-updates // config.offline.updates_a_step) * config.offline.updates_a_step
         return METHODS[config.method](policy, data, config.offline, updates=updates, seed=config.seed)
-
-
-def _steps(config: Config) -> int:
-    return -(-config.updates // config.offline.updates_a_step)
 
 
 def plan(config: Config) -> Plan:
@@ -175,12 +175,12 @@ def plan(config: Config) -> Plan:
             f"read {len(data):,} transitions of {width} numbers from {', '.join(map(str, config.dataset))}: "
             f"{int(data.terminal.sum()):,} end an episode, rewards from {data.reward.min():g} to {data.reward.max():g}"
             + (", permuted" if config.permute_rewards else ""),
-            f"make {config.updates:,} updates of {config.offline.batch} transitions by {config.method}, "
+            f"make {learner.total:,} updates of {config.offline.batch} transitions by {config.method}, "
             f"with {weights:,} weights",
             f"write {config.out / 'policy'}" + ("" if learner.twin is None else f" and {config.out / FOLDER}"),
         ],
         memory_bytes=5 * 10**8 + 24 * weights + 8 * len(data) * (2 * width + data.action.shape[1] + 2),
-        seconds=config.updates * (2e-3 + 4e-11 * weights * config.offline.batch),
+        seconds=learner.total * (2e-3 + 4e-11 * weights * config.offline.batch),
     )
 
 
@@ -191,7 +191,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         run_loop(
             learner,
             folder,
-            _steps(config),
+            learner.total // config.offline.updates_a_step,
             checkpoint_every=config.checkpoint_every,
             label="offline",
             show=("offline/policy_loss", "offline/value"),
