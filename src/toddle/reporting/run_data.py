@@ -22,6 +22,7 @@ __all__ = ["Cell", "RunData", "cells_of", "curves_of", "environment", "find_runs
 PREFERRED = (
     r"^goal/success$",
     r"^episode/return$",
+    r"^cost/episode$",
     r"^sft/loss$",
     r"^sft/endpoint_error$",
     r"^goal/error$",

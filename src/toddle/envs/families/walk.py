@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from toddle.core.family import Family
 from toddle.envs.bodies import BODIES
+from toddle.envs.families.goal import FAMILY as GOAL
 
 __all__ = ["FAMILY"]
 
@@ -16,24 +17,12 @@ def _build(member: str, num_envs: int, **options: Any) -> Any:
     return WalkingEnv(member, num_envs, **options)
 
 
-FAMILY = Family(
+FAMILY = replace(
+    GOAL,
     name="walk",
     what="walking by the generic physics reward, from state",
     members=lambda: [name for name, body in BODIES.items() if body.feet],
     build=_build,
-    options=(
-        "control",
-        "held_out",
-        "curriculum",
-        "randomisation",
-        "duration",
-        "pushes",
-        "recovery_fraction",
-        "token_latency",
-        "distractors",
-        "goals_per_episode",
-        "episode_seconds",
-        "render",
-    ),
-    evaluation={"held_out": True, "pushes": None, "recovery_fraction": 0.0},
+    options=tuple(name for name in GOAL.options if name not in ("visited_fraction", "failure_weighted")),
 )
+"""Goal tracking's, but for what chooses among postures."""
