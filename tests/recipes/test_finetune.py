@@ -35,7 +35,7 @@ def taught(root: Path, **kind: Any) -> Path:
     """A VLA on the tiny backbone of `root`, taught a few steps on the demonstrations there."""
     settings = sft.Config(
         dataset=(root / "data",),
-        out=root / str(kind.get("kind", "flow")),
+        out=root / str(kind.pop("name", kind.get("kind", "flow"))),
         cache=root / "cache",
         backbone=BackboneConfig(name=str(root / "eyes")),
         cameras=("top",),
@@ -364,6 +364,19 @@ def test_presets_of_papers_run(vla: Path, tokens: Path, tmp_path: Path, method: 
     if method == "robust-vla":
         assert settings.noise.action == 0.1 and settings.reference.refresh == 1
         assert all(row["robust/sensitivity"] > 0.0 and "reference/kl" in row for row in rows)
+
+
+@pytest.mark.slow
+def test_thoughts_are_paid_for_saying_where_actions_go(vla: Path, tokens: Path, tmp_path: Path) -> None:
+    decoder = DecoderConfig(width=16, depth=1, heads=2, context_width=16)
+    fresh = sft.FreshTokens(decoder=decoder, horizon=4, executed=4, bins=16, thought=True)
+    thinking = taught(vla.parent, name="thinking", kind="tokens", tokens=fresh)
+    more: dict[str, Any] = {"method": "thinkact", "episodes": {"group": 2}, "out": tmp_path / "run"}
+    finetune.run(finetune.configure(SMALL | more | {"policy": thinking}))
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert rows and all(0.0 < row["reward/plan_goal"] <= 1.0 and 0.0 < row["reward/plan_path"] <= 1.0 for row in rows)
+    with pytest.raises(InputError, match="says a thought first"):
+        finetune.plan(finetune.configure(SMALL | more | {"policy": tokens}))
 
 
 def progress_model(vla: Path, says: Any) -> Path:

@@ -143,6 +143,12 @@ class Speaking(OneBody):
         action = chunk * self.action_scale + self.action_offset
         return bounded(action, self.action_offset[0], self.action_scale[0])
 
+    def parted(self, chain: Tensor) -> tuple[Tensor, Tensor]:
+        """Return of chains (..., L) the thought (..., A) and the chunk (..., H_exec, A), in the environment's units."""
+        numbers = self.centres[chain]
+        first = numbers[..., : self.config.body.action]
+        return first * self.action_scale[0] + self.action_offset[0], self._action(numbers)
+
     def _by_link(self, numbers: Tensor, trailing: int = 0) -> Tensor:
         """Return numbers (..., L, ...) with `trailing` more dimensions as (..., L', E, ...): a ratio is of E each."""
         links = {"token": self._length, "action": self._thoughts + self.config.executed, "chunk": 1}[
