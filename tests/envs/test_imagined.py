@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from toddle.envs.check_env import check_env
 from toddle.envs.imagined import ImaginedEnv
 from toddle.envs.make import make_env
 from toddle.models.world_model import WorldModel
+from toddle.recipes._imagined import Played, gate_line, gated
 
 
 @pytest.fixture
@@ -83,6 +86,38 @@ def test_doubt_cuts_the_episode_where_it_was_believed_last(folder: Path) -> None
     env.settings["doubt"] = 0.0
     _, reward, _, truncated, info = env.step(np.ones((4, 1)))
     assert info["success"].all() and (reward == 1).all() and not truncated.any()
+
+
+def test_doubt_costs_in_proportion_and_members_that_agree_cost_nothing(folder: Path) -> None:
+    paid = {}
+    for penalty in (0.0, 1.0, 2.5):
+        env = ImaginedEnv(folder, 4)
+        env.settings |= {"penalty": penalty, "doubt": 0.0}
+        env.reset(seed=3)
+        _, paid[penalty], _, _, info = env.step(np.full((4, 1), 0.5))
+    assert (info["doubt"] > 0).all()
+    assert paid[0.0] - paid[1.0] == pytest.approx(info["doubt"]) and (paid[0.0] - paid[2.5]) == pytest.approx(
+        2.5 * info["doubt"]
+    )
+    certain = perfect(folder)
+    certain.settings["penalty"] = 1e6
+    certain.reset(seed=3)
+    _, reward, _, _, info = certain.step(np.zeros((4, 1)))
+    assert (info["doubt"] == 0).all() and np.abs(reward).max() < 2.0
+
+
+def test_a_gate_takes_what_gains_in_the_model_and_says_what_that_is_worth() -> None:
+    def results(*returns: float) -> list[Any]:
+        return [SimpleNamespace(episode_return=value) for value in returns]
+
+    old = Played("old", results(1.0, 2.0, 3.0), results(1.0, 2.0, 3.0))
+    better = Played("better", results(2.0, 3.0, 5.0), results(3.0, 3.0, 5.0))
+    fooled = Played("fooled", results(0.0, 1.0, 2.0), results(3.0, 3.0, 5.0))
+    first, second = gated([old, better, fooled], 0.8)  # more than 1.6 of the first one's 2
+    assert first["accepted"] and first["imagined"][0] == pytest.approx(5 / 3)
+    assert first["real"][0] == pytest.approx(4 / 3)
+    assert second["accepted"] and second["real"][0] == -1.0 and "accepted, return +1.67" in gate_line(second)
+    assert not gated([old, better], 0.9)[0]["accepted"] and not gated([old, old], 0.0)[0]["accepted"]
 
 
 def test_what_was_recorded_is_the_best_that_a_reference_pays(folder: Path) -> None:

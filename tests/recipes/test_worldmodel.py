@@ -53,8 +53,10 @@ def test_from_recordings_to_a_policy_that_learned_in_the_model(tmp_path: Path) -
     toddle("evaluate", "--policy", tmp_path / "base", "--env", environment, "--out", tmp_path / "alone", status=2)
     both = ["--model", tmp_path / "wm", "--policy", f"base={tmp_path / 'base'}", f"in={tmp_path / 'ppo'}"]
     for word, file in (("evaluate", "evaluation.json"), ("imagine", "imagined.json")):
-        toddle("worldmodel", word, *both, "--episodes", 4, "--num-envs", 4, "--out", tmp_path / word)
+        gate = ["--gate", 0.05] if word == "imagine" else []
+        toddle("worldmodel", word, *both, *gate, "--episodes", 4, "--num-envs", 4, "--out", tmp_path / word)
         found = json.loads((tmp_path / word / file).read_text())
+        assert [row["policy"] for row in found.get("gate", [])] == (["in"] if gate else [])
         assert [row["policy"] for row in found["policies"]] == ["base", "in"]
         assert all({"real", "imagined"} <= set(row) for row in found["policies"])
         text = (tmp_path / word / "index.html").read_text()

@@ -3,7 +3,8 @@
 An episode begins at a recorded state, at the start of an episode or in the middle of one; one member of the ensemble
 says what follows, the same throughout the episode, and all together say how far they disagree.  Where they disagree
 more than the level set in training the world stays where it was believed last, and the episode is cut as by a time
-limit, so that a learner asks the value there: doubt is neither a success nor a failure.
+limit, so that a learner asks the value there: doubt is neither a success nor a failure.  Below the level it may cost
+something (MOPO, Yu et al. 2020, arXiv 2005.13239).
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class ImaginedEnv(BatchedEnv):
             self.body, self.dt = str(facts["body"]), float(facts["dt"])
             own_limit, self.tasks_said = int(facts["max_episode_steps"]), facts["instruction"]
             self.named = {name: Named(tuple(at), float(scale), tuple(off)) for name, at, scale, off in facts["named"]}
-            self.settings = {name: float(meta["imagine"][name]) for name in ("middle", "doubt")}
+            given = {"penalty": 0.0, **meta["imagine"]}  # models from before had none
+            self.settings = {name: float(given[name]) for name in ("middle", "doubt", "penalty")}
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{place}: no model of an environment: {type(error).__name__} {error}") from None
         self.name, self.num_envs = f"imagined/{folder}", num_envs
@@ -134,6 +136,7 @@ class ImaginedEnv(BatchedEnv):
             paid = self._beside(following, moving)
             late |= self._row >= self._last
             self._row += active
+        paid = paid - self.settings["penalty"] * doubt.double().numpy()
         return np.where(doubted, 0.0, paid), terminated, (late | doubted) & ~terminated
 
     def _beside(self, following: torch.Tensor, moving: torch.Tensor) -> Array:

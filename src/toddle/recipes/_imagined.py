@@ -13,11 +13,11 @@ from toddle.envs.base import Array
 from toddle.envs.imagined import ImaginedEnv
 from toddle.envs.make import make_env
 from toddle.experience.actor import body_in
-from toddle.maths.intervals import wilson_interval
+from toddle.maths.intervals import matched_interval, wilson_interval
 from toddle.models.world_model import load_world_model
 from toddle.policies.store import load_policy
 
-__all__ = ["Played", "check_policies", "line_of", "named_policies", "paths", "play", "told"]
+__all__ = ["Played", "check_policies", "gate_line", "gated", "line_of", "named_policies", "paths", "play", "told"]
 
 
 class Played(NamedTuple):
@@ -103,6 +103,38 @@ def told(played: Played) -> dict[str, Any]:
         "real": of(played.real),
         "imagined": of(played.imagined),
     }
+
+
+def gated(played: Sequence[Played], share: float) -> list[dict[str, Any]]:
+    """Return of each policy after the first what it gains on that in the model, over the same starts, and whether that
+    is more than this share of the first one's return (RL-100, arXiv 2510.14830); beside it what it gains in the
+    environment.  Gains have 95 % intervals of the starts alone."""
+
+    def gain(new: list[EpisodeResult], old: list[EpisodeResult]) -> list[float]:
+        paid, before = ([each.episode_return for each in part] for part in (new, old))
+        return list(matched_interval(paid, before))
+
+    first, *later = played
+    least = share * abs(sum(one.episode_return for one in first.imagined)) / len(first.imagined)
+    rows = list[dict[str, Any]]()
+    for one in later:
+        inside = gain(one.imagined, first.imagined)
+        rows.append(
+            {
+                "policy": one.name,
+                "imagined": inside,
+                "real": gain(one.real, first.real),
+                "accepted": inside[0] > least,
+            }
+        )
+    return rows
+
+
+def gate_line(row: dict[str, Any]) -> str:
+    """Return what is printed of a row of `gated`."""
+    inside, outside = ("{:+.3g} ({:+.3g} to {:+.3g})".format(*row[where]) for where in ("imagined", "real"))
+    word = "accepted" if row["accepted"] else "refused"
+    return f"{row['policy']}: {word}, return {inside} in the model, {outside} real"
 
 
 def line_of(row: dict[str, Any]) -> str:

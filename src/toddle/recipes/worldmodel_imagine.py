@@ -9,9 +9,9 @@ from toddle.algorithms.world_model_evaluation import agreement
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.files import write_json_atomic
-from toddle.core.numbers import Count, Seed, Size
+from toddle.core.numbers import Count, NonNegative, Seed, Size
 from toddle.core.plan import Plan
-from toddle.recipes._imagined import check_policies, line_of, named_policies, paths, play, told
+from toddle.recipes._imagined import check_policies, gate_line, gated, line_of, named_policies, paths, play, told
 from toddle.reporting.world_model import write_imagined_page
 from toddle.runs.run import RunFolder
 
@@ -43,12 +43,17 @@ class Config:
     """Worlds at once."""
     deterministic: bool = False
     """Take a policy's most likely action instead of a draw."""
+    gate: NonNegative | None = None
+    """Accept each later policy where it gains more than this share of the first one's return in the model (RL-100:
+    0.05); the model's penalty for doubt counts (docs/world_models.md)."""
     seed: Seed = 0
     """Seed of the first episode, counting up."""
 
     def __post_init__(self) -> None:
         if not self.policy:
             raise problem("policy", "at least one policy", "none")
+        if self.gate is not None and len(self.policy) < 2:
+            raise problem("policy", "at least two for a gate, the present one first", len(self.policy))
 
 
 def plan(config: Config) -> Plan:
@@ -80,7 +85,8 @@ def run(config: Config, *, resume: bool = False) -> None:
             "policies": policies,
             "agreement": agreement([(one.real, one.imagined) for one in played]),
         }
-        write_json_atomic(config.out / "imagined.json", found)
+        gates = [] if config.gate is None else gated(played, config.gate)
+        write_json_atomic(config.out / "imagined.json", found | ({"gate": gates} if gates else {}))
         drawn = {
             name: paths(config.model, path, seed=config.seed, starts=DRAWN, deterministic=config.deterministic)
             for name, path in named_policies(config.policy).items()
@@ -89,4 +95,6 @@ def run(config: Config, *, resume: bool = False) -> None:
         folder.finish(1)
     for row in policies:
         print(line_of(row))
+    for row in gates:
+        print(gate_line(row))
     print(f"numbers: {config.out / 'imagined.json'}; page: {config.out / 'index.html'}")

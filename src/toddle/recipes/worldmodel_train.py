@@ -12,7 +12,7 @@ from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.files import write_json_atomic
 from toddle.core.memory import weights_that_fit
-from toddle.core.numbers import Count, Discount, Seed, Share
+from toddle.core.numbers import Count, Discount, NonNegative, Seed, Share
 from toddle.core.plan import Plan
 from toddle.core.tensors import save_tensors
 from toddle.data.lerobot_dataset import LeRobotDataset
@@ -36,6 +36,8 @@ class ImagineConfig:
     on which errors add up."""
     doubt_stops: bool = True
     """Cut an episode, as a time limit does, where the members disagree more than the level that training has set."""
+    penalty: NonNegative = 0.0
+    """What a step's reward loses for each deviation of the recorded states by which the members disagree (MOPO)."""
 
 
 @config
@@ -143,6 +145,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         levels = learner.set_levels()
         write_json_atomic(config.out / "levels.json", levels)
         imagine = {"middle": config.imagine.middle, "doubt": float(config.imagine.doubt_stops)}
+        imagine |= {"penalty": config.imagine.penalty}
         for name, model in models.items():
             digest = save_tensors(config.out / name / BANK, data.tensors())
             meta = {"env": facts, "imagine": imagine, "recordings": digest, "levels": levels[name]}
