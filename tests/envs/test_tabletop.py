@@ -171,7 +171,7 @@ def test_looks_change_pictures_and_nothing_else() -> None:
         pictures, same = seen(look)
         assert np.array_equal(same, arm)
         assert (pictures != plain).reshape(2, -1).any(1).all(), name
-    assert np.array_equal(seen(LOOKS["camera"])[0], pictures), "it follows from the seed"
+    assert np.array_equal(seen(look)[0], pictures), "it follows from the seed"
 
 
 def test_pressing_on_the_table_is_no_grasp() -> None:

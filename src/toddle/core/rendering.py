@@ -15,6 +15,7 @@ from toddle.core.numbers import PictureSize, Range, Share
 __all__ = ["FAST", "LOOKS", "MUJOCO", "RenderSettings", "RenderVariation"]
 
 Samples = Annotated[int, Range(0, 16, "a whole number from 0 to 16", whole=True)]
+Objects = Annotated[float, Range(0, 8, "a number from 0 to 8")]
 Degrees = Annotated[float, Range(0, 90, "a number from 0 to 90 (degrees)")]
 
 
@@ -86,6 +87,8 @@ class RenderVariation:
     """Probability that in an episode what stands still wears one of the model's patterns."""
     camera: Degrees = 0.0
     """Every episode turns the camera about the scene's centre, about a random axis by up to so many degrees."""
+    distractors: Objects = 0.0
+    """Every episode shows 0 to so many objects beside the task, which are drawn and cannot be touched."""
 
     def cost(self, settings: RenderSettings) -> float:
         """Return the mean of `RenderSettings.cost` over the episodes."""
@@ -100,5 +103,6 @@ LOOKS = {
     "light": RenderVariation(light_angle=40.0, light_brightness=0.6),
     "texture": RenderVariation(texture=1.0),
     "camera": RenderVariation(camera=10.0),
+    "distractors": RenderVariation(distractors=8.0),
 }
 """Changes of what is seen under which a policy is evaluated (as in VLAJS's figure 4; the amounts are ours)."""

@@ -35,6 +35,8 @@ from toddle.envs.scene_renderer import Renderers
 __all__ = ["CAMERAS", "STEP_LIMITS", "LiberoEnv"]
 
 STEP_LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+BESIDE = ((-0.3, 0.3, 0.2, 0.42), (-0.3, -0.42, 0.2, -0.3))
+"""Where objects stand that are no part of the task: left and right, on whatever is there."""
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand", "frontview": "frontview"}
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 COLLISION_GROUP = 0  # robosuite's collision shapes; group 1 is what is seen
@@ -134,7 +136,7 @@ class LiberoEnv(BatchedEnv):
         self._steps = np.zeros(num_envs, np.int64)
         self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
         hidden = (COLLISION_GROUP,)
-        self._renderers = Renderers(lambda: self.physics(0)[0], render, variation, hidden_groups=hidden)
+        self._renderers = Renderers(lambda: self.physics(0)[0], render, variation, beside=BESIDE, hidden_groups=hidden)
         shape = (len(self.cameras), 3, image_size, image_size)
         self._images, self._stale = np.zeros((num_envs, *shape), np.uint8), np.ones(num_envs, bool)
         numbers = self._proprio(self._envs[0]).shape

@@ -28,7 +28,7 @@ class LimitsConfig:
     """Limits below the policy, on what every action asks for; none where nothing is given (docs/safety.md)."""
 
     speed: Positive | None = None
-    """Metres a second by which the tool is told to move, at most."""
+    """Metres a second by which the tool is told to move, at most.  A turn swings its tip besides (`turn`)."""
     turn: Positive | None = None
     """Radians a second by which the tool is told to turn, at most."""
     force: Positive | None = None

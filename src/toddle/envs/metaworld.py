@@ -39,6 +39,8 @@ TASKS = tuple(sorted(ENV_CLS_MAP))
 
 CLOSE = FreeCamera(lookat=(0.0, 0.7, 0.1), distance=1.1, azimuth=157.0, elevation=-40.0)
 """A view of the workspace from beside the arm, ours: goals of 1 to 2 cm radius cover pixels at 96 x 96."""
+BESIDE = ((-0.5, 0.45, -0.32, 0.85), (0.32, 0.45, 0.5, 0.85))
+"""Where objects stand that are no part of the task: left and right of what the hand reaches."""
 CAMERAS = ("close", "corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 UPSIDE_DOWN = ("corner", "corner2", "corner3", "corner4")
 """Cameras that Meta-World mounts upside down; their pictures are turned."""
@@ -118,7 +120,7 @@ class MetaWorldEnv(BatchedEnv):
         self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
         self.instruction = [sentence(task)] * num_envs
         view = {"free_cameras": {"close": CLOSE}, "rotated": UPSIDE_DOWN}
-        self._renderers = Renderers(lambda: self._envs[0].model, render, variation, **view)
+        self._renderers = Renderers(lambda: self._envs[0].model, render, variation, beside=BESIDE, **view)
         shape = (len(self.cameras), 3, image_size, image_size)
         for camera in self.cameras:
             self._renderers.get(image_size, image_size).check_camera(camera)

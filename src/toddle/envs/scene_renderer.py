@@ -11,7 +11,7 @@ import atexit
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from toddle.core.errors import InputError, nearest, problem
 from toddle.core.rendering import FAST, RenderSettings, RenderVariation
 from toddle.core.seeding import numpy_generator
 from toddle.envs.base import Array
+from toddle.envs.clutter import Area, add_objects, draw_objects, stood
 
 __all__ = ["FreeCamera", "Look", "Renderers", "SceneRenderer"]
 
@@ -61,6 +62,8 @@ class Look:
     """Where among the model's patterns, in [0, 1), the one is that what stands still wears."""
     view: Array | None = None
     """Rotation (3, 3) of the camera about what it looks at."""
+    objects: Array | None = None
+    """Objects beside the task (`clutter.draw_objects`)."""
 
     @classmethod
     def draw(cls, settings: RenderSettings, variation: RenderVariation, generator: np.random.Generator) -> Look:
@@ -86,6 +89,7 @@ class Look:
             painted=variation.background,
             pattern=pattern if worn < variation.texture else None,
             view=_turned(about, variation.camera * far),
+            objects=draw_objects(generator, variation.distractors),
         )
 
 
@@ -208,8 +212,18 @@ class SceneRenderer:
         """Point the free camera `name` at (x, y, z) in metres."""
         self._cameras[name].lookat[:] = lookat
 
-    def render(self, model: mujoco.MjModel, data: mujoco.MjData, camera: str, look: Look | None = None) -> Array:
-        """Return (height, width, 3) uint8, upright; `model` is the world's own (its positions count)."""
+    def render(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        camera: str,
+        look: Look | None = None,
+        objects: Sequence[Any] = (),
+    ) -> Array:
+        """Return (height, width, 3) uint8, upright; `model` is the world's own (its positions count).
+
+        objects: those of `clutter.stood`, drawn beside the model's.
+        """
         self.check_camera(camera)
         look = look or self._look
         self._context.make_current()
@@ -217,6 +231,7 @@ class SceneRenderer:
         mujoco.mjv_updateScene(model, data, self._option, None, self._cameras[camera], everything, self._scene)
         self._light(look, model.stat.center)
         self._paint(look)
+        add_objects(self._scene, objects)
         if look.view is not None:
             free = self._cameras[camera].type == mujoco.mjtCamera.mjCAMERA_FREE
             self._turn_camera(look.view, self._cameras[camera].lookat if free else model.stat.center)
@@ -265,22 +280,26 @@ class Renderers:
         model: Callable[[], mujoco.MjModel],
         settings: RenderSettings | None = None,
         variation: RenderVariation | None = None,
+        *,
+        beside: tuple[Area, ...] = (),
         **view: Any,
     ) -> None:
         """`model` gives the model whose meshes and materials all worlds share; `view` goes to `SceneRenderer`.
 
-        Nothing is opened before a picture is asked for.
+        beside: where objects that are no part of the task may stand.  Nothing is opened before a picture is asked for.
         """
         self.settings = (settings or RenderSettings()).over(FAST)
         self.variation = variation if variation != RenderVariation() else None
         self._model, self._view = model, view
         self._open: dict[tuple[int, ...], SceneRenderer] = {}
         self._looks: dict[int, Look] = {}
+        self._beside, self._objects = beside, dict[int, list[Any]]()  # of the present episodes, once they were drawn
 
     def begin_episode(self, world: int, seed: int, episode: int) -> None:
         """Draw how this world's episode looks: it follows from seed and number of the episode alone."""
         if self.variation is not None:
             self._looks[world] = Look.draw(self.settings, self.variation, numpy_generator(seed, "look", episode))
+            self._objects.pop(world, None)
 
     def look(self, world: int) -> Look:
         """Return how the present episode of a world is drawn."""
@@ -299,7 +318,10 @@ class Renderers:
     ) -> Array:
         """Return (height, width, 3) uint8 of a world as its episode looks."""
         look = self.look(world)
-        return self.get(width, height, look.settings).render(model, data, camera, look)
+        if look.objects is not None and world not in self._objects:
+            self._objects[world] = stood(look.objects, self._beside, model, data)
+        shown = self._objects.get(world, ())
+        return self.get(width, height, look.settings).render(model, data, camera, look, shown)
 
     def close(self) -> None:
         """Free the graphics contexts."""

@@ -91,6 +91,10 @@ def limit_lines(config: Any) -> list[str]:
     counted += [f"count costs: {config.cost}"] if config.cost else []
     counted += ["hold every action within limits"] if config.limits.any else []
     counted += [f"bring the tool where {config.stages} says, before the policy acts"] if config.stages else []
+    if config.limits.speed is not None and config.limits.turn is None:
+        counted += [
+            "let turns swing the tool faster than limits.speed, where it turns at all: hold them by limits.turn"
+        ]
     if config.safety == "none":
         return counted
     return [*counted, f"hold an episode's cost at {config.limit:g} by a multiplier ({config.safety})"]

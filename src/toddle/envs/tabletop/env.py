@@ -33,6 +33,8 @@ VIEWS = {
     "side": FreeCamera(lookat=(0.0, 0.0, 0.1), distance=1.2, azimuth=135.0, elevation=-30.0),
 }
 FIELDS = ("qpos", "qvel", "xanchor", "xaxis", "site_xpos", "site_xmat", "sensordata")
+BESIDE = ((-0.25, 0.26, 0.25, 0.36), (-0.25, -0.36, 0.25, -0.26))
+"""Where objects stand that are no part of the task: at the edges of what the cameras see."""
 SUBSTEPS = 10
 """Physics steps of 5 ms in one control step."""
 
@@ -105,7 +107,8 @@ class TabletopEnv(BatchedEnv):
         self._estimates: PoseEstimates | None = None
         if estimates not in (None, EstimateConfig()):
             self._estimates = PoseEstimates(estimates, num_envs, len(self._detected), seed)
-        self._renderers = Renderers(lambda: model, render, variation, free_cameras=VIEWS, hidden_groups=(3,))
+        view = {"free_cameras": VIEWS, "hidden_groups": (3,)}
+        self._renderers = Renderers(lambda: model, render, variation, beside=BESIDE, **view)
         for camera in self.cameras:
             self._renderers.get(image_size, image_size).check_camera(camera)
         self._begin_empty(seed)
