@@ -14,7 +14,7 @@ from toddle.core.config import config
 from toddle.core.device import resolve_device
 from toddle.core.errors import InputError, problem
 from toddle.core.memory import check_memory
-from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
+from toddle.core.numbers import Count, NonNegative, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
 from toddle.core.rendering import LOOKS, RenderSettings, RenderVariation
@@ -78,7 +78,7 @@ class Config(ActingSettings, WatchedSettings):
     """Evaluate a second time with one push in every episode."""
     pushes: PushConfig = PushConfig()
     """How strong the push is and when it comes."""
-    looks: tuple[Literal["background", "light", "texture", "camera"], ...] = ()
+    looks: tuple[Literal["background", "light", "texture", "camera", "distractors"], ...] = ()
     """Evaluate again with what is seen changed in every episode: a condition each (docs/evaluation.md)."""
     estimates: EstimateConfig = EstimateConfig()
     """What a policy of states is told of poses in place of the simulator's knowledge."""
@@ -103,6 +103,9 @@ class Config(ActingSettings, WatchedSettings):
     """Go on after success, to the environment's own end: then success at any step and at the last one can differ."""
     control: Literal["own", "shuffled", "none"] = "own"
     """In goal tracking: show each world its own goal, another world's, or none (negative controls)."""
+
+    terrain: NonNegative = 0.0
+    """How rough the ground of walk/ is: height of its bumps in the body's own length; 0: a plane (docs/walking.md)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,6 +157,7 @@ def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) ->
         options["terminate_on_success"] = False
     given: dict[str, Any] = {} if config.control == Config.control else {"control": config.control}
     given |= {} if config.estimates == Config.estimates else {"estimates": config.estimates}
+    given |= {"terrain": config.terrain} if config.terrain else {}
     for option, value in given.items():
         family.check(option, name, value)
     options |= given

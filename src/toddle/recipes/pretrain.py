@@ -17,7 +17,7 @@ from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
-from toddle.core.numbers import Count, Seed, Share, Size, Whole
+from toddle.core.numbers import Count, NonNegative, Seed, Share, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.team import team
 from toddle.envs.base import BatchedEnv
@@ -50,6 +50,7 @@ OPTIONS = (
     "terminate_on_success",
     "reward",
     "horizon_scale",
+    "terrain",
     "estimates",
 )
 """Settings that are options of the environment."""
@@ -101,6 +102,8 @@ class Config:
     (docs/tabletop.md); own: what it pays by itself.  Or a sum of terms, sparse+0.5*pbrs+rnd (docs/rewards.md)."""
     horizon_scale: Count = 1
     """The task's time limit is multiplied by this, where the environment takes it (S4's first protocol: 10)."""
+    terrain: NonNegative = 0.0
+    """How rough the ground of walk/ is: height of its bumps in the body's own length; 0: a plane (docs/walking.md)."""
     estimates: EstimateConfig = EstimateConfig()
     """What a policy of states is told of poses in place of the simulator's knowledge."""
     noise: NoiseConfig = NoiseConfig()

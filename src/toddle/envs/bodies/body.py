@@ -109,6 +109,8 @@ class Body:
     promote: float = 0.5
     """Share of goals reached above which training asks for more (less for a body that a family of goals is beyond)."""
     episode_seconds: float = 8.0
+    on: Callable[[Callable[[mujoco.MjSpec], None]], mujoco.MjModel] | None = None
+    """As `build`, of a specification that is changed before it is compiled (other ground, say); None: it cannot be."""
 
     def __post_init__(self) -> None:
         """Raise InputError for numbers that no body has."""

@@ -17,11 +17,18 @@ from toddle.envs.bodies.body import Body, KeyPoint, PositionAction, compiled_onc
 __all__ = ["ANT", "G1", "GO1", "HUMANOID", "PANDA"]
 
 _MENAGERIE = "mujoco/playground/assets/mujoco_menagerie"
+Change = Callable[[mujoco.MjSpec], None]
 
 
-def _menagerie(path: str, package: str = "large", extra: str = "robots") -> mujoco.MjModel:
+def _menagerie(
+    path: str, package: str = "large", extra: str = "robots", change: Change | None = None
+) -> mujoco.MjModel:
     file = package_file(f"envpool_assets_mujoco_{package}", f"{_MENAGERIE}/{path}", extra)
-    return _compiled(str(file))
+    if change is None:
+        return _compiled(str(file))
+    spec = mujoco.MjSpec.from_file(str(file))
+    change(spec)
+    return spec.compile()
 
 
 @compiled_once
@@ -38,14 +45,15 @@ def build_panda() -> mujoco.MjModel:
     return model
 
 
-def build_go1() -> mujoco.MjModel:
-    """Compile Unitree's Go1 on a flat floor."""
-    return _menagerie("unitree_go1/scene.xml")
+def build_go1(change: Change | None = None) -> mujoco.MjModel:
+    """Compile Unitree's Go1, on a flat floor unless that is changed."""
+    return _menagerie("unitree_go1/scene.xml", change=change)
 
 
-def build_g1() -> mujoco.MjModel:
-    """Compile Unitree's G1 on a flat floor; the set-points of its legs stay within `_G1_REACH` of standing."""
-    model = _menagerie("unitree_g1/scene.xml", "playground_humanoid", "humanoids")
+def build_g1(change: Change | None = None) -> mujoco.MjModel:
+    """Compile Unitree's G1, on a flat floor unless that is changed; the set-points of its legs stay within `_G1_REACH`
+    of standing."""
+    model = _menagerie("unitree_g1/scene.xml", "playground_humanoid", "humanoids", change)
     model.opt.timestep = 0.005
     for a in range(_G1_LEGS):
         low, high = model.actuator_ctrlrange[a]
@@ -53,20 +61,21 @@ def build_g1() -> mujoco.MjModel:
     return model
 
 
-def _gymnasium(name: str, stiffness: float, change: Callable[[mujoco.MjSpec], None] | None = None) -> mujoco.MjModel:
+def _gymnasium(name: str, stiffness: float, *changes: Change | None) -> mujoco.MjModel:
     """Compile a model of gymnasium with servos for its motors."""
     spec = mujoco.MjSpec.from_file(str(package_file("gymnasium", f"envs/mujoco/assets/{name}.xml", "sim")))
-    if change is not None:
-        change(spec)
+    for change in changes:
+        if change is not None:
+            change(spec)
     model = spec.compile()
     model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     model.opt.solver, model.opt.timestep = mujoco.mjtSolver.mjSOL_NEWTON, 0.005
     return motors_to_servos(model, stiffness)
 
 
-def build_ant() -> mujoco.MjModel:
+def build_ant(change: Change | None = None) -> mujoco.MjModel:
     """Compile gymnasium's Ant under servos."""
-    return _gymnasium("ant", 2.0)
+    return _gymnasium("ant", 2.0, change)
 
 
 def _flat_feet(spec: mujoco.MjSpec) -> None:
@@ -81,9 +90,9 @@ _LEG = (0.0, 0.0, -0.15, -0.15)  # rad, hip x z y and knee of a leg that stands
 _LEG_REACH = 0.3  # rad that a leg's set-points may leave it (0.25 in humanoid-gym's XBot-L)
 
 
-def build_humanoid() -> mujoco.MjModel:
+def build_humanoid(change: Change | None = None) -> mujoco.MjModel:
     """Compile gymnasium's Humanoid under servos, with flat feet: on its balls it falls whatever its servos do."""
-    model = _gymnasium("humanoid", 8.0, _flat_feet)
+    model = _gymnasium("humanoid", 8.0, _flat_feet, change)
     for a, home in enumerate(_LEG * 2, start=3):
         low, high = model.jnt_range[model.actuator_trnid[a, 0]]
         model.actuator_ctrlrange[a] = max(low, home - _LEG_REACH), min(high, home + _LEG_REACH)
@@ -112,6 +121,7 @@ PANDA = Body(
 GO1 = Body(
     name="go1",
     build=build_go1,
+    on=build_go1,
     joints=tuple(f"{leg}_{part}_joint" for leg in ("FR", "FL", "RR", "RL") for part in ("hip", "thigh", "calf")),
     key_points=tuple(KeyPoint(name=f"{leg}_foot", objects=(leg,)) for leg in ("FR", "FL", "RR", "RL")),
     root="floating",
@@ -127,6 +137,7 @@ _ANT_FEET = ("left_ankle_geom", "right_ankle_geom", "third_ankle_geom", "fourth_
 ANT = Body(
     name="ant",
     build=build_ant,
+    on=build_ant,
     joints=tuple(f"{part}_{leg}" for leg in range(1, 5) for part in ("hip", "ankle")),
     key_points=tuple(
         KeyPoint(name=f"leg_{number}", objects=(geom,), kind="geom") for number, geom in enumerate(_ANT_FEET, 1)
@@ -143,6 +154,7 @@ ANT = Body(
 HUMANOID = Body(
     name="humanoid",
     build=build_humanoid,
+    on=build_humanoid,
     # its legs have no ankles: held bent otherwise than at home they let it fall, so goals do not ask for them
     joints=(
         "abdomen_z",
@@ -171,6 +183,7 @@ _G1_ARM = (0.2, 0.2, 0.0, 1.28, 0.0, 0.0, 0.0)  # Menagerie's stand, the left ar
 G1 = Body(
     name="g1",
     build=build_g1,
+    on=build_g1,
     joints=(
         *(f"waist_{axis}_joint" for axis in ("yaw", "roll", "pitch")),
         *(

@@ -23,6 +23,6 @@ FAMILY = replace(
     what="walking by the generic physics reward, from state",
     members=lambda: [name for name, body in BODIES.items() if body.feet],
     build=_build,
-    options=tuple(name for name in GOAL.options if name not in ("visited_fraction", "failure_weighted")),
+    options=(*(name for name in GOAL.options if name not in ("visited_fraction", "failure_weighted")), "terrain"),
 )
-"""Goal tracking's, but for what chooses among postures."""
+"""Goal tracking's, but for what chooses among postures, and rough ground."""

@@ -21,6 +21,7 @@ from toddle.envs.base import Array
 from toddle.envs.bodies.body import Body, MocapAction, joint_range
 from toddle.envs.bodies.promises import key_point_rows
 from toddle.envs.bodies.sawyer import SawyerIndex, sawyer_proprio_batch
+from toddle.envs.goal.terrain import Terrain
 from toddle.envs.mujoco_pool import MujocoPool
 
 __all__ = ["AFTER_STEP", "BodyReader", "BodyState"]
@@ -47,9 +48,12 @@ class BodyState:
 class BodyReader:
     """Index of one body's model (as `bodies.promises.prepare` makes it), and the reading of a pool through it."""
 
-    def __init__(self, body: Body, model: mujoco.MjModel, *, heading: bool = False) -> None:
-        """heading: whether the heading of a floating base is a part (the last one)."""
-        self.body, self.model, self.heading = body, model, heading
+    def __init__(
+        self, body: Body, model: mujoco.MjModel, *, heading: bool = False, ground: Terrain | None = None
+    ) -> None:
+        """heading: whether the heading of a floating base is a part (the last one); ground: what it stands on, None a
+        plane."""
+        self.body, self.model, self.heading, self.ground = body, model, heading, ground
         ranged = [j for j in range(model.njnt) if model.jnt_type[j] >= int(mujoco.mjtJoint.mjJNT_SLIDE)]
         ranges = np.array([joint_range(model, j) for j in ranged])
         self.middle, self.half = ranges.mean(axis=1), 0.5 * (ranges[:, 1] - ranges[:, 0])
@@ -149,13 +153,14 @@ class BodyReader:
         quantities[:, joint_slots[1], :3] = turn(points - place[:, None]) / body.length
         quantities[:, joint_slots[2][0], :2], quantities[:, joint_slots[2][0], 2] = linear[:, :2], angular[:, 2]
         height, upright, station = joint_slots[3][:3]
-        quantities[:, height, 0] = place[:, 2] / body.length
+        raised = place[:, 2] if self.ground is None else place[:, 2] - self.ground.height(place[:, :2])
+        quantities[:, height, 0] = raised / body.length
         quantities[:, upright, :2] = up[:, :2]
         quantities[:, station, :2] = turn(place[:, :2] - origin[:, :2]) / body.length
         if self.heading:
             away = heading - origin[:, 2]
             quantities[:, joint_slots[3][3], :2] = np.stack([np.cos(away), np.sin(away)], axis=1)
-        result.up_z, result.height = matrix[:, 2, 2], place[:, 2] / body.length
+        result.up_z, result.height = matrix[:, 2, 2], raised / body.length
         down = -matrix[:, 2, :]  # gravity in the root's axes
         result.proprio = self._proprio(pool, result, [result.height[:, None], down, linear, angular])
 

@@ -53,6 +53,7 @@ class GoalTrackingEnv(BatchedEnv):
 
     family = "goal"
     heading = False  # whether the body's heading is a part, which goals may ask for
+    ground: Any = None  # `goal.terrain.Terrain` on which it stands, where that is no plane
 
     def __init__(
         self,
@@ -89,10 +90,10 @@ class GoalTrackingEnv(BatchedEnv):
         check_options(num_envs, control, duration, token_latency, distractors)
         self.description, self.body, self.name = body, body.name, f"{self.family}/{body.name}"
         self.num_envs, self.control, self.goals_per_episode = num_envs, control, goals_per_episode
-        model = prepare(body)
+        model = prepare(body if self.ground is None else self.ground.standing)
         self.dt = float(model.opt.timestep * body.frame_skip)
         self.max_episode_steps = round((episode_seconds or body.episode_seconds) / self.dt)
-        self.reader = BodyReader(body, model, heading=self.heading)
+        self.reader = BodyReader(body, model, heading=self.heading, ground=self.ground)
         self.pool = MujocoPool(
             model,
             num_envs,

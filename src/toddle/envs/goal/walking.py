@@ -21,6 +21,7 @@ from toddle.envs.bodies import Body, get_body
 from toddle.envs.bodies.promises import PARTS_PER_BODY, foot_body
 from toddle.envs.goal.curriculum import CurriculumConfig
 from toddle.envs.goal.parts import HOLD, VELOCITY, BodyState
+from toddle.envs.goal.terrain import Terrain
 from toddle.envs.goal.tracking import GoalTrackingEnv
 from toddle.maths.walking import KINDS, air_time, commands, gait_velocity, made_good, mean_velocity
 
@@ -57,12 +58,16 @@ class WalkingEnv(GoalTrackingEnv):
         duration: tuple[float, float] = (3.0, 6.0),
         episode_seconds: float = 20.0,
         recovery_fraction: float = 0.1,
+        terrain: float = 0.0,
         **options: Any,
     ) -> None:
-        """Build the worlds; arguments are those of goal tracking.  Raises InputError for a body without feet."""
+        """Build the worlds; arguments are those of goal tracking, and terrain: how rough the ground is, in L (0: a
+        plane).  Raises InputError for a body without feet, or whose floor cannot be changed."""
         body = get_body(body) if isinstance(body, str) else body
         if body.root != "floating" or not body.feet:
             raise problem("body", "a floating base with feet (Body.feet)", body.name)
+        if terrain:
+            self.ground = Terrain(body, terrain, held_out=bool(options.get("held_out")))
         super().__init__(
             body,
             num_envs,

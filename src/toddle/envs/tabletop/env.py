@@ -33,8 +33,7 @@ VIEWS = {
     "side": FreeCamera(lookat=(0.0, 0.0, 0.1), distance=1.2, azimuth=135.0, elevation=-30.0),
 }
 FIELDS = ("qpos", "qvel", "xanchor", "xaxis", "site_xpos", "site_xmat", "sensordata")
-BESIDE = ((-0.25, 0.26, 0.25, 0.36), (-0.25, -0.36, 0.25, -0.26))
-"""Where objects stand that are no part of the task: at the edges of what the cameras see."""
+BESIDE = ((-0.25, 0.26, 0.25, 0.36), (-0.25, -0.36, 0.25, -0.26))  # where objects stand that are no part of it
 SUBSTEPS = 10
 """Physics steps of 5 ms in one control step."""
 
