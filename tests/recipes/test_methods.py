@@ -319,10 +319,11 @@ STORED: dict[str, Callable[[], Any]] = {
     "flow_vla": tiny_vla,
 }
 PLAIN = {"gaussian", "tokens", "causal"}
-WITHOUT_CLIP = ("ddiffpg", "clone", "sac", "rlpd", "cal-ql", "conrft", "recovery-rl", "medal", "paint")
+WITHOUT_CLIP = ("sequence", "ddiffpg", "clone", "sac", "rlpd", "cal-ql", "conrft", "recovery-rl", "medal", "paint")
 TRAINS = {
     **dict.fromkeys(("ppo", "grpo", "rloo", "rcpo", "rpd"), PLAIN),
     "clone": set[str](),
+    "sequence": set[str](),
     "ddiffpg": set[str](),
     "sac": {"squashed_gaussian"},
     "rlpd": {"squashed_gaussian"},
@@ -343,7 +344,7 @@ TRAINS = {
 def test_a_stored_policy_that_the_method_does_not_train_is_refused_in_one_line(
     method: str, tmp_path: Path, demonstrations: Path
 ) -> None:
-    teacher = {"teacher": tmp_path} if method in ("clone", "rpd") else {}
+    teacher = {"teacher": tmp_path} if method in ("clone", "sequence", "rpd") else {}
     teacher |= {"demonstrations": [demonstrations]} if method in ("rlpd", "medal", "paint") else {}  # type: ignore[dict-item]
     save_policy(tmp_path, STORED["gaussian"]())
     asked = configure(method=method, preset=load_method(method).presets[-1].name, **teacher)

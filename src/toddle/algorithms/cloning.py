@@ -9,6 +9,7 @@ experience of the teacher alone: it never acts.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from toddle.algorithms.parts import Source
 from toddle.core.config import config
 from toddle.core.errors import NaNError, problem
 from toddle.core.numbers import Count, Positive
-from toddle.core.protocols import Scorable
+from toddle.core.protocols import Module, Scorable
 from toddle.core.seeding import torch_generator
 from toddle.core.types import Observation
+from toddle.experience.rollout import Minibatch
 from toddle.optim.flat_adam import FlatAdam
 from toddle.optim.schedules import cosine_factor
 
@@ -45,16 +47,28 @@ class Cloning:
     """A learner: `step` gathers a rollout of the teacher and makes `epochs` x `minibatches` updates of the student."""
 
     def __init__(
-        self, student: Scorable, teacher: Scorable, source: Source, config: CloningConfig, *, iterations: int, seed: int
+        self,
+        student: Scorable,
+        teacher: Scorable,
+        source: Source,
+        config: CloningConfig,
+        *,
+        iterations: int,
+        seed: int,
+        beside: Mapping[str, Module] | None = None,
     ) -> None:
-        """Raises InputError where the two do not execute the same number of actions."""
+        """beside: what else learns at the same rate.  Raises InputError where the two do not execute the same number of
+        actions."""
         if student.horizon != teacher.horizon:
             raise problem("teacher", f"a policy that executes chunks of {student.horizon}", teacher.horizon)
         self.student = student
         self.teacher: Scorable = teacher.requires_grad_(False).train()  # it hides goals as it did when it learned
         self.source, self.config, self.iterations = source, config, iterations
+        parts: dict[str, Module] = {"policy": student, **(beside or {})}
         self.optimiser = FlatAdam(
-            {"policy": (student, config.learning_rate)}, max_norm=config.max_grad_norm, epsilon=1e-5
+            {name: (part, config.learning_rate) for name, part in parts.items()},
+            max_norm=config.max_grad_norm,
+            epsilon=1e-5,
         )
         self.generator = torch_generator(seed, "cloning minibatches")
         self.iteration = 0
@@ -74,7 +88,7 @@ class Cloning:
         for _ in range(self.config.epochs):
             for part in rollout.minibatches(self.config.minibatches, self.student.sequential, self.generator):
                 self.optimiser.zero_grad()
-                loss = -self.student.score(part.observation, part.chain).log_prob.sum(-1).mean()
+                loss = self._loss(part)
                 loss.backward()
                 norm = self.optimiser.clip()["policy"]
                 if not math.isfinite(norm) or not torch.isfinite(loss):
@@ -85,6 +99,9 @@ class Cloning:
             self._normalise(rollout.observation)
         self.iteration += 1
         return metrics | {"clone/loss": float(torch.stack(losses).mean()), "clone/updates": float(len(losses))}
+
+    def _loss(self, part: Minibatch) -> Tensor:
+        return -self.student.score(part.observation, part.chain).log_prob.sum(-1).mean()
 
     def _normalise(self, observation: Observation) -> None:
         self.student.update_normaliser(observation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from toddle.algorithms.cloning import Cloning, CloningConfig
 from toddle.core.config import config
@@ -55,8 +55,12 @@ class CloneSettings:
             raise problem("clone.minibatches", most, self.clone.minibatches)
         (source,) = make_collectors(start, self.collect)
         iterations = iterations_of(start, policy, [source])
-        learner = Cloning(policy, teacher, source, self.clone, iterations=iterations, seed=start.seed)
+        learner = self.learner(policy, teacher, source, iterations=iterations, seed=start.seed)
         return Run(learner=learner, policy=policy, iterations=iterations, sources=[source])
+
+    def learner(self, student: Any, teacher: Any, source: Any, **named: Any) -> Cloning:
+        """Return what learns."""
+        return Cloning(student, teacher, source, self.clone, **named)
 
 
 METHOD = Method(

@@ -222,8 +222,24 @@ class CausalPolicy(nn.Module):
 
     def score(self, observation: Observation, chain: Tensor) -> Score:
         """Score chains (T, B, H_exec * A + 1) of segments in time order: log_prob (T, B, 1), entropy (T, B)."""
-        body = self.expert.bodies(observation)
-        width = self._width(body)
+        seen, dropped = self._with_past(observation, chain)
+        return self._scored(seen, chain, self.mean(seen, dropped))
+
+    def score_and_recall(self, observation: Observation, chain: Tensor) -> tuple[Score, Tensor, Tensor]:
+        """As `score`; return also, at each decision, what the trunk makes of all until the action before (T, B, d), the
+        observation itself left out, and that observation (T, B, O), normalised: what is to be predicted."""
+        seen, dropped = self._with_past(observation, chain)
+        with self._autocast():
+            context, mask = self._context(seen, dropped)
+            mean, history = self.expert.forward_with_history(
+                seen, context, mask, slots=self._slots(), return_history=True
+            )
+        score = self._scored(seen, chain, mean[:, :, : self.horizon].float())
+        now = self.expert.tokens.normed(observation["proprio"], self.expert.bodies(observation))
+        return score, history[..., 0, :].float(), now
+
+    def _with_past(self, observation: Observation, chain: Tensor) -> tuple[Observation, Tensor]:
+        """Return observations with the actions before, and which goals (T, B) bool were hidden."""
         chunk = chain[..., :-1]
         seen = Observation(**observation)
         if "previous_action" not in observation:
@@ -231,6 +247,12 @@ class CausalPolicy(nn.Module):
             first = observation.get("first")
             hidden = torch.zeros(chain.shape[:2], dtype=torch.bool, device=chain.device) if first is None else first
             seen["previous_action"] = torch.where(hidden[..., None], 0.0, before)
-        mean = self.mean(seen, chain[..., -1] > 0.5)[..., :width]
+        return seen, chain[..., -1] > 0.5
+
+    def _scored(self, observation: Observation, chain: Tensor, mean: Tensor) -> Score:
+        """Score chains under mean chunks (T, B, H_exec, A of the widest body)."""
+        body = self.expert.bodies(observation)
+        width = self._width(body)
+        chunk, mean = chain[..., :-1], mean[..., :width]
         log_prob, entropy = self._densities(chunk, mean.flatten(2), body, width)
         return Score(log_prob.unsqueeze(-1), entropy, mean)
