@@ -82,6 +82,7 @@ class SteeredPolicy(nn.Module):
         self.horizon, self.bodies, self.cameras = base.horizon, base.bodies, base.cameras
         self.register_buffer("share", torch.zeros(()))
         self.alone: Tensor | None = None  # (B,) bool: the worlds in which the VLA makes the next decision alone
+        self.seen: Tensor | None = None  # (B, O), what the actor saw in the last decision
         self.draws = 0
         self.actor = SquashedActor(
             *self.state_sizes,
@@ -199,6 +200,7 @@ class SteeredPolicy(nn.Module):
                 state = torch.cat([summary, action.flatten(1), drawn], -1)
             else:
                 action, memory = self.base.chunk_from(seen, begin, memory, steps=steps)
+        self.seen = state
         return Decision(action, said, action.new_zeros(len(action), 0), state=state), memory
 
     def _with_draws(self, seen: Observation, begin: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
