@@ -13,7 +13,9 @@ from torch import nn
 
 from tiny_env import ReachEnv
 from toddle.algorithms.ppo import PPO, PPOConfig
+from toddle.algorithms.ppo_memory import forecast
 from toddle.core.errors import InputError, NaNError
+from toddle.core.live_memory import LiveBytes
 from toddle.core.protocols import Learner
 from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.experience.collect import CollectConfig, Collector
@@ -221,3 +223,14 @@ def test_wrong_settings() -> None:
         PPOConfig(schedule="adaptive", target_kl=None)
     with pytest.raises(InputError, match="minibatches"):
         make("causal", minibatches=7).step()
+
+
+@pytest.mark.parametrize("cut", [{"accumulate": 3}, {"minibatches": 1}])
+def test_the_forecast_of_memory_is_what_an_iteration_has_alive(cut: dict[str, Any]) -> None:
+    settings = {"kind": "causal", "worlds": [48], "minibatches": 2, "target_kl": None} | cut
+    found = forecast(make(**settings))
+    learner = make(**settings)
+    with LiveBytes() as live:
+        learner.step()
+    assert abs(found.peak - found.optimiser - max(live.timeline)) < 0.1 * max(live.timeline)
+    assert found.optimiser == 3 * sum(4 * x.numel() for x in learner.optimiser.gradients())

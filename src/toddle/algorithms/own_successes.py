@@ -103,6 +103,11 @@ class OwnSuccesses(Auxiliary):
         metrics["imitation/weight"] = self.weight
         return metrics | ({"imitation/decisions": statistics.mean(map(_decisions, held))} if held else {})
 
+    def rehearse(self, rollouts: Sequence[Rollout]) -> None:
+        """Keep a world's decisions of each rollout as if it had succeeded."""
+        for source, rollout in enumerate(rollouts):
+            self._enter(source, [_piece(rollout, 0, 0, rollout.length)])
+
     @property
     def weight(self) -> float:
         """The present weight."""

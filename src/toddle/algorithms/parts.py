@@ -66,6 +66,9 @@ class Auxiliary(Part):
         """Return the loss (a number) of a minibatch with gradients, and detached facts."""
         raise NotImplementedError
 
+    def rehearse(self, rollouts: Sequence[Rollout]) -> None:
+        """Get ready to compute what comes later in a run too, for a forecast of its memory."""
+
     def finish(self, iterations: int) -> dict[str, float]:
         """Do what comes after an iteration's updates, `iterations` having been made; return metrics."""
         return {}

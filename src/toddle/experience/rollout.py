@@ -172,9 +172,9 @@ class Rollout:
 
     def part(self, chosen: Tensor, *, whole: bool) -> Minibatch:
         """Return whole worlds `chosen` (b,) as a minibatch (T, b, ...), or decisions t B + b (M,) as (1, M, ...)."""
-        return self._minibatch({name: _take(value, chosen, whole) for name, value in self._held(whole).items()})
+        return self._minibatch({name: _take(value, chosen, whole) for name, value in self.held(whole).items()})
 
-    def _held(self, sequential: bool) -> dict[str, Tensor]:
+    def held(self, sequential: bool) -> dict[str, Tensor]:
         """Return everything a minibatch carries, (T, B, ...), by kind and name."""
         seen = {key: value[:-1] for key, value in self._observation.items()}
         if self.steps is not None:
@@ -271,7 +271,7 @@ class Rollout:
         if worlds > self.worlds:
             drawn, shares = map(list, zip(*(self._own(part, first, worlds, sequential, weight) for part in drawn)))
             order = torch.cat(drawn)
-        held, sizes = self._held(sequential), [len(part) for part in drawn]
+        held, sizes = self.held(sequential), [len(part) for part in drawn]
         small = {key: value for key, value in held.items() if value.numel() * value.element_size() < LARGE}
         parts = {key: _take(value, order, sequential).split(sizes, 1) for key, value in small.items()}
         for index, chosen in enumerate(drawn):

@@ -20,6 +20,7 @@ import torch
 from toddle import methods
 from toddle.algorithms.parts import RewardTerm
 from toddle.algorithms.ppo import PPOConfig
+from toddle.algorithms.ppo_memory import IterationMemory
 from toddle.algorithms.safety import CostConstraint, LagrangianSettings
 from toddle.core.config import from_dict, merged, to_dict
 from toddle.core.device import CPU, resolve_device
@@ -118,6 +119,8 @@ class Run:
     """What a plan says besides."""
     rewards: Sequence[RewardTerm] = ()
     """The terms that the learner adds to rewards; none where a method knows no such thing."""
+    forecast: Callable[[], IterationMemory] | None = None
+    """Says what an iteration takes in memory, where that is known; it gathers rollouts once."""
     rehearse: Callable[[], float] = lambda: 1.0
     """Called before a plan times a step of the learner, where the first ones of a run are not like the others, or are
     long; returns how many of the steps that follow take as long as one of a run."""

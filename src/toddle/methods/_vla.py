@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from gymnasium import spaces
@@ -12,6 +13,7 @@ from gymnasium import spaces
 from toddle.algorithms.estimators import GAE, ActionGAE, GroupAdvantages
 from toddle.algorithms.parts import Engine, Estimator
 from toddle.algorithms.ppo import PPO, PPOConfig
+from toddle.algorithms.ppo_memory import forecast
 from toddle.algorithms.reference import ReferenceKL, ReferenceSettings
 from toddle.core.config import config
 from toddle.core.errors import problem
@@ -99,6 +101,7 @@ def run_of(learner: PPO, vla: Explorable, explorer: Acting, iterations: int, sou
         acting=explorer,
         merged=vla.merged,
         rewards=learner.rewards,
+        forecast=partial(forecast, learner),
     )
 
 

@@ -35,6 +35,7 @@ from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import kind_of, load_policy, meta_of, save_policy
 from toddle.recipes import _reward, _safety
 from toddle.recipes._imitation import ImitationSettings
+from toddle.recipes._iteration_memory import iteration_memory
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._recorded import check_as_recorded, recorded_success
 from toddle.recipes._shared import check_shared
@@ -288,6 +289,7 @@ def plan(config: Any) -> Plan:
     if config.evaluation.recorded is not None:
         recorded_success(config.evaluation.recorded, config.policy, config.env)
     made, _ = build(config)
+    memory, forecast = iteration_memory(made, config.device)
     times = made.rehearse()
     made.learner.step()  # the first also compiles and allocates
     began = time.perf_counter()
@@ -311,9 +313,10 @@ def plan(config: Any) -> Plan:
             *([f"hold it near what it was: KL to the start, weight {near:g}"] if near else []),
             *(_reward.reward_lines(config.reward) + config.imitation.lines() + _safety.limit_lines(config)),
             f"{made.iterations} iterations, {config.steps:,} control steps; rollouts keep {kept / 2**20:.0f} MiB",
+            *memory,
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=max(least, peak_memory()) + 2 * _evaluation_worlds(config) * max(world),
+        memory_bytes=max(least, forecast, peak_memory()) + 2 * _evaluation_worlds(config) * max(world),
         seconds=seconds + 2 * len(config.env) * config.evaluation.episodes * 0.7,
     )
 
