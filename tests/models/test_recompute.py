@@ -13,7 +13,9 @@ from tests.policies.test_pi0 import make as make_pi0
 from tests.policies.tiny_vla import ToyDemonstrations, tiny_token_vla, tiny_vla
 from tests.tiny_vlm import save_pi0
 
+from toddle.core.errors import InputError
 from toddle.core.seeding import torch_generator
+from toddle.models.compiled import check_compilable, compiling
 from toddle.models.recompute import recomputing
 
 
@@ -60,3 +62,35 @@ def test_gradients_are_equal_from_less(make: Callable[[Path], tuple[Any, Any]], 
     for name, value in want.items():
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6)
     assert kept < 0.7 * all_kept, (kept, all_kept)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_have_the_same_gradients() -> None:
+    """Eager, compiled, and compiled and computed again: a cross and a self block, each for its own."""
+    policy, data = tiny_vla(), ToyDemonstrations()
+    policy.train()
+    with torch.no_grad():
+        for value in policy.parameters():
+            if value.requires_grad:
+                value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
+    for size in (4, 6):  # another size is compiled anew, for all sizes
+        batch = data.batch(range(size))
+        want, _ = gradients(policy, batch, False)
+        before = metrics().get("ok", 0)
+        for again in (False, True):
+            with compiling(True):
+                found, _ = gradients(policy, batch, again)
+            for name, value in want.items():
+                torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
+        assert metrics().get("ok", 0) - before >= 2
+
+
+def metrics() -> Any:
+    """What torch.compile has counted of functions that it compiled."""
+    return torch._dynamo.utils.counters["frames"]
+
+
+def test_what_has_no_such_blocks_is_not_compiled() -> None:
+    with pytest.raises(InputError, match="expected nothing with a policy without"):
+        check_compilable(tiny_token_vla(), "sft.compile")
+    check_compilable(tiny_vla(), "sft.compile")

@@ -63,6 +63,7 @@ from toddle.maths.objectives import (
     links_where,
     mean_where,
 )
+from toddle.models.compiled import check_compilable, compiling
 from toddle.models.recompute import recomputing
 from toddle.optim.flat_adam import FlatAdam
 from toddle.optim.schedules import cosine_factor
@@ -129,6 +130,8 @@ class PPOConfig:
     checkpointing: bool = False
     """Keep what goes into each block alone and compute the rest again in the backward pass: about a third more time, a
     fraction of the memory for activations."""
+    compile: bool = False
+    """Compile the policy's transformer blocks for the passes that learn (torch.compile; docs/devices.md)."""
 
     def __post_init__(self) -> None:
         if self.schedule == "adaptive" and self.target_kl is None:
@@ -168,6 +171,8 @@ class PPO:
             raise problem("sources", "at least one environment", "none")
         if critic is None and (estimator is None or config.critic_warm_up):
             raise problem("critic", "a critic, which GAE and critic_warm_up need", None)
+        if config.compile:
+            check_compilable(policy, "ppo.compile")
         self.policy, self.critic = policy, critic
         self.modules: dict[str, Module] = {"policy": policy} if critic is None else {"policy": policy, "critic": critic}
         for name, module in self.modules.items():
@@ -329,7 +334,7 @@ class PPO:
         total: dict[str, Tensor] = {}
         pieces = [piece for part in parts for piece in self._standardised(part).split(self.config.accumulate)]
         for part in pieces:
-            with recomputing(self.config.checkpointing):
+            with recomputing(self.config.checkpointing), compiling(self.config.compile):
                 loss, facts = self._loss(part)
             if len(parts) > 1:
                 loss, facts = loss / len(parts), {name: value / len(parts) for name, value in facts.items()}

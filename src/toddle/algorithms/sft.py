@@ -30,6 +30,7 @@ from toddle.core.protocols import FineTunable
 from toddle.core.seeding import PartGenerator, numpy_generator, torch_generator
 from toddle.core.team import add_gradients, team
 from toddle.maths.similarity import linear_cka
+from toddle.models.compiled import check_compilable, compiling
 from toddle.models.recompute import recomputing
 from toddle.models.sharded import own_part, put, put_moments, shard, whole
 from toddle.optim.adam_state import adam_state, load_adam_state
@@ -59,6 +60,8 @@ class SFTConfig:
     checkpointing: bool = False
     """Keep what goes into each block alone and compute the rest again in the backward pass: about a third more time, a
     fraction of the memory for activations."""
+    compile: bool = False
+    """Compile the action expert's blocks (torch.compile; docs/devices.md)."""
     learning_rate: Positive = 5e-4
     """Peak learning rate."""
     adapter_factor: NonNegative = 1.0
@@ -119,6 +122,8 @@ class SFT:
         """
         self.policy, self.data, self.config, self.sharded = policy, data, config, sharded
         self.chances = None if weights is None else weights / weights.sum()
+        if config.compile:
+            check_compilable(policy, "sft.compile")
         self.device = device_of(policy)
         if sharded:
             shard(policy, self.device, ("loss", "trunk_tokens"), bf16=config.bf16)
@@ -248,7 +253,7 @@ class SFT:
                 self.noise.set_state(state)
                 self.noise.first, self.noise.own = part.start, len(part)
             bf16 = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
-            with bf16, recomputing(self.config.checkpointing):
+            with bf16, recomputing(self.config.checkpointing), compiling(self.config.compile):
                 loss, found = self.policy.loss(to_device(batch, self.device), self.noise)
             if not self.whole:
                 loss = loss * (

@@ -6,7 +6,10 @@ rollouts and its optimiser live on the run's device (docs/devices.md).
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,7 +17,16 @@ from torch import Tensor, nn
 
 from toddle.core.errors import problem
 
-__all__ = ["CPU", "check_device_name", "describe_devices", "device_of", "pinned", "resolve_device", "to_device"]
+__all__ = [
+    "CPU",
+    "check_device_name",
+    "describe_devices",
+    "device_of",
+    "has_compiler",
+    "pinned",
+    "resolve_device",
+    "to_device",
+]
 
 KNOWN = "cpu, cuda, cuda:<number> or auto"
 CPU = torch.device("cpu")
@@ -79,3 +91,10 @@ def pinned(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: pinned(value) for key, value in tree.items()}
     return [pinned(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def has_compiler() -> bool:
+    """Whether there is what torch.compile compiles with: triton beside CUDA, else a C++ compiler."""
+    if torch.cuda.is_available():
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "c++"))

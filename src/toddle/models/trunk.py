@@ -28,6 +28,7 @@ from toddle.models.attention import (
     attend_slots_gathered,
     rotary_table,
 )
+from toddle.models.compiled import Compilable, compiled
 from toddle.models.mlp import zero_
 from toddle.models.modulation import Modulation, ModulationMode, Modulators, TimeEmbedding
 from toddle.models.recompute import recomputed
@@ -97,7 +98,7 @@ class Segment(NamedTuple):
     links: int = 1  # chunks of slots that each decision has; S' counts every one
 
 
-class Block(nn.Module):
+class Block(Compilable, nn.Module):
     """x + gate1 * attention(norm1(x)), then x + gate2 * mlp(norm2(x)), with the modulation of `modulation.py`."""
 
     def __init__(self, config: TrunkConfig, index: int) -> None:
@@ -233,61 +234,15 @@ class Trunk(nn.Module):
         slots a decision (`view.links`) follow each other in S' and share its keys.
         Returns normed slots (B, S', H, d) and the history (normed with `return_history`; else partly computed).
         """
-        (batch, length), decisions = history.shape[:2], slots.shape[1] // view.links
+        length, decisions = history.shape[1], slots.shape[1] // view.links
         condition, read = self.condition(tau), None if context is None else context.flatten(0, 1)
         flat_mask = None if context_mask is None else context_mask.flatten(0, 1)[:, None, None]
         slot_mask = None if context_mask is None else context_mask[:, length - decisions :].flatten(0, 1)[:, None, None]
 
-        def by_decision(x: Tensor) -> Tensor:
-            return x.reshape(batch * decisions, -1, x.shape[-1])
-
-        def run(block: Block, history: Tensor, slots: Tensor, condition: Any, read: Any, needed: bool) -> Any:
-            m, keys = block.modulators(condition), block.context_keys(read)
-            mh = m if modulate_history else None
-            late = keys if keys is None or decisions == length else _last(keys, batch, decisions)
-            if block.kind == "cross":
-                assert keys is not None and late is not None, "a trunk with cross-attention needs context"
-                if needed and m is None and slots.shape[1] == length == decisions:  # small calls are costly
-                    both = torch.cat([history, slots], dim=2)
-                    both = block.read_context(both.flatten(0, 1), keys, flat_mask, None).view_as(both)
-                    return both[:, :, :2], both[:, :, 2:]
-                if needed:
-                    y = block.cross(block.enter(history, mh).flatten(0, 1), keys, flat_mask)
-                    history = block.leave(history, y.view_as(history), mh)
-                y = block.cross(by_decision(block.enter(slots, m)), late, slot_mask)
-                return history, block.leave(slots, y.view_as(slots), m)
-            if block.inserted:
-                history = block.insert_context(history.flatten(0, 1), keys, flat_mask).view_as(history)
-                slots = block.insert_context(by_decision(slots), late, slot_mask).view_as(slots)
-            return self._self_block(block, history, slots, view, (mh, m), needed)
-
+        run, seen = compiled(_run_block), (view, flat_mask, slot_mask, decisions, modulate_history)
         for block, needed in zip(self.layers(), self.history_needed, strict=True):
-            history, slots = recomputed(block, run, history, slots, condition, read, needed or return_history)
+            history, slots = recomputed(block, run, history, slots, condition, read, needed or return_history, seen)
         return self.norm(slots), self.norm(history) if return_history else history
-
-    def _self_block(
-        self,
-        block: Block,
-        history: Tensor,
-        slots: Tensor,
-        view: Segment,
-        modulators: tuple[Modulators | None, Modulators | None],
-        needed: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Run one self-attention block over a segment; the history's output only where a later block reads it."""
-        mh, m = modulators
-        attention, length = block.attention, history.shape[1]
-        q, k, v = attention.project(block.enter(history, mh).flatten(1, 2), view.history_table)
-        sq, sk, sv = attention.project(block.enter(slots, m), view.slot_table)
-        if length >= 4 * view.window and slots.shape[1] == length and view.links == 1:
-            y = attend_slots_gathered(sq, (sk, sv), (k, v), view.rows, view.slots, view.window)
-        else:
-            y = attend_slots(sq, (sk, sv), (k, v), view.rows, view.slots)
-        slots = block.leave(slots, attention.merge(y), m)
-        if needed:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=view.history)
-            history = block.leave(history, attention.merge(y).view_as(history), mh)
-        return history, slots
 
     def step(
         self, x: Tensor, times: Tensor, mask: Tensor, ring: KVRing, history: int, tau: Tensor | None = None
@@ -342,6 +297,57 @@ class Trunk(nn.Module):
             selves += 1
             x = block.leave(x, block.attention.merge(attend_slots(q, (k, v), past, rows, slots)), m)
         return self.norm(x)
+
+
+def _run_block(
+    block: Block,
+    history: Tensor,
+    slots: Tensor,
+    condition: Tensor | None,
+    read: Tensor | None,
+    needed: bool,
+    seen: tuple[Segment, Tensor | None, Tensor | None, int, bool],
+) -> tuple[Tensor, Tensor]:
+    """Run one block over a segment (`Trunk.segment`); the history's output only where a later block reads it.
+
+    seen: the segment's masks and tables, the context's masks of all and of the last decisions, how many these are, and
+    whether flow time modulates the history.
+    """
+    view, flat_mask, slot_mask, decisions, modulate_history = seen
+    batch, length = history.shape[:2]
+    m, keys = block.modulators(condition), block.context_keys(read)
+    mh = m if modulate_history else None
+    late = keys if keys is None or decisions == length else _last(keys, batch, decisions)
+
+    def by_decision(x: Tensor) -> Tensor:
+        return x.reshape(batch * decisions, -1, x.shape[-1])
+
+    if block.kind == "cross":
+        assert keys is not None and late is not None, "a trunk with cross-attention needs context"
+        if needed and m is None and slots.shape[1] == length == decisions:  # small calls are costly
+            both = torch.cat([history, slots], dim=2)
+            both = block.read_context(both.flatten(0, 1), keys, flat_mask, None).view_as(both)
+            return both[:, :, :2], both[:, :, 2:]
+        if needed:
+            y = block.cross(block.enter(history, mh).flatten(0, 1), keys, flat_mask)
+            history = block.leave(history, y.view_as(history), mh)
+        y = block.cross(by_decision(block.enter(slots, m)), late, slot_mask)
+        return history, block.leave(slots, y.view_as(slots), m)
+    if block.inserted:
+        history = block.insert_context(history.flatten(0, 1), keys, flat_mask).view_as(history)
+        slots = block.insert_context(by_decision(slots), late, slot_mask).view_as(slots)
+    attention = block.attention
+    q, k, v = attention.project(block.enter(history, mh).flatten(1, 2), view.history_table)
+    sq, sk, sv = attention.project(block.enter(slots, m), view.slot_table)
+    if length >= 4 * view.window and slots.shape[1] == length and view.links == 1:
+        y = attend_slots_gathered(sq, (sk, sv), (k, v), view.rows, view.slots, view.window)
+    else:
+        y = attend_slots(sq, (sk, sv), (k, v), view.rows, view.slots)
+    slots = block.leave(slots, attention.merge(y), m)
+    if needed:
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=view.history)
+        history = block.leave(history, attention.merge(y).view_as(history), mh)
+    return history, slots
 
 
 def _last(keys: tuple[Tensor, Tensor], batch: int, decisions: int) -> tuple[Tensor, Tensor]:

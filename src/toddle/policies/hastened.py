@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 
+from toddle.core.device import has_compiler
 from toddle.core.errors import problem
 from toddle.core.protocols import Hastenable
 
@@ -26,16 +24,9 @@ def hastened(policy: Any, how: Compile, *, bf16: bool = False) -> Any:
         return policy
     if how == "graph" and not torch.cuda.is_available():
         raise problem("compile", "none, tables or inductor without a CUDA device", how)
-    if how == "inductor" and not _compiler():
+    if how == "inductor" and not has_compiler():
         raise problem("compile", "none, tables or graph without a compiler (g++, on CUDA triton)", how)
     if not isinstance(policy, Hastenable):
         raise problem("compile", "none with a policy that does not act by toddle's own flow", f"kind '{policy.kind}'")
     policy.hasten(how, torch.bfloat16 if bf16 else torch.float32)
     return policy
-
-
-def _compiler() -> bool:
-    """Whether there is what inductor compiles with."""
-    if torch.cuda.is_available():
-        return find_spec("triton") is not None
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "c++"))

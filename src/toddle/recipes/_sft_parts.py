@@ -20,6 +20,7 @@ def check_sharding(sharded: bool, learners: int, config: SFTConfig) -> None:
     """Raise InputError where weights cannot be shared out."""
     kept = {"one learner": learners == 1, "sft.regime adapter_first": config.regime != "joint"}
     kept |= {"sft.l2_sp": config.l2_sp > 0, "sft.optimiser muon": config.optimiser == "muon"}
+    kept |= {"sft.compile": config.compile}
     for what, given in kept.items():
         if sharded and given:
             raise problem("sharding", f"none with {what}", "full")
