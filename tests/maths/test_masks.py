@@ -53,3 +53,14 @@ def test_slot_masks() -> None:
 
 def test_the_bias_is_annealed_to_zero() -> None:
     assert [masks.annealed_bias(p) for p in (0.0, 0.05, 0.1, 1.0)] == pytest.approx([-40, -20, 0, 0])
+
+
+def test_what_no_row_sees_is_left_out_and_no_mask_is_left_where_all_see_all() -> None:
+    context = torch.arange(12.0).view(2, 1, 6, 1)
+    mask = torch.tensor([[[True, False, True, True, False, False]], [[True, False, False, True, False, False]]])
+    kept, seen = masks.what_is_seen(context, mask)
+    assert kept.flatten().tolist() == [0.0, 2.0, 3.0, 6.0, 8.0, 9.0]
+    assert seen is not None and seen.tolist() == [[[True, True, True]], [[True, False, True]]]
+    for alike in (mask[:1], torch.ones_like(mask)):
+        kept, seen = masks.what_is_seen(context[: len(alike)], alike)
+        assert seen is None and kept.shape[-2] == int(alike[0, 0].sum())

@@ -22,6 +22,7 @@ __all__ = [
     "slot_mask",
     "steps_since_first",
     "visible",
+    "what_is_seen",
 ]
 
 
@@ -88,3 +89,15 @@ def slot_mask(slots: int, kind: str, future_bias: float = 0.0, device: torch.dev
 def annealed_bias(progress: float, *, start: float = -40.0, portion: float = 0.1) -> float:
     """Return the bias of future slots at `progress` in [0, 1] of the training: linear from `start` to 0."""
     return start * max(0.0, 1.0 - progress / portion)
+
+
+def what_is_seen(context: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return context (..., G', D) without the tokens that no row sees, and its mask (..., G'); None where all see all.
+
+    mask (..., G) bool.  On a GPU it waits for what was computed before.
+    """
+    seen = mask.flatten(0, -2).any(0)
+    if not bool(seen.all()):
+        kept = seen.nonzero()[:, 0]
+        context, mask = context.index_select(-2, kept), mask.index_select(-1, kept)
+    return context, None if bool(mask.all()) else mask

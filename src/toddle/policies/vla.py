@@ -24,7 +24,7 @@ from toddle.core.seeding import randn, seed_sequence
 from toddle.core.types import Decision, Observation
 from toddle.data.statistics import FeatureStatistics, Mode, Normalization
 from toddle.maths import flow
-from toddle.maths.masks import annealed_bias
+from toddle.maths.masks import annealed_bias, what_is_seen
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
@@ -288,7 +288,7 @@ class FlowVLA(SeeingPolicy):
 
     def velocities(self, observation: Observation, x: Tensor, tau: Tensor) -> Tensor:
         """Return the velocities (T, B, L, H, A), with gradients, of L chunks a decision at times tau (T, B, L)."""
-        context, mask = self.context(observation)
+        context, mask = what_is_seen(*self.context(observation))
         seen = self._seen(observation)
         if self.config.expert.modulate == "all":
             raw = torch.stack(
@@ -338,7 +338,7 @@ class FlowVLA(SeeingPolicy):
         noise = randn(action.shape, generator, action.device)
         tau = flow.sample_time((batch_size,), generator).to(action.device)
         noisy = flow.interpolate(noise, action, tau)
-        context, context_mask = self.context(observation)
+        context, context_mask = what_is_seen(*self.context(observation))
         raw = self.expert(self._seen(observation), context, context_mask, noisy[None], tau[None], last=1)[0]
         known = {"endpoint": action, "noise": noise, "velocity": flow.target_velocity(noise, action)}
         target = known[self.config.expert.head]
