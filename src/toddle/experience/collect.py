@@ -75,7 +75,7 @@ class Collector:
         """
         env.draw_ends, self.critic_sees = "cut" if critic_sees else "none", critic_sees
         self.env, self.config, self.body, self.label = env, config, body, label or env.body
-        self.total_steps, self.values = 0, values
+        self.total_steps, self.values, self.seed = 0, values, seed
         self._bounds = (env.single_action_space.low, env.single_action_space.high)  # [-1, 1] unless made otherwise
         self.rollout: Rollout | None = None
         shape = (config.length, env.num_envs)
@@ -105,6 +105,18 @@ class Collector:
         self._succeeded: NDArray[np.bool_] | None = None  # (T + 1, B), before each decision, once it is reported
         self._reached = np.zeros(shape, bool)  # whether success was reported in a decision
         self._episode_cost: NDArray[Any] = np.zeros(env.num_envs)
+
+    def over(self, env: BatchedEnv) -> Collector:
+        """Return one with the same settings and seed over other worlds of the same environment."""
+        return Collector(
+            env,
+            self.config,
+            seed=self.seed,
+            body=self.body,
+            label=self.label,
+            critic_sees=self.critic_sees,
+            values=self.values,
+        )
 
     @property
     def worlds(self) -> int:

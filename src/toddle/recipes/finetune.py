@@ -41,6 +41,7 @@ from toddle.recipes._recorded import check_as_recorded, recorded_success
 from toddle.recipes._shared import check_shared
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog
+from toddle.runs.halves import check_overlap, overlapped
 from toddle.runs.learners import follow, follows, leading, led
 from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder
@@ -74,7 +75,7 @@ class Config:
     is evaluated on the same seeds.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device", "evaluation_worlds", "learners")
+    may_change: ClassVar[tuple[str, ...]] = ("device", "evaluation_worlds", "learners", "overlap")
 
     policy: Path = Path("runs/sft")
     """Folder of the VLA to improve (of `toddle sft`, or of an earlier `toddle finetune`)."""
@@ -94,6 +95,8 @@ class Config:
     """Threads that step the physics, where the environment has any."""
     learners: Count = 1
     """Processes that learn, each with its share of the worlds (docs/scaling.md)."""
+    overlap: bool = False
+    """Step the physics of half the worlds while the networks decide for the other half (docs/scaling.md)."""
     steps: Count = 100_000
     """Control steps to learn from at most, all environments together."""
     reward: str = "success"
@@ -129,6 +132,7 @@ class Config:
         check_device_name(self.device)
         beside: Any = {"a process reward": self.process_reward.model, "a sum of rewards": self.reward not in OWN}
         check_shared(self, "finetune", imitation=self.imitation.weight, drawn_tasks=self.tasks.draws, **beside)
+        check_overlap(self, **beside)
         if not self.env:
             raise problem("env", "at least one environment", "none")
         if len(set(self.env)) != len(self.env):
@@ -202,11 +206,15 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     if vla.kind not in taken.split(", "):
         raise problem("policy", f"{taken}, with method {config.method}", f"kind '{vla.kind}'")
     gathered = to_dict(config)
-    own = team().share(config.worlds, gathered.get("episodes", {}).get("group", 1))
-    envs = [
-        _make_env(config, name, len(own), config.seed + 1000 * index + own.start, vla, meta, learning=True)
-        for index, name in enumerate(config.env)
-    ]
+
+    def environments() -> list[BatchedEnv]:
+        own = team().share(config.worlds, gathered.get("episodes", {}).get("group", 1))
+        return [
+            _make_env(config, name, len(own), config.seed + 1000 * index + own.start, vla, meta, learning=True)
+            for index, name in enumerate(config.env)
+        ]
+
+    envs = environments()
     for env in envs:
         body_in(vla, env)
     if config.tasks.draws:
@@ -235,7 +243,8 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         },
     )
     with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
-        return _reward.check_taken(_safety.check_limited(config, config.build(start)), config.reward), meta
+        made = _reward.check_taken(_safety.check_limited(config, config.build(start)), config.reward)
+    return overlapped(made, config, environments), meta
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------

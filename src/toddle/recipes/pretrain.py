@@ -30,6 +30,7 @@ from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._safety import check_limited, limit_lines, safety_of, told_of
 from toddle.recipes._shared import check_shared
+from toddle.runs.halves import check_overlap, overlapped
 from toddle.runs.learners import follow, follows, leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.metrics import read_metrics
@@ -64,7 +65,7 @@ class Config:
     for these environments.  Whatever is given wins.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device", "learners", "workers")
+    may_change: ClassVar[tuple[str, ...]] = ("device", "learners", "workers", "overlap")
 
     out: Path = Path("runs/pretrain")
     """The run's folder."""
@@ -85,6 +86,8 @@ class Config:
     workers: Count = 1
     """Processes that only act, each with its share of the worlds, beside the one that learns; 1: that one acts too
     (docs/scaling.md)."""
+    overlap: bool = False
+    """Step the physics of half the worlds while the networks decide for the other half (docs/scaling.md)."""
     steps: Count = 2_000_000
     """Control steps to learn from, all environments together."""
     control: Literal["own", "shuffled", "none"] = "own"
@@ -123,6 +126,7 @@ class Config:
             raise problem("env", "at least one environment", "none")
         _reward.check_reward(self.reward, OWN)
         check_shared(self, "pretrain", workers=self.workers, **{"a sum of rewards": self.reward not in OWN})
+        check_overlap(self, several_workers=self.workers > 1, a_sum_of_rewards=self.reward not in OWN)
         if self.stop_at is not None and len(self.env) > 1:
             raise problem("stop_at", "nothing with several environments", self.stop_at)
 
@@ -191,7 +195,7 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
     ):  # they are filled on the CPU, and trained on the device
         made = check_limited(config, config.build(start))
         check_sources(config.workers, made.sources, config.method)
-        return _reward.check_taken(made, config.reward)
+        return overlapped(_reward.check_taken(made, config.reward), config, lambda: _environments(config))
 
 
 def plan(config: Any) -> Plan:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,10 +31,11 @@ from toddle.core.process import prepare_child
 from toddle.core.protocols import Acting, Critic
 from toddle.core.team import HOST, Place, placed
 from toddle.experience.collect import Collector
+from toddle.experience.notes import Notes
 from toddle.experience.rollout import Rollout
 from toddle.runs.learners import merged_state, own_state
 
-__all__ = ["Crew", "act", "acts", "beside", "check_sources", "crew", "side_by_side"]
+__all__ = ["Beside", "Crew", "act", "acts", "beside", "brought", "check_sources", "crew", "done", "side_by_side"]
 
 ASKED = "TODDLE_WORKER"
 """Environment variable: where the learner listens, the key, and which of how many this worker is."""
@@ -65,17 +66,24 @@ def act(config: Any, build: Callable[[Any], Any]) -> None:
         try:
             while True:
                 word, at, given = _received(link)
-                _send(link, _done(word, sources[at], given, policy))
+                if word == "gather":
+                    policy.load_state_dict({**policy.state_dict(), **given})
+                    answer: Any = brought(sources[at], sources[at].gather(policy))
+                else:
+                    answer = done(word, sources[at], given)
+                _send(link, answer)
         except LOST:
             return  # the learner has ended
 
 
-def _done(word: str, source: Any, given: Any, policy: Any) -> Any:
-    if word == "gather":
-        policy.load_state_dict({**policy.state_dict(), **given})
-        steps = source.gather(policy)
-        rollout, notes, source.notes = source.rollout, source.notes, type(source.notes)()
-        return {name: to_device(value, CPU) for name, value in vars(rollout).items()}, notes, steps
+def brought(source: Collector, steps: int) -> tuple[dict[str, Any], Notes, int]:
+    """Return what a collector has gathered in `steps` control steps: its rollout's attributes, and what ended."""
+    rollout, notes, source.notes = source.rollout, source.notes, Notes()
+    return dict(vars(rollout)), notes, steps
+
+
+def done(word: str, source: Collector, given: Any) -> dict[str, Any]:
+    """Restore ("load") or return ("save") what of a collector's state is of its worlds."""
     if word == "load":
         source.load_state_dict({**source.state_dict(), **given})
     return {name: value for name, value in source.state_dict().items() if name in OF_WORLDS}
@@ -169,6 +177,11 @@ class Crew:
         self.losses = 0
         return [answers[index] for index in range(self.size)]
 
+    def gather(self, at: int, policy: Acting) -> list[Any]:
+        """Send the workers what has changed of the weights, and let them act; return what they bring."""
+        weights = {name: value.to(CPU) for name, value in policy.state_dict().items()}  # once for all workers
+        return self.ask(lambda index: ("gather", at, self.patch(index, weights)))
+
     def patch(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return which weights (on the CPU) differ from what this worker has."""
         known = self.sent[index]
@@ -187,17 +200,28 @@ class Crew:
             process.wait()
 
 
-class Beside:
-    """A source of experience whose worlds are the workers'; `inner` is the collector that it stands for."""
+class Gathering(Protocol):
+    """Several that gather, each with its share of the worlds: workers, or halves in this process."""
 
-    def __init__(self, inner: Collector, at: int, crew: Crew) -> None:
+    size: int
+
+    def gather(self, at: int, policy: Acting) -> list[Any]:
+        """Let each gather from its part of environment `at`; return what they bring (`brought`)."""
+
+    def ask(self, given: Callable[[int], tuple[str, int, Any]]) -> list[Any]:
+        """Say to each (word, environment, state), "save" or "load"; return their states (`done`)."""
+
+
+class Beside:
+    """A source of experience whose worlds are others'; `inner` is the collector that it stands for."""
+
+    def __init__(self, inner: Collector, at: int, crew: Gathering) -> None:
         self.inner, self.at, self.crew, self.label, self.worlds = inner, at, crew, inner.label, inner.worlds
         self.shares = [len(Place(index, crew.size, inner.worlds).share(inner.worlds)) for index in range(crew.size)]
 
     def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
         """Let the workers act, and put what they bring side by side."""
-        weights = {name: value.to(CPU) for name, value in policy.state_dict().items()}  # once for all workers
-        parts = self.crew.ask(lambda index: ("gather", self.at, self.crew.patch(index, weights)))
+        parts = self.crew.gather(self.at, policy)
         self.inner.rollout = side_by_side([part for part, _, _ in parts], device_of(policy))
         self.inner.notes.beside(notes for _, notes, _ in parts)
         return self.inner.finish(critic, sum(steps for _, _, steps in parts))
@@ -227,9 +251,10 @@ def side_by_side(parts: Sequence[dict[str, Any]], device: torch.device) -> Rollo
     starts = [sum(part["worlds"] for part in parts[:index]) for index in range(len(parts))]
     for part, start in zip(parts, starts, strict=True):
         if "task" in part["_observation"] and part["sentences"]:
-            own = torch.tensor([numbers[sentence] for sentence in part["sentences"]])
-            part["_observation"]["task"] = own[part["_observation"]["task"]]
-        part["final_at"] = part["final_at"] + torch.tensor([0, start])
+            seen = part["_observation"]
+            own = torch.tensor([numbers[sentence] for sentence in part["sentences"]], device=seen["task"].device)
+            part["_observation"] = {**seen, "task": own[seen["task"]]}
+        part["final_at"] = part["final_at"] + part["final_at"].new_tensor([0, start])
     for name, value in first.items():
         others = [part[name] for part in parts]
         if name in ("finals", "final_at"):
