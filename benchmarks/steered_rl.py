@@ -23,6 +23,7 @@ from toddle import cli
 from toddle.experience.actor import body_in
 from toddle.experience.evaluate import evaluate
 from toddle.recipes import finetune
+from toddle.recipes._finetune_envs import make_seen
 
 EPISODES, EVERY = 50, 20_000
 """Episodes of an evaluation, and control steps between two."""
@@ -30,7 +31,7 @@ EPISODES, EVERY = 50, 20_000
 
 def successes(config: Any, policy: Any, meta: dict[str, Any]) -> int:
     """Return how many of the same episodes succeed without exploring."""
-    env = finetune._make_env(config, config.env[0], 10, 0, policy, meta)
+    env = make_seen(config, config.env[0], 10, 0, policy, meta)
     found = evaluate(policy, env, seeds=list(range(EPISODES)), body=body_in(policy, env))
     env.close()
     return sum(bool(one.success) for one in found)

@@ -106,18 +106,6 @@ class Collector:
         self._reached = np.zeros(shape, bool)  # whether success was reported in a decision
         self._episode_cost: NDArray[Any] = np.zeros(env.num_envs)
 
-    def over(self, env: BatchedEnv) -> Collector:
-        """Return one with the same settings and seed over other worlds of the same environment."""
-        return Collector(
-            env,
-            self.config,
-            seed=self.seed,
-            body=self.body,
-            label=self.label,
-            critic_sees=self.critic_sees,
-            values=self.values,
-        )
-
     @property
     def worlds(self) -> int:
         """Worlds of this learner."""

@@ -147,8 +147,7 @@ class ActionExpert(nn.Module):
         if not isinstance(late, int) and len(lead) == 3:
             late = late[..., None].expand(lead)
         tokens = self.tokens.slots(lead, late, noisy, tau, count).transpose(0, 1)
-        if context is not None:
-            context = context.expand(length, -1, -1, -1).transpose(0, 1)
+        context = None if context is None else context.expand(length, -1, -1, -1).transpose(0, 1)
         if context_mask is not None:
             context_mask = additive(context_mask.expand(length, -1, -1).transpose(0, 1))
         view = self._view(observation, body, decisions, count, links)

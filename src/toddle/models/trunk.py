@@ -10,15 +10,12 @@ Three ways through the same weights, equal to rounding (tests hold them together
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toddle.core.config import config
-from toddle.core.errors import problem
-from toddle.core.numbers import Positive, Size, SizeOrNone, Whole
 from toddle.models.attention import (
     CrossAttention,
     KVRing,
@@ -30,60 +27,11 @@ from toddle.models.attention import (
 )
 from toddle.models.compiled import Compilable, compiled
 from toddle.models.mlp import zero_
-from toddle.models.modulation import Modulation, ModulationMode, Modulators, TimeEmbedding
+from toddle.models.modulation import Modulation, Modulators, TimeEmbedding
 from toddle.models.recompute import recomputed
+from toddle.models.trunk_config import TrunkConfig
 
 __all__ = ["Block", "Segment", "Trunk", "TrunkConfig"]
-
-Kind = Literal["cross", "self"]
-
-
-@config
-class TrunkConfig:
-    """Sizes of the trunk."""
-
-    width: Size = 192
-    """d, channels of a token."""
-    depth: Size = 4
-    """Number of blocks."""
-    heads: Size = 4
-    """Attention heads; width / heads must be even."""
-    mlp_ratio: Positive = 2.0
-    """Hidden units of a block's MLP, as a multiple of the width."""
-    context_width: Size = 64
-    """d_g, channels of a context token (a goal item in RL, an adapted VLM token in the VLA)."""
-    cross_every: SizeOrNone = 2
-    """Blocks 0, n, 2n, ... attend to the context, the others among themselves; 0: all among themselves."""
-    blocks: tuple[Kind, ...] = ()
-    """The kind of every block, where `cross_every` cannot say it (converted or grown trunks)."""
-    inserted: tuple[Whole, ...] = ()
-    """Self-attention blocks that got a new cross-attention sublayer before them (conversion, mode insert)."""
-    fresh: tuple[Whole, ...] = ()
-    """Blocks added by growth: their branches pass a learned gate that starts at 0."""
-    norm_eps: Positive = 1e-5
-    """Epsilon of the layer norms; a conversion must keep it."""
-    gelu: Literal["tanh", "exact"] = "tanh"
-    """Flavour of the GELU; a conversion must keep it."""
-    modulation: ModulationMode = "none"
-    """How flow time enters the blocks: none, residual, dit_literal (ablation) or groot."""
-
-    def __post_init__(self) -> None:
-        """Check that the sizes fit together."""
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise problem("heads", f"a divisor of width {self.width} with an even quotient", self.heads)
-        if self.blocks and len(self.blocks) != self.depth:
-            raise problem("blocks", f"{self.depth} kinds (depth)", len(self.blocks))
-        for index in self.inserted:
-            if not 0 <= index < self.depth or self.kinds[index] != "self":
-                raise problem("inserted", "indices of self-attention blocks", index)
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """The kind of every block."""
-        if self.blocks:
-            return self.blocks
-        every = self.cross_every
-        return tuple("cross" if every and index % every == 0 else "self" for index in range(self.depth))
 
 
 class Segment(NamedTuple):
@@ -96,6 +44,9 @@ class Segment(NamedTuple):
     slot_table: Table  # of (B, S', H) times
     window: int
     links: int = 1  # chunks of slots that each decision has; S' counts every one
+
+
+Seen = tuple[Segment, Tensor | None, Tensor | None, int, bool]
 
 
 class Block(Compilable, nn.Module):
@@ -306,7 +257,7 @@ def _run_block(
     condition: Tensor | None,
     read: Tensor | None,
     needed: bool,
-    seen: tuple[Segment, Tensor | None, Tensor | None, int, bool],
+    seen: Seen,
 ) -> tuple[Tensor, Tensor]:
     """Run one block over a segment (`Trunk.segment`); the history's output only where a later block reads it.
 

@@ -18,22 +18,21 @@ from toddle.core.errors import problem
 from toddle.core.memory import peak_memory, weights_that_fit
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
-from toddle.core.protocols import Acting
 from toddle.core.rendering import RenderSettings
 from toddle.core.team import team
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
-from toddle.envs.make import family_of, make_env
+from toddle.envs.make import family_of
 from toddle.envs.mixture import MixtureEnv
 from toddle.envs.noise import NoiseConfig
 from toddle.experience.actor import body_in
 from toddle.experience.curriculum import TaskCurriculumConfig
 from toddle.experience.evaluate import VideoRequest, evaluate
-from toddle.experience.taught import picture_options
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import kind_of, load_policy, meta_of, save_policy
 from toddle.recipes import _reward, _safety
+from toddle.recipes._finetune_envs import make_seen, pictures
 from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._iteration_memory import iteration_memory
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
@@ -166,34 +165,6 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
 
 
 # ---- what learns and where -------------------------------------------------------------------------------------------
-def _make_env(
-    config: Any, name: str, worlds: int, seed: int, policy: Acting, meta: dict[str, Any], *, learning: bool = False
-) -> BatchedEnv:
-    """Build an environment as the policy was taught to see it, with the reward that RL learns from."""
-    family = family_of(name)
-    options = dict(family.finetuning)
-    if (word := _reward.own_word(config.reward, Config.reward)) != Config.reward:
-        family.check("reward", name, word)
-        options["reward"] = word
-        if learning and family.takes("terminate_on_success"):
-            options["terminate_on_success"] = False
-    family.check("cameras", name, " ".join(config.cameras or policy.cameras))
-    options |= _pictures(config, name, policy, meta)[0]
-    if config.max_episode_steps is not None:
-        family.check("max_episode_steps", name, config.max_episode_steps)
-        options["max_episode_steps"] = config.max_episode_steps
-    return make_env(
-        name, worlds, seed=seed, threads=config.threads, noise=config.noise, **_safety.told_of(config), **options
-    )
-
-
-def _pictures(config: Config, name: str, policy: Acting, meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the options with which the policy sees what it was taught with, and what differs all the same."""
-    return picture_options(
-        name, policy.cameras, meta, cameras=config.cameras, image_size=config.image_size, render=config.render
-    )
-
-
 def build(config: Any) -> tuple[Run, dict[str, Any]]:
     """Return everything that learns, and what the policy's folder says of it.
 
@@ -210,7 +181,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     def environments() -> list[BatchedEnv]:
         own = team().share(config.worlds, gathered.get("episodes", {}).get("group", 1))
         return [
-            _make_env(config, name, len(own), config.seed + 1000 * index + own.start, vla, meta, learning=True)
+            make_seen(config, name, len(own), config.seed + 1000 * index + own.start, vla, meta, learning=True)
             for index, name in enumerate(config.env)
         ]
 
@@ -219,12 +190,12 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         body_in(vla, env)
     if config.tasks.draws:
         envs = [MixtureEnv(envs)]
-    for line in dict.fromkeys(line for name in config.env for line in _pictures(config, name, vla, meta)[1]):
+    for line in dict.fromkeys(line for name in config.env for line in pictures(config, name, vla, meta)[1]):
         print(line, file=sys.stderr)
     device = resolve_device(team().device(config.device))
-    pictures = gathered.get("collect", gathered.get("episodes", {})).get("keep") == "pictures"
-    features = None if pictures else vla.features
-    if config.process_reward.model and features is None and vla.context_width and not pictures:
+    seen = gathered.get("collect", gathered.get("episodes", {})).get("keep") == "pictures"
+    features = None if seen else vla.features
+    if config.process_reward.model and features is None and vla.context_width and not seen:
         want = "rollouts that keep pictures (--collect.keep pictures, of whole episodes --episodes.keep pictures)"
         raise problem("process_reward.model", f"{want} with a {vla.kind}", "its keys and values")
     start = Start(
@@ -271,7 +242,7 @@ def _measure(
 
             results = [known[seed] for seed in seeds if seed in known]
             if len(results) < len(seeds):
-                env = _make_env(config, name, _evaluation_worlds(config), 0, policy, meta)
+                env = make_seen(config, name, _evaluation_worlds(config), 0, policy, meta)
                 with made.merged():
                     results = evaluate(
                         policy,

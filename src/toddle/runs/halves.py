@@ -50,6 +50,12 @@ def check_overlap(config: Any, **beside: Any) -> None:
             raise problem("overlap", f"nothing with {what.replace('_', ' ')}", True)
 
 
+def _over(source: Collector, env: BatchedEnv) -> Collector:
+    """Return a collector of the same settings and seed over other worlds."""
+    own = ("config", "seed", "body", "label", "critic_sees", "values")
+    return Collector(env, **{name: getattr(source, name) for name in own})
+
+
 def overlapped(made: Any, config: Any, environments: Callable[[], list[BatchedEnv]]) -> Any:
     """Return what a method has built, whose sources are halves where `config.overlap` says so.
 
@@ -64,7 +70,7 @@ def overlapped(made: Any, config: Any, environments: Callable[[], list[BatchedEn
     halves = []
     for index in range(Halves.size):
         with placed(Place(index, Halves.size, config.worlds)):
-            halves.append([source.over(env) for source, env in zip(sources, environments(), strict=True)])
+            halves.append([_over(source, env) for source, env in zip(sources, environments(), strict=True)])
     crew = Halves(halves)
     made.learner.sources = [Beside(source, at, crew) for at, source in enumerate(sources)]
     return made
