@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.policies.tiny_vla import ACTION, SENTENCES, ToyDemonstrations, tiny_token_vla
@@ -72,6 +74,15 @@ def test_cold_is_greedy_and_hot_is_uniform(more: dict[str, Any]) -> None:
     torch.testing.assert_close(
         hot.log_prob, torch.full_like(hot.log_prob, -torch.tensor(16.0).log().item()), rtol=1e-3, atol=0
     )
+
+
+@pytest.mark.parametrize("more", KINDS[:2])
+def test_what_is_imitated_is_what_acts(more: dict[str, Any]) -> None:
+    """The supervised loss is of the tempered tokens: drawn hot enough, every demonstration costs the log of 16 bins."""
+    policy, batch = tiny_token_vla(**more).eval(), ToyDemonstrations(8).batch(np.arange(8))
+    plain = policy.loss(batch, torch.Generator())[0].item()
+    policy.explorer(SamplerConfig(temperature=1e4))
+    assert policy.loss(batch, torch.Generator())[0].item() == pytest.approx(math.log(16), rel=1e-4) != plain
 
 
 def test_in_parallel_a_token_depends_on_none_before() -> None:

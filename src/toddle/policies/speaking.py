@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from toddle.core.seeding import rand
@@ -64,7 +63,8 @@ class Speaking(OneBody):
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of demonstrated tokens (or the L1 loss); the batch is that of `FlowVLA.loss`.
 
-        Returns the mean over real numbers and detached metrics.
+        It is of the distribution that acts, at its temperature: else a policy that explores hot and imitates its own
+        draws would become more random with every update.  Returns the mean over real numbers and detached metrics.
         """
         observation, action, weight = self._demonstrated(batch)
         total = weight.sum().clamp(min=1)
@@ -76,11 +76,11 @@ class Speaking(OneBody):
             error = (miss.detach() * weight).sum() / total
             return loss, {"sft/loss": loss.item(), "sft/endpoint_error": error.item()}
         tokens = self._bins(action)
-        logits = self._logits(self._hidden(observation, action.shape[1], tokens))
-        losses = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(action)
+        log_probs = self._log_probs(self._hidden(observation, action.shape[1], tokens))
+        losses = -log_probs.gather(-1, tokens[..., None])[..., 0]
         loss = (losses * weight).sum() / total
         with torch.no_grad():
-            said = logits.argmax(-1)
+            said = log_probs.argmax(-1)
             metrics = {
                 "sft/loss": loss.item(),
                 "sft/endpoint_error": float(((self.centres[said] - action).abs() * weight).sum() / total),
