@@ -22,7 +22,7 @@ from toddle.cli import main
 from toddle.core.team import ALONE, Place, placed, team
 from toddle.recipes import pretrain
 from toddle.runs.metrics import read_metrics
-from toddle.runs.workers import Crew, side_by_side
+from toddle.runs.workers import KEY, Crew, side_by_side
 
 
 def train(out: Path, workers: int, *, resume: bool = False, **settings: Any) -> Path:
@@ -114,9 +114,42 @@ def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
     assert newest(out)
 
 
+@pytest.mark.slow
+def test_workers_join_by_address_and_a_killed_one_joins_again(tmp_path: Path) -> None:
+    """A stranger is told so; of two that join one is killed, joins again, and the run comes to its end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        at = f"127.0.0.1:{free.getsockname()[1]}"
+    out, environment = tmp_path / "run", {**os.environ, KEY: "a word"}
+    settings = "--env fork/point --policy mlp --mlp.hidden 16 --critic-hidden 16 --worlds 6 --steps 4000"
+
+    def start(given: str, **more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "toddle", "pretrain", *given.split()]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**environment, **more})
+
+    learner = start(f"{settings} --collect.length 16 --workers 2 --listen {at} --out {out}")
+    assert learner.stderr is not None and "2 workers are awaited" in learner.stderr.readline()
+    stranger = start(f"--join {at}", **{KEY: "another"}).communicate(timeout=240)[1]
+    assert f"error: environment variable {KEY}: expected the key" in stranger and stranger.count("\n") == 1, stranger
+    joined = [start(f"--join {at}") for _ in range(2)]
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline and not ((out / "metrics.jsonl").exists() and len(read_metrics(out)) > 2):
+        time.sleep(0.2)
+    who = subprocess.run(["pgrep", "-P", str(joined[0].pid)], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(who[0]), signal.SIGKILL)
+    said = learner.communicate(timeout=400)[1]
+    assert learner.returncode == 0 and "was lost: one that joins takes its place" in said, said
+    assert "was lost (status -9): it joins again" in joined[0].communicate(timeout=60)[1]
+    joined[1].communicate(timeout=60)
+    assert [each.returncode for each in joined] == [0, 0]
+    lines = read_metrics(out)
+    assert len(lines) == round(4000 / 96) and lines[-1]["rollout/total_steps"] == 96 * len(lines)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ("--listen here --workers 2", "listen: expected HOST:PORT, got 'here'"),
+        ("--listen 127.0.0.1:99", "workers: expected above 1 with listen, got 1"),
         ("--workers 2 --learners 2", "workers: expected 1 with several learners"),
         ("--workers 2 --method ddiffpg", "workers: expected 1 with method ddiffpg"),
     ],

@@ -31,11 +31,12 @@ from toddle.recipes._method_settings import preset_lines, settings_class, with_p
 from toddle.recipes._safety import check_limited, limit_lines, safety_of, told_of
 from toddle.recipes._shared import check_shared
 from toddle.runs.halves import check_overlap, overlapped
+from toddle.runs.joining import join
 from toddle.runs.learners import follow, follows, leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
-from toddle.runs.workers import act, acts, beside, check_sources, crew
+from toddle.runs.workers import act, acts, address_of, beside, check_sources, crew
 
 __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "run"]
 
@@ -65,7 +66,7 @@ class Config:
     for these environments.  Whatever is given wins.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device", "learners", "workers", "overlap")
+    may_change: ClassVar[tuple[str, ...]] = ("device", "learners", "workers", "overlap", "listen")
 
     out: Path = Path("runs/pretrain")
     """The run's folder."""
@@ -86,6 +87,10 @@ class Config:
     workers: Count = 1
     """Processes that only act, each with its share of the worlds, beside the one that learns; 1: that one acts too
     (docs/scaling.md)."""
+    listen: str | None = None
+    """HOST:PORT of this machine where workers of other machines join (--join); none is started here."""
+    join: str | None = None
+    """HOST:PORT of a learner that listens: be one of its workers; whatever else is set is the learner's business."""
     overlap: bool = False
     """Step the physics of half the worlds while the networks decide for the other half (docs/scaling.md)."""
     steps: Count = 2_000_000
@@ -127,6 +132,11 @@ class Config:
         _reward.check_reward(self.reward, OWN)
         check_shared(self, "pretrain", workers=self.workers, **{"a sum of rewards": self.reward not in OWN})
         check_overlap(self, several_workers=self.workers > 1, a_sum_of_rewards=self.reward not in OWN)
+        for name, address in (("listen", self.listen), ("join", self.join)):
+            if address is not None:
+                address_of(address, name)
+        if self.listen is not None and self.workers == 1 and not acts():
+            raise problem("workers", "above 1 with listen", 1)
         if self.stop_at is not None and len(self.env) > 1:
             raise problem("stop_at", "nothing with several environments", self.stop_at)
 
@@ -257,13 +267,16 @@ def run(config: Any, *, resume: bool = False) -> None:
     if acts():
         act(config, build)
         return
+    if config.join is not None:
+        join(config.join, "pretrain")
+        return
     if follows(config.learners):
         follow(lambda: build(config).learner, config.learners)
         return
     with (
         RunFolder.open(config.out, config, resume=resume) as folder,
         leading(config.learners, "pretrain", folder.path) as learners,
-        crew(config.workers, "pretrain", folder.path) as workers,
+        crew(config.workers, "pretrain", folder.path, config.listen) as workers,
     ):
         made = beside(build(config, folder=folder.path), workers)
         show = made.show if len(config.env) == 1 else ()

@@ -35,10 +35,13 @@ from toddle.experience.notes import Notes
 from toddle.experience.rollout import Rollout
 from toddle.runs.learners import merged_state, own_state
 
-__all__ = ["Beside", "Crew", "act", "acts", "beside", "brought", "check_sources", "crew", "done", "side_by_side"]
+__all__ = ["ASKED", "KEY", "LOST", "Beside", "Crew", "act", "acts", "address_of", "beside", "brought", "check_sources"]
+__all__ += ["crew", "done", "received", "send", "side_by_side"]
 
 ASKED = "TODDLE_WORKER"
 """Environment variable: where the learner listens, the key, and which of how many this worker is."""
+KEY = "TODDLE_KEY"
+"""Environment variable: the key of workers that join from other machines."""
 LOST = (EOFError, OSError)  # the latter also where a message is cut short
 MOST_LOSSES = 20
 """Workers lost without an iteration in between at which the run ends."""
@@ -57,21 +60,20 @@ def acts() -> bool:
 def act(config: Any, build: Callable[[Any], Any]) -> None:
     """Be a worker until the learner lets go: build what learns with this one's worlds, and gather when it is said."""
     address, key, index, size, life = os.environ[ASKED].split()
-    host, _, port = address.partition(":")
-    link = Client((host, int(port)), authkey=bytes.fromhex(key))
+    link = Client(address_of(address, ASKED), authkey=bytes.fromhex(key))
     with placed(Place(int(index), int(size), config.worlds)):
         made = build(replace(config, workers=1, seed=config.seed + 1_000_003 * int(life)))
         policy, sources = made.acting or made.policy, made.sources
-        _send(link, ("ready", int(index)))
+        send(link, ("ready", int(index)))
         try:
             while True:
-                word, at, given = _received(link)
+                word, at, given = received(link)
                 if word == "gather":
                     policy.load_state_dict({**policy.state_dict(), **given})
                     answer: Any = brought(sources[at], sources[at].gather(policy))
                 else:
                     answer = done(word, sources[at], given)
-                _send(link, answer)
+                send(link, answer)
         except LOST:
             return  # the learner has ended
 
@@ -89,11 +91,19 @@ def done(word: str, source: Collector, given: Any) -> dict[str, Any]:
     return {name: value for name, value in source.state_dict().items() if name in OF_WORLDS}
 
 
-def _send(link: Connection, what: Any) -> None:
+def address_of(text: str, field: str) -> tuple[str, int]:
+    """Return (host, port) of HOST:PORT.  Raises InputError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise problem(field, "HOST:PORT", text)
+    return host, int(port)
+
+
+def send(link: Connection, what: Any) -> None:
     link.send_bytes(pickle.dumps(what, pickle.HIGHEST_PROTOCOL))
 
 
-def _received(link: Connection) -> Any:
+def received(link: Connection) -> Any:
     return pickle.loads(link.recv_bytes())  # from a process that knows the key: this run's own
 
 
@@ -101,15 +111,20 @@ def _received(link: Connection) -> Any:
 class Crew:
     """The workers of a run."""
 
-    def __init__(self, size: int, command: str, folder: Path) -> None:
-        """Start them; each builds its worlds meanwhile."""
-        self.size, self.command, self.folder = size, command, folder
+    def __init__(self, size: int, command: str, folder: Path, listen: str | None = None) -> None:
+        """Start them; each builds its worlds meanwhile.  listen: HOST:PORT where they join from other machines, and
+        none is started here."""
+        self.size, self.command, self.folder, self.listens = size, command, folder, listen is not None
         self.key, self.lives, self.losses = secrets.token_bytes(16), [0] * size, 0
-        self.server = socket.create_server((HOST, 0), backlog=size)
+        self.server = socket.create_server((HOST, 0) if listen is None else address_of(listen, "listen"), backlog=size)
         self.server.settimeout(1.0)
+        if self.listens:
+            self.key = (os.environ.get(KEY) or secrets.token_hex(16)).encode()
+            told = f"{KEY}={self.key.decode()} " if KEY not in os.environ else f"{KEY}=... "
+            print(f"{size} workers are awaited: {told}toddle {command} --join {listen}", file=sys.stderr, flush=True)
         self.links: list[Connection | None] = [None] * size
         self.sent: list[dict[str, Tensor]] = [{} for _ in range(size)]
-        self.processes = [self._start(index) for index in range(size)]
+        self.processes = [] if self.listens else [self._start(index) for index in range(size)]
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
         host, port = self.server.getsockname()
@@ -136,7 +151,10 @@ class Crew:
             try:
                 deliver_challenge(link, self.key)
                 answer_challenge(link, self.key)
-                who = _received(link)[1]
+                word, who = received(link)
+                if word == "join":
+                    self._place(link)
+                    continue
             except (AuthenticationError, *LOST):  # a stranger, or a worker that has ended: which, its process says
                 link.close()
                 continue
@@ -145,17 +163,29 @@ class Crew:
         assert found is not None
         return found
 
+    def _place(self, link: Connection) -> None:
+        """Tell one that joins the settings, and which worker it is; None: there is no place."""
+        free = [index for index in range(self.size) if self.links[index] is None]
+        given = None
+        if free:
+            index = min(free, key=lambda one: self.lives[one])  # whoever was given a place may not have come
+            given = ((self.folder / "config.yaml").read_text(), index, self.size, self.lives[index])
+            self.lives[index] += 1
+        send(link, given)
+        link.close()
+
     def _lost(self, index: int) -> None:
         """Start a worker that was lost again.  Raises EnvironmentFault where they are lost again and again."""
-        status = self.processes[index].wait()
+        status = 0 if self.listens else self.processes[index].wait()
         self.losses += 1
         if self.losses > MOST_LOSSES or (status > 0 and self.links[index] is None):
             raise EnvironmentFault(f"worker {index} has ended with status {status}; what it said stands above")
-        what = f"worker {index} was lost (status {status}): it is started again, its episodes are dropped"
-        print(what, file=sys.stderr)
-        self.lives[index] += 1
+        how = ": one that joins takes its place" if self.listens else f" (status {status}): it is started again"
+        print(f"worker {index} was lost{how}, its episodes are dropped", file=sys.stderr)
         self.links[index], self.sent[index] = None, {}
-        self.processes[index] = self._start(index)
+        if not self.listens:
+            self.lives[index] += 1
+            self.processes[index] = self._start(index)
 
     def ask(self, given: Callable[[int], tuple[str, int, Any]]) -> list[Any]:
         """Say something to every worker, all before the first answers; return what they answer."""
@@ -164,13 +194,13 @@ class Crew:
             told = []
             for index in waiting:
                 try:
-                    _send(self._link(index), given(index))
+                    send(self._link(index), given(index))
                     told.append(index)
                 except LOST:
                     self._lost(index)
             for index in told:
                 try:
-                    answers[index] = _received(self._link(index))
+                    answers[index] = received(self._link(index))
                 except LOST:
                     self._lost(index)
             waiting = [index for index in waiting if index not in answers]
@@ -276,12 +306,12 @@ def _joined(name: str, first: Any, values: Sequence[Any]) -> Any:
 
 
 @contextmanager
-def crew(workers: int, command: str, folder: Path) -> Iterator[Crew | None]:
+def crew(workers: int, command: str, folder: Path, listen: str | None = None) -> Iterator[Crew | None]:
     """Start the workers of the run in `folder` (whose config.yaml is there), and end them with it; one: none."""
     if workers == 1:
         yield None
         return
-    made = Crew(workers, command, folder)
+    made = Crew(workers, command, folder, listen)
     try:
         yield made
     finally:
