@@ -10,7 +10,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from toddle.cli import COMMANDS, main, parse
+from toddle.cli import COMMANDS, _one_line, main, parse
 from toddle.core.config import config, save_config
 from toddle.core.errors import InputError
 from toddle.recipes import doctor
@@ -111,6 +111,12 @@ def test_every_mistake_is_one_line() -> None:
     assert refused("--optim.rate", "-1") == ("toddle pretrain: optim.rate: Input should be greater than 0, got -1.0")
     assert refused("--envs") == "toddle pretrain: envs: expected at least one environment, got none"
     assert "--policy" in refused(kind=Needy) and "\n" not in refused(kind=Needy)
+
+
+def test_a_box_without_utf_8_has_no_frame() -> None:
+    rule = " " + "-" * 40
+    box = [" Invalid choice", rule, "  invalid choice 'x' for argument '--by'.", " " + rule, "  For full helptext", ""]
+    assert _one_line("\n".join(box)) == "invalid choice 'x' for argument '--by'."
 
 
 def test_all_mistakes_of_a_file_are_named(tmp_path: Path) -> None:

@@ -55,6 +55,11 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, status: int =
         (["evaluate", "--policy", "nowhere", "--env", "goal/sawyer"], "got 'nowhere'"),
         (["sft", "--dataset", "nowhere"], "got 'nowhere'"),
         (["sft"], "--dataset"),
+        (["record", "--env", "gymnasium/CartPole-v1", "--dry-run"], "expert: expected an environment with a scripted"),
+        (
+            ["pretrain", "--steps", str(2**62)],
+            "a whole number, at least 1 and at most 1,000,000,000",
+        ),
     ],
 )
 def test_a_wrong_name_or_value_gives_one_line(

@@ -275,16 +275,20 @@ def _tyro(command: str, kind: type[Any], arguments: list[str], description: str)
 
 
 def _one_line(box: str) -> str:
-    """Return the message inside tyro's box, and the option it finds similar, as one line."""
+    """Return the message inside tyro's box, and the option it finds similar, as one line.
+
+    Where there is no UTF-8 the box has no frame: a title, and sections below rules of hyphens.
+    """
     sections: list[list[str]] = [[]]
     for line in box.splitlines():
         inner = line.strip().strip("│╭╮╰╯").strip()
         if line.startswith(("╭", "╰")):
             continue
-        if set(inner) <= {"─"}:
+        if set(inner) <= {"─", "-"}:
             sections.append([])
         else:
             sections[-1].append(inner)
+    sections = sections if "╭" in box else sections[1:] or sections
     text = " ".join(sections[0])
     similar = [
         lines[i + 1].split()[0]

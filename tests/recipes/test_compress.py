@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def test_a_vla_is_cut_measured_and_learns_on(kind: str, tmp_path: Path, request:
     found = json.loads((tmp_path / "run/compress.json").read_text())["measured"]
     assert found["pruned"]["weights"] < found["whole"]["weights"] and found["whole"]["changed"] == 0.0
     assert found["whole, int8"]["bytes"] < found["whole"]["bytes"] and found["whole, int8"]["changed"] < 0.2
+    with pytest.raises(InputError, match="expected a folder with meta/info"):
+        compress.plan(replace(settings, dataset=(tmp_path,)))
     more = {"init": str(tmp_path / "run"), "cameras": ["top"], "out": tmp_path / "sft"}
     sft.run(from_dict(sft.Config, common | more | {"sft": {"steps": 2, "batch": 8}}))
 

@@ -81,5 +81,7 @@ def test_what_does_not_fit_is_refused(hidden: Path, tmp_path: Path) -> None:
         identify.Config(dataset=hidden, parameters=("frictoin",))
     with pytest.raises(InputError, match="low: expected below 1"):
         identify.Config(dataset=hidden, low=2.0)
+    with pytest.raises(InputError, match="window: expected at most the 50 steps"):
+        identify.Config(dataset=hidden, window=51)
     with pytest.raises(InputError, match="make a difference"):  # nothing is touched in three steps
         identify.plan(settings(hidden, steps=3))

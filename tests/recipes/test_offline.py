@@ -11,11 +11,13 @@ import torch
 from toddle.algorithms.offline import OfflineLearner
 from toddle.cli import main
 from toddle.core.errors import InputError
+from toddle.core.types import BodySpec
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.data.transitions import read_transitions
-from toddle.policies.store import load_policy
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.store import load_policy, save_policy
 from toddle.runs.checkpoint import load_state, states_equal
 from toddle.runs.critics import load_critics
 
@@ -162,6 +164,10 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         capsys, "--dataset", str(tmp_path / "mm"), "--asks", "return", *out
     )
     assert "at least one dataset" in failed(capsys, "--dataset", *out)
+    policy = GaussianPolicy(GaussianConfig(bodies=(BodySpec(name="point", proprio=2, action=1, dt=0.1),), hidden=(8,)))
+    save_policy(tmp_path / "blind", policy)
+    blind = ("--features", str(tmp_path / "blind"))
+    assert "features: expected a VLA" in failed(capsys, "--dataset", str(tmp_path / "none"), *blind, *out)
     assert not (tmp_path / "run").exists()
     data = LeRobotDataset(tmp_path / "none")
     del data.features["next.reward"]

@@ -54,7 +54,9 @@ class Range:
             return self.what
         low = value > self.low if self.open_low else value >= self.low
         high = value < self.high if self.open_high else value <= self.high
-        return None if low and high else self.what
+        if high or self.high < HUGE:
+            return None if low and high else self.what
+        return f"{self.what} and at most {self.high:,}"
 
 
 Count = Annotated[int, Range(1, HUGE, "a whole number, at least 1", whole=True)]

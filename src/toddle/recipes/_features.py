@@ -48,7 +48,7 @@ def states_seen(root: Path, vla: Any, dataset: LeRobotDataset) -> Array:
 
     Raises InputError where its backbone learns, or the dataset lacks its pictures.
     """
-    if vla.features is None or not vla.cameras:
+    if not vla.cameras or vla.features is None:
         raise problem("features", "a VLA whose backbone is frozen", f"kind '{vla.kind}'")
     context, mask = cached_features(root, vla.features, vla.cameras, dataset).load()
     pooled = np.stack([tokens[real].astype(np.float32).mean(0) for tokens, real in zip(context, mask, strict=True)])

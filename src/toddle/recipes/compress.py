@@ -67,10 +67,24 @@ class Config:
             raise problem("dataset", "at least one folder", "none")
 
 
+def _learning(config: Config) -> sft.Config:
+    """Return the settings with which the policy would learn on: its loss says which units matter."""
+    return sft.Config(
+        dataset=config.dataset,
+        init=str(config.policy),
+        cache=config.cache,
+        sft=SFTConfig(batch=config.batch),
+        seed=config.seed,
+    )
+
+
 def plan(config: Config) -> Plan:
-    """Look at the policy, and say what will be done."""
+    """Look at the policy and the datasets, and say what will be done."""
     policy: Any = load_policy(config.policy)
     hidden = [policy.get_submodule(name).out_features for name, _ in pairs_of(policy)]
+    learning = _learning(config)
+    datasets = sft.open_datasets(learning)
+    sft.check_fits(sft.make_policy(learning, datasets), datasets)
     weights = sum(value.numel() for value in policy.parameters())
     return Plan(
         steps=[
@@ -88,15 +102,7 @@ def run(config: Config, *, resume: bool = False) -> None:
     """Compress, measure, write and print.  A run that was interrupted is done again with `--resume`."""
     pairs_of(load_policy(config.policy))  # before a backbone encodes anything
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        learner, whole, _ = sft.make_learner(
-            sft.Config(
-                dataset=config.dataset,
-                init=str(config.policy),
-                cache=config.cache,
-                sft=SFTConfig(batch=config.batch),
-                seed=config.seed,
-            )
-        )
+        learner, whole, _ = sft.make_learner(_learning(config))
         numbers, noise = numpy_generator(config.seed, "compress"), torch_generator(config.seed, "compress noise")
         whole.zero_grad()  # type: ignore[attr-defined]
         for _ in range(config.batches):

@@ -73,6 +73,8 @@ class Config:
                 raise problem("parameters", f"some of {', '.join(FACTORS)}", name, nearest(name, FACTORS))
         if not self.parameters or len(set(self.parameters)) < len(self.parameters):
             raise problem("parameters", f"different ones of {', '.join(FACTORS)}", " ".join(self.parameters) or "none")
+        if self.window > self.steps:
+            raise problem("window", f"at most the {self.steps} steps that are played again", self.window)
         if not self.low < 1.0 < self.high:
             raise problem("low", "below 1, which is below high", f"{self.low:g}, {self.high:g}")
 

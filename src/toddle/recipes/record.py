@@ -139,6 +139,8 @@ def plan(config: Config) -> Plan:
         env = make_recorded(config, name)
         if config.policy not in SCRIPTED and name == config.env[0]:
             _actor(config, env)
+        if config.policy in SCRIPTED and not config.replay:
+            env.expert_action()  # says where there is no expert
         env.close()
     steps = 80 * config.episodes * len(config.env)
     drawn = drawn_of(config)
