@@ -20,18 +20,13 @@ def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three episodes with a friction of 1.6 times the environment's own."""
     folder = tmp_path_factory.mktemp("hidden")
     (folder / "table.yaml").write_text("friction: [1.6, 1.6]\n")
-    record.run(
-        record.Config(
-            env=("tabletop/push-cube",),
-            episodes=3,
-            cameras=(),
-            randomise=folder / "table.yaml",
-            keep_failures=True,
-            after_success=0,
-            out=folder / "data",
-        )
-    )
-    return folder / "data"
+    return recorded(folder / "data", 3, folder / "table.yaml")
+
+
+def recorded(out: Path, episodes: int, table: Path | None) -> Path:
+    env, told = ("tabletop/push-cube",), {"cameras": (), "keep_failures": True, "after_success": 0}
+    record.run(record.Config(env=env, episodes=episodes, randomise=table, out=out, **told))  # type: ignore[arg-type]
+    return out
 
 
 def settings(hidden: Path, **more: object) -> identify.Config:
@@ -72,6 +67,13 @@ def test_a_twin_is_found_and_written_as_a_table(hidden: Path, tmp_path: Path) ->
     assert found["value"] == pytest.approx(1.6, rel=0.02) and found["identified"] and facts["explained"] > 0.99
     table = read_table(tmp_path / "twin/table.yaml")
     assert table is not None and table.friction == (round(found["low"], 4), round(found["high"], 4))
+
+
+def test_the_environments_own_physics_is_said_to_be_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    identify.run(settings(recorded(tmp_path / "data", 1, None), out=tmp_path / "twin"))
+    facts = json.loads((tmp_path / "twin/identified.json").read_text())
+    assert facts["explained"] == 1.0 and facts["parameters"]["friction"]["value"] == 1.0
+    assert "gives these episodes exactly" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_refused(hidden: Path, tmp_path: Path) -> None:

@@ -131,13 +131,16 @@ def run(config: Config, *, resume: bool = False) -> None:
 def seek(config: Config, replays: Replays) -> tuple[dict[str, Identified], float]:
     """Return what is known of each parameter, and the share of the squares that it explains: once with every number
     weighed by how far it moves, and again by how well it is known then."""
+    own = [1.0] * len(config.parameters)
+    if not np.square(replays(np.array([own]))).any():
+        print("the environment's own physics gives these episodes exactly: every factor is 1", file=sys.stderr)
+        return {name: Identified(1.0, 1.0, 1.0, True) for name in config.parameters}, 1.0
     box = [config.low] * len(config.parameters), [config.high] * len(config.parameters)
     print(f"comparing {replays.compared} rows; every number weighed by how far it moves", file=sys.stderr)
     first = identify(replays, *box, seed=config.seed, intervals=False)
     replays.weigh(np.array([one.value for one in first]))
     print("again, every number weighed by how well it is known", file=sys.stderr)
     found = identify(replays, *box, seed=config.seed)
-    own = [1.0] * len(found)
     explained = 1.0 - _square(replays, [one.value for one in found]) / _square(replays, own)
     return dict(zip(config.parameters, found, strict=True)), explained
 
@@ -147,6 +150,7 @@ def _square(replays: Replays, factors: list[float]) -> float:
 
 
 def _write(config: Config, found: dict[str, Identified], explained: float) -> None:
+    found = {name: one._replace(identified=one.identified and explained >= ENOUGH) for name, one in found.items()}
     facts = {name: one._asdict() for name, one in found.items()}
     write_json_atomic(config.out / "identified.json", {"env": config.env, "parameters": facts, "explained": explained})
     ranges = {name: [round(one.low, 4), round(one.high, 4)] for name, one in found.items()}
@@ -154,7 +158,7 @@ def _write(config: Config, found: dict[str, Identified], explained: float) -> No
     title = f"{config.dataset} in {config.env}: {100 * explained:.1f} % explained"
     shown = Table("parameter", "factor", "95 % interval", "", title=title)
     for name, one in found.items():
-        said = "identified" if one.identified and explained >= ENOUGH else "not identified"
+        said = "identified" if one.identified else "not identified"
         shown.add_row(name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", said)
     if explained < ENOUGH:
         shown.caption = "the fit leaves much: something else differs too, or the search ended in a wrong valley"
