@@ -90,7 +90,9 @@ def test_a_nan_stops_the_run_with_a_state_that_replays(tmp_path: Path, capsys: p
 
 def test_a_full_disk_gives_one_line_and_keeps_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A limit on file size, reached by checkpoints of a wider network, stands for a disk that is full."""
-    code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from toddle.cli import main; main()"
+    # Python would cut its own compiled modules short without a word, and the next process could not load them
+    code = "import signal, sys; sys.dont_write_bytecode = True; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    code += "from toddle.cli import main; main()"
     wide = (*TINY[:6], "256", *TINY[7:], "--steps", "320", "--out", str(tmp_path / "run"))
     done = subprocess.run(
         [sys.executable, "-c", code, *wide],

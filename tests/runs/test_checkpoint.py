@@ -125,6 +125,7 @@ import resource, signal, sys, torch
 from pathlib import Path
 from toddle.core.errors import InputError
 from toddle.runs.checkpoint import save_state
+sys.dont_write_bytecode = True  # Python would cut its own compiled modules short without a word
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
