@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +32,24 @@ def folder(tmp_path: Path) -> Path:
             member.out.weight.normal_(std=0.3)  # type: ignore[union-attr, operator]
     save(tmp_path / "model", model, data)
     return tmp_path
+
+
+def test_tokens_of_a_backbone_stand_in_the_place_of_pictures(tmp_path: Path) -> None:
+    data = recorded()
+    tokens = torch.randn(len(data), 6, generator=torch.Generator().manual_seed(0))
+    wide = replace(data, state=torch.cat([data.state, tokens], 1))
+    model = WorldModel(TINY, 8, 1)
+    model.fit_statistics(wide.state, wide.state[1:12] - wide.state[:11], wide.reward)
+    save(tmp_path, model, wide, middle=1.0)
+    card = json.loads((tmp_path / "world_model.json").read_text())
+    card["meta"]["env"]["tokens"] = {"fingerprint": "eyes", "real": [True, False], "width": 3}
+    (tmp_path / "world_model.json").write_text(json.dumps(card))
+    env = ImaginedEnv(tmp_path, 5)
+    for seen in (env.reset(seed=0)[0], env.step(np.zeros((5, 1), np.float32))[0]):
+        assert seen["proprio"].shape == (5, 2) and seen["context"].shape == (5, 2, 3)
+        assert seen["context_mask"].tolist() == [[True, False]] * 5 and env.body_spec.proprio == 2
+        whole = np.concatenate([seen["proprio"], seen["context"].reshape(5, 6)], 1)
+        np.testing.assert_array_equal(whole, env._seen.states[:, -1].numpy())
 
 
 def test_it_keeps_the_contract(folder: Path) -> None:

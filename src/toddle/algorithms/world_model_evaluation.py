@@ -17,7 +17,7 @@ from toddle.core.types import EpisodeResult
 from toddle.data.recordings import Recordings
 from toddle.envs.base import Array, BatchedEnv
 from toddle.envs.imagined import ImaginedEnv
-from toddle.experience.actor import Agent
+from toddle.experience.actor import Actor, Agent, body_in
 from toddle.experience.evaluate import evaluate
 from toddle.maths.ranks import spearman
 from toddle.maths.world_models import calibration, error_over_copy
@@ -79,20 +79,21 @@ def side_by_side(
     policy: Acting, real: BatchedEnv, imagined: ImaginedEnv, seeds: Sequence[int], *, deterministic: bool
 ) -> tuple[list[EpisodeResult], list[EpisodeResult]]:
     """Play a policy in the environment and in its model from the same starts; the results in the order of `seeds`."""
-    imagined.fixed = starts_of(real, seeds)
+    imagined.fixed = starts_of(real, seeds, policy if imagined.tokens else None)
     played = evaluate(policy, real, seeds=seeds, deterministic=deterministic)
     dreamt = evaluate(policy, imagined, seeds=seeds, deterministic=deterministic)
     imagined.fixed = {}
     return played, dreamt
 
 
-def starts_of(env: BatchedEnv, seeds: Sequence[int]) -> dict[int, Array]:
-    """Return the state (O,) with which the episode of each seed begins."""
+def starts_of(env: BatchedEnv, seeds: Sequence[int], vla: Any = None) -> dict[int, Array]:
+    """Return the state (O,) with which the episode of each seed begins, the tokens of a VLA's backbone after it."""
     found: dict[int, Array] = {}
     for first in range(0, len(seeds), env.num_envs):
         wave: list[int | None] = list(seeds[first : first + env.num_envs])
         observation, _ = env.reset(seed=wave + [wave[-1]] * (env.num_envs - len(wave)))
-        found |= {seed: np.array(state, np.float32) for seed, state in zip(seeds[first:], _states(observation))}
+        states = _states(observation) if vla is None else _with_tokens(vla, env, observation)
+        found |= {seed: np.array(state, np.float32) for seed, state in zip(seeds[first:], states)}
     return found
 
 
@@ -110,6 +111,16 @@ def traces(policy: Acting, env: BatchedEnv, seeds: Sequence[int], *, determinist
             found[world].append(_states(observation)[world])
         active &= ~(terminated | truncated)
     return [np.stack(states) for states in found]
+
+
+@torch.no_grad()
+def _with_tokens(vla: Any, env: BatchedEnv, observation: Any) -> Array:
+    actor = Actor(env, body=body_in(vla, env))
+    actor.begin(vla)
+    seen = vla.encode(actor.observe(observation))
+    tokens = torch.where(seen["context_mask"][..., None], seen["context"].float(), 0.0).flatten(1)
+    states: Array = torch.cat([seen["proprio"].float(), tokens], 1).cpu().numpy()
+    return states
 
 
 def _states(observation: Any) -> Array:

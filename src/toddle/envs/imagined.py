@@ -34,6 +34,7 @@ ARRAYS = ("success", "now", "doubted", "doubt", "row", "last")
 
 class ImaginedEnv(BatchedEnv):
     """N worlds of a model.  Observations: `proprio` (N, O) float32, what the recordings call the state; actions (N, A).
+    A model over a frozen backbone's tokens shows them too, in place of pictures: `context` and `context_mask`.
 
     Infos: `success` (the model's head has fired), `success_now`, `doubt` (N,) in deviations of the recorded states,
     `doubted` (the episode was cut for it), `imagined` True.
@@ -67,13 +68,19 @@ class ImaginedEnv(BatchedEnv):
             self.named = {name: Named(tuple(at), float(scale), tuple(off)) for name, at, scale, off in facts["named"]}
             given = {"penalty": 0.0, **meta["imagine"]}  # models from before had none
             self.settings = {name: float(given[name]) for name in ("middle", "doubt", "penalty")}
+            self.tokens: dict[str, Any] | None = facts.get("tokens")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{place}: no model of an environment: {type(error).__name__} {error}") from None
         self.name, self.num_envs = f"imagined/{folder}", num_envs
         self.max_episode_steps = max_episode_steps or own_limit
         self.terminate_on_success, self.reward = terminate_on_success, reward
         size, action = self.model.sizes
-        self.single_observation_space = spaces.Dict({"proprio": spaces.Box(-np.inf, np.inf, (size,), np.float32)})
+        shown: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (size - self._flat,), np.float32)}
+        if self.tokens is not None:
+            shape = len(self.tokens["real"]), int(self.tokens["width"])
+            shown["context"] = spaces.Box(-np.inf, np.inf, shape, np.float32)
+            shown["context_mask"] = spaces.MultiBinary(shape[0])
+        self.single_observation_space = spaces.Dict(shown)
         self.single_action_space = spaces.Box(-1.0, 1.0, (action,), np.float32)
         self._seen, self._reference = (Windows(num_envs, self.model) for _ in range(2))
         self._row, self._last = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
@@ -147,8 +154,18 @@ class ImaginedEnv(BatchedEnv):
         apart = (self.model.norm(following) - self.model.norm(there))[:, self.model.spread > 0]
         return -apart.abs().mean(1).double().numpy()
 
+    @property
+    def _flat(self) -> int:
+        """Numbers of a state that are tokens of a frozen backbone, the last ones."""
+        return 0 if self.tokens is None else len(self.tokens["real"]) * int(self.tokens["width"])
+
     def _observe(self) -> Obs:
-        return {"proprio": self._seen.states[:, -1].numpy().copy()}
+        state = self._seen.states[:, -1].numpy().copy()
+        if self.tokens is None:
+            return {"proprio": state}
+        real, own = np.array(self.tokens["real"], bool), state.shape[1] - self._flat
+        context = state[:, own:].reshape(self.num_envs, len(real), -1)
+        return {"proprio": state[:, :own], "context": context, "context_mask": np.tile(real, (self.num_envs, 1))}
 
     def _infos(self) -> dict[str, Array]:
         facts = {"success": self._success, "success_now": self._now, "doubt": self._doubt, "doubted": self._doubted}

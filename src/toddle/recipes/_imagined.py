@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 from toddle.algorithms.world_model_evaluation import side_by_side, starts_of, traces
 from toddle.core.errors import problem
+from toddle.core.rendering import RenderSettings
 from toddle.core.types import EpisodeResult
-from toddle.envs.base import Array
+from toddle.envs.base import Array, BatchedEnv
 from toddle.envs.imagined import ImaginedEnv
 from toddle.envs.make import make_env
 from toddle.experience.actor import body_in
+from toddle.experience.taught import picture_options
 from toddle.maths.intervals import matched_interval, wilson_interval
 from toddle.models.world_model import load_world_model
-from toddle.policies.store import load_policy
+from toddle.policies.store import load_policy, meta_of
 
 __all__ = ["Played", "check_policies", "gate_line", "gated", "line_of", "named_policies", "paths", "play", "told"]
 
@@ -45,8 +47,21 @@ def check_policies(model: Path, policies: Sequence[str]) -> str:
     """Return the name of the environment that a model is of.  Raises InputError where a policy does not fit it."""
     imagined = ImaginedEnv(model, 1)
     for path in named_policies(policies).values():
-        body_in(load_policy(path, acting=True), imagined)
+        policy = load_policy(path, acting=True)
+        body_in(policy, imagined)
+        own, known = (policy.features.fingerprint if policy.cameras and policy.features else ""), imagined.tokens
+        if own != ("" if known is None else known["fingerprint"]):
+            wanted = "a policy of states" if known is None else "a VLA on the backbone that the model knows"
+            raise problem("policy", wanted, str(path))
     return str(load_world_model(model)[1]["env"]["name"])
+
+
+def _real(name: str, worlds: int, seed: int, policies: Sequence[str]) -> BatchedEnv:
+    """Return the environment, with the pictures that the first of the policies was taught with, if it reads any."""
+    path = next(iter(named_policies(policies).values()))
+    cameras, meta = load_policy(path, acting=True).cameras, meta_of(path)
+    options, _ = picture_options(name, cameras, meta, image_size=96, render=RenderSettings())
+    return make_env(name, worlds, seed=seed, **options)
 
 
 def play(
@@ -54,7 +69,7 @@ def play(
 ) -> list[Played]:
     """Play each policy in both, on the same seeds."""
     name, worlds = check_policies(model, policies), min(worlds, episodes)
-    real, imagined = make_env(name, worlds, seed=seed), ImaginedEnv(model, worlds, seed=seed)
+    real, imagined = _real(name, worlds, seed, policies), ImaginedEnv(model, worlds, seed=seed)
     seeds, found = list(range(seed, seed + episodes)), []
     try:
         for label, path in named_policies(policies).items():
@@ -72,9 +87,9 @@ def paths(
     the environment, and in the model."""
     loaded, seeds = load_policy(policy, acting=True), list(range(seed, seed + starts))
     imagined = ImaginedEnv(model, starts, seed=seed)
-    real = make_env(check_policies(model, (str(policy),)), starts, seed=seed)
+    real = _real(check_policies(model, (str(policy),)), starts, seed, (str(policy),))
     try:
-        imagined.fixed = starts_of(real, seeds)
+        imagined.fixed = starts_of(real, seeds, loaded if imagined.tokens else None)
         both = [traces(loaded, env, seeds, deterministic=deterministic) for env in (real, imagined)]
     finally:
         real.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
+import torch
 
 from toddle.algorithms.world_model_training import WorldModelTraining, WorldModelTrainingConfig
 from toddle.core.config import config, to_dict
@@ -20,6 +23,8 @@ from toddle.data.recordings import Recordings, read_recordings
 from toddle.envs.imagined import BANK
 from toddle.envs.make import make_env
 from toddle.models.world_model import WorldModel, WorldModelConfig, save_world_model
+from toddle.policies.store import load_policy
+from toddle.recipes._features import tokens_seen
 from toddle.recipes.worldmodel import opened, recorded_in
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
@@ -53,6 +58,11 @@ class Config:
 
     dataset: tuple[Path, ...]
     """LeRobot datasets of one environment, or folders of `toddle worldmodel record`."""
+    features: Path | None = None
+    """Folder of a VLA whose frozen backbone's tokens of every picture are part of the state, so that VLAs on the same
+    backbone can act in the model; the datasets have a picture of every control step (--image-stride 1)."""
+    cache: Path = Path("runs/cache")
+    """Where features are kept."""
     out: Path = Path("runs/world_model")
     """Folder of the run."""
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
@@ -99,7 +109,15 @@ def _read(config: Config) -> tuple[list[LeRobotDataset], Recordings, dict[str, A
         }
     finally:
         env.close()
-    return datasets, data, facts
+    if config.features is None:
+        return datasets, data, facts
+    vla = load_policy(config.features)
+    tokens, masks = zip(*(tokens_seen(config.cache, vla, dataset) for dataset in datasets), strict=True)
+    if any((mask != masks[0]).any() for mask in masks):
+        raise problem("dataset", "sentences of one length", "several")
+    facts["tokens"] = {"fingerprint": vla.features.fingerprint, "real": masks[0].tolist(), "width": tokens[0].shape[2]}
+    seen = torch.from_numpy(np.concatenate(tokens)).flatten(1)
+    return datasets, replace(data, state=torch.cat([data.state, seen], 1)), facts
 
 
 def _models(config: Config, data: Recordings) -> dict[str, WorldModel]:
