@@ -137,6 +137,15 @@ SMALL: dict[str, Any] = {"env": ("dots/one",), "worlds": 4, "steps": 320, "evalu
         ("tgrpo", {"episodes": {"group": 4}, "reward": "dense"}),
         ("reinforce", {"sampler": {"noise": "flow-noise"}, "reward": "dense"}),
         pytest.param(
+            "ppo",
+            {
+                "collect": {"length": 5},
+                "ppo": {"minibatches": 2, "accumulate": 2, "checkpointing": True},
+                "overlap": True,
+            },
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "flare",
             {"collect": {"length": 5}, "ppo": {"critic_warm_up": 1}, "reward": "dense"},
             marks=pytest.mark.slow,
