@@ -115,17 +115,17 @@ def toddle(out: Path, *words: str) -> None:
         subprocess.run([sys.executable, "-m", "toddle", *words, "--out", str(out), *more], check=True)
 
 
-def rounds(work: Path, env: str, seeds: int, steps: int, count: int) -> None:
+def rounds(work: Path, env: str, seeds: int, steps: int, count: int, camera: str) -> None:
     """Make the runs that are not there yet."""
     (work / "settings.json").parent.mkdir(parents=True, exist_ok=True)
     (work / "settings.json").write_text(json.dumps({"env": env, "seeds": seeds, "steps": steps, "rounds": count}))
     for seed in range(seeds):
-        own, scene = work / str(seed), ["--env", env]
+        own, scene = work / str(seed), ["--env", env, "--cameras", camera]
         demos = own / "demos"
         toddle(demos, "record", *scene, "--episodes", str(EPISODES), "--seed", str(1_000_000 + 1000 * seed))
         for arm in ("person", "demos"):
             sets, before = [demos], own / "policy0"
-            fit = ["--sft.steps", str(steps), "--seed", str(seed)]
+            fit = ["--sft.steps", str(steps), "--seed", str(seed), "--cameras", camera]
             fresh = ["--init", "random", "--kind", "diffusion", "--diffusion.network", "mlp"]
             toddle(before, "sft", "--dataset", str(demos), *fresh, *fit)
             measure(before, env)
@@ -219,13 +219,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--camera", default="close")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--takeovers", type=int, default=20)
     given, more = parser.parse_known_args()
     if given.what == "page":
         print(json.dumps(page(given.policy, given.env, given.seconds, given.takeovers, more)))
     elif given.what == "rounds":
-        rounds(given.work, given.env, given.seeds, given.steps, given.rounds)
+        rounds(given.work, given.env, given.seeds, given.steps, given.rounds, given.camera)
     else:
         table(given.work)
 
