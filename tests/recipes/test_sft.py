@@ -19,6 +19,7 @@ from toddle.cli import main
 from toddle.core.errors import InputError
 from toddle.core.reading import read_json
 from toddle.core.rendering import FAST, RenderSettings, RenderVariation
+from toddle.core.types import BodySpec
 from toddle.data.augment import PictureAugmentation
 from toddle.data.layout import Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
@@ -256,6 +257,10 @@ def test_clear_lines(setting: Config, tmp_path: Path) -> None:
         plan(replace(setting, dataset=(tmp_path / "none",)))
     with pytest.raises(InputError, match=r"policy\.json"):
         plan(replace(setting, init=str(tmp_path / "none")))
+    body = BodySpec(name="toy", proprio=2, action=1, dt=0.1)
+    save_policy(tmp_path / "blind", GaussianPolicy(GaussianConfig(bodies=(body,), hidden=(8,))))
+    with pytest.raises(InputError, match=r"init: expected a VLA, which sees pictures, got 'kind 'gaussian''"):
+        plan(replace(setting, init=str(tmp_path / "blind")))
     with pytest.raises(InputError, match="dataset"):
         replace(setting, dataset=())
 

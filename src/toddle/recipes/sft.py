@@ -280,6 +280,8 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
     stored = config.init != "random"  # then much of it may stay as it is, which shows when it is built
     with weights_that_fit(1.0 if stored else KEPT / 4):
         policy = start_policy(config, datasets, partial(_chunks, config, datasets))
+    if stored and not policy.cameras:
+        raise problem("init", "a VLA, which sees pictures", f"kind '{policy.kind}'")
     if config.sharding == "full" and policy.features is None:
         raise problem("sharding", "none where the backbone learns or is read with the expert", f"kind '{policy.kind}'")
     if stored:
