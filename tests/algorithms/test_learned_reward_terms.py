@@ -79,7 +79,7 @@ def test_the_likelihood_is_a_gaussians(folder: Path) -> None:
         off = at.clone()
         off[:, 0] += 2.0 * scale[0]  # two standard deviations of the features
         fell = model.log_density(past, at) - model.log_density(past, off)
-    std = math.exp(float(model.log_std[0].clamp(-4.0, 2.0)))
+    std = math.exp(model.log_std[0].clamp(-4.0, 2.0).item())
     assert float(fell) == pytest.approx(2.0**2 / (2.0 * std**2) / SIZE, rel=1e-3)
 
 

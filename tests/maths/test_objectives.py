@@ -145,7 +145,7 @@ def test_what_is_masked_changes_nothing() -> None:
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     alone, _ = clipped_surrogate(clean[0][mask], clean[1][mask], 0.1, 0.3)
-    assert float(results[0][0]) == pytest.approx(float(alone), rel=1e-6)
+    assert results[0][0].item() == pytest.approx(alone.item(), rel=1e-6)
 
 
 def test_mean_where_by_hand() -> None:

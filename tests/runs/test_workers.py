@@ -21,6 +21,7 @@ from tests.runs.test_learners import CAUSAL, SMALL, assert_alike, newest
 from toddle.cli import main
 from toddle.core.team import ALONE, Place, placed, team
 from toddle.recipes import pretrain
+from toddle.runs import workers
 from toddle.runs.metrics import read_metrics
 from toddle.runs.workers import KEY, Crew, side_by_side
 
@@ -66,11 +67,15 @@ class Waiting(Crew):
         return subprocess.Popen(["sleep", "60"])
 
 
-def test_strangers_and_who_ends_while_it_says_hello_do_not_stop_the_learner(tmp_path: Path) -> None:
+def test_strangers_and_who_ends_while_it_says_hello_do_not_stop_the_learner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "GREETING", 1)
     crew, said = Waiting(1, "pretrain", tmp_path), list[bytes]()
     address = crew.server.getsockname()
     learner = threading.Thread(target=lambda: said.append(crew._link(0).recv_bytes()), daemon=True)
     learner.start()
+    silent = socket.create_connection(address, timeout=20)  # and says nothing, for as long as the test lasts
     try:
         for answer in (b"", b"\0\0\0\x14hel", b"\0\0\0\5wrong"):  # none, of 20 bytes but cut short, of a stranger
             with socket.create_connection(address, timeout=20) as link:
@@ -81,6 +86,7 @@ def test_strangers_and_who_ends_while_it_says_hello_do_not_stop_the_learner(tmp_
             learner.join(20)
         assert said == [b"mine"]
     finally:
+        silent.close()
         crew.close()
 
 

@@ -12,6 +12,7 @@ import os
 import pickle
 import secrets
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,8 @@ ASKED = "TODDLE_WORKER"
 KEY = "TODDLE_KEY"
 """Environment variable: the key of workers that join from other machines."""
 LOST = (EOFError, OSError)  # the latter also where a message is cut short
+GREETING = 10
+"""Seconds in which one that connects must have said who it is."""
 MOST_LOSSES = 20
 """Workers lost without an iteration in between at which the run ends."""
 OF_WORLDS = ("env", "actor", "generator", "episode_cost", "succeeded")
@@ -99,6 +102,11 @@ def address_of(text: str, field: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _wait_at_most(link: socket.socket, seconds: int) -> None:
+    """Let whoever reads from a connection wait no longer than this for what is sent; 0: for ever."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", seconds, 0))
+
+
 def send(link: Connection, what: Any) -> None:
     link.send_bytes(pickle.dumps(what, pickle.HIGHEST_PROTOCOL))
 
@@ -142,12 +150,14 @@ class Crew:
         """Return the connection to a worker, once it has said that it is ready.  Raises EnvironmentFault."""
         while self.links[index] is None:
             try:
-                link = Connection(self.server.accept()[0].detach())
+                came = self.server.accept()[0]
             except TimeoutError:
                 for one, process in enumerate(self.processes):
                     if self.links[one] is None and process.poll() is not None:
                         self._lost(one)
                 continue
+            _wait_at_most(came, GREETING)
+            link = Connection(came.detach())
             try:
                 deliver_challenge(link, self.key)
                 answer_challenge(link, self.key)
@@ -158,6 +168,8 @@ class Crew:
             except (AuthenticationError, *LOST):  # a stranger, or a worker that has ended: which, its process says
                 link.close()
                 continue
+            with socket.socket(fileno=os.dup(link.fileno())) as same:
+                _wait_at_most(same, 0)
             self.links[who] = link
         found = self.links[index]
         assert found is not None
