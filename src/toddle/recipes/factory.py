@@ -10,14 +10,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
-
 from toddle.core.config import config, from_dict, merged, to_dict
 from toddle.core.errors import EnvironmentFault, InputError, NaNError, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.numbers import Count, PictureSize, Seed, Share, Size
 from toddle.core.plan import Plan
-from toddle.core.reading import read_json, read_text
+from toddle.core.reading import read_json, read_yaml
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.subset import write_subset
 from toddle.envs.make import family_of, make_env
@@ -259,7 +257,7 @@ def _make_beside(config: Config) -> None:
 
 def make_task(path: str) -> None:
     """Make the task that a file of `_make_beside` names."""
-    settings = yaml.safe_load(read_text(Path(path)))
+    settings = read_yaml(Path(path))
     _make(from_dict(Config, settings["factory"], where="factory"), settings["task"])
 
 
