@@ -735,6 +735,7 @@ def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None
         ("--sampler.level nan", "sampler.level: expected a number above 0"),
         ("--sampler.temperature 2", "sampler.temperature: expected nothing with a VLA that acts by a flow"),
         ("--sampler.log-prob-bounds 1 -1", "log_prob_bounds: expected low <= high"),
+        ("--method thinkact", "policy: expected one of kind token_vla, for this method, got 'flow_vla'"),
         ("--method dsrl --imitation.weight 1", "imitation.weight: expected nothing with a method that learns off"),
         ("--method pld --critic privileged", "critic: expected an environment that gives a critic the simulator's"),
         ("--method pld --steered.scale -1", "steered.scale: expected a number"),

@@ -189,6 +189,9 @@ class Method:
         for preset in self.presets:
             if preset.fits(families, started, kind):
                 return preset
+        kinds = dict.fromkeys(each for preset in self.presets for each in preset.kinds)
+        if kind is not None and kinds and kind not in kinds:
+            raise problem("policy", f"one of kind {' or '.join(kinds)}, for this method", kind)
         given = "a policy that has learned already" if started else f"{', '.join(sorted(families))} from scratch"
         raise problem("method", f"one with a preset for {given}", self.name, "name one with --preset")
 
