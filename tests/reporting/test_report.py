@@ -142,7 +142,9 @@ def test_plots_hold_what_they_are_given() -> None:
     assert ">50<" in svg and ">12<" in svg and ">reach<" in svg
     assert colours["a"].lower() in svg and colours["b"].lower() in svg
     panel = curve_panels({"loss/x": {"a": [(0.0, 1.0), (1.0, 2.0)]}}, colours)
-    assert ">loss/x<" in panel
+    assert ">loss/x<" in panel and ">b<" not in panel
+    named = curve_panels({"loss/x": {"a": [(0.0, 1.0), (1.0, 2.0)]}}, colours, legend=["a", "b"])
+    assert ">b<" in named and colours["b"].lower() in named
 
 
 HOSTILE = """<script>alert(1)</script>'"><img src=x onerror=alert(1)>&amp;"""

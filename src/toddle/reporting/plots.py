@@ -88,17 +88,27 @@ def smooth(values: ArrayLike, share: float = 0.05) -> np.ndarray:
 
 
 def curve_panels(
-    panels: Mapping[str, Series], colours: Mapping[str, str], *, x_label: str = "step", columns: int = 3
+    panels: Mapping[str, Series],
+    colours: Mapping[str, str],
+    *,
+    x_label: str = "step",
+    columns: int = 3,
+    legend: Sequence[str] = (),
 ) -> str:
     """Return one small panel a metric, the runs overlaid: the values faint, their running mean bold.
 
-    A curve is coloured by its name; names without a colour are drawn in the first one.
+    A curve is coloured by its name; names without a colour are drawn in the first one.  `legend`: names that stand
+    above the panels in their colours, where the page says them nowhere else.
     """
-    rows = -(-len(panels) // columns)
+    across = min(columns, len(panels))
+    rows, lines = -(-len(panels) // across), -(-len(legend) // across)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.5 * min(columns, len(panels)), 2.25 * rows), layout="constrained")
+        figure = Figure(figsize=(3.5 * across, 2.25 * rows + 0.25 * lines), layout="constrained")
+        if legend:
+            marks = [Patch(color=colours[name], label=name) for name in legend]
+            figure.legend(handles=marks, loc="outside upper left", ncols=across, labelcolor=INK)
         for index, (title, series) in enumerate(panels.items()):
-            axes = figure.add_subplot(rows, min(columns, len(panels)), index + 1)
+            axes = figure.add_subplot(rows, across, index + 1)
             for name, points in series.items():
                 x, y = np.array([p[0] for p in points]), np.array([p[1] for p in points])
                 colour = colours.get(name, COLOURS[0])

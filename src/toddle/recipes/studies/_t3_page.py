@@ -78,7 +78,7 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
                 panels[f"{suite}: {title}"] = series
     if panels:
         names = [row["policy"] for row in chosen]
-        svg = curve_panels(panels, colours_of(names), x_label="control step")
+        svg = curve_panels(panels, colours_of(names), x_label="control step", legend=list(dict.fromkeys(names)))
         found.append(Figure(name="courses", svg=svg, caption="Training, first seed."))
     return found
 
