@@ -133,10 +133,11 @@ def measured_rl(name: str) -> int:
     build = made_rl(name)[1]
     before = resident()
     run = build()
-    for part in run.learner.auxiliaries:  # type: ignore[attr-defined]
-        part.rehearse([run.learner.sources[0].collect(run.acting, None)[0]])  # type: ignore[attr-defined]
+    learner: Any = run.learner
+    for part in learner.auxiliaries:
+        part.rehearse([learner.sources[0].collect(run.acting, None)[0]])
     for _ in range(2):
-        run.learner.step()
+        learner.step()
     return peak_memory() - before
 
 

@@ -38,9 +38,9 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in WAYS}
     for turn in range(args.rounds + 1):
         for name, run in made.items():
-            source: Any = run.learner.sources[0]  # type: ignore[attr-defined]
+            learner: Any = run.learner
             began = time.perf_counter()
-            source.collect(run.policy, None)
+            learner.sources[0].collect(run.policy, None)
             if turn:  # the first one allocates
                 steps = args.worlds * args.length * run.policy.horizon
                 rates[name].append(steps / (time.perf_counter() - began))

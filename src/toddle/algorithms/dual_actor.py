@@ -25,7 +25,7 @@ from toddle.envs.base import Array
 from toddle.experience.rollout import Rollout
 from toddle.experience.talking import Talking
 from toddle.maths.corrections import one_hot
-from toddle.models.mlp import make_mlp, zero_
+from toddle.models.mlp import make_mlp
 from toddle.models.normalizer import RunningNorm
 from toddle.optim.adam_state import adam_state, load_adam_state
 from toddle.policies.steered import SteeredPolicy
@@ -63,7 +63,8 @@ class DualActor(Intervened):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=self.draws)))
             self.refiner = make_mlp([states + 2 * motions, refine.hidden, refine.hidden, numbers])
-        zero_(self.refiner[-1])  # type: ignore[arg-type]
+        for weights in self.refiner[-1].parameters():
+            torch.nn.init.zeros_(weights)
         self.scaling = RunningNorm((states,))
         self.refiner.to(self.device)
         self.scaling.to(self.device)

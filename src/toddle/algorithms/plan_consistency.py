@@ -56,10 +56,10 @@ class PlanConsistency(RewardTerm):
         found = torch.zeros_like(rollout.reward)
         found[real] = torch.from_numpy(self.goal * goal + (1.0 - self.goal) * path).to(found)
         self._facts = {"reward/plan_goal": float(goal.mean()), "reward/plan_path": float(path.mean())}
-        last = (real.long() * torch.arange(1, len(real) + 1, device=real.device)[:, None]).argmax(0)
+        length = real.sum(0)
         added, worlds = torch.zeros_like(found), torch.arange(rollout.worlds, device=real.device)
-        mean = found.sum(0) / real.sum(0).clamp(min=1)
-        added[last, worlds] = self.weight * mean / rollout.reward_scale
+        mean = found.sum(0) / length.clamp(min=1)
+        added[length - 1, worlds] = self.weight * mean / rollout.reward_scale
         return added
 
     def paths(self, thought: Tensor, chunk: Tensor, steps: Tensor) -> tuple[np.ndarray, np.ndarray]:

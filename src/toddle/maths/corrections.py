@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["corrections", "one_hot", "sentence"]
+__all__ = ["corrections", "one_hot"]
 
 Array = NDArray[np.float64]
-SIDES = (("forward", "back"), ("left", "right"), ("up", "down"))
-"""Of the first three motions, what more and less of them is called."""
 
 
 def corrections(wanted: Array, now: Array, least: float) -> NDArray[np.int64]:
@@ -25,11 +23,3 @@ def corrections(wanted: Array, now: Array, least: float) -> NDArray[np.int64]:
 def one_hot(said: NDArray[np.int64], motions: int) -> NDArray[np.float32]:
     """Return what is said (N,) as (N, 2 D) numbers of which one is 1; all 0 where nothing is."""
     return np.eye(1 + 2 * motions, dtype=np.float32)[said][:, 1:]
-
-
-def sentence(said: int) -> str:
-    """Return the words."""
-    if said == 0:
-        return ""
-    number, less = divmod(said - 1, 2)
-    return f"move {SIDES[number][less]} a bit" if number < len(SIDES) else f"{('more', 'less')[less]} of {number}"

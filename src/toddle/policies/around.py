@@ -78,9 +78,11 @@ def state_of(seen: Observation) -> Tensor:
 
 def repeated(observation: Observation, count: int) -> Observation:
     """Return every row `count` times, world by world; sentences are left out, which encoded observations do without."""
-    given: Any = {key: value for key, value in observation.items() if isinstance(value, Tensor)}
-    rows: Observation = {key: value.repeat_interleave(count, 0) for key, value in given.items()}  # type: ignore[assignment]
-    return rows
+    rows: Any = {
+        key: value.repeat_interleave(count, 0) for key, value in observation.items() if isinstance(value, Tensor)
+    }
+    found: Observation = rows
+    return found
 
 
 def candidates(

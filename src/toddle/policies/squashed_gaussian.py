@@ -94,8 +94,12 @@ class SquashedGaussianPolicy(nn.Module):
         state = self.state(observation)
         shape = (len(state), self.state_sizes[1])
         noise = torch.zeros(shape, device=state.device) if deterministic else randn(shape, generator, state.device)
-        u, log_prob = self.actor.draw(state, noise)
+        u, log_prob = self._drawn(state, noise)
         return Decision(u.tanh().view(len(u), self.horizon, -1), u, log_prob.unsqueeze(-1)), None
+
+    def _drawn(self, state: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return chains (B, H A) at states (B, O) and noise (B, H A), and their log-densities (B,)."""
+        return self.actor.draw(state, noise)
 
     def score(self, observation: Observation, chain: Tensor) -> Score:
         """Score chains (..., H A) at observations (..., O): log_prob (..., 1), the Gaussian's entropy before the tanh
