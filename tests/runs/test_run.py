@@ -122,20 +122,22 @@ def test_what_is_refused_after_the_folder_was_made_leaves_none(tmp_path: Path) -
 
 @config
 class Differing:
-    """Settings that name a table."""
+    """Settings that name a table or a plan."""
 
     out: Path = Path("a")
     randomise: Path | None = None
+    stages: Path | None = None
 
 
-def test_a_table_that_was_edited_meanwhile_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["randomise", "stages"])
+def test_a_file_that_was_edited_meanwhile_is_refused(name: str, tmp_path: Path) -> None:
     table, run = tmp_path / "table.yaml", tmp_path / "run"
     table.write_text("friction: [0.5, 2.0]\n")
-    settings = Differing(randomise=table)
+    settings = Differing(**{name: table})
     begin(run, settings)  # type: ignore[arg-type]
     RunFolder.open(run, settings, resume=True).close()
     table.write_text("friction: [0.5, 3.0]\n")
-    with pytest.raises(InputError, match=rf"another content of randomise \({table}\); use the same"):
+    with pytest.raises(InputError, match=rf"another content of {name} \({table}\); use the same"):
         RunFolder.open(run, settings, resume=True)
     (run / "run.json").write_text('{"command": "test_run"}')  # of a version that kept no hash
     RunFolder.open(run, settings, resume=True).close()

@@ -32,7 +32,7 @@ __all__ = ["RunFolder", "check_run"]
 
 KEPT = 2
 """Checkpoints kept: the newest, and one more in case the newest is damaged later."""
-READ = ("randomise",)
+READ = ("randomise", "stages")
 """Settings that name a file whose content is a setting too: a run goes on with the same content only."""
 
 
