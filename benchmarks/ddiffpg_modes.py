@@ -70,7 +70,11 @@ def train(actor: Any, seed: int, iterations: int) -> dict[str, Any]:
         metrics = learner.step()
         if iteration % 10 == 9:
             curve.append(
-                {"steps": learner.total_steps, "success": metrics["ddiffpg/success"], "modes": metrics["ddiffpg/modes"]}
+                {
+                    "steps": learner.total_steps,
+                    "success": metrics.get("episode/success", 0.0),
+                    "modes": metrics["ddiffpg/modes"],
+                }
             )
     seconds = time.process_time() - began
     return {

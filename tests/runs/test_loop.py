@@ -202,6 +202,14 @@ def test_metrics_of_the_callback_are_on_the_same_line(tmp_path: Path) -> None:
     assert [line.get("eval/success") for line in read_metrics(tmp_path)] == [None, 0.5, None]
 
 
+def test_a_state_of_another_version_is_one_line(tmp_path: Path) -> None:
+    train(tmp_path, 2)
+    with RunFolder.open(tmp_path, Config(), resume=True) as run:
+        run.save_tree(3, {"weights": []})
+        with pytest.raises(InputError, match=r"step_00000003: its learner's state .*KeyError.*another --out"):
+            run.restore(Regression(Config()))
+
+
 def test_a_damaged_checkpoint_names_the_one_before(tmp_path: Path) -> None:
     whole = train(tmp_path, 8)
     newest = tmp_path / "checkpoints/step_00000008"

@@ -1,7 +1,7 @@
 """DDiffPG: Li et al. 2024, "Learning Multimodal Behaviors from Scratch with Diffusion Policy Gradient", 2406.00681.
 
     part of the paper                              where
-    exploration noise, one spread a world          DDiffPG._explore
+    exploration noise, one spread a world          ddiffpg_actors.Exploring
     novelty bonus (RND, or NovelD as released)      models.novelty.Novelty
     trajectories grouped by DTW, average linkage   algorithms.modes.assign_modes
     a critic per mode, inherited                   algorithms.modes.inherit
@@ -28,16 +28,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toddle.algorithms.ddiffpg_actors import DeterministicActor, DiffusionActor, Lesson, ModeActor, TanhActor
+from toddle.algorithms.ddiffpg_actors import DeterministicActor, DiffusionActor, Exploring, Lesson, ModeActor, TanhActor
 from toddle.algorithms.modes import Mode, assign_modes, inherit
 from toddle.core.config import config
 from toddle.core.device import CPU, to_device
-from toddle.core.errors import NaNError, problem
+from toddle.core.errors import NaNError
 from toddle.core.numbers import Count, Discount, NonNegative, Positive, Share, Size, Whole
 from toddle.core.seeding import numpy_generator, rand, randn, torch_generator
 from toddle.core.types import BodySpec
 from toddle.data.trajectory_buffer import Batch, TrajectoryBuffer
 from toddle.envs.base import BatchedEnv
+from toddle.experience.collect import CollectConfig, Collector
+from toddle.experience.trajectories import Trajectories
 from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.models.mode_critic import ModeCritic
 from toddle.models.novelty import Novelty
@@ -119,7 +121,7 @@ class DDiffPG:
     def __init__(self, env: BatchedEnv, config: DDiffPGConfig, *, seed: int, device: torch.device = CPU) -> None:
         """Build everything for `env`, whose info must report `success`, and reset it.  Networks go to `device`."""
         self.env, self.config, self.device, spec = env, config, device, env.body_spec
-        self.iteration, self.total_steps = 0, 0
+        self.iteration = 0
         self.random, self.generator = numpy_generator(seed, "ddiffpg"), torch_generator(seed, "ddiffpg actions")
         self.seed, self.size = seed, (spec.proprio, spec.action)
         self.buffer = TrajectoryBuffer(config.capacity, env.max_episode_steps, *self.size, config.path)
@@ -128,22 +130,26 @@ class DDiffPG:
         self.actor_optimiser = torch.optim.Adam(self.actor.policy.parameters(), lr=config.actor_learning_rate)
         self.novelty_optimiser = torch.optim.Adam(self.novelty.predictor.parameters(), lr=config.critic_learning_rate)
         self.explorer, self.modes = self._new_mode(0), list[Mode]()
-        worlds = env.num_envs
-        self.spread = np.linspace(*config.noise, worlds)[:, None]
-        self.behaviour = torch.zeros(worlds, config.embedding, device=device)
-        self._observation, _ = env.reset(seed=int(self.random.integers(2**31)))
-        self._episode = {
-            "observation": np.zeros((worlds, env.max_episode_steps + 1, self.size[0]), np.float32),
-            "action": np.zeros((worlds, env.max_episode_steps, self.size[1]), np.float32),
-            "reward": np.zeros((worlds, env.max_episode_steps), np.float32),
-        }
-        self._age = np.zeros(worlds, np.int64)
-        self._drift = self.random.standard_normal((worlds, self.size[1]))  # of unit variance at every step
+        gathering = CollectConfig(length=config.steps, discount=config.discount, scale_rewards=False)
+        self.collector = Collector(env, gathering, seed=seed, ends="all")
+        self.trajectories = Trajectories(env)
+        self.exploring = Exploring(
+            self.actor,
+            spec,
+            torch.linspace(*config.noise, env.num_envs),
+            self.explorer.embedding[None],
+            correlation=config.noise_correlation,
+        ).to(device)
+
+    @property
+    def total_steps(self) -> int:
+        """Control steps so far."""
+        return self.collector.total_steps
 
     @property
     def bytes(self) -> int:
-        """Memory of the trajectories it keeps."""
-        return sum(array.nbytes for array in self.buffer.steps.values())
+        """Memory of what it keeps."""
+        return self.collector.bytes + sum(array.nbytes for array in self.buffer.steps.values())
 
     def _new_actor(self, spec: BodySpec) -> ModeActor:
         c, norm = self.config, self.novelty.norm
@@ -172,45 +178,12 @@ class DDiffPG:
 
     # ---- acting --------------------------------------------------------------------------------------------------
     def _explore(self) -> dict[str, float]:
-        ended, won = 0, 0
-        for _ in range(self.config.steps):
-            observation = np.asarray(self._observation, np.float32)
-            if self.iteration < self.config.warm_up:
-                action = np.clip(self._drift, -1, 1)
-            else:
-                seen = torch.from_numpy(observation).to(self.device)
-                drawn = self.actor.act(seen, self.behaviour, self.generator).cpu().numpy()
-                if not np.isfinite(drawn).all():
-                    raise NaNError(f"DDiffPG iteration {self.iteration}: the actor's action is not finite")
-                action = np.clip(drawn + self.spread * self._drift, -1, 1)
-            keep = self.config.noise_correlation
-            self._drift = keep * self._drift + (1 - keep**2) ** 0.5 * self.random.standard_normal(self._drift.shape)
-            worlds = np.arange(self.env.num_envs)
-            self._episode["observation"][worlds, self._age] = observation
-            self._episode["action"][worlds, self._age] = action
-            self._observation, reward, terminated, truncated, info = self.env.step(action)
-            self._episode["reward"][worlds, self._age] = reward
-            self._age += 1
-            done = terminated | truncated
-            if "success" not in info:
-                raise problem("env", "one that reports success, which ddiffpg learns from", self.env.name)
-            if done.any():
-                final = np.asarray(info["final_obs"], np.float32)
-                for world in np.flatnonzero(done):
-                    self._store(world, final[world], bool(info["success"][world]), bool(terminated[world]))
-                ended, won = ended + int(done.sum()), won + int(info["success"][done].sum())
-            self.total_steps += self.env.num_envs
-        return {"ddiffpg/episodes": float(ended), "ddiffpg/success": won / ended if ended else 0.0}
-
-    def _store(self, world: int, final: Any, success: bool, terminated: bool) -> None:
-        age = self._age[world]
-        seen = self._episode["observation"][world, : age + 1]
-        seen[age] = final
-        actions, rewards = self._episode["action"][world, :age], self._episode["reward"][world, :age]
-        self.buffer.add(seen, actions, rewards, success=success, terminated=terminated)
-        self._age[world], self._drift[world] = 0, self.random.standard_normal(self.size[1])
-        choices = [self.explorer, *self.modes]
-        self.behaviour[world] = choices[int(self.random.integers(len(choices)))].embedding
+        self.exploring.alone = self.iteration < self.config.warm_up
+        self.exploring.embeddings = torch.stack([mode.embedding for mode in (self.explorer, *self.modes)])
+        rollout, metrics = self.collector.collect(self.exploring, None)
+        for one in self.trajectories.take(rollout):
+            self.buffer.add(one.observation, one.action, one.reward, success=one.success, terminated=one.terminated)
+        return metrics
 
     # ---- learning ------------------------------------------------------------------------------------------------
     def step(self) -> dict[str, float]:
@@ -222,7 +195,7 @@ class DDiffPG:
             for _ in range(self.config.updates):
                 metrics |= self._update()
         self.iteration += 1
-        return metrics | {"ddiffpg/modes": float(len(self.modes)), "ddiffpg/steps": float(self.total_steps)}
+        return metrics | {"ddiffpg/modes": float(len(self.modes))}
 
     def gather_first(self) -> float:
         """Explore until there is something to learn from: what a plan times is an iteration with its updates."""
@@ -313,15 +286,12 @@ class DDiffPG:
             "optimisers": [adam_state(o) for o in (self.actor_optimiser, self.novelty_optimiser)],
             "modes": [mode.state_dict() for mode in (self.explorer, *self.modes)],
             "buffer": self.buffer.state_dict(),
-            "env": self.env.state_dict(),
-            "episode": {k: v.copy() for k, v in self._episode.items()},
-            "age": self._age.copy(),
-            "drift": self._drift.copy(),
-            "behaviour": self.behaviour.clone(),
+            "collector": self.collector.state_dict(),
+            "trajectories": self.trajectories.state_dict(),
+            "exploring": {name: value.clone() for name, value in self.exploring.under_way().items()},
             "generator": self.generator.get_state(),
             "random": self.random.bit_generator.state,
             "iteration": self.iteration,
-            "total_steps": self.total_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -335,12 +305,9 @@ class DDiffPG:
             mode.load_state_dict(saved)
         self.explorer, self.modes = modes[0], modes[1:]
         self.buffer.load_state_dict(state["buffer"])
-        self.env.load_state_dict(state["env"])
-        self._observation = self.env.current_observation()
-        for name, array in state["episode"].items():
-            self._episode[name][...] = np.asarray(array)
-        self._age[:], self._drift[:] = np.asarray(state["age"]), np.asarray(state["drift"])
-        self.behaviour.copy_(state["behaviour"])
+        self.collector.load_state_dict(state["collector"])
+        self.trajectories.load_state_dict(state["trajectories"])
+        self.exploring.go_on(state["exploring"])
         self.generator.set_state(state["generator"])
         self.random.bit_generator.state = state["random"]
-        self.iteration, self.total_steps = int(state["iteration"]), int(state["total_steps"])
+        self.iteration = int(state["iteration"])

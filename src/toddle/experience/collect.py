@@ -66,17 +66,18 @@ class Collector:
         critic_sees: bool = True,
         tasks: TaskCurriculumConfig | None = None,
         values: int = 1,
+        ends: Literal["cut", "all"] = "cut",
     ) -> None:
         """Reset the environment with `seed` and get ready.  `label` names it in metrics (its body).
 
         critic_sees: whether the critic reads pictures or what is made of them; else none is drawn for it alone.
         tasks: how tasks are drawn, in an environment that has several.
         values: that the critic says of a decision; above 1 every action of the chunk has a value and a reward.
+        ends: which episodes' last observations a rollout keeps: those of episodes that were cut, or all.
         """
-        env.draw_ends, self.critic_sees = "cut" if critic_sees else "none", critic_sees
-        self.env, self.config, self.body, self.label = env, config, body, label or env.body
+        env.draw_ends, self.critic_sees = ends if critic_sees else "none", critic_sees
+        self.env, self.config, self.body, self.label, self.ends = env, config, body, label or env.body, ends
         self.total_steps, self.values, self.seed = 0, values, seed
-        self._bounds = (env.single_action_space.low, env.single_action_space.high)  # [-1, 1] unless made otherwise
         self.rollout: Rollout | None = None
         shape = (config.length, env.num_envs)
         self._outcome = {  # of the rollout under way: what the environment says, taken over by the rollout at its end
@@ -265,15 +266,14 @@ class Collector:
             self.tasks.note(info["task"][ended], np.asarray(info["success"], bool)[ended, None])
         for key, value in facts.items():
             self.notes.end(f"episode/{key}", value[ended])
-        cut = np.flatnonzero(truncated)
+        cut = ended if self.ends == "all" else np.flatnonzero(truncated)
         if len(cut):
             final = info["final_obs"]
             rows = {k: v[cut] for k, v in final.items()} if isinstance(final, dict) else final[cut]
             said = None if self.env.instruction is None else [self.env.instruction[world] for world in cut]
             if blind := not self.critic_sees and bool(policy.cameras):
                 rows, said = {key: value for key, value in rows.items() if key != "images"}, None
-            never = np.zeros(len(cut), bool)
-            seen = self.actor.as_observation(rows, never, self.actor.previous[cut], said)
+            seen = self.actor.as_observation(rows, np.zeros(len(cut), bool), self.actor.previous[cut], said)
             finals.append((t, cut, seen if blind or self.config.keep == "pictures" else policy.encode(seen)))
 
     @torch.no_grad()

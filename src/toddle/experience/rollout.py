@@ -88,7 +88,8 @@ class Rollout:
     `columns["succeeded"]` (T, B) bool is True once an episode had succeeded before the decision.
     `executed` (T, B, H_exec * A) holds, on the CPU, the actions that were executed; `reached` (T, B) bool, where the
     environment reports success, whether it did in the course of the decision.
-    `finals` holds the observations (N, ...) in which episodes were cut, `final_at` their (t, b) (N, 2).
+    `finals` holds the observations (N, ...) in which episodes were cut (`Collector`'s `ends`: or ended at all),
+    `final_at` their (t, b) (N, 2).
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class DDiffPGSettings:
             )
         learner = DDiffPG(env, self.ddiffpg, seed=start.seed, device=start.device)
         iterations = max(1, round(start.steps / (self.ddiffpg.steps * env.num_envs)))
-        policy, show = cast(Acting, learner.actor.policy), ("ddiffpg/success",)
+        policy, show = cast(Acting, learner.actor.policy), ("episode/success",)
         return Run(
             learner=learner,
             policy=policy,

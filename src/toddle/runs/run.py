@@ -114,7 +114,8 @@ class RunFolder:
     def restore(self, learner: Learner) -> tuple[int, dict[str, Any]]:
         """Load the newest checkpoint into `learner`; return (its step, its meta), or (0, {}) when there is none.
 
-        Raises InputError when it is damaged, saying which folder to delete to go on from the one before.
+        Raises InputError when it is damaged, saying which folder to delete to go on from the one before, and when it
+        is of a version whose learner kept other things.
         """
         folder = self.latest()
         if folder is None:
@@ -125,7 +126,14 @@ class RunFolder:
             others = [other.name for other in (self.path / "checkpoints").glob("step_*") if other != folder]
             after = f"to go on from {max(others)}" if others else "to begin the run anew"
             raise InputError(f"{error}; delete that folder {after}") from None
-        learner.load_state_dict(tree)
+        try:
+            learner.load_state_dict(tree)
+        except (KeyError, ValueError, RuntimeError) as error:
+            what = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{folder}: its learner's state is not what this version keeps ({type(error).__name__}: {what}); "
+                "begin the run anew, with another --out"
+            ) from error
         return int(meta["step"]), meta
 
     @property
