@@ -15,7 +15,9 @@ from toddle.runs.steps import check_steps
 SMALL = SCALES["small"]
 
 
-def rows(*, tracked: float, shuffled: float, together: float, arm: float, walked: float = 14.0) -> list[Row]:
+def rows(
+    *, tracked: float, shuffled: float, together: float, arm: float, walked: float = 14.0, told: float = 0.9
+) -> list[Row]:
     """Every cell of the small scale, the same but for a spread of a point over seeds."""
     found: list[Row] = []
     for seed in range(SMALL.seeds):
@@ -32,6 +34,9 @@ def rows(*, tracked: float, shuffled: float, together: float, arm: float, walked
                 found.append(labels | {"body": body, "arm": False} | numbers | more)
             success = (0.8 if training == "alone" else arm) + 0.01 * seed * (training == "alone")
             found.append(labels | {"body": "sawyer", "arm": True, "success": success})
+        for start, share in (("converted", told), ("random", 0.5)):
+            labels = {"seed": seed, "training": f"told: {start}", "control": "own", "condition": "plain"}
+            found.append(labels | {"body": "ant", "arm": False, "tracked": share + 0.01 * seed * (start == "random")})
     return found
 
 
@@ -42,7 +47,7 @@ def verdicts(data: list[Row]) -> dict[str, str]:
 def test_verdicts_on_known_rows() -> None:
     good = rows(tracked=0.9, shuffled=0.1, together=0.88, arm=0.79)
     assert set(verdicts(good).values()) == {"passed"}
-    bad = rows(tracked=0.5, shuffled=0.45, together=0.2, arm=0.5, walked=2.0)
+    bad = rows(tracked=0.5, shuffled=0.45, together=0.2, arm=0.5, walked=2.0, told=0.5)
     assert set(verdicts(bad).values()) == {"failed"}
     assert set(verdicts([]).values()) == {"not measured"}
 
@@ -52,7 +57,8 @@ def test_its_runs_are_commands_that_toddle_takes(tmp_path: Path) -> None:
     found = steps(SMALL)
     check_steps(found)
     check_toddle_steps(found, tmp_path)
-    assert len(found) == SMALL.seeds * 3 * (len(SMALL.bodies) + 2)
+    told = 1 + 2 + 3 + 1  # a recording, the converted starts, all starts fine-tuned, an evaluation
+    assert len(found) == SMALL.seeds * (3 * (len(SMALL.bodies) + 2) + told * len(SMALL.spoken))
     together = next(step for step in found if step.name == "seed0/together/train")
     assert together.settings["env"] == [ARM, "walk/ant", "walk/go1", "walk/humanoid"]
     assert sum(step.seconds for step in found) / 2 < 12 * 3600, "a night on two processes"
@@ -63,4 +69,5 @@ def test_the_page(tmp_path: Path) -> None:
     write_rows(tmp_path, rows(tracked=0.9, shuffled=0.1, together=0.88, arm=0.79), facts)
     write_page(STUDY, tmp_path)
     text = (tmp_path / "index.md").read_text()
+    assert "| ant | told: converted | own | plain | 3 | 0.90 |" in text
     assert "| ant | alone | own | plain | 3 | 0.91 | 15.00 |" in text and (tmp_path / "tracked.svg").exists()

@@ -208,9 +208,11 @@ class SceneRenderer:
         if name not in self._cameras:
             raise problem("camera", "a camera of the model", name, nearest(name, self._cameras))
 
-    def aim(self, name: str, lookat: Array) -> None:
-        """Point the free camera `name` at (x, y, z) in metres."""
+    def aim(self, name: str, lookat: Array, *, azimuth: float | None = None) -> None:
+        """Point the free camera `name` at (x, y, z) in metres; azimuth: degrees, None: as it was."""
         self._cameras[name].lookat[:] = lookat
+        if azimuth is not None:
+            self._cameras[name].azimuth = azimuth
 
     def render(
         self,

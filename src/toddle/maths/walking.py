@@ -17,6 +17,7 @@ __all__ = [
     "GAIT",
     "KINDS",
     "LEAST",
+    "SENTENCES",
     "SIDEWAYS",
     "TURN",
     "air_time",
@@ -39,6 +40,16 @@ AIR, SHORT, LONG = 0.3, 0.75, 2.0
 """Weight of air time; the time in the air that earns nothing; the longest that counts."""
 GAIT = 1.5
 """Time over which a velocity is averaged, about half a stride: a gait sways, and goals do not ask it not to."""
+SENTENCES = {
+    "stand still": (0.0, 0.0, 0.0),
+    "walk forward slowly": (0.15, 0.0, 0.0),
+    "walk forward fast": (0.35, 0.0, 0.0),
+    "walk backward": (-0.18, 0.0, 0.0),
+    "walk forward and turn left": (0.2, 0.0, 0.2),
+    "walk forward and turn right": (0.2, 0.0, -0.2),
+}
+"""What is said, and the velocity it asks for: forward, sideways, turning to the left, dimensionless.  Any two are
+farther apart than the tolerance of 0.1, and all are within what `walk/<body>` teaches."""
 SLOW = 0.8
 """Share of the largest speeds at which the curriculum begins: slower, and standing still earns nearly as much."""
 

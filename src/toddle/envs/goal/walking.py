@@ -110,14 +110,12 @@ class WalkingEnv(GoalTrackingEnv):
     def _new_goals(self, worlds: Array) -> None:
         if not len(worlds):
             return
-        goals, streams, level = self.goals, self.streams, self.curriculum.level
-        draw = streams.uniform(worlds, 9)
+        goals = self.goals
+        draw = self.streams.uniform(worlds, 9)
         kind = self._kind[worlds] = self._kinds(worlds, draw[:, 0])
         away = np.where(kind == KINDS.index("heading"), TURNED * (2.0 * draw[:, 1] - 1.0), 0.0)
         self._aim(worlds, away)
-        command = commands(draw[:, 4:], level)
-        command[kind == KINDS.index("heading"), 1:] = 0.0
-        command[kind >= KINDS.index("stand")] = 0.0
+        command = self._commands(worlds, kind, draw[:, 4:])
         low = kind == KINDS.index("height")
         items = len(self._items)
         weight = WEIGHTS[kind]
@@ -141,6 +139,13 @@ class WalkingEnv(GoalTrackingEnv):
         lying |= self._recovering[worlds] & (self._steps[worlds] == 0)
         drawn = np.minimum(np.searchsorted(np.cumsum(SHARES), uniform, side="right"), len(SHARES) - 1)
         return np.where(lying, KINDS.index("recovery"), drawn)
+
+    def _commands(self, worlds: Array, kind: Array, uniform: Array) -> Array:
+        """Return the velocities (n, 3) that goals of a kind ask of the worlds (indices); uniform (n, 5) decides."""
+        found = commands(uniform, self.curriculum.level)
+        found[kind == KINDS.index("heading"), 1:] = 0.0
+        found[kind >= KINDS.index("stand")] = 0.0
+        return found
 
     def _aim(self, worlds: Array, away: Array) -> None:
         """Measure station and heading of the worlds from here, and from the heading that is `away` (n,) radians."""

@@ -13,7 +13,7 @@ from toddle.recipes.studies._cells import table as by_seed_and_task
 from toddle.reporting.plots import colours_of, interval_bars
 from toddle.reporting.study import Figure, Row, Units
 
-__all__ = ["arm", "figures", "listens", "of", "stands", "tables", "together"]
+__all__ = ["arm", "by_sentence", "figures", "listens", "of", "stands", "tables", "together", "told"]
 
 QUADRUPEDS = ("ant", "go1")
 KEYS = ("tracked", "walked", "falls", "pushed_survived", "speed_error", "slope")
@@ -56,6 +56,16 @@ def arm(rows: Sequence[Row]) -> Units | None:
     """Return the arm's goals reached by the policy of all bodies less those by its own, (seeds,)."""
     found = gain(_pairs(rows, "success", training="together", arm=True), _pairs(rows, "success", arm=True))
     return None if found is None else found[:, 0]
+
+
+def told(candidate: str) -> str:
+    """Return how a row says that a policy was told by sentences (the walker by their tokens)."""
+    return f"told: {candidate}"
+
+
+def by_sentence(rows: Sequence[Row]) -> Units | None:
+    """Return what is tracked by sentence by converted walkers less by random weights, (seeds, bodies)."""
+    return gain(_pairs(rows, "tracked", training=told("converted")), _pairs(rows, "tracked", training=told("random")))
 
 
 def figures(rows: Sequence[Row]) -> list[Figure]:

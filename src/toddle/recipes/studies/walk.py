@@ -2,7 +2,9 @@
 
 The outcomes were fixed before any run of it.  For every seed each body learns alone from the goals of `walk/<body>`; an
 arm learns alone from `goal/sawyer`; and all of them learn together with one trunk at equal weight.  Each policy is
-evaluated with its own commands, undisturbed and pushed, and with those of another world.
+evaluated with its own commands, undisturbed and pushed, and with those of another world.  Then a walker becomes a
+vision-language-action model: fine-tuned on a few of its own episodes with sentences and pictures (`spoken/<body>`), and
+compared with random weights that learn from the same.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 from toddle.core.config import merged
 from toddle.core.reading import read_json
+from toddle.maths.walking import SENTENCES
 from toddle.recipes.studies import _walk_page as page
 from toddle.reporting.study import Outcome, Row, Study
 from toddle.runs.steps import Step, toddle_step
@@ -22,6 +25,14 @@ __all__ = ["STUDY"]
 
 ARM = "goal/sawyer"
 CONTROLS = ("own", "shuffled")
+STARTS: dict[str, dict[str, Any] | None] = {
+    "converted": {},
+    "re-anchored": {"fresh_adapter": True, "fresh_decoder": True},
+    "random": None,
+}
+"""What becomes of the walker: kept, kept but for what reads the VLM and says actions, nothing (its architecture)."""
+WALKER = "RL policy"
+"""The walker itself, which is told by tokens: the most that imitating it can come to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +46,11 @@ class Scale:
     """Control steps a second of one core, roughly, learning included."""
     arm: int
     """Control steps of the arm alone."""
+    spoken: tuple[str, ...] = ("ant",)
+    """Bodies whose walkers become VLAs."""
+    demonstrations: int = 10
+    """Of each sentence, by the walker, whatever came of them."""
+    sft_steps: int = 600
     share: float = 1.0
     """Control steps of each environment in learning together, as a share of the mean of those alone."""
     worlds: int = 128
@@ -96,6 +112,36 @@ def _evaluations(scale: Scale, at: str, envs: list[str], seconds: float) -> list
     return found
 
 
+def _spoken(scale: Scale, body: str, seed: int) -> list[Step]:
+    """Record the walker of a body with sentences and pictures, fine-tune each start on that, evaluate them all."""
+    at, env, seen = f"seed{seed}/{body}", f"spoken/{body}", {"cameras": ["head"]}
+    walker, count = f"{{folder}}/{at}/train/policy", len(SENTENCES)
+    record = {"policy": walker, "env": [env], "episodes": count * scale.demonstrations, "batch": count}
+    told = seen | {"keep_failures": True, "seed": 1_000_000 + 10_000 * seed}
+    found = [toddle_step(f"{at}/demos", "record", record | told, after=[f"{at}/train"], seconds=30)]
+    for name, convert in STARTS.items():
+        source, init = f"{at}/transfer/{name}", {"init": f"{{folder}}/{at}/transfer/{name}/policy"}
+        if convert is None:
+            source = f"{at}/transfer/converted"
+            init = {"init": "random", "like": f"{{folder}}/{source}/policy"}
+        else:
+            convert = {"source": walker, "convert": {"seed": seed} | convert} | seen
+            found.append(toddle_step(source, "transfer", convert, after=[f"{at}/train"], seconds=20))
+        sft = {"dataset": [f"{{folder}}/{at}/demos"], "seed": seed, "cache": "{folder}/features", "refit_proprio": True}
+        sft |= init | {"sft": {"steps": scale.sft_steps, "learning_rate": 1e-3}}
+        seconds = 15 + 0.05 * scale.sft_steps
+        found.append(toddle_step(f"{at}/sft/{name}", "sft", sft, after=[f"{at}/demos", source], seconds=seconds))
+    policies = [f"{_file(WALKER)}={walker}", *(f"{name}={{folder}}/{at}/sft/{name}/policy" for name in STARTS)]
+    evaluate = {"policy": policies, "env": [env], "episodes": count * -(-scale.episodes // count), "num_envs": count}
+    evaluate |= {"videos": scale.videos, "seed": 5_000_000}
+    after = [f"{at}/sft/{name}" for name in STARTS]
+    return [*found, toddle_step(f"{at}/spoken", "evaluate", evaluate, after=after, seconds=3 * scale.episodes)]
+
+
+def _file(name: str) -> str:
+    return name.replace(" ", "_")
+
+
 def _envs(scale: Scale) -> list[str]:
     return [ARM, *(f"walk/{body}" for body in scale.bodies)]
 
@@ -111,6 +157,7 @@ def steps(scale: Scale) -> list[Step]:
             at = f"seed{seed}/{body}"
             found.append(_pretrain(scale, at, [f"walk/{body}"], total, seed, 30 + total / scale.rates[body]))
             found += _evaluations(scale, at, [f"walk/{body}"], walks)
+            found += _spoken(scale, body, seed) if body in scale.spoken else []
         at = f"seed{seed}/arm"
         found.append(_pretrain(scale, at, [ARM], scale.arm, seed, 30 + scale.arm / 2500, preset="goals", worlds=64))
         found += _evaluations(scale, at, [ARM], 60)
@@ -134,6 +181,12 @@ def collect(scale: Scale, folder: Path) -> list[Row]:
                     body = cell["env"].partition("/")[2]
                     success = {"success": cell["success"]["value"]} if cell["success"] else {}
                     rows.append(labels | {"body": body, "arm": cell["env"] == ARM} | success | cell["walking"])
+        for body in scale.spoken:
+            file = folder / f"seed{seed}" / body / "spoken" / "summary.json"
+            for cell in read_json(file, {"cells": list})["cells"] if file.exists() else ():
+                labels = {"seed": seed, "training": page.told(cell["candidate"].replace("_", " ")), "control": "own"}
+                labels |= {"condition": cell["condition"], "body": body, "arm": False}
+                rows.append(labels | cell["walking"])
     return rows
 
 
@@ -178,6 +231,13 @@ OUTCOMES = (
         measure=page.arm,
         **POINTS,
     ),
+    Outcome(
+        name="told",
+        statement="velocity goals tracked by sentence after 10 episodes of each, converted walker minus random weights",
+        line=0.2,
+        measure=page.by_sentence,
+        **POINTS,
+    ),
 )
 
 NOTES = (
@@ -185,6 +245,8 @@ NOTES = (
     "Learning together gives each environment `share` of the mean steps of those alone, not as many as the body had.",
     "A held-out body's gain from the shared trunk is not measured: `--init` goes on with the bodies a policy has.",
     "A velocity is tracked by its mean over the second half of a goal, within 0.1 sqrt(g L) and 0.1 sqrt(g / L).",
+    "By sentence: five velocities and standing, six seconds each, from `record`'s pictures at the body's head; "
+    "all starts are fine-tuned on the same episodes of the walker, failures included, and refit proprioception.",
     "Ant's and Humanoid's motors are servos of the same strength here, and Humanoid has flat feet "
     "(docs/goal_tracking.md).",
 )
