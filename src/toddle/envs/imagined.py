@@ -63,7 +63,7 @@ class ImaginedEnv(BatchedEnv):
         try:
             facts, stored = meta["env"], load_tensors(place / BANK, meta["recordings"])
             self.recordings = Recordings(**stored)
-            self.body, self.dt = str(facts["body"]), float(facts["dt"])
+            self.body, self.dt, self.modelled = str(facts["body"]), float(facts["dt"]), str(facts["name"])
             own_limit, self.tasks_said = int(facts["max_episode_steps"]), facts["instruction"]
             self.named = {name: Named(tuple(at), float(scale), tuple(off)) for name, at, scale, off in facts["named"]}
             given = {"penalty": 0.0, **meta["imagine"]}  # models from before had none

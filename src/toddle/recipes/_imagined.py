@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toddle.algorithms.world_model_evaluation import side_by_side, starts_of, traces
+from toddle.algorithms.world_model_evaluation import side_by_side, starts_of
 from toddle.core.errors import problem
 from toddle.core.rendering import RenderSettings
 from toddle.core.types import EpisodeResult
@@ -15,8 +15,8 @@ from toddle.envs.imagined import ImaginedEnv
 from toddle.envs.make import make_env
 from toddle.experience.actor import body_in
 from toddle.experience.taught import picture_options
+from toddle.experience.trajectories import traces
 from toddle.maths.intervals import matched_interval, wilson_interval
-from toddle.models.world_model import load_world_model
 from toddle.policies.store import load_policy, meta_of
 
 __all__ = ["Played", "check_policies", "gate_line", "gated", "line_of", "named_policies", "paths", "play", "told"]
@@ -53,30 +53,31 @@ def check_policies(model: Path, policies: Sequence[str]) -> str:
         if own != ("" if known is None else known["fingerprint"]):
             wanted = "a policy of states" if known is None else "a VLA on the backbone that the model knows"
             raise problem("policy", wanted, str(path))
-    return str(load_world_model(model)[1]["env"]["name"])
+    return imagined.modelled
 
 
-def _real(name: str, worlds: int, seed: int, policies: Sequence[str]) -> BatchedEnv:
-    """Return the environment, with the pictures that the first of the policies was taught with, if it reads any."""
-    path = next(iter(named_policies(policies).values()))
-    cameras, meta = load_policy(path, acting=True).cameras, meta_of(path)
-    options, _ = picture_options(name, cameras, meta, image_size=96, render=RenderSettings())
-    return make_env(name, worlds, seed=seed, **options)
+def _real(imagined: ImaginedEnv, policy: Any, path: Path, seed: int) -> BatchedEnv:
+    """Return the environment that is imagined, with the pictures that the policy was taught with, if it reads any."""
+    options, _ = picture_options(
+        imagined.modelled, policy.cameras, meta_of(path), image_size=96, render=RenderSettings()
+    )
+    return make_env(imagined.modelled, imagined.num_envs, seed=seed, **options)
 
 
 def play(
     model: Path, policies: Sequence[str], *, seed: int, episodes: int, worlds: int, deterministic: bool
 ) -> list[Played]:
-    """Play each policy in both, on the same seeds."""
-    name, worlds = check_policies(model, policies), min(worlds, episodes)
-    real, imagined = _real(name, worlds, seed, policies), ImaginedEnv(model, worlds, seed=seed)
+    """Play each policy, which `check_policies` has passed, in both, on the same seeds; the pictures are the first's."""
+    imagined, real = ImaginedEnv(model, min(worlds, episodes), seed=seed), None
     seeds, found = list(range(seed, seed + episodes)), []
     try:
         for label, path in named_policies(policies).items():
             policy = load_policy(path, acting=True)
+            real = _real(imagined, policy, path, seed) if real is None else real
             found.append(Played(label, *side_by_side(policy, real, imagined, seeds, deterministic=deterministic)))
     finally:
-        real.close()
+        if real is not None:
+            real.close()
     return found
 
 
@@ -87,7 +88,7 @@ def paths(
     the environment, and in the model."""
     loaded, seeds = load_policy(policy, acting=True), list(range(seed, seed + starts))
     imagined = ImaginedEnv(model, starts, seed=seed)
-    real = _real(check_policies(model, (str(policy),)), starts, seed, (str(policy),))
+    real = _real(imagined, loaded, policy, seed)
     try:
         imagined.fixed = starts_of(real, seeds, loaded if imagined.tokens else None)
         both = [traces(loaded, env, seeds, deterministic=deterministic) for env in (real, imagined)]
