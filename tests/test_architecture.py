@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any
@@ -99,6 +100,17 @@ def test_an_upward_or_sideways_import_is_caught() -> None:
     assert violations("maths", ["toddle.models.trunk.Trunk"]) == ["toddle.models.trunk.Trunk"]
     assert violations("envs", ["toddle.experience.rollout.Rollout"]) == ["toddle.experience.rollout.Rollout"]
     assert violations("envs", ["toddle.core.types.Observation", "toddle.envs.base.Obs"]) == []
+
+
+def test_a_policy_acts_in_experience_alone() -> None:
+    """Chunks are executed in no other place, and single steps are those of scripted or drawn actions."""
+    stepping = {
+        (name, what)
+        for path in FILES
+        if (name := str(path.relative_to(ROOT))).split("/")[0] not in ("envs", "experience")
+        for what in re.findall(r"env\w*\.(step|step_chunk)\(", path.read_text())
+    }
+    assert stepping == {("recipes/backbone.py", "step"), ("recipes/_body_checks.py", "step")}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

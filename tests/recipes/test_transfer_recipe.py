@@ -17,7 +17,7 @@ from toddle.policies.causal import CausalConfig, CausalPolicy
 from toddle.policies.fpo import FPOConfig, FPOPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_expert, load_policy, save_policy
-from toddle.recipes.transfer import Config, SideCarSettings, plan, run
+from toddle.recipes.transfer import Config, SideCarSettings, _rollouts, plan, run
 from toddle.transfer.convert import ConvertConfig
 
 BODY = BodySpec(name="toy", proprio=6, action=2, dt=0.02)
@@ -89,6 +89,18 @@ def test_replace_ranks_distils_and_keeps_what_it_took_out(
     levels = json.loads((tmp_path / "out" / "transfer.json").read_text())["levels"]
     assert {level["level"]: level["tolerance"] for level in levels}["C"] is None
     assert {level["level"]: level["deviation"] for level in levels}["tau"] == 0
+
+
+def test_rollouts_in_the_second_of_two_bodies(tmp_path: Path) -> None:
+    """Blocks are ranked and distilled on what the body of `rollout_env` sees, through its own banks."""
+    point = BodySpec(name="point", proprio=4, action=2, dt=0.1)
+    trunk = TrunkConfig(width=16, depth=2, heads=2, context_width=8)
+    expert = ExpertConfig(trunk=trunk, bodies=(BODY, point), horizon=3, executed=3, window=3)
+    config = Config(source=tmp_path, out=tmp_path, rollout_env="fork/point")
+    seen = _rollouts(config, CausalPolicy(CausalConfig(expert=expert)), length=5, worlds=3)
+    assert seen["proprio"].shape == (5, 3, 4) and (seen["body"] == 1).all()
+    assert seen["first"].tolist() == [[True] * 3] + [[False] * 3] * 4
+    assert (seen["previous_action"][0] == 0).all() and (seen["previous_action"][1:] != 0).any()
 
 
 def test_growth_and_side_car_together(source: Path, tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ from toddle.core.types import EpisodeResult
 from toddle.data.recordings import Recordings
 from toddle.envs.base import Array, BatchedEnv
 from toddle.envs.imagined import ImaginedEnv
-from toddle.experience.actor import Actor, Agent, body_in
+from toddle.experience.actor import Actor, body_in
 from toddle.experience.evaluate import evaluate
+from toddle.experience.trajectories import states_of
 from toddle.maths.ranks import spearman
 from toddle.maths.world_models import calibration, error_over_copy
 from toddle.models.world_model import WorldModel
 
-__all__ = ["HORIZONS", "agreement", "errors", "side_by_side", "starts_of", "traces"]
+__all__ = ["HORIZONS", "agreement", "errors", "side_by_side", "starts_of"]
 
 HORIZONS = (1, 2, 4, 8, 16, 32)
 """Steps after which errors are told."""
@@ -92,25 +93,9 @@ def starts_of(env: BatchedEnv, seeds: Sequence[int], vla: Any = None) -> dict[in
     for first in range(0, len(seeds), env.num_envs):
         wave: list[int | None] = list(seeds[first : first + env.num_envs])
         observation, _ = env.reset(seed=wave + [wave[-1]] * (env.num_envs - len(wave)))
-        states = _states(observation) if vla is None else _with_tokens(vla, env, observation)
+        states = states_of(observation) if vla is None else _with_tokens(vla, env, observation)
         found |= {seed: np.array(state, np.float32) for seed, state in zip(seeds[first:], states)}
     return found
-
-
-def traces(policy: Acting, env: BatchedEnv, seeds: Sequence[int], *, deterministic: bool) -> list[Array]:
-    """Play an episode in each world (`seeds`: one each); return the states (T, O) of each, the first one included."""
-    agent = Agent(policy, env, deterministic=deterministic, seed=seeds[0])
-    observation, _ = env.reset(seed=list(seeds))
-    active = np.ones(env.num_envs, bool)
-    found = [[state] for state in _states(observation)]
-    while active.any():
-        observation, _, terminated, truncated, _ = env.step_chunk(
-            agent.act(observation), active=active, reset_done=False
-        )
-        for world in np.flatnonzero(active):
-            found[world].append(_states(observation)[world])
-        active &= ~(terminated | truncated)
-    return [np.stack(states) for states in found]
 
 
 @torch.no_grad()
@@ -120,11 +105,6 @@ def _with_tokens(vla: Any, env: BatchedEnv, observation: Any) -> Array:
     seen = vla.encode(actor.observe(observation))
     tokens = torch.where(seen["context_mask"][..., None], seen["context"].float(), 0.0).flatten(1)
     states: Array = torch.cat([seen["proprio"].float(), tokens], 1).cpu().numpy()
-    return states
-
-
-def _states(observation: Any) -> Array:
-    states: Array = observation["proprio"] if isinstance(observation, dict) else observation
     return states
 
 

@@ -1,16 +1,19 @@
-"""Whole trajectories out of rollouts of a fixed length, for learners that keep episodes from end to end."""
+"""Whole trajectories: joined out of rollouts of a fixed length, or played for what they pass through."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from toddle.core.errors import problem
+from toddle.core.protocols import Acting
 from toddle.envs.base import Array, BatchedEnv
+from toddle.experience.actor import Agent
 from toddle.experience.rollout import Rollout
 
-__all__ = ["Trajectories", "Trajectory"]
+__all__ = ["Trajectories", "Trajectory", "states_of", "traces"]
 
 
 class Trajectory(NamedTuple):
@@ -80,3 +83,25 @@ class Trajectories:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore them."""
         self.open = [[tuple(np.asarray(part) for part in piece) for piece in pieces] for pieces in state["open"]]
+
+
+def traces(policy: Acting, env: BatchedEnv, seeds: Sequence[int], *, deterministic: bool) -> list[Array]:
+    """Play an episode in each world (`seeds`: one each); return the states (T, O) of each, the first one included."""
+    agent = Agent(policy, env, deterministic=deterministic, seed=seeds[0])
+    observation, _ = env.reset(seed=list(seeds))
+    active = np.ones(env.num_envs, bool)
+    found = [[state] for state in states_of(observation)]
+    while active.any():
+        observation, _, terminated, truncated, _ = env.step_chunk(
+            agent.act(observation), active=active, reset_done=False
+        )
+        for world in np.flatnonzero(active):
+            found[world].append(states_of(observation)[world])
+        active &= ~(terminated | truncated)
+    return [np.stack(states) for states in found]
+
+
+def states_of(observation: Any) -> Array:
+    """Return the states (N, O) in an environment's observation, whatever else is in it."""
+    states: Array = observation["proprio"] if isinstance(observation, dict) else observation
+    return states

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -16,7 +15,8 @@ from toddle.core.numbers import Positive, Size, SizeOrNone, Whole
 from toddle.core.plan import Plan
 from toddle.core.types import Observation
 from toddle.envs.make import make_env
-from toddle.experience.actor import Actor, body_in
+from toddle.experience.actor import body_in
+from toddle.experience.collect import CollectConfig, Collector
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
 from toddle.policies.causal import CausalPolicy
@@ -204,25 +204,17 @@ def _rollouts(config: Config, policy: CausalPolicy, length: int = 32, worlds: in
 
     Without a goal/<body> environment, draws from the policy's own statistics stand in, and that is printed.
     """
-    body = policy.config.expert.bodies[0]
-    name = config.rollout_env or f"goal/{body.name}"
-    generator = torch.Generator().manual_seed(config.convert.seed)
+    name = config.rollout_env or f"goal/{policy.config.expert.bodies[0].name}"
     try:
         env = make_env(name, worlds, seed=config.convert.seed)
     except ValueError as error:
         if config.rollout_env is not None:
             raise
         print(f"no rollouts ({error}): observations are drawn from the policy's statistics")
-        return draw_observation(policy, length, worlds, generator)
-    raw, _ = env.reset(seed=config.convert.seed)
-    actor = Actor(env)
-    actor.begin(policy)
-    seen: list[Any] = []
-    for _ in range(length):
-        observation = actor.observe(raw)
-        decision = actor.decide(policy, observation, generator)
-        raw, _, terminated, truncated, _ = env.step_chunk(actor.executable(decision))
-        seen.append({key: value for key, value in observation.items() if isinstance(value, torch.Tensor)})
-        actor.note(terminated | truncated)
+        return draw_observation(policy, length, worlds, torch.Generator().manual_seed(config.convert.seed))
+    gathering = CollectConfig(length=length, scale_rewards=False)
+    collector = Collector(env, gathering, seed=config.convert.seed, body=body_in(policy, env))
+    collector.gather(policy)
     env.close()
-    return Observation(**{key: torch.stack([part[key] for part in seen]) for key in seen[0]})  # type: ignore[typeddict-item]
+    assert collector.rollout is not None
+    return collector.rollout.observation
