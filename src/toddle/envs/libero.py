@@ -30,6 +30,7 @@ from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.libero_assets import find_assets, package_folder
 from toddle.envs.libero_expert import pick_and_place
+from toddle.envs.pictures import Pictures
 from toddle.envs.scene_renderer import Renderers
 
 __all__ = ["CAMERAS", "STEP_LIMITS", "LiberoEnv"]
@@ -137,12 +138,11 @@ class LiberoEnv(BatchedEnv):
         self._success, self._success_now = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
         hidden = (COLLISION_GROUP,)
         self._renderers = Renderers(lambda: self.physics(0)[0], render, variation, beside=BESIDE, hidden_groups=hidden)
-        shape = (len(self.cameras), 3, image_size, image_size)
-        self._images, self._stale = np.zeros((num_envs, *shape), np.uint8), np.ones(num_envs, bool)
+        self._pictures = Pictures(num_envs, self.cameras, image_size, lambda *asked: self._picture(*asked))
         numbers = self._proprio(self._envs[0]).shape
         parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, numbers, np.float32)}
         if self.cameras:
-            parts["images"] = spaces.Box(0, 255, shape, np.uint8)
+            parts["images"] = self._pictures.space
         self.single_observation_space = spaces.Dict(parts)
         self.single_action_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
         self._allocate()
@@ -167,7 +167,8 @@ class LiberoEnv(BatchedEnv):
                 self._seed[world], self._episode[world] = seeds[world], -1
             self._episode[world] += 1
             self._begin_episode(int(world), self.settle_steps)
-        self._steps[mask], self._success[mask], self._success_now[mask], self._stale[mask] = 0, False, False, True
+        self._steps[mask], self._success[mask], self._success_now[mask] = 0, False, False
+        self._pictures.move(mask)
 
     def _begin_episode(self, world: int, settle_steps: int) -> None:
         env, seed, episode = self._envs[world], int(self._seed[world]), int(self._episode[world])
@@ -195,7 +196,7 @@ class LiberoEnv(BatchedEnv):
             self._envs[world].sim.forward()  # robosuite leaves positions one physics step (2 ms) behind the joints
         self._steps += active
         self._success |= self._success_now & active
-        self._stale |= active
+        self._pictures.move(active)
         terminated = self._success & active if self.terminate_on_success else np.zeros(self.num_envs, bool)
         return reward, terminated, (self._steps >= self.max_episode_steps) & active & ~terminated
 
@@ -221,12 +222,7 @@ class LiberoEnv(BatchedEnv):
     def _observe(self) -> Obs:
         observation = {"proprio": np.stack([self._proprio(env) for env in self._envs])}
         if self.cameras and self.rendering:
-            for world in np.flatnonzero(self._stale & self.pictured):
-                for index, camera in enumerate(self.cameras):
-                    picture = self._picture(int(world), camera, self.image_size, self.image_size)
-                    self._images[world, index] = picture.transpose(2, 0, 1)
-            self._stale &= ~self.pictured
-            observation["images"] = self._images.copy()
+            observation["images"] = self._pictures.images(self.pictured)
         return observation
 
     def _picture(self, world: int, camera: str, width: int, height: int) -> Array:
@@ -274,7 +270,7 @@ class LiberoEnv(BatchedEnv):
             arm = np.asarray(robot._ref_joint_vel_indexes)
             data.qvel[arm] += np.linalg.pinv(jacobian[:, arm]) @ velocity
             mujoco.mj_forward(model, data)
-            self._stale[world] = True
+            self._pictures.move(world)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state: an episode's start is replayed from its seed, what happened since is stored."""
@@ -319,4 +315,4 @@ class LiberoEnv(BatchedEnv):
             restore_attributes(env.robots[0].controller, stored["controller"])
             env.robots[0].gripper.current_action = np.array(stored["gripper"])
             env._post_process()
-        self._stale[:] = True
+        self._pictures.move()

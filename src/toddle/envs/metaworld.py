@@ -30,6 +30,7 @@ from toddle.envs.attributes import numeric_attributes, restore_attributes
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.bodies.sawyer import CENTRE, LENGTH, SawyerIndex, sawyer_proprio
 from toddle.envs.metaworld_sentences import sentence
+from toddle.envs.pictures import Pictures
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 
 __all__ = ["CAMERAS", "TASKS", "MetaWorldEnv"]
@@ -121,22 +122,21 @@ class MetaWorldEnv(BatchedEnv):
         self.instruction = [sentence(task)] * num_envs
         view = {"free_cameras": {"close": CLOSE}, "rotated": UPSIDE_DOWN}
         self._renderers = Renderers(lambda: self._envs[0].model, render, variation, beside=BESIDE, **view)
-        shape = (len(self.cameras), 3, image_size, image_size)
         for camera in self.cameras:
             self._renderers.get(image_size, image_size).check_camera(camera)
-        self._images, self._stale = np.zeros((num_envs, *shape), np.uint8), np.ones(num_envs, bool)
+        self._pictures = Pictures(num_envs, self.cameras, image_size, lambda *asked: self._picture(*asked))
         self._arm = SawyerIndex.of(self._envs[0].model)
-        self._spaces(shape)
+        self._spaces()
         self._reset_worlds(np.ones(num_envs, bool), None)
 
-    def _spaces(self, pictures: tuple[int, ...]) -> None:
+    def _spaces(self) -> None:
         self._arm_size, size = (len(self._numbers(0, whole)) for whole in (False, True))
         seen = self._arm_size if self.observation == "arm" else size
         parts: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (seen,), np.float32)}
         if self.privileged:
             parts["critic"] = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         if self.cameras:
-            parts["images"] = spaces.Box(0, 255, pictures, np.uint8)
+            parts["images"] = self._pictures.space
         self.single_observation_space = spaces.Dict(parts)
         self.single_action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         arm = self._arm_size
@@ -155,7 +155,8 @@ class MetaWorldEnv(BatchedEnv):
                 self._seed[world], self._episode[world] = seeds[world], -1
             self._episode[world] += 1
             self._begin_episode(int(world))
-        self._success[mask], self._success_now[mask], self._stale[mask] = False, False, True
+        self._success[mask], self._success_now[mask] = False, False
+        self._pictures.move(mask)
 
     def _begin_episode(self, world: int) -> None:
         env = self._envs[world]
@@ -185,7 +186,7 @@ class MetaWorldEnv(BatchedEnv):
                 reward[world] = float(self._success_now[world])
             truncated[world] = env.curr_path_length >= self.max_episode_steps
         self._success |= self._success_now & active
-        self._stale |= active
+        self._pictures.move(active)
         terminated = self._success & active if self.terminate_on_success else np.zeros(self.num_envs, bool)
         return reward, terminated, truncated & ~terminated
 
@@ -204,12 +205,7 @@ class MetaWorldEnv(BatchedEnv):
         if self.privileged:
             observation["critic"] = numbers
         if self.cameras and self.rendering:
-            for world in np.flatnonzero(self._stale & self.pictured):
-                for index, camera in enumerate(self.cameras):
-                    picture = self._picture(int(world), camera, self.image_size, self.image_size)
-                    self._images[world, index] = picture.transpose(2, 0, 1)
-            self._stale &= ~self.pictured
-            observation["images"] = self._images.copy()
+            observation["images"] = self._pictures.images(self.pictured)
         return observation
 
     def _numbers(self, world: int, whole: bool) -> Array:
@@ -307,7 +303,7 @@ class MetaWorldEnv(BatchedEnv):
             restore_attributes(env, state["attributes"][world])
         self._state[:] = np.asarray(state["state"])
         self._success[:], self._success_now[:] = np.asarray(state["success"]), np.asarray(state["success_now"])
-        self._stale[:] = True
+        self._pictures.move()
 
 
 def _touching(env: Any, geom: int) -> bool:

@@ -17,6 +17,7 @@ from toddle.core.rendering import RenderSettings
 from toddle.envs.base import Array, Obs
 from toddle.envs.bodies import Body
 from toddle.envs.goal.walking import WalkingEnv
+from toddle.envs.pictures import Pictures
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.maths.walking import KINDS, SENTENCES
 
@@ -62,10 +63,9 @@ class SpokenWalkingEnv(WalkingEnv):
         for camera in cameras:
             if camera not in CAMERAS:
                 raise problem("cameras", " or ".join(CAMERAS), camera)
-        self.cameras, self.image_size = tuple(cameras), image_size
+        self.cameras = tuple(cameras)
         self._asked = np.arange(num_envs) - 1  # of the episode before the first
-        self._images = np.zeros((num_envs, len(cameras), 3, image_size, image_size), np.uint8)
-        self._stale = np.ones(num_envs, bool)
+        self._pictures = Pictures(num_envs, self.cameras, image_size, lambda *asked: self._picture(*asked))
         self._velocities = np.array(list(SENTENCES.values()))
         defaults = {"recovery_fraction": 0.0, "pushes": None}
         super().__init__(
@@ -85,7 +85,7 @@ class SpokenWalkingEnv(WalkingEnv):
             if seeds is not None and (seed := seeds[world]) is not None:
                 self._asked[world] = seed
         self._asked %= len(SENTENCES)
-        self._stale |= mask
+        self._pictures.move(mask)
         super()._reset_worlds(mask, seeds)
         self._say()
 
@@ -108,8 +108,8 @@ class SpokenWalkingEnv(WalkingEnv):
         self.rendering = True
         if self.cameras:
             assert isinstance(self.single_observation_space, spaces.Dict)
-            seen = spaces.Box(0, 255, self._images.shape[1:], np.uint8)
-            self.single_observation_space = spaces.Dict({**self.single_observation_space.spaces, "images": seen})
+            parts = {**self.single_observation_space.spaces, "images": self._pictures.space}
+            self.single_observation_space = spaces.Dict(parts)
             self._allocate()
 
     def _cameras(self, render: RenderSettings | None) -> Renderers:
@@ -121,38 +121,34 @@ class SpokenWalkingEnv(WalkingEnv):
         return Renderers(lambda: self.pool.model, render, free_cameras=views)
 
     def _step_worlds(self, action: Array, active: Array) -> tuple[Array, Array, Array]:
-        self._stale |= active
+        self._pictures.move(active)
         return super()._step_worlds(action, active)
 
     def _observe(self) -> Obs:
         seen = super()._observe()
         if self.cameras and self.rendering:
-            size = self.image_size
-            worlds = np.flatnonzero(self._stale & self.pictured)
-            for index, camera in enumerate(self.cameras):
-                for world in worlds:
-                    picture = self.render_worlds([int(world)], size, size, camera)[0]
-                    self._images[world, index] = picture.transpose(2, 0, 1)
-            self._stale[worlds] = False
-            seen["images"] = self._images.copy()
+            seen["images"] = self._pictures.images(self.pictured)
         return seen
 
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures of a camera; by default the one that follows."""
+        if camera == "head":
+            return np.stack([self._picture(world, camera, width, height) for world in worlds])
+        return super().render_worlds(worlds, width, height, None if camera == "follow" else camera)
+
+    def _picture(self, world: int, camera: str, width: int, height: int) -> Array:
         if camera != "head":
-            return super().render_worlds(worlds, width, height, None if camera == "follow" else camera)
-        pictures, renderer, length = [], self._renderers.get(width, height), self.description.length
-        for world in worlds:
-            model, data = self.physics(world)
-            mujoco.mj_kinematics(model, data)
-            w, x, y, z = data.qpos[3:7]
-            yaw = np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
-            ahead, down = np.array([np.cos(yaw), np.sin(yaw), 0.0]), np.radians(DOWN)
-            eye = data.qpos[:3] + length * (0.3 * ahead + np.array([0.0, 0.0, 0.4]))
-            sight = np.cos(down) * ahead + np.array([0.0, 0.0, np.sin(down)])
-            renderer.aim("head", eye + length * sight, azimuth=float(np.degrees(yaw)))
-            pictures.append(renderer.render(model, data, "head"))
-        return np.stack(pictures)
+            return self.render_worlds([world], width, height, camera)[0]
+        renderer, length = self._renderers.get(width, height), self.description.length
+        model, data = self.physics(world)
+        mujoco.mj_kinematics(model, data)
+        w, x, y, z = data.qpos[3:7]
+        yaw = np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
+        ahead, down = np.array([np.cos(yaw), np.sin(yaw), 0.0]), np.radians(DOWN)
+        eye = data.qpos[:3] + length * (0.3 * ahead + np.array([0.0, 0.0, 0.4]))
+        sight = np.cos(down) * ahead + np.array([0.0, 0.0, np.sin(down)])
+        renderer.aim("head", eye + length * sight, azimuth=float(np.degrees(yaw)))
+        return renderer.render(model, data, "head")
 
     # ---- state ---------------------------------------------------------------------------------------------------
     _saved = (*WalkingEnv._saved, "_asked")
@@ -160,5 +156,5 @@ class SpokenWalkingEnv(WalkingEnv):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         super().load_state_dict(state)
-        self._stale[:] = True
+        self._pictures.move()
         self._say()

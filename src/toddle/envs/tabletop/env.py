@@ -17,6 +17,7 @@ from toddle.core.types import ActionParts, BodySpec
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.estimates import EstimateConfig, PoseEstimates
 from toddle.envs.mujoco_pool import MujocoPool
+from toddle.envs.pictures import Pictures
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.envs.streams import WorldStreams
 from toddle.envs.tabletop.control import REACH, TURN, joint_motion, tool_jacobian
@@ -122,8 +123,7 @@ class TabletopEnv(BatchedEnv):
         self._moment: Moment | None = None
         self._said = [self.task.sentences[0]] * self.num_envs
         self.instruction = self._said
-        pictures = (len(self.cameras), 3, self.image_size, self.image_size)
-        self._images, self._stale = np.zeros((self.num_envs, *pictures), np.uint8), np.ones(self.num_envs, bool)
+        self._pictures = Pictures(self.num_envs, self.cameras, self.image_size, lambda *asked: self._picture(*asked))
         self._episode = np.full(self.num_envs, -1, dtype=np.int64)
         self._seed = np.arange(seed, seed + self.num_envs, dtype=np.int64)
 
@@ -136,7 +136,7 @@ class TabletopEnv(BatchedEnv):
         if self.privileged:
             parts["critic"] = spaces.Box(-np.inf, np.inf, (whole.shape[1],), np.float32)
         if self.cameras:
-            parts["images"] = spaces.Box(0, 255, self._images.shape[1:], np.uint8)
+            parts["images"] = self._pictures.space
         self.single_observation_space = spaces.Dict(parts)
         self.single_action_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
         self.named = names_of(self.task)
@@ -180,7 +180,8 @@ class TabletopEnv(BatchedEnv):
         self._pool.ctrl[worlds, :7], self._pool.ctrl[worlds, 7] = qpos[:, :7], HOME[7]
         for values in self._memory.values():
             values[worlds] = 0
-        self._success[mask], self._success_now[mask], self._stale[mask], self._moment = False, False, True, None
+        self._success[mask], self._success_now[mask], self._moment = False, False, None
+        self._pictures.move(mask)
         if self._estimates is not None:
             self._estimates.begin(worlds, *poses(self._now(), self._detected, worlds))
         if self.paraphrases:
@@ -204,7 +205,7 @@ class TabletopEnv(BatchedEnv):
         if self._estimates is not None:
             worlds = np.flatnonzero(active)
             self._estimates.step(worlds, *poses(self._now(), self._detected, worlds))
-        self._stale |= active
+        self._pictures.move(active)
         solved = self.task.solved(self._now())
         self._success_now = np.where(active, solved, self._success_now)
         self._success |= self._success_now & active
@@ -260,13 +261,7 @@ class TabletopEnv(BatchedEnv):
         if self.privileged:
             observation["critic"] = whole if self._estimates is None else self._numbers(self._now())[1]
         if self.cameras and self.rendering:
-            wanted = self._stale & self.pictured
-            for world in np.flatnonzero(wanted):
-                for index, camera in enumerate(self.cameras):
-                    picture = self._picture(int(world), camera, self.image_size, self.image_size)
-                    self._images[world, index] = picture.transpose(2, 0, 1)
-            self._stale[wanted] = False
-            observation["images"] = self._images.copy()
+            observation["images"] = self._pictures.images(self.pictured)
         return observation
 
     def glimpse(self, worlds: Array) -> dict[str, Array]:
@@ -347,4 +342,5 @@ class TabletopEnv(BatchedEnv):
         for world in range(self.num_envs):
             self._renderers.begin_episode(world, int(self._seed[world]), int(self._episode[world]))
         self._said[:] = list(state["instruction"])
-        self._moment, self._stale[:] = None, True
+        self._moment = None
+        self._pictures.move()
