@@ -70,6 +70,15 @@ def test_an_episode_goes_on_over_rollouts_and_is_cut_at_its_first_success() -> N
     assert last["imitation/decisions"] == 3.0
 
 
+def test_an_episode_that_was_lost_on_the_way_does_not_go_on() -> None:
+    held = own()
+    held.begin([played(0, 4)], tiny_vla())
+    after = played(4, 4, success={0: (2,)})
+    after.dropped[0] = True
+    held.begin([after], tiny_vla())
+    assert decisions(held) == [[4.0, 5.0, 6.0]]
+
+
 def test_failures_and_other_worlds_do_not_enter() -> None:
     held = own()
     held.begin([played(0, 4, worlds=2, ended={0: (1,), 1: (2,)}, success={1: (3,)})], tiny_vla())

@@ -179,14 +179,18 @@ def test_a_batch_in_parts_is_the_batch(vla: Path, tmp_path: Path) -> None:
     assert_alike(vla, teach(vla.parent, tmp_path / "parts", accumulate=4))
 
 
+def of_vla(vla: Path, method: str) -> dict[str, Any]:
+    """Return settings of a finetuning in 4 worlds that ends soon."""
+    more: dict[str, Any] = {"collect": {"length": 4}} if method == "ppo" else {"episodes": {"group": 2}}
+    more |= {"max_episode_steps": 8, "evaluation": {"episodes": 2, "videos": 0}, "checkpoint_every": 1}
+    steps = {"steps": 128 if method == "ppo" else 64, "worlds": 4, "ppo": {"minibatches": 2, "epochs": 2}}
+    return {"policy": vla, "env": ["dots/one"], "method": method, **steps, **more}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ppo", "grpo", "rloo", "tgrpo", "reinforce"])
 def test_finetuning_of_two_learners_is_that_of_one(vla: Path, method: str, tmp_path: Path) -> None:
-    more: dict[str, Any] = {"collect": {"length": 4}} if method == "ppo" else {"episodes": {"group": 2}}
-    more |= {"max_episode_steps": 8, "evaluation": {"episodes": 2, "videos": 0}, "checkpoint_every": 1}
-    more |= {"imitation": {"weight": 0.0}}
-    steps = {"steps": 128 if method == "ppo" else 64, "worlds": 4, "ppo": {"minibatches": 2, "epochs": 2}}
-    settings = {"policy": vla, "env": ["dots/one"], "method": method, **steps, **more}
+    settings = of_vla(vla, method) | {"imitation": {"weight": 0.0}}
     outs = [tmp_path / str(learners) for learners in (1, 2)]
     for learners, out in enumerate(outs, 1):
         finetune.run(finetune.configure(settings, learners=learners, out=out))
@@ -274,3 +278,13 @@ def test_shares_cover_everything_once() -> None:
 def test_what_cannot_be_shared_is_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         pretrain.configure(settings, worlds=6)
+
+
+@pytest.mark.slow
+def test_learners_whose_episodes_end_at_different_times_are_one(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"env": ["gymnasium/CartPole-v1"], "method": "grpo", "worlds": 4, "steps": 640}
+    settings |= {"tokens": {"hidden": [8]}, "max_episode_steps": 40, "episodes": {"group": 2}}
+    settings["ppo"] = {"aggregate": "decision"}
+    for learners in (1, 2):
+        pretrain.run(pretrain.configure(settings, learners=learners, out=tmp_path / str(learners)))
+    assert_alike(tmp_path / "1", tmp_path / "2")

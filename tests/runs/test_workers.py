@@ -16,14 +16,17 @@ from typing import Any
 
 import pytest
 import torch
-from tests.runs.test_learners import CAUSAL, SMALL, assert_alike, newest
+from tests.runs.test_learners import CAUSAL, SMALL, assert_alike, newest, of_vla, vla
 
 from toddle.cli import main
 from toddle.core.team import ALONE, Place, placed, team
-from toddle.recipes import pretrain
+from toddle.recipes import finetune, pretrain
 from toddle.runs import workers
+from toddle.runs.beside import side_by_side
 from toddle.runs.metrics import read_metrics
-from toddle.runs.workers import KEY, Crew, side_by_side
+from toddle.runs.workers import KEY, Crew
+
+__all__ = ["vla"]  # the fixture
 
 
 def train(out: Path, workers: int, *, resume: bool = False, **settings: Any) -> Path:
@@ -37,27 +40,57 @@ def test_parts_of_worlds_are_put_side_by_side() -> None:
 
     def gathered() -> Any:
         made = pretrain.build(config)
-        source = made.sources[0]
+        source: Any = made.sources[0]
         with torch.no_grad():
-            steps = sum(source.gather(made.policy) for _ in range(2))  # type: ignore[attr-defined]
-        return source.rollout, source.notes, steps  # type: ignore[attr-defined]
+            came = [source.gather(made.policy) for _ in range(2)]
+        return source.rollout, came
 
-    want, notes, steps = gathered()
+    want, came = gathered()
     parts = []
     for index in range(2):
         with placed(Place(index, 2, 6)):
             parts.append(gathered())
     assert team() is ALONE
-    found = side_by_side([vars(part) for part, _, _ in parts], torch.device("cpu"))
-    assert found.worlds == 6 and sum(each[2] for each in parts) == steps
+    found = side_by_side([vars(part) for part, _ in parts], torch.device("cpu"))
+    assert found.worlds == 6
     for name, value in vars(want).items():
         if isinstance(value, torch.Tensor) and name != "final_at":
             torch.testing.assert_close(getattr(found, name), value, atol=1e-6, rtol=0.0)
     assert sorted(map(tuple, found.final_at.tolist())) == sorted(map(tuple, want.final_at.tolist()))
-    parts[0][1].beside([parts[1][1]])
-    assert {key: sorted(value) for key, value in parts[0][1].ended.items()} == {
-        key: sorted(value) for key, value in notes.ended.items()
-    }
+    for rollout, one in enumerate(came):
+        two = [each[rollout] for _, each in parts]
+        assert sum(each.steps for each in two) == one.steps
+        two[0].notes.beside([two[1].notes])
+        assert {key: sorted(value) for key, value in two[0].notes.ended.items()} == {
+            key: sorted(value) for key, value in one.notes.ended.items()
+        }
+
+
+def test_parts_of_whole_episodes_are_those_of_one_process_again_and_again() -> None:
+    """Parts end at different times, and the noise of the next rollout is that of one process all the same."""
+    groups: Any = {"env": ["gymnasium/CartPole-v1"], "method": "grpo", "worlds": 4, "episodes": {"group": 2}}
+    groups |= {"tokens": {"hidden": [8]}, "max_episode_steps": 40}
+    config = pretrain.configure(groups)
+
+    def source() -> Any:
+        made = pretrain.build(config)
+        return made.sources[0], made.policy
+
+    one, leads, others, lengths = source(), source()[0], [], set[int]()
+    for index in range(2):
+        with placed(Place(index, 2, 4, 2)):
+            others.append(source())
+    for _ in range(3):
+        with torch.no_grad():
+            want, metrics = one[0].collect(one[1], None)
+            told = leads.told()
+            came = [each.gather(policy, told) for each, policy in others]
+        leads.rollout = side_by_side([dict(vars(each.rollout)) for each, _ in others], torch.device("cpu"))
+        found, again = leads.finish(None, came)
+        assert again == metrics and torch.equal(found.mask, want.mask) and torch.equal(found.group, want.group)
+        torch.testing.assert_close(found.chain[want.mask], want.chain[want.mask], atol=1e-6, rtol=0.0)
+        lengths |= {abs(came[0].decisions - came[1].decisions)}
+    assert max(lengths) > 0
 
 
 class Waiting(Crew):
@@ -99,6 +132,21 @@ def test_two_workers_are_one_process_with_all_worlds(settings: dict[str, Any], t
     last = max((two / "checkpoints").glob("step_*"))
     last.rename(tmp_path / "last")
     assert_alike(one, train(two, 3, resume=True, **settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_two_workers_that_finetune_are_one_process_and_go_on_as_three(vla: Path, method: str, tmp_path: Path) -> None:
+    settings = of_vla(vla, method) | {"imitation": {"weight": 1.0}, "worlds": 6}
+    settings["steps"] = 288 if method == "ppo" else 144  # three iterations
+    one, two = tmp_path / "one", tmp_path / "two"
+    for count, out in enumerate((one, two), 1):
+        finetune.run(finetune.configure(settings, workers=count, out=out))
+    assert_alike(one, two)
+    (two / "finished.json").unlink()
+    max((two / "checkpoints").glob("step_*")).rename(tmp_path / "last")
+    finetune.run(finetune.configure(settings, workers=3, out=two), resume=True)
+    assert_alike(one, two)
 
 
 @pytest.mark.slow
@@ -158,6 +206,7 @@ def test_workers_join_by_address_and_a_killed_one_joins_again(tmp_path: Path) ->
         ("--listen 127.0.0.1:99", "workers: expected above 1 with listen, got 1"),
         ("--workers 2 --learners 2", "workers: expected 1 with several learners"),
         ("--workers 2 --method ddiffpg", "workers: expected 1 with method ddiffpg"),
+        ("--workers 4 --method grpo --episodes.group 2", "workers: expected at most 3, the number of groups of worlds"),
     ],
 )
 def test_what_workers_cannot_do_is_told(given: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,7 @@ class GroupAdvantages(Estimator):
         return {
             "group/dropped": float((~uneven).float().mean()),
             "group/decisions": float(rollout.mask.sum()),
-            "group/spread": float(torch.std(score.float())) if len(score) > 1 else 0.0,
+            "group/spread": _spread(team().gather(score, 0)),
         }
 
 
@@ -114,7 +114,7 @@ class BatchAdvantages(Estimator):
         every = team().gather(score, 0)
         advantage, _ = group_advantages(every, torch.zeros_like(every, dtype=torch.int64), leave_one_out=True)
         rollout.advantage.copy_(advantage[first : first + len(score)].expand_as(rollout.advantage))
-        return {"group/spread": float(torch.std(every)) if len(every) > 1 else 0.0}
+        return {"group/spread": _spread(every)}
 
 
 class ReturnsToGo(Estimator):
@@ -164,3 +164,8 @@ class StepAndTrajectoryAdvantages(Estimator):
             "group/dropped": float((~uneven).float().mean()),
             "group/decisions": float(rollout.mask.sum()),
         }
+
+
+def _spread(score: torch.Tensor) -> float:
+    """Return the standard deviation of the scores (B,) of episodes."""
+    return float(torch.std(score.float())) if len(score) > 1 else 0.0

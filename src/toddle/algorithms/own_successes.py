@@ -125,6 +125,7 @@ class OwnSuccesses(Auxiliary):
         whole = rollout.mask is not None
         length = rollout.length if rollout.mask is None else int(rollout.mask[:, world].sum())
         pieces = [] if whole else self.open.pop(key, [])
+        pieces = [] if rollout.dropped[world] else pieces
         done = bool(pieces) and bool(pieces[-1]["done"])
         for t in range(length):
             if success[t] and not done:

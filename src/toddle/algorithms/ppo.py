@@ -49,6 +49,7 @@ from toddle.core.numbers import Count, NonNegative, Positive, Share, Whole
 from toddle.core.protocols import Critic, Module, Scorable
 from toddle.core.seeding import torch_generator
 from toddle.core.team import team
+from toddle.core.types import Observation
 from toddle.experience.rollout import Minibatch, Rollout
 from toddle.maths.objectives import (
     Aggregate,
@@ -205,6 +206,7 @@ class PPO:
         with self.engine.acting(self.policy) as acting:
             gathered = [source.collect(acting, self.critic) for source in self.sources]
         rollouts, metrics = [rollout for rollout, _ in gathered], dict[str, float]()
+        played = [rollout.mask for rollout in rollouts]  # before some of it is found to teach nothing
         for source, (rollout, facts) in zip(self.sources, gathered, strict=True):
             facts |= self._estimate(rollout)
             suffix = f"/{source.label}" if len(self.sources) > 1 else ""
@@ -212,16 +214,15 @@ class PPO:
         for auxiliary in self.auxiliaries:
             metrics |= auxiliary.begin(rollouts, self.policy)
         metrics |= self._update(rollouts)
-        for rollout in rollouts:
-            self._normalise(rollout)
+        for rollout, real in zip(rollouts, played, strict=True):
+            self._normalise(everyones(self.team, rollout.observation, real))
         self.iteration += 1
         for auxiliary in self.auxiliaries:
             metrics |= auxiliary.finish(self.iteration)
         return metrics
 
-    def _normalise(self, rollout: Rollout) -> None:
-        """Take a rollout's observations into the running statistics (not the policy's while only the critic learns)."""
-        seen = everyones(self.team, rollout.observation)
+    def _normalise(self, seen: Observation) -> None:
+        """Take observations into the running statistics (not the policy's while only the critic learns)."""
         if self.critic is not None:
             self.critic.update_normaliser(seen)
         if not self._warming:

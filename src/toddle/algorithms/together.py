@@ -18,15 +18,19 @@ UNCOUNTED = ("images", "context", "context_mask")
 """Large parts of observations, of which no normaliser keeps moments."""
 
 
-def everyones(team: Team, observation: Observation) -> Observation:
-    """Return the observations (T, B, ...) of all learners' worlds, side by side, as normalisers take them in."""
-    if team.size == 1:
+def everyones(team: Team, observation: Observation, real: Tensor | None) -> Observation:
+    """Return the observations (T, B, ...) of all learners' worlds, side by side, as normalisers take them in; of whole
+    episodes, where `real` (T, B) says which rows were played, these rows alone (N, ...)."""
+    if team.size == 1 and real is None:
         return observation
     found: Any = {
         key: team.gather(value, 1)
         for key, value in observation.items()
         if isinstance(value, Tensor) and key not in UNCOUNTED
     }
+    if real is not None:
+        played = team.gather(real, 1)
+        found = {key: value[played] for key, value in found.items()}
     if "instruction" in observation:
         found["instruction"] = observation["instruction"]
     return found

@@ -82,9 +82,9 @@ def _share(index: int, size: int, total: int, unit: int) -> range:
 class Place(Team):
     """One of several that only act, each with a share of the worlds: they say nothing to one another."""
 
-    def __init__(self, index: int, size: int, worlds: int) -> None:
-        """`worlds`: of all together."""
-        self.index, self.size, self.worlds = index, size, worlds
+    def __init__(self, index: int, size: int, worlds: int, unit: int = 1) -> None:
+        """`worlds`: of all together, shared out in whole `unit`s."""
+        self.index, self.size, self.worlds, self.unit = index, size, worlds, unit
 
     def share(self, total: int, unit: int = 1) -> range:
         """Return this one's share, as `Group` does."""
@@ -92,7 +92,7 @@ class Place(Team):
 
     def place(self, own: int) -> tuple[int, int]:
         """Return where its worlds begin, and how many all have."""
-        return self.share(self.worlds).start, self.worlds
+        return self.share(self.worlds, self.unit).start, self.worlds
 
 
 class Group(Team):

@@ -6,7 +6,8 @@ generator, reward scale) is in the collector's state.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from toddle.envs.base import Array, BatchedEnv
 from toddle.experience.actor import Actor
 from toddle.experience.curriculum import TaskCurriculum, TaskCurriculumConfig
 from toddle.experience.guide import Guide
-from toddle.experience.notes import Notes
+from toddle.experience.notes import Gathered, Notes
 from toddle.experience.reward_scale import RewardScale
 from toddle.experience.rollout import Rollout
 
@@ -54,6 +55,9 @@ class CollectConfig:
 
 class Collector:
     """Gathers rollouts from one environment.  `body` is the index of its embodiment in the policy's banks."""
+
+    of_worlds: ClassVar[tuple[str, ...]] = ("env", "actor", "generator", "episode_cost", "succeeded")
+    """What of the state is where the worlds are."""
 
     def __init__(
         self,
@@ -123,16 +127,18 @@ class Collector:
         return 0 if self.rollout is None else self.rollout.bytes
 
     def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
-        """Fill the rollout with T decisions a world and, with a critic, their values; return it with metrics of ended
-        episodes.
+        """Fill the rollout with T decisions a world and their values; return it with metrics of ended episodes.
 
         A sequential policy starts each rollout with an empty memory and `first` set, so that scoring the stored
         segment gives the same log-densities again.  The rollout is the collector's own and is overwritten next time.
         """
-        return self.finish(critic, self.gather(policy))
+        return self.finish(critic, [self.gather(policy)])
 
-    def gather(self, policy: Acting) -> int:
-        """Fill `rollout` with T decisions a world; return the control steps that were made."""
+    def told(self) -> None:
+        """Return what worlds elsewhere are told before a rollout: they know all that it begins with."""
+
+    def gather(self, policy: Acting, told: None = None) -> Gathered:
+        """Fill `rollout` with T decisions a world; return what came of it."""
         length, worlds, actor = self.config.length, self.env.num_envs, self.actor
         if self._begun:
             actor.restart(policy, first=policy.sequential)
@@ -172,7 +178,8 @@ class Collector:
         if policy.horizon > 1:
             rollout.steps = torch.from_numpy(self._steps.copy()).to(rollout.reward.device)
         rollout.keep_finals(finals)
-        return steps
+        notes, self.notes = self.notes, Notes()
+        return Gathered(steps, notes)
 
     def begin_again(self, worlds: NDArray[np.bool_]) -> None:
         """Let somebody reset the worlds (B,), between two rollouts: what they did so far is no episode."""
@@ -183,14 +190,15 @@ class Collector:
         if self._succeeded is not None:
             self._succeeded[-1] &= ~worlds
 
-    def finish(self, critic: Critic | None, steps: int) -> tuple[Rollout, dict[str, float]]:
-        """Value and scale the rollout; return it with metrics of what ended in its `steps` control steps."""
-        rollout = self.rollout
+    def finish(self, critic: Critic | None, parts: Sequence[Gathered]) -> tuple[Rollout, dict[str, float]]:
+        """Value and scale the rollout; return it with metrics of its parts, whose worlds follow one another."""
+        rollout, steps = self.rollout, sum(part.steps for part in parts)
         assert rollout is not None
+        self.notes.beside(part.notes for part in parts)
         if critic is not None:
             self._value(critic, rollout)
         if self.config.scale_rewards:
-            self._scale(rollout)
+            self.reward_scale.scale(rollout, self.config.reward_clip)
         return rollout, self._metrics(rollout, steps) | ({} if self.guide is None else self.guide.end(rollout))
 
     def _guided(self, t: int, chunk: Array) -> Array:
@@ -285,14 +293,6 @@ class Collector:
         if rollout.finals is not None:
             rows, columns = rollout.final_at.unbind(1)
             rollout.next_value[rows, columns] = rollout.first_value(critic.value(rollout.finals))
-
-    def _scale(self, rollout: Rollout) -> None:
-        ended = rollout.terminated | rollout.truncated
-        deviation = self.reward_scale.update(rollout.reward, ended, rollout.discount)
-        limit, rollout.reward_scale = self.config.reward_clip, deviation
-        for reward in (rollout.reward, rollout.gained):
-            if reward is not None:
-                reward.div_(deviation).clamp_(-limit, limit)
 
     def _metrics(self, rollout: Rollout, steps: int) -> dict[str, float]:
         """Means over the episodes and goals that ended in this rollout and over its decisions (docs/metrics.md)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from toddle.core.config import config
 from toddle.core.errors import problem
@@ -24,6 +26,7 @@ from toddle.experience.curriculum import (
     TaskCurriculum,
     TaskCurriculumConfig,
 )
+from toddle.experience.notes import Gathered
 from toddle.experience.rollout import Rollout
 
 __all__ = ["EpisodesConfig", "GroupCollector"]
@@ -53,12 +56,23 @@ class EpisodesConfig:
             raise problem("episodes.starts", f"1 to {MAX_STARTS:,}, for a curriculum", self.starts)
 
 
+class Told(NamedTuple):
+    """What a rollout of whole episodes begins with."""
+
+    starts: NDArray[Any]  # (groups of all worlds,), seeds
+    drawn: NDArray[Any]  # (groups,), what the curriculum calls them
+    noise: Tensor  # where the generator stands
+
+
 class GroupCollector:
     """Plays one whole episode in every world; worlds of a group are reset with the same seed, and so to the same start.
 
     The rollout is as long as the longest episode can be; `mask` is True while a world's episode runs.  A world whose
     episode has ended stands still until all have.
     """
+
+    of_worlds: ClassVar[tuple[str, ...]] = ()
+    """What of the state is where the worlds are: every episode begins at a reset, from what is told."""
 
     def __init__(
         self,
@@ -86,6 +100,7 @@ class GroupCollector:
         part = (self.place[0], env.num_envs, self.place[1]) if self.team.size > 1 else None
         self.generator = torch_generator(seed, "episodes", env.name, body, part=part)
         self.rollout: Rollout | None = None
+        self.last: Told  # what the last rollout began with
         self.curriculum = StartCurriculum(config.curriculum, config.starts) if config.curriculum.chooses else None
         if tasks is not None and env.tasks:
             if self.curriculum is not None:
@@ -113,12 +128,23 @@ class GroupCollector:
 
         The rollout is the collector's own and is overwritten next time.  A critic is not asked.
         """
+        return self.finish(critic, [self.gather(policy, self.told())])
+
+    def told(self) -> Told:
+        """Draw the starts of a rollout; return them with all else that it begins with, for worlds elsewhere."""
+        self.last = Told(*self._draw(self.place[1] // self.config.group), self.generator.get_state())
+        return self.last
+
+    def gather(self, policy: Acting, told: Told) -> Gathered:
+        """Play one episode in every world of this process, from its share of the starts; fill `rollout`."""
         config, env, actor, worlds = self.config, self.env, self.actor, self.env.num_envs
-        before = self.total_steps
-        groups, length = worlds // config.group, -(-env.max_episode_steps // policy.horizon)
-        first, every = self.place[0] // config.group, self.place[1] // config.group
-        starts, drawn = (of_all[first : first + groups] for of_all in self._draw(every))
-        seeds = np.repeat(starts, config.group)
+        groups, length, steps = worlds // config.group, -(-env.max_episode_steps // policy.horizon), 0
+        own = self._own(groups)
+        if env.tasks and self.curriculum is not None:
+            task = told.drawn[own] // max(config.starts, 1)
+            env.choose = lambda count: np.repeat(task, count // groups)
+        self.generator.set_state(told.noise)
+        seeds = np.repeat(told.starts[own], config.group)
         raw, _ = env.reset(seed=[int(seed) for seed in seeds])
         actor.begin(policy)
         running, mask = np.ones(worlds, bool), np.zeros((length, worlds), bool)
@@ -147,7 +173,7 @@ class GroupCollector:
                 success = reached[t].copy() if success is None else success | reached[t]
             self.rollout.execute(t, actor.previous)
             actor.note(np.zeros(worlds, bool))
-            self.total_steps += int(info["steps"][running].sum())
+            steps += int(info["steps"][running].sum())
             running = running & ~(terminated | truncated)
             if config.stop_together:
                 if success is None:
@@ -162,8 +188,13 @@ class GroupCollector:
             self.rollout.columns["succeeded"] = torch.from_numpy(succeeded).to(self.rollout.reward.device)
             self.rollout.reached = torch.from_numpy(reached)
         last = self._seen(policy, actor.observe(raw), np.ones(worlds, bool))
-        self._finish(self.rollout, last, rewards, ends, mask, np.stack([starts, drawn], 1), success)
-        return self.rollout, self._metrics(self.rollout, mask, self.total_steps - before)
+        self._write(self.rollout, last, rewards, ends, mask, success)
+        return Gathered(steps, decisions=t + 1, noise=self.generator.get_state())
+
+    def _own(self, groups: int) -> slice:
+        """Return which of all groups are this process's."""
+        first = self.place[0] // self.config.group
+        return slice(first, first + groups)
 
     def _seen(self, policy: Acting, observation: Observation, running: NDArray[Any]) -> Observation:
         """Return what is kept of an observation, and acted on."""
@@ -174,26 +205,22 @@ class GroupCollector:
         curriculum calls them."""
         config = self.config
         drawn = np.zeros(count, np.int64) if self.curriculum is None else self.curriculum.draw(count, self.starts)
-        if self.env.tasks and self.curriculum is not None:
-            task = drawn // max(config.starts, 1)
-            self.env.choose = lambda worlds: np.repeat(task, worlds // count)
         if not config.starts:
             return self.starts.integers(2**31 - 1, size=count), drawn
         if self.curriculum is None:
             drawn = self.starts.choice(config.starts, size=count, replace=count > config.starts)
         return config.first_start + drawn % config.starts, drawn
 
-    def _finish(
+    def _write(
         self,
         rollout: Rollout,
         last: Observation,
         rewards: NDArray[Any],
         ends: list[NDArray[Any]],
         mask: NDArray[Any],
-        starts: NDArray[Any],
         success: NDArray[Any] | None,
     ) -> None:
-        """Write what became of the episodes.  `starts` (groups, 2): seed, and what the curriculum calls it."""
+        """Write what became of the episodes."""
         device = rollout.reward.device
         rollout.observe(rollout.length, last)
         rollout.reward.copy_(torch.from_numpy(rewards))
@@ -201,26 +228,40 @@ class GroupCollector:
         rollout.truncated.copy_(torch.from_numpy(ends[1]))
         rollout.discount.fill_(1.0)
         rollout.mask = torch.from_numpy(mask).to(device)
-        same = np.unique(starts, axis=0, return_inverse=True)[1].reshape(-1)
-        rollout.group = torch.from_numpy(np.repeat(same, self.config.group)).to(device)
         rollout.success = None if success is None else torch.from_numpy(success).to(device)
         rollout.episode_return = rollout.reward.sum(0)
         if self.config.success_return:
             if rollout.success is None:
                 raise problem("success_return", "an environment that reports success", self.env.name)
             rollout.episode_return = rollout.success.float()
-        if self.curriculum is not None:
-            if success is None:
-                raise problem("episodes.curriculum", "an environment that reports success", self.env.name)
-            self.curriculum.note(starts[:, 1], success.reshape(-1, self.config.group))
 
-    def _metrics(self, rollout: Rollout, mask: NDArray[Any], made: int) -> dict[str, float]:
-        """Return the means over all learners' episodes; `made`: control steps of this one."""
-        assert rollout.episode_return is not None
-        self.total_steps += sum(self.team.objects(made)) - made
+    def finish(self, critic: Critic | None, parts: Sequence[Gathered]) -> tuple[Rollout, dict[str, float]]:
+        """Say which episodes began alike, and note how each start went; return the rollout with metrics of its parts,
+        whose worlds follow one another."""
+        rollout, told = self.rollout, self.last
+        assert rollout is not None
+        parts = [part for each in self.team.objects(list(parts)) for part in each]
+        own = self._own(rollout.worlds // self.config.group)
+        same = np.unique(np.stack([told.starts, told.drawn], 1), axis=0, return_inverse=True)[1].reshape(-1)[own]
+        rollout.group = torch.from_numpy(np.repeat(same, self.config.group)).to(rollout.reward.device)
+        if len(parts) > 1:  # noise is drawn for all worlds, as long as the longest of all episodes lasts
+            noise = max(parts, key=lambda part: part.decisions).noise
+            assert noise is not None
+            self.generator.set_state(noise)
+        if self.curriculum is not None:
+            if rollout.success is None:
+                raise problem("episodes.curriculum", "an environment that reports success", self.env.name)
+            succeeded = rollout.success.cpu().numpy().reshape(-1, self.config.group)
+            self.curriculum.note(told.drawn[own], succeeded)
+        self.total_steps += sum(part.steps for part in parts)
+        return rollout, self._metrics(rollout)
+
+    def _metrics(self, rollout: Rollout) -> dict[str, float]:
+        """Return the means over all learners' episodes."""
+        assert rollout.episode_return is not None and rollout.mask is not None
         metrics = {
             "episode/return": float(self.team.gather(rollout.reward.sum(0), 0).mean()),
-            "episode/length": float(self.team.gather(torch.from_numpy(mask.sum(0)), 0).double().mean()),
+            "episode/length": float(self.team.gather(rollout.mask.sum(0), 0).double().mean()),
             "episode/ended": float(self.place[1]),
             "rollout/total_steps": float(self.total_steps),
         }

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-__all__ = ["Notes"]
+__all__ = ["Gathered", "Notes"]
 
 
 @dataclass
@@ -45,3 +46,17 @@ class Notes:
         if "goal/success" in self.ended:
             metrics["goal/ended"] = float(len(self.ended["goal/success"]))
         return metrics
+
+
+@dataclass
+class Gathered:
+    """What came of a rollout, or of one process's part of it, besides the rollout."""
+
+    steps: int
+    """Control steps that were made."""
+    notes: Notes = field(default_factory=Notes)
+    """What ended in it."""
+    decisions: int = 0
+    """Decisions until the last episode had ended, where whole episodes are played."""
+    noise: Tensor | None = None
+    """Where the generator of the noise then stood."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from toddle.core.team import team
+from toddle.experience.rollout import Rollout
 from toddle.maths.advantages import discounted_returns
 
 __all__ = ["RewardScale"]
@@ -33,6 +34,14 @@ class RewardScale:
         self.count = total
         deviation = float(np.sqrt(self.square / self.count))
         return deviation if deviation > 1e-8 else 1.0
+
+    def scale(self, rollout: Rollout, limit: float) -> None:
+        """Divide a rollout's rewards by the deviation with them taken in, and hold them to plus or minus `limit`."""
+        ended = rollout.terminated | rollout.truncated
+        rollout.reward_scale = self.update(rollout.reward, ended, rollout.discount)
+        for reward in (rollout.reward, rollout.gained):
+            if reward is not None:
+                reward.div_(rollout.reward_scale).clamp_(-limit, limit)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the running numbers."""

@@ -88,6 +88,7 @@ class Rollout:
     `columns["succeeded"]` (T, B) bool is True once an episode had succeeded before the decision.
     `executed` (T, B, H_exec * A) holds, on the CPU, the actions that were executed; `reached` (T, B) bool, where the
     environment reports success, whether it did in the course of the decision.
+    `dropped` (B,) bool, on the CPU, is True where the episode that was under way before is lost (its process ended).
     `finals` holds the observations (N, ...) in which episodes were cut (`Collector`'s `ends`: or ended at all),
     `final_at` their (t, b) (N, 2).
     """
@@ -137,6 +138,7 @@ class Rollout:
         self.success: Tensor | None = None
         self.executed: Tensor | None = None
         self.reached: Tensor | None = None
+        self.dropped = torch.zeros(worlds, dtype=torch.bool)
         self.finals: Observation | None = None
         self.final_at = torch.zeros((0, 2), dtype=torch.int64, device=number.device)
 

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from toddle.core.config import to_dict
 from toddle.core.errors import problem
-from toddle.methods._base import load_method
-from toddle.runs.learners import check_learners
+from toddle.methods._base import Run, load_method
+from toddle.runs.joining import join
+from toddle.runs.learners import check_learners, follow, follows
+from toddle.runs.workers import act, acts
 
-__all__ = ["check_shared"]
+__all__ = ["check_shared", "led_by_another", "unit_of"]
+
+
+def led_by_another(config: Any, command: str, build: Callable[[Any], Run]) -> bool:
+    """Be a worker or one of the other learners until the end, where this process is one; return whether it was."""
+    if acts():
+        act(config, build, unit_of(config))
+    elif config.join is not None:
+        join(config.join, command)
+    elif follows(config.learners):
+        follow(lambda: build(config).learner, config.learners)
+    else:
+        return False
+    return True
+
+
+def unit_of(config: Any) -> int:
+    """Return how many worlds go together where worlds are shared out: those of a group of episodes."""
+    return int(to_dict(config).get("episodes", {}).get("group", 1))
 
 
 def check_shared(config: Any, command: str, *, workers: int = 1, **beside: Any) -> None:
     """Raise InputError where several learners or workers cannot share the worlds, the method, or what is set `beside`
     it."""
-    whole = to_dict(config).get("episodes", {})
-    unit = whole.get("group", 1)
-    check_learners(config.learners, config.worlds // unit, "worlds" if unit == 1 else "groups of worlds")
-    check_learners(workers, config.worlds, "worlds", "workers")
+    whole, unit = to_dict(config).get("episodes", {}), unit_of(config)
+    for field, count in (("learners", config.learners), ("workers", workers)):
+        check_learners(count, config.worlds // unit, "worlds" if unit == 1 else "groups of worlds", field)
     if config.learners == workers == 1:
         return
     name, count = ("learners", config.learners) if workers == 1 else ("workers", workers)
     beside["several learners"] = config.learners > 1 and workers > 1
-    beside["a curriculum over starts"] = whole.get("curriculum", {}).get("kind", "uniform") != "uniform"
+    chosen = whole.get("curriculum", {}).get("kind", "uniform") != "uniform"
+    beside["a curriculum over starts"] = chosen and workers == 1
     beside["safety"] = config.safety != "none"
     beside[f"method {config.method}"] = not load_method(config.method, command).shared
     for what, given in beside.items():

@@ -37,13 +37,15 @@ from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._iteration_memory import iteration_memory
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._recorded import check_as_recorded, recorded_success
-from toddle.recipes._shared import check_shared
+from toddle.recipes._shared import check_shared, led_by_another, unit_of
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog
+from toddle.runs.beside import beside, check_sources
 from toddle.runs.halves import check_overlap, overlapped
-from toddle.runs.learners import follow, follows, leading, led
+from toddle.runs.learners import leading, led
 from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder
+from toddle.runs.workers import acts, check_addresses, crew
 
 __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "run"]
 
@@ -74,7 +76,7 @@ class Config:
     is evaluated on the same seeds.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device", "evaluation_worlds", "learners", "overlap")
+    may_change: ClassVar[tuple[str, ...]] = ("device", "evaluation_worlds", "learners", "workers", "overlap", "listen")
 
     policy: Path = Path("runs/sft")
     """Folder of the VLA to improve (of `toddle sft`, or of an earlier `toddle finetune`)."""
@@ -94,6 +96,13 @@ class Config:
     """Threads that step the physics, where the environment has any."""
     learners: Count = 1
     """Processes that learn, each with its share of the worlds (docs/scaling.md)."""
+    workers: Count = 1
+    """Processes that only act, each with its share of the worlds and a copy of the policy, beside the one that learns;
+    1: that one acts too (docs/scaling.md)."""
+    listen: str | None = None
+    """HOST:PORT of this machine where workers of other machines join (--join); none is started here."""
+    join: str | None = None
+    """HOST:PORT of a learner that listens: be one of its workers; whatever else is set is the learner's business."""
     overlap: bool = False
     """Step the physics of half the worlds while the networks decide for the other half (docs/scaling.md)."""
     steps: Count = 100_000
@@ -130,8 +139,11 @@ class Config:
     def __post_init__(self) -> None:
         check_device_name(self.device)
         beside: Any = {"a process reward": self.process_reward.model, "a sum of rewards": self.reward not in OWN}
-        check_shared(self, "finetune", imitation=self.imitation.weight, drawn_tasks=self.tasks.draws, **beside)
-        check_overlap(self, **beside)
+        imitates = self.learners > 1 and self.imitation.weight > 0.0
+        alone: Any = beside | {"imitation": imitates, "drawn tasks": self.tasks.draws}
+        check_shared(self, "finetune", workers=self.workers, **alone)
+        check_overlap(self, several_workers=self.workers > 1, **beside)
+        check_addresses(self)
         if not self.env:
             raise problem("env", "at least one environment", "none")
         if len(set(self.env)) != len(self.env):
@@ -179,7 +191,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     gathered = to_dict(config)
 
     def environments() -> list[BatchedEnv]:
-        own = team().share(config.worlds, gathered.get("episodes", {}).get("group", 1))
+        own = team().share(config.worlds, unit_of(config))
         return [
             make_seen(config, name, len(own), config.seed + 1000 * index + own.start, vla, meta, learning=True)
             for index, name in enumerate(config.env)
@@ -191,7 +203,8 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     if config.tasks.draws:
         envs = [MixtureEnv(envs)]
     for line in dict.fromkeys(line for name in config.env for line in pictures(config, name, vla, meta)[1]):
-        print(line, file=sys.stderr)
+        if team().index == 0 and not acts():
+            print(line, file=sys.stderr)
     device = resolve_device(team().device(config.device))
     seen = gathered.get("collect", gathered.get("episodes", {})).get("keep") == "pictures"
     features = None if seen else vla.features
@@ -210,11 +223,12 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         parts={
             "rewards": _reward.reward_terms(config.reward, envs, config.seed, features)
             + config.process_reward.terms(features, vla.cameras, device),
-            "auxiliaries": config.imitation.parts(vla, config.seed),
+            "auxiliaries": [] if acts() else config.imitation.parts(vla, config.seed),
         },
     )
     with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
         made = _reward.check_taken(_safety.check_limited(config, config.build(start)), config.reward)
+    check_sources(config.workers, made.sources, config.method)
     return overlapped(made, config, environments), meta
 
 
@@ -303,16 +317,17 @@ def plan(config: Any) -> Plan:
 
 def run(config: Any, *, resume: bool = False) -> None:
     """Evaluate, train, evaluate again, and keep the policy.  Raises InputError, NaNError and KeyboardInterrupt."""
+    if led_by_another(config, "finetune", lambda own: build(own)[0]):
+        return
     if config.evaluation.recorded is not None:
         recorded_success(config.evaluation.recorded, config.policy, config.env)
-    if follows(config.learners):
-        follow(lambda: build(config)[0].learner, config.learners)
-        return
     with (
         RunFolder.open(config.out, config, resume=resume) as folder,
         leading(config.learners, "finetune", folder.path) as learners,
+        crew(config.workers, "finetune", folder.path, config.listen) as workers,
     ):
         made, meta = build(config)
+        beside(made, workers)
         table = _measure(config, "before", made, meta, folder.path)
         check_as_recorded(config.evaluation.recorded, config.policy, config.env, table)
         run_loop(

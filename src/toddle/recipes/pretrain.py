@@ -29,14 +29,14 @@ from toddle.policies.store import load_policy, save_policy
 from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._safety import check_limited, limit_lines, safety_of, told_of
-from toddle.recipes._shared import check_shared
+from toddle.recipes._shared import check_shared, led_by_another, unit_of
+from toddle.runs.beside import beside, check_sources
 from toddle.runs.halves import check_overlap, overlapped
-from toddle.runs.joining import join
-from toddle.runs.learners import follow, follows, leading, led
+from toddle.runs.learners import leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
-from toddle.runs.workers import act, acts, address_of, beside, check_sources, crew
+from toddle.runs.workers import check_addresses, crew
 
 __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "run"]
 
@@ -132,11 +132,7 @@ class Config:
         _reward.check_reward(self.reward, OWN)
         check_shared(self, "pretrain", workers=self.workers, **{"a sum of rewards": self.reward not in OWN})
         check_overlap(self, several_workers=self.workers > 1, a_sum_of_rewards=self.reward not in OWN)
-        for name, address in (("listen", self.listen), ("join", self.join)):
-            if address is not None:
-                address_of(address, name)
-        if self.listen is not None and self.workers == 1 and not acts():
-            raise problem("workers", "above 1 with listen", 1)
+        check_addresses(self)
         if self.stop_at is not None and len(self.env) > 1:
             raise problem("stop_at", "nothing with several environments", self.stop_at)
 
@@ -169,7 +165,7 @@ def _environments(config: Any) -> list[BatchedEnv]:
     given = {name: getattr(config, name) for name in OPTIONS}
     given["reward"] = _reward.own_word(config.reward, Config.reward)
     asked = {name: value for name, value in given.items() if value != getattr(Config, name)}
-    envs, own = [], team().share(config.worlds)
+    envs, own = [], team().share(config.worlds, unit_of(config))
     for index, name in enumerate(config.env):
         for option, value in asked.items():
             family_of(name).check(option, name, value)
@@ -264,14 +260,7 @@ def _succeeds(folder: Path, config: Any) -> bool:
 
 def run(config: Any, *, resume: bool = False) -> None:
     """Train, and write `policy/` into the run's folder.  Raises InputError, NaNError and KeyboardInterrupt."""
-    if acts():
-        act(config, build)
-        return
-    if config.join is not None:
-        join(config.join, "pretrain")
-        return
-    if follows(config.learners):
-        follow(lambda: build(config).learner, config.learners)
+    if led_by_another(config, "pretrain", build):
         return
     with (
         RunFolder.open(config.out, config, resume=resume) as folder,

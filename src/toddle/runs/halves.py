@@ -17,7 +17,7 @@ from toddle.core.protocols import Acting
 from toddle.core.team import Place, placed
 from toddle.envs.base import BatchedEnv
 from toddle.experience.collect import Collector
-from toddle.runs.workers import Beside, brought, done
+from toddle.runs.beside import Beside, brought, done
 
 __all__ = ["Halves", "check_overlap", "overlapped"]
 
@@ -31,9 +31,9 @@ class Halves:
         """halves: of each half, a collector for each environment."""
         self.halves, self.threads = halves, ThreadPoolExecutor(self.size)
 
-    def gather(self, at: int, policy: Acting) -> list[Any]:
+    def gather(self, at: int, policy: Acting, told: Any) -> list[Any]:
         """Let both act, each in its thread; return what they bring."""
-        return list(self.threads.map(lambda half: brought(half[at], half[at].gather(policy)), self.halves))
+        return list(self.threads.map(lambda half: brought(half[at], policy, told), self.halves))
 
     def ask(self, given: Callable[[int], tuple[str, int, Any]]) -> list[Any]:
         """Save or restore the worlds of both."""

@@ -15,29 +15,25 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from toddle.core.device import CPU, device_of, to_device
+from toddle.core.device import CPU, to_device
 from toddle.core.errors import EnvironmentFault, problem
 from toddle.core.process import prepare_child
-from toddle.core.protocols import Acting, Critic
+from toddle.core.protocols import Acting
 from toddle.core.team import HOST, Place, placed
-from toddle.experience.collect import Collector
-from toddle.experience.notes import Notes
-from toddle.experience.rollout import Rollout
-from toddle.runs.learners import merged_state, own_state
+from toddle.runs.beside import brought, done
 
-__all__ = ["ASKED", "KEY", "LOST", "Beside", "Crew", "act", "acts", "address_of", "beside", "brought", "check_sources"]
-__all__ += ["crew", "done", "received", "send", "side_by_side"]
+__all__ = ["ASKED", "KEY", "LOST", "Crew", "act", "acts", "address_of", "check_addresses", "crew", "received", "send"]
 
 ASKED = "TODDLE_WORKER"
 """Environment variable: where the learner listens, the key, and which of how many this worker is."""
@@ -48,10 +44,6 @@ GREETING = 10
 """Seconds in which one that connects must have said who it is."""
 MOST_LOSSES = 20
 """Workers lost without an iteration in between at which the run ends."""
-OF_WORLDS = ("env", "actor", "generator", "episode_cost", "succeeded")
-"""What of a collector's state is where the worlds are."""
-FOR_EACH = ("group", "episode_return", "success")
-"""What a rollout has for each world, not for each decision."""
 
 
 # ---- the worker ------------------------------------------------------------------------------------------------------
@@ -60,38 +52,34 @@ def acts() -> bool:
     return ASKED in os.environ
 
 
-def act(config: Any, build: Callable[[Any], Any]) -> None:
-    """Be a worker until the learner lets go: build what learns with this one's worlds, and gather when it is said."""
+def act(config: Any, build: Callable[[Any], Any], unit: int = 1) -> None:
+    """Be a worker until the learner lets go: build what learns with this one's worlds, and gather when it is said.
+
+    unit: worlds are shared out in so many at once.
+    """
     address, key, index, size, life = os.environ[ASKED].split()
     link = Client(address_of(address, ASKED), authkey=bytes.fromhex(key))
-    with placed(Place(int(index), int(size), config.worlds)):
+    with placed(Place(int(index), int(size), config.worlds, unit)):
         made = build(replace(config, workers=1, seed=config.seed + 1_000_003 * int(life)))
         policy, sources = made.acting or made.policy, made.sources
+        anew = set(range(len(sources)) if int(life) else ())
         send(link, ("ready", int(index)))
         try:
             while True:
                 word, at, given = received(link)
                 if word == "gather":
-                    policy.load_state_dict({**policy.state_dict(), **given})
-                    answer: Any = brought(sources[at], sources[at].gather(policy))
+                    weights, told = given
+                    if weights:
+                        policy.load_state_dict({**policy.state_dict(), **weights})
+                    with made.merged():
+                        found = brought(sources[at], policy, told, dropped=at in anew)
+                    answer: Any = to_device(found, CPU)
+                    anew.discard(at)
                 else:
                     answer = done(word, sources[at], given)
                 send(link, answer)
         except LOST:
             return  # the learner has ended
-
-
-def brought(source: Collector, steps: int) -> tuple[dict[str, Any], Notes, int]:
-    """Return what a collector has gathered in `steps` control steps: its rollout's attributes, and what ended."""
-    rollout, notes, source.notes = source.rollout, source.notes, Notes()
-    return dict(vars(rollout)), notes, steps
-
-
-def done(word: str, source: Collector, given: Any) -> dict[str, Any]:
-    """Restore ("load") or return ("save") what of a collector's state is of its worlds."""
-    if word == "load":
-        source.load_state_dict({**source.state_dict(), **given})
-    return {name: value for name, value in source.state_dict().items() if name in OF_WORLDS}
 
 
 def address_of(text: str, field: str) -> tuple[str, int]:
@@ -131,7 +119,8 @@ class Crew:
             told = f"{KEY}={self.key.decode()} " if KEY not in os.environ else f"{KEY}=... "
             print(f"{size} workers are awaited: {told}toddle {command} --join {listen}", file=sys.stderr, flush=True)
         self.links: list[Connection | None] = [None] * size
-        self.sent: list[dict[str, Tensor]] = [{} for _ in range(size)]
+        self.weights: dict[str, Tensor] = {}  # as they were last sent, on the CPU
+        self.round, self.changed, self.has = 0, dict[str, int](), [0] * size  # the sending in which each last changed
         self.processes = [] if self.listens else [self._start(index) for index in range(size)]
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
@@ -194,7 +183,7 @@ class Crew:
             raise EnvironmentFault(f"worker {index} has ended with status {status}; what it said stands above")
         how = ": one that joins takes its place" if self.listens else f" (status {status}): it is started again"
         print(f"worker {index} was lost{how}, its episodes are dropped", file=sys.stderr)
-        self.links[index], self.sent[index] = None, {}
+        self.links[index], self.has[index] = None, 0
         if not self.listens:
             self.lives[index] += 1
             self.processes[index] = self._start(index)
@@ -219,17 +208,24 @@ class Crew:
         self.losses = 0
         return [answers[index] for index in range(self.size)]
 
-    def gather(self, at: int, policy: Acting) -> list[Any]:
+    def gather(self, at: int, policy: Acting, told: Any) -> list[Any]:
         """Send the workers what has changed of the weights, and let them act; return what they bring."""
-        weights = {name: value.to(CPU) for name, value in policy.state_dict().items()}  # once for all workers
-        return self.ask(lambda index: ("gather", at, self.patch(index, weights)))
+        self.note(policy.state_dict())
+        return self.ask(lambda index: ("gather", at, (self.patch(index), told)))
 
-    def patch(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return which weights (on the CPU) differ from what this worker has."""
-        known = self.sent[index]
-        changed = {name: x for name, x in weights.items() if name not in known or not torch.equal(known[name], x)}
-        self.sent[index] = known | {name: value.clone() for name, value in changed.items()}
-        return changed
+    def note(self, weights: Mapping[str, Tensor]) -> None:
+        """Take in the weights as they are now."""
+        self.round += 1
+        for name, value in weights.items():
+            here, known = value.to(CPU), self.weights.get(name)
+            if known is None or not torch.equal(known, here):
+                self.weights[name], self.changed[name] = here.clone(), self.round
+
+    def patch(self, index: int) -> dict[str, Tensor]:
+        """Return which weights differ from what this worker has; it has them from now on."""
+        given = {name: value for name, value in self.weights.items() if self.changed[name] > self.has[index]}
+        self.has[index] = self.round
+        return given
 
     def close(self) -> None:
         """Let go of all of them."""
@@ -240,81 +236,6 @@ class Crew:
         for process in self.processes:
             process.kill()  # it holds nothing open that could be cut short
             process.wait()
-
-
-class Gathering(Protocol):
-    """Several that gather, each with its share of the worlds: workers, or halves in this process."""
-
-    size: int
-
-    def gather(self, at: int, policy: Acting) -> list[Any]:
-        """Let each gather from its part of environment `at`; return what they bring (`brought`)."""
-
-    def ask(self, given: Callable[[int], tuple[str, int, Any]]) -> list[Any]:
-        """Say to each (word, environment, state), "save" or "load"; return their states (`done`)."""
-
-
-class Beside:
-    """A source of experience whose worlds are others'; `inner` is the collector that it stands for."""
-
-    def __init__(self, inner: Collector, at: int, crew: Gathering) -> None:
-        self.inner, self.at, self.crew, self.label, self.worlds = inner, at, crew, inner.label, inner.worlds
-        self.shares = [len(Place(index, crew.size, inner.worlds).share(inner.worlds)) for index in range(crew.size)]
-
-    def collect(self, policy: Acting, critic: Critic | None) -> tuple[Rollout, dict[str, float]]:
-        """Let the workers act, and put what they bring side by side."""
-        parts = self.crew.gather(self.at, policy)
-        self.inner.rollout = side_by_side([part for part, _, _ in parts], device_of(policy))
-        self.inner.notes.beside(notes for _, notes, _ in parts)
-        return self.inner.finish(critic, sum(steps for _, _, steps in parts))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of one collector with all worlds."""
-        parts = self.crew.ask(lambda index: ("save", self.at, None))
-        return {**self.inner.state_dict(), **merged_state(parts, self.shares)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it; each worker takes its own worlds."""
-        self.inner.load_state_dict(state)
-        whole = {name: state[name] for name in OF_WORLDS if name in state}
-
-        def own(index: int) -> tuple[str, int, Any]:
-            share = Place(index, self.crew.size, self.worlds).share(self.worlds)
-            return "load", self.at, own_state(whole, share, self.worlds)
-
-        self.crew.ask(own)
-
-
-def side_by_side(parts: Sequence[dict[str, Any]], device: torch.device) -> Rollout:
-    """Return one rollout of several (their attributes), whose worlds follow one another."""
-    whole, first = Rollout.__new__(Rollout), parts[0]
-    said = list(dict.fromkeys(sentence for part in parts for sentence in part["sentences"]))
-    numbers = {sentence: index for index, sentence in enumerate(said)}
-    starts = [sum(part["worlds"] for part in parts[:index]) for index in range(len(parts))]
-    for part, start in zip(parts, starts, strict=True):
-        if "task" in part["_observation"] and part["sentences"]:
-            seen = part["_observation"]
-            own = torch.tensor([numbers[sentence] for sentence in part["sentences"]], device=seen["task"].device)
-            part["_observation"] = {**seen, "task": own[seen["task"]]}
-        part["final_at"] = part["final_at"] + part["final_at"].new_tensor([0, start])
-    for name, value in first.items():
-        others = [part[name] for part in parts]
-        if name in ("finals", "final_at"):
-            others = [each for each, part in zip(others, parts, strict=True) if part["finals"] is not None]
-            value = others[0] if others else value
-        setattr(whole, name, to_device(_joined(name, value, others), device))
-    whole.worlds, whole.sentences, whole._numbers = sum(part["worlds"] for part in parts), said, numbers
-    return whole
-
-
-def _joined(name: str, first: Any, values: Sequence[Any]) -> Any:
-    if isinstance(first, dict) and name != "_numbers":
-        return {key: _joined(name, value, [each[key] for each in values]) for key, value in first.items()}
-    if isinstance(first, Tensor) and values:
-        return torch.cat(list(values), 0 if name in ("finals", "final_at", *FOR_EACH) else 1)
-    if name == "finals" and isinstance(first, list):
-        return [sentence for each in values for sentence in each]
-    return first
 
 
 @contextmanager
@@ -330,14 +251,10 @@ def crew(workers: int, command: str, folder: Path, listen: str | None = None) ->
         made.close()
 
 
-def beside(made: Any, crew: Crew | None) -> Any:
-    """Return what a method has built, whose learner takes its experience from the workers."""
-    if crew is not None:
-        made.learner.sources = [Beside(source, index, crew) for index, source in enumerate(made.sources)]
-    return made
-
-
-def check_sources(workers: int, sources: Sequence[Any], method: str) -> None:
-    """Raise InputError where the experience is not gathered by a collector."""
-    if workers > 1 and not all(isinstance(source, Collector) for source in sources):
-        raise problem("workers", f"1 with method {method}", workers, "docs/scaling.md lists what workers are for")
+def check_addresses(config: Any) -> None:
+    """Raise InputError where what a command is told of workers on other machines does not fit."""
+    for name, address in (("listen", config.listen), ("join", config.join)):
+        if address is not None:
+            address_of(address, name)
+    if config.listen is not None and config.workers == 1 and not acts():
+        raise problem("workers", "above 1 with listen", 1)
