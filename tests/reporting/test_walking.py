@@ -8,7 +8,7 @@ import pytest
 
 from toddle.core.types import EpisodeResult
 from toddle.reporting.episode_log import summarise
-from toddle.reporting.walking import command_plot, walking_line
+from toddle.reporting.walking import command_plot, walking_line, walking_section
 
 
 def _episode(seed: int, **info: Any) -> EpisodeResult:
@@ -53,5 +53,15 @@ def test_tracked_metres_falls_and_slope() -> None:
     assert "a policy" in picture and picture.count("<use") >= 9
 
 
+def test_a_report_shows_it() -> None:
+    """Beside a cell that does not walk, of which nothing is said."""
+    others = [_episode(0, terminated=True)]
+    shown = walking_section({("a", "walk/ant", "plain"): [FIRST, SECOND], ("b", "dots/one", "plain"): others})
+    assert "walk/ant, a" in shown and "dots" not in shown
+    assert [f">{value}<" in shown for value in ("0.33", "0.20", "5.00", "0.50", "1.00")] == [True] * 5
+
+
 def test_other_episodes_have_none_of_it() -> None:
-    assert summarise([_episode(0, terminated=True)]).walking == {}
+    others = [_episode(0, terminated=True)]
+    assert summarise(others).walking == {}
+    assert walking_section({("b", "dots/one", "plain"): others}) == ""

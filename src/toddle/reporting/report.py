@@ -23,6 +23,7 @@ from toddle.reporting.episode_log import EvaluationReport, compare, score_of, su
 from toddle.reporting.jump_start import jump_start_section
 from toddle.reporting.reward_terms import reward_section
 from toddle.reporting.run_data import Cell, RunData, cells_of, environment, find_runs
+from toddle.reporting.walking import walking_section
 
 __all__ = ["write_report"]
 
@@ -79,6 +80,7 @@ def write_report(
         ("Terms of the reward", reward_section(runs)),
         ("Asking a teacher", jump_start_section(runs)),
         ("Conversion", page.section(*(_conversion(run) for run in runs if run.conversion is not None))),
+        ("Walking", walking_section({(cell.candidate, cell.env, cell.condition): cell.results for cell in cells})),
         ("Motion and speed", _motion(cells, reports)),
         ("Videos", _videos(cells, colours, out.parent)),
         ("Settings and environment", _settings(runs)),

@@ -12,9 +12,13 @@ from matplotlib.figure import Figure
 from toddle.core.files import write_text_atomic
 from toddle.core.types import EpisodeResult
 from toddle.maths.walking import KINDS, slope
+from toddle.reporting import page
 from toddle.reporting.plots import INK, STYLE, colours_of, svg
 
-__all__ = ["command_plot", "walking_facts", "walking_line", "walking_report"]
+__all__ = ["command_plot", "walking_facts", "walking_line", "walking_report", "walking_section"]
+
+Labels = tuple[str, str, str]
+"""Candidate, environment and condition of a cell."""
 
 COLUMNS = {"forward": (2, 5), "sideways": (3, 6), "turning": (4, 7)}
 """Of a command's row (`experience.evaluate`): what was asked, what was reached."""
@@ -83,14 +87,32 @@ def command_plot(cells: Mapping[str, Sequence[EpisodeResult]]) -> str:
         return svg(figure)
 
 
-def walking_report(folder: Path, table: Mapping[tuple[str, str, str], Sequence[EpisodeResult]]) -> str:
-    """Draw `walking.svg` into the folder; return a line for each cell (candidate, environment, condition) that walks,
-    nothing where none does."""
-    walks = {
+def walking_section(table: Mapping[Labels, Sequence[EpisodeResult]]) -> str:
+    """Return the part of a page on the cells that walk: the plot of commands, and a table; nothing where none does."""
+    walks = _walks(table)
+    if not walks:
+        return ""
+    head = ["who", "velocities tracked", "off by, m/s", "slope", "metres an episode", "falls", "pushes survived"]
+    keys = ("tracked", "speed_error", "slope", "walked", "falls", "pushed_survived")
+    facts = [(name, walking_facts(found)) for name, found in walks.items()]
+    rows = [[name, *(f"{found[key]:.2f}" if key in found else "" for key in keys)] for name, found in facts]
+    words = "A dot a velocity goal, what was reached over what was commanded; on the line it was followed."
+    return page.section(page.figure(command_plot(walks), words), page.table(head, rows, numbers=range(1, len(head))))
+
+
+def _walks(table: Mapping[Labels, Sequence[EpisodeResult]]) -> dict[str, Sequence[EpisodeResult]]:
+    """Return the cells that walk, by a name."""
+    return {
         ", ".join(part for part in (environment, condition, candidate) if part != "plain"): found
         for (candidate, environment, condition), found in table.items()
         if any("walked" in result.info for result in found)
     }
+
+
+def walking_report(folder: Path, table: Mapping[Labels, Sequence[EpisodeResult]]) -> str:
+    """Draw `walking.svg` into the folder; return a line for each cell (candidate, environment, condition) that walks,
+    nothing where none does."""
+    walks = _walks(table)
     if walks:
         write_text_atomic(folder / "walking.svg", command_plot(walks))
     return "".join(f"{cell}: {walking_line(walking_facts(found))}\n" for cell, found in walks.items())
