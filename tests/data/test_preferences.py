@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from toddle.core.errors import InputError
-from toddle.data.judging import judge, nearness, scorer
+from toddle.data.judging import check_differs, judge, nearness, scorer
 from toddle.data.layout import DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
@@ -143,6 +143,9 @@ def test_a_judge_is_wrong_as_often_as_it_is_told_and_goes_on(dataset: LeRobotDat
     assert answered("parts", 200, 0.1) == some
     with AnswerFile(tmp_path / "none", dataset, settings, "judge") as file, pytest.raises(InputError, match="equals"):
         judge(dataset, file, settings, lambda segment: 0.0, answers=1, error=0.0, seed=0)
+    with pytest.raises(InputError, match="equals"):
+        check_differs(dataset, settings, lambda segment: 0.0)
+    check_differs(dataset, settings, score)
 
 
 def test_nearness_is_to_what_was_demonstrated_from_the_nearest_state(dataset: LeRobotDataset, tmp_path: Path) -> None:

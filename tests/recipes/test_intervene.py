@@ -17,6 +17,7 @@ import torch
 from tests.reporting.browser import Browser, find_browser
 
 from toddle.core.errors import InputError
+from toddle.core.rendering import RenderSettings
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.envs.make import make_env
 from toddle.experience.demonstrations import Demonstration, demonstrate
@@ -183,6 +184,11 @@ def test_wrong_input_is_one_line(stored: Path, tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"env": "gymnasium/Pusher-v5"}, "expert: expected an environment with a scripted expert"),
         ({"env": "gymnasium/Pusher-v5", "human": "browser"}, "env: expected an environment whose actions move a hand"),
+        ({"env": "gymnasium/CartPole-v1"}, "expert: expected an environment with a scripted expert"),
+        (
+            {"env": "gymnasium/CartPole-v1", "render": RenderSettings(shadows=True)},
+            "render: expected nothing with gymn",
+        ),
         ({"human": "browser", "batch": 2}, "batch: expected 1"),
         ({"human": "browser", "person": ScriptedConfig(hold=3)}, "person: expected its defaults"),
         ({"view": ViewConfig(rate=5.0)}, "view: expected its defaults"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from toddle.core.config import config, load_config
 from toddle.core.errors import InputError, NaNError, problem
+from toddle.recipes._reward import Rewarded
 from toddle.runs.metrics import Metrics, read_metrics
 from toddle.runs.run import RunFolder
 
@@ -121,23 +123,32 @@ def test_what_is_refused_after_the_folder_was_made_leaves_none(tmp_path: Path) -
 
 
 @config
-class Differing:
-    """Settings that name a table or a plan."""
+class Differing(Rewarded):
+    """Settings that name a table, a plan, or what a reward reads."""
 
     out: Path = Path("a")
     randomise: Path | None = None
     stages: Path | None = None
+    reward: str = "own"
 
 
-@pytest.mark.parametrize("name", ["randomise", "stages"])
-def test_a_file_that_was_edited_meanwhile_is_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"), [("randomise", "file"), ("stages", "file"), ("reward", "file"), ("reward", "folder")]
+)
+def test_a_file_that_was_edited_meanwhile_is_refused(name: str, kind: str, tmp_path: Path) -> None:
+    """A file that settings name; for a reward, the file of a term, or the card in its folder."""
     table, run = tmp_path / "table.yaml", tmp_path / "run"
+    if name == "reward" and kind == "folder":
+        (tmp_path / "term").mkdir()
+        table = tmp_path / "term/card.json"
     table.write_text("friction: [0.5, 2.0]\n")
-    settings = Differing(**{name: table})
+    term = f"gvl:{table.parent}" if kind == "folder" else f"pbrs:{table}"
+    named = f"sparse+0.5*{term}+rnd" if name == "reward" else str(table)
+    settings = Differing(**{name: named if name == "reward" else table})  # type: ignore[arg-type]
     begin(run, settings)  # type: ignore[arg-type]
     RunFolder.open(run, settings, resume=True).close()
     table.write_text("friction: [0.5, 3.0]\n")
-    with pytest.raises(InputError, match=rf"another content of {name} \({table}\); use the same"):
+    with pytest.raises(InputError, match=re.escape(f"another content of {name} ({named}); use the same")):
         RunFolder.open(run, settings, resume=True)
     (run / "run.json").write_text('{"command": "test_run"}')  # of a version that kept no hash
     RunFolder.open(run, settings, resume=True).close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,8 @@ class Family:
     """build(member, num_envs, *, seed, threads, **options) -> BatchedEnv; imports what is heavy when it is called."""
     options: tuple[str, ...] = ()
     """Options that `build` takes besides; others are refused by name."""
+    only: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Option -> the members that take it, where others do not."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Options that evaluation sets: held-out goals, the end at success."""
     finetuning: Mapping[str, Any] = field(default_factory=dict)
@@ -37,23 +39,28 @@ class Family:
     open_ended: Callable[[str], bool] | None = None
     """Whether a name beyond `members` exists, where there may be such."""
 
-    def takes(self, option: str) -> bool:
-        """Whether it has an option of this name."""
-        return option in self.options
+    def takes(self, option: str, environment: str) -> bool:
+        """Whether its `environment` (`<name>/<member>`) has an option of this name."""
+        member = environment.partition("/")[2]
+        return option in self.options and member in self.only.get(option, (member,))
 
     def check(self, option: str, environment: str, value: Any, *, field: str | None = None) -> None:
         """Raise InputError, one line, where it has no such option; `field` is how the user knows it, if otherwise."""
-        if not self.takes(option):
+        if not self.takes(option, environment):
             takes = f"it takes {', '.join(self.options) or 'no options'}"
+            if option in self.options:
+                takes = f"it is for {', '.join(self.only[option])}"
             raise problem(field or option, f"nothing with {environment}", value, takes)
 
     def make(self, member: str, num_envs: int, **options: Any) -> Any:
         """Build an environment.  Raises InputError for an unknown option and for a missing package."""
         for option in options:
-            if option not in ("seed", "threads") and not self.takes(option):
+            if option not in ("seed", "threads") and option not in self.options:
                 takes = nearest(option, self.options) if self.options else "it takes none"
                 which = self.name if member == self.name else f"{self.name}/"
                 raise problem("environment option", f"an option of {which}", option, takes)
+            if option in self.only and options[option]:
+                self.check(option, f"{self.name}/{member}", options[option])
         try:
             return self.build(member, num_envs, **options)
         except ModuleNotFoundError as error:

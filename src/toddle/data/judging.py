@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from toddle.core.errors import InputError, problem
 from toddle.core.reading import read_json
 from toddle.core.seeding import numpy_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.preferences import Answer, AnswerFile, PairConfig, Segment, starts_in
+from toddle.data.preferences import Answer, AnswerFile, PairConfig, Segment, pairs, starts_in
 from toddle.data.queries import questions
 from toddle.maths.preferences import external_log_reward, trajectory_score
 
-__all__ = ["JUDGES", "Score", "judge", "nearness", "scorer"]
+__all__ = ["JUDGES", "Score", "check_differs", "judge", "nearness", "scorer"]
 
 Score = Callable[[Segment], float]
 """How good a piece is."""
@@ -116,6 +117,12 @@ def _costs(dataset: LeRobotDataset, path: Path | None) -> dict[int, float]:
             raise problem(f"{path}: costs: episode {episode.index}", wanted, str(cost)[:60])
         found[episode.index] = float(external_log_reward(torch.from_numpy(stages)))
     return found
+
+
+def check_differs(dataset: LeRobotDataset, settings: PairConfig, score: Score) -> None:
+    """Raise InputError where of the first pairs that would be tried for an answer none has a better piece."""
+    if all(score(first) == score(second) for first, second in itertools.islice(pairs(dataset, settings), TRIED)):
+        raise problem(f"dataset: {dataset.path}", "pieces of which one is better", f"{TRIED} pairs of equals")
 
 
 def judge(

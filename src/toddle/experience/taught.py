@@ -98,14 +98,14 @@ def picture_options(
         return given, told
     taught = Taught.of(meta)
     options: dict[str, Any] = given
-    if cameras or family.takes("cameras"):  # else it has pictures of its own, or none
+    if cameras or family.takes("cameras", environment):  # else it has pictures of its own, or none
         height, width = taught.size or (image_size, image_size)
         options |= {"cameras": cameras or own, "image_size": height}
         if height != width:
             told.append(f"taught with pictures of {height} x {width}, {environment} draws {height} x {height}")
         if own and cameras and cameras != own:
             told.append(f"taught with the cameras {' '.join(own)}, shown {' '.join(cameras)}")
-    if not family.takes("render"):
+    if not family.takes("render", environment):
         if taught.render is not None:
             told.append(f"taught with {taught.render}; {environment} cannot set how it draws")
         return options, told

@@ -25,7 +25,7 @@ def make_seen(
     if (word := _reward.own_word(config.reward, PAID)) != PAID:
         family.check("reward", name, word)
         options["reward"] = word
-        if learning and family.takes("terminate_on_success"):
+        if learning and family.takes("terminate_on_success", name):
             options["terminate_on_success"] = False
     family.check("cameras", name, " ".join(config.cameras or policy.cameras))
     options |= pictures(config, name, policy, meta)[0]

@@ -62,7 +62,7 @@ def make_recorded(config: Any, name: str) -> BatchedEnv:
     if cameras_of(config, name):
         options |= {"cameras": cameras_of(config, name), "image_size": config.image_size}
         drawing["render"] = drawn_of(config)
-        options |= {option: value for option, value in drawing.items() if family.takes(option)}
+        options |= {option: value for option, value in drawing.items() if family.takes(option, name)}
     elif asked:
         raise problem(asked[0], f"nothing where no pictures are recorded ({name})", "settings of it")
     if config.paraphrases:
@@ -82,7 +82,7 @@ def drawn_of(config: Any) -> RenderSettings:
 
 def cameras_of(config: Any, name: str) -> tuple[str, ...]:
     """Return the cameras that are recorded: those asked for, where the environment has any at all."""
-    if family_of(name).takes("cameras"):
+    if family_of(name).takes("cameras", name):
         return tuple(config.cameras)
     if config.cameras not in ((), CAMERAS):
         family_of(name).check("cameras", name, " ".join(config.cameras))
@@ -107,7 +107,7 @@ def spec_of(config: Any, env: BatchedEnv) -> DatasetSpec:
         images=config.images,
         cameras=dict.fromkeys(env.cameras, _picture_size(env)),
         image_stride=config.image_stride,
-        render=drawn_of(config) if env.cameras and family_of(env.name).takes("render") else None,
+        render=drawn_of(config) if env.cameras and family_of(env.name).takes("render", env.name) else None,
         variation=config.variation,
     )
 

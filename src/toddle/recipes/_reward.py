@@ -14,7 +14,18 @@ from toddle.core.types import FeatureSource
 from toddle.envs.base import BatchedEnv
 from toddle.methods._base import Run
 
-__all__ = ["check_reward", "check_taken", "keep_episode", "own_word", "reward_lines", "reward_terms"]
+__all__ = ["Rewarded", "check_reward", "check_taken", "keep_episode", "own_word", "reward_lines", "reward_terms"]
+
+
+class Rewarded:
+    """Settings with a `reward`."""
+
+    reward: str
+
+    @property
+    def also_read(self) -> dict[str, list[Path]]:
+        """The files and folders that its terms read: a run goes on with the same content only."""
+        return {"reward": [Path(argument) for _, argument, _ in parse_reward(self.reward).terms if argument]}
 
 
 def check_reward(text: str, words: Sequence[str]) -> None:

@@ -1,18 +1,23 @@
-"""What several learners can share of a command's settings."""
+"""What plans of learning share: what several learners can share of the settings, and what an iteration takes."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from toddle.core.config import to_dict
 from toddle.core.errors import problem
+from toddle.core.protocols import Learner
 from toddle.methods._base import Run, load_method
 from toddle.runs.joining import join
 from toddle.runs.learners import check_learners, follow, follows
 from toddle.runs.workers import act, acts
 
-__all__ = ["check_shared", "led_by_another", "unit_of"]
+__all__ = ["check_shared", "iteration_seconds", "led_by_another", "unit_of"]
+
+LONG = 10.0
+"""Seconds of a first iteration from which a second one is not waited for."""
 
 
 def led_by_another(config: Any, command: str, build: Callable[[Any], Run]) -> bool:
@@ -51,3 +56,16 @@ def check_shared(config: Any, command: str, *, workers: int = 1, **beside: Any) 
         if given:
             remedy = f"docs/scaling.md lists what several {name} share"
             raise problem(name, f"1 with {what.replace('_', ' ')}", count, remedy)
+
+
+def iteration_seconds(learner: Learner, config: Any) -> float:
+    """Make an iteration, and another one where the first was short, so that allocating weighs, or compiles; return the
+    seconds of the last."""
+    compiles = to_dict(config).get("ppo", {}).get("compile", False)
+    for _ in range(2):
+        began = time.perf_counter()
+        learner.step()
+        seconds = time.perf_counter() - began
+        if seconds >= LONG and not compiles:
+            break
+    return seconds

@@ -7,7 +7,6 @@ seeds, `summary.json`, and `policy/`, the improved VLA of the same kind.
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,7 +36,7 @@ from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._iteration_memory import iteration_memory
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._recorded import check_as_recorded, recorded_success
-from toddle.recipes._shared import check_shared, led_by_another, unit_of
+from toddle.recipes._shared import check_shared, iteration_seconds, led_by_another, unit_of
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog
 from toddle.runs.beside import beside, check_sources
@@ -68,7 +67,7 @@ class BeforeAndAfter:
 
 
 @config
-class Config:
+class Config(_reward.Rewarded):
     """Improve a vision-language-action model by RL in simulation, from pictures and sentences, and keep it.
 
     Example: toddle finetune --policy runs/sft --env metaworld/push-v3 --method ppo --out runs/rl
@@ -285,10 +284,7 @@ def plan(config: Any) -> Plan:
     made, _ = build(config)
     memory, forecast = iteration_memory(made, config.device)
     times = made.rehearse()
-    made.learner.step()  # the first also compiles and allocates
-    began = time.perf_counter()
-    made.learner.step()
-    seconds = (time.perf_counter() - began) * times * made.iterations
+    seconds = iteration_seconds(made.learner, config) * times * made.iterations
     sizes = [(p.numel(), p.requires_grad) for p in made.policy.parameters()]
     weights, frozen = (sum(size for size, learns in sizes if learns is wanted) for wanted in (True, False))
     kept = sum(source.bytes for source in made.sources)

@@ -87,7 +87,7 @@ def _episodes(config: Config) -> list[Recorded]:
 def worlds_of(config: Config, count: int) -> BatchedEnv:
     """Return worlds whose parameters can be set.  Raises InputError where the environment has none."""
     family, options = family_of(config.env), dict[str, Any]()
-    if family.takes("max_episode_steps"):
+    if family.takes("max_episode_steps", config.env):
         options["max_episode_steps"] = 10 * config.steps
     wide = DomainTable(**dict.fromkeys(config.parameters, (config.low, config.high)))  # type: ignore[arg-type]
     return make_env(config.env, count, randomise=wide, **options)

@@ -118,7 +118,7 @@ def _make(config: Config, policy: Acting, worlds: int) -> BatchedEnv:
     """Build worlds in which the policy sees what it was taught with, drawn fast.  Raises InputError."""
     family, meta = family_of(config.env), meta_of(config.policy)
     options, _ = picture_options(config.env, policy.cameras, meta, image_size=config.image_size, render=config.render)
-    if family.takes("render"):
+    if family.takes("render", config.env):
         options.setdefault("render", config.render.over(FAST))
     if config.max_episode_steps is not None:
         family.check("max_episode_steps", config.env, config.max_episode_steps)
@@ -144,7 +144,8 @@ def _team(config: Config, policy: Acting, env: BatchedEnv, server: InterventionS
 
 def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
     height, width = env.single_observation_space["images"].shape[-2:] if env.cameras else (0, 0)  # type: ignore[index]
-    taught = Taught.of(meta_of(config.policy)).render if env.cameras else None
+    taught = Taught.of(meta_of(config.policy)).render or FAST
+    drawn = env.cameras and family_of(config.env).takes("render", config.env)
     return DatasetSpec(
         fps=round(1.0 / env.dt, 3),
         features=row_features(env) | Team.features,
@@ -152,7 +153,7 @@ def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
         images=config.images,
         cameras=dict.fromkeys(env.cameras, (height, width)),
         image_stride=config.image_stride,
-        render=config.render.over(taught or FAST) if env.cameras and family_of(config.env).takes("render") else None,
+        render=config.render.over(taught) if drawn else None,
     )
 
 

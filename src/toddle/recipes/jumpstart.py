@@ -7,7 +7,6 @@ The run's folder holds, besides what every run has: `episodes.jsonl` and `videos
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +40,7 @@ from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, meta_of, save_policy
 from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
+from toddle.recipes._shared import iteration_seconds
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog
 from toddle.runs.loop import ProgressLine, run_loop
@@ -73,7 +73,7 @@ class After:
 
 
 @config
-class Config:
+class Config(_reward.Rewarded):
     """Train a state-based agent by PPO that asks a teacher for directions a few times, and soon not at all.
 
     Example: toddle jumpstart --teacher runs/sft --env tabletop/pick-cube --method vlajs --out runs/js
@@ -275,10 +275,7 @@ def _on_the_way(config: Config, policy: Any) -> Callable[[int, dict[str, float]]
 def plan(config: Any) -> Plan:
     """Build everything, time one iteration, and return what the run will do."""
     made, _ = build(config)
-    made.learner.step()  # the first also compiles and allocates
-    began = time.perf_counter()
-    made.learner.step()
-    seconds = (time.perf_counter() - began) * made.iterations
+    seconds = iteration_seconds(made.learner, config) * made.iterations
     parameters = sum(p.numel() for p in made.policy.parameters())
     _, method, preset = _chosen(to_dict(config))
     asked = config.method != "ppo"

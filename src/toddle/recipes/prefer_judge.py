@@ -12,9 +12,9 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Count, Seed, Share
 from toddle.core.plan import Plan
-from toddle.data.judging import Score, judge, nearness, scorer
+from toddle.data.judging import Score, check_differs, judge, nearness, scorer
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.preferences import AnswerFile, PairConfig, pairs
+from toddle.data.preferences import AnswerFile, PairConfig
 from toddle.data.progress import identity
 
 __all__ = ["OUT_IS_FILE", "Config", "plan", "run"]
@@ -73,10 +73,9 @@ def _score(config: Config, dataset: LeRobotDataset) -> tuple[Score, str]:
 
 
 def plan(config: Config) -> Plan:
-    """Open the dataset, score a piece, and say what will be done."""
+    """Open the dataset, look whether any piece is better than another, and say what will be done."""
     dataset = LeRobotDataset(config.dataset)
-    first, _ = next(pairs(dataset, config.pairs))
-    _score(config, dataset)[0](first)
+    check_differs(dataset, config.pairs, _score(config, dataset)[0])
     return Plan(
         steps=[
             f"read {len(dataset.episodes)} episodes of {config.dataset}",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -29,7 +28,7 @@ from toddle.policies.store import load_policy, save_policy
 from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._safety import check_limited, limit_lines, safety_of, told_of
-from toddle.recipes._shared import check_shared, led_by_another, unit_of
+from toddle.recipes._shared import check_shared, iteration_seconds, led_by_another, unit_of
 from toddle.runs.beside import beside, check_sources
 from toddle.runs.halves import check_overlap, overlapped
 from toddle.runs.learners import leading, led
@@ -59,7 +58,7 @@ OPTIONS = (
 
 
 @config
-class Config:
+class Config(_reward.Rewarded):
     """Train a policy by RL, and keep it: an action expert on the generic physics reward, or any task.
 
     `--method` names the method (`toddle methods` lists them); its settings follow, each with the value of its preset
@@ -208,10 +207,7 @@ def plan(config: Any) -> Plan:
     """Build everything, time one iteration, and return what the run will do."""
     made = build(config)
     times = made.rehearse()
-    made.learner.step()  # the first also compiles and allocates
-    began = time.perf_counter()
-    made.learner.step()
-    seconds = (time.perf_counter() - began) * times * made.iterations
+    seconds = iteration_seconds(made.learner, config) * times * made.iterations
     parameters = sum(p.numel() for p in made.policy.parameters())
     _, preset = _chosen(to_dict(config))
     steps = [

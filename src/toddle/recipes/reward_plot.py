@@ -82,7 +82,7 @@ def _env(config: Config) -> BatchedEnv:
     name = config.env[0] if config.env else LeRobotDataset(config.dataset[0]).episodes[0].facts.get("env")
     if not isinstance(name, str):
         raise problem("env", "the name of an environment, which the recording does not say", "none")
-    ends: dict[str, Any] = {"terminate_on_success": True} if family_of(name).takes("terminate_on_success") else {}
+    ends: dict[str, Any] = {"terminate_on_success": True} if family_of(name).takes("terminate_on_success", name) else {}
     return make_env(name, max(1, config.cheats), seed=config.seed, **ends)
 
 

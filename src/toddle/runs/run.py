@@ -33,7 +33,8 @@ __all__ = ["RunFolder", "check_run"]
 KEPT = 2
 """Checkpoints kept: the newest, and one more in case the newest is damaged later."""
 READ = ("randomise", "stages")
-"""Settings that name a file whose content is a setting too: a run goes on with the same content only."""
+"""Settings that name a file whose content is a setting too: a run goes on with the same content only.  What a config
+names otherwise is in its `also_read`, field -> files or folders of cards."""
 
 
 class RunFolder:
@@ -219,7 +220,7 @@ def _check_same_run(path: Path, command: str, config: Any) -> None:
     if changed:
         raise InputError(f"{path} was begun with another config: {'; '.join(changed)}; use the same, or another --out")
     now = _content(config)
-    if isinstance(content, dict) and (other := [name for name in now if content.get(name) != now[name]]):
+    if isinstance(content, dict) and (other := [name for name in now if content.get(name, now[name]) != now[name]]):
         which = ", ".join(f"{name} ({getattr(config, name)})" for name in other)
         raise InputError(f"{path} was begun with another content of {which}; use the same, or another --out")
     if added := [f"{name} = {before[name]!r}" for name in sorted(before.keys() - written.keys())]:
@@ -230,9 +231,15 @@ def _check_same_run(path: Path, command: str, config: Any) -> None:
 
 
 def _content(config: Any) -> dict[str, str]:
-    """Return a hash of each file that settings name and whose content counts (`READ`)."""
-    files = {name: getattr(config, name, None) for name in READ}
-    return {name: hashlib.sha256(read_bytes(file)).hexdigest() for name, file in files.items() if file is not None}
+    """Return a hash of each file that settings name and whose content counts; of a folder, of the cards in it, which
+    hold the hashes of its weights."""
+    named = {name: [path] for name in READ if (path := getattr(config, name, None)) is not None}
+    named |= {name: paths for name, paths in getattr(config, "also_read", {}).items() if paths}
+    found = {}
+    for name, paths in named.items():
+        files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+        found[name] = hashlib.sha256(b"".join(map(read_bytes, files))).hexdigest()
+    return found
 
 
 def _completed(saved: Any, cls: type[Any]) -> Any:

@@ -44,9 +44,8 @@ def _build(member: str, num_envs: int, **options: Any) -> Any:
     from toddle.envs.gymnasium_any import AnyGymnasiumEnv, body_name
 
     options.pop("threads", None)  # its worlds are stepped one after the other
-    for option in ("native_actions", "render"):
-        if value := options.pop(option, None):
-            raise problem(option, f"nothing with gymnasium/{member}", str(value), f"it is for {', '.join(TASKS)}")
+    for option in FAMILY.only:
+        options.pop(option, None)
     limit = options.get("max_episode_steps")
 
     def make() -> Any:
@@ -66,5 +65,6 @@ FAMILY = Family(
     members=_registered,
     build=_build,
     options=("native_actions", "max_episode_steps", "render"),
+    only={"native_actions": TASKS, "render": TASKS},
     open_ended=_by_module,
 )
