@@ -92,6 +92,16 @@ def test_mistakes_are_one_line(played: Path, tmp_path: Path, capsys: pytest.Capt
     assert "touch/reach-v3" in refused("--tasks", "touch/reach-v3")
     wrong = refused("--tasks", "metaworld/push-v3", "--demonstrations", played)
     assert "episodes of metaworld-state/push-v3, got 'metaworld-state/reach-v3'; record them" in wrong
+    seeing = ("--tasks", "metaworld/reach-v3", "--observe", "pictures")
+    assert "cameras: expected one at least" in refused(*seeing, "--cameras")
+    assert "imitation: expected its defaults with observe pictures" in refused(*seeing, "--imitation.steps", 9)
+    assert "sft: expected its defaults with observe state" in refused("--sft.steps", 9)
+    assert "nothing with goal/sawyer" in refused("--tasks", "goal/sawyer", *seeing[2:])
+    wrong = refused(*seeing, "--demonstrations", played)
+    assert "episodes of metaworld/reach-v3" in wrong and "--policy human --cameras close --env metaworld/" in wrong
+    assert "--observe pictures" in refused("--tasks", "touch/reach-v3")
+    toddle("factory", "--out", tmp_path / "out", *seeing, "--dry-run")
+    assert "from pictures, through the frozen backbone, for 1200 updates" in capsys.readouterr().out
     toddle(
         "factory", "--out", tmp_path / "out", "--tasks", "metaworld/reach-v3", "--demonstrations", played, "--dry-run"
     )
@@ -124,3 +134,41 @@ def test_a_task_is_made_killed_and_gone_on_with(processes: int, tmp_path: Path) 
     assert all(made.column("next.success")[episode.stop - 1] for episode in made.episodes)
     page = (tmp_path / "index.html").read_text()
     assert "1 of 2" in page and "peg-insert-side-v3" in page and "of 40 episodes" in page
+
+
+def kill_when(command: list[str], mark: Path) -> None:
+    """Start a command and kill it once a file is there and holds something."""
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 400
+    while process.poll() is None and time.monotonic() < until and not (mark.exists() and mark.stat().st_size):
+        time.sleep(0.05)
+    assert process.poll() is None and mark.exists(), f"it ended before {mark.name} was there"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_pictures_it_goes_on_after_a_kill_in_every_step(tmp_path: Path) -> None:
+    """Equal to the run that nobody killed, to the last bit of every action."""
+    drawn = ("--cameras", "top", "--image-size", 32)
+    toddle("record", "--env", "dots/one", "--episodes", 8, *drawn, "--out", tmp_path / "given")
+    small = ("--demonstrations", tmp_path / "given", "--sft.steps", 200, "--sft.batch", 16)
+    small = (*small, "--steps", 6400, "--episodes", 3, "--attempts", 60, *drawn, "--observe", "pictures")
+    arguments = ["factory", "--tasks", "dots/one", *map(str, small)]
+    command = [sys.executable, "-m", "toddle", *arguments, "--out", str(tmp_path / "parts")]
+    task = tmp_path / "parts/tasks/dots_one"
+    marks = ("demonstrations/meta/info.json", "imitation/metrics.jsonl", "rl/episodes.jsonl", "rl/metrics.jsonl")
+    for mark in (*marks, "plays/config.yaml"):
+        kill_when(command, task / mark)
+        command = [sys.executable, "-m", "toddle", "factory", "--out", str(tmp_path / "parts"), "--resume"]
+    toddle("factory", "--out", tmp_path / "parts", "--resume")
+    toddle(*arguments, "--out", tmp_path / "whole")
+    parts, whole = (LeRobotDataset(tmp_path / name / "dataset") for name in ("parts", "whole"))
+    assert len(whole.episodes) == 3 and whole.cameras == ("top",)
+    for name in ("action", "observation.state", "next.success"):
+        assert np.array_equal(parts.column(name), whole.column(name)), name
+    assert np.array_equal(parts.images("top", np.arange(8)), whole.images("top", np.arange(8)))
+    one, other = (json.loads((tmp_path / name / "factory.json").read_text())[0] for name in ("parts", "whole"))
+    assert one["success_at_first"] == other["success_at_first"] and one["steps"] == other["steps"] > 0
+    assert set(one["costs"]) == {"demonstrations", "imitation", "rl", "plays"}

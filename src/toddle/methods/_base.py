@@ -107,6 +107,8 @@ class Run:
     """What is kept."""
     iterations: int
     sources: Sequence[Counting]
+    longest: int = 0
+    """Control steps after which an episode is cut; 0: not said."""
     show: tuple[str, ...] = ("goal/success", "episode/return")
     """Metrics that are printed on the way."""
     acting: Acting | None = None

@@ -1,16 +1,18 @@
-"""Environments of `toddle finetune`: as the policy was taught to see them, with the reward that RL learns from."""
+"""Environments of `toddle finetune`, as the policy was taught to see them, with the reward that RL learns from."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from toddle.core.protocols import Acting
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import family_of, make_env
+from toddle.experience.evaluate import VideoRequest
 from toddle.experience.taught import picture_options
 from toddle.recipes import _reward, _safety
 
-__all__ = ["make_seen", "pictures"]
+__all__ = ["films", "make_seen", "pictures"]
 
 PAID = "success"
 """What is paid where nothing else is asked for."""
@@ -42,3 +44,9 @@ def pictures(config: Any, name: str, policy: Acting, meta: dict[str, Any]) -> tu
     return picture_options(
         name, policy.cameras, meta, cameras=config.cameras, image_size=config.image_size, render=config.render
     )
+
+
+def films(config: Any, folder: Path, stem: str) -> VideoRequest | None:
+    """Return which episodes of an evaluation are filmed, and where."""
+    count = config.evaluation.videos
+    return VideoRequest(path=lambda seed: folder / f"{stem}-{seed}.mp4", episodes=count) if count else None

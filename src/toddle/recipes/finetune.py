@@ -7,6 +7,7 @@ seeds, `summary.json`, and `policy/`, the improved VLA of the same kind.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import peak_memory, weights_that_fit
-from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
+from toddle.core.numbers import Count, PictureSize, Seed, Share, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.rendering import RenderSettings
 from toddle.core.team import team
@@ -26,17 +27,18 @@ from toddle.envs.mixture import MixtureEnv
 from toddle.envs.noise import NoiseConfig
 from toddle.experience.actor import body_in
 from toddle.experience.curriculum import TaskCurriculumConfig
-from toddle.experience.evaluate import VideoRequest, evaluate
+from toddle.experience.evaluate import evaluate
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import kind_of, load_policy, meta_of, save_policy
 from toddle.recipes import _reward, _safety
-from toddle.recipes._finetune_envs import make_seen, pictures
+from toddle.recipes._finetune_envs import films, make_seen, pictures
 from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._iteration_memory import iteration_memory
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._recorded import check_as_recorded, recorded_success
 from toddle.recipes._shared import check_shared, iteration_seconds, led_by_another, unit_of
+from toddle.recipes._stopping import check_stop, enough
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import EpisodeLog
 from toddle.runs.beside import beside, check_sources
@@ -116,6 +118,8 @@ class Config(_reward.Rewarded):
     """Imitation of the policy's own successes, beside RL."""
     noise: NoiseConfig = NoiseConfig()
     """Noise on actions and on what is seen, in training and in the evaluation before and after."""
+    stop_at: Share | None = None
+    """Stop early once this share of the last 50 episodes that ended while exploring has succeeded."""
     max_episode_steps: Count | None = None
     """Control steps after which an episode has failed; None: as the environment's family says for fine-tuning."""
     cameras: tuple[str, ...] = ()
@@ -148,6 +152,7 @@ class Config(_reward.Rewarded):
         if len(set(self.env)) != len(self.env):
             raise problem("env", "different environments", ", ".join(self.env))
         _reward.check_reward(self.reward, OWN)
+        check_stop(self.stop_at, len(self.env))
         if self.tasks.draws and len(self.env) < 2:
             raise problem("tasks.kind", "several environments, for a curriculum over tasks", self.tasks.kind)
 
@@ -228,7 +233,8 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
         made = _reward.check_taken(_safety.check_limited(config, config.build(start)), config.reward)
     check_sources(config.workers, made.sources, config.method)
-    return overlapped(made, config, environments), meta
+    made = overlapped(made, config, environments)
+    return replace(made, longest=max(env.max_episode_steps for env in envs)), meta
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------
@@ -264,16 +270,11 @@ def _measure(
                         body=body_in(policy, env),
                         done=known,
                         on_episode=finished,
-                        video=_films(config, folder / "videos", f"{label}-{label_of(name)}"),
+                        video=films(config, folder / "videos", f"{label}-{label_of(name)}"),
                     )
                 env.close()
             table[label, name, "plain"] = results
     return table
-
-
-def _films(config: Config, folder: Path, stem: str) -> VideoRequest | None:
-    count = config.evaluation.videos
-    return VideoRequest(path=lambda seed: folder / f"{stem}-{seed}.mp4", episodes=count) if count else None
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -332,6 +333,7 @@ def run(config: Any, *, resume: bool = False) -> None:
             made.iterations,
             checkpoint_every=config.checkpoint_every,
             label="finetune",
+            enough=enough(folder.path, config.stop_at, config.worlds * made.longest),
             show=made.show if len(made.sources) == 1 else tuple(f"episode/success/{label_of(n)}" for n in config.env),
         )
         facts = {"envs": list(config.env), "algorithm": config.method, "from": str(config.policy)}

@@ -5,7 +5,6 @@ The run's folder holds, besides what every run has, `policy/`: what `toddle tran
 
 from __future__ import annotations
 
-import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +28,11 @@ from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._safety import check_limited, limit_lines, safety_of, told_of
 from toddle.recipes._shared import check_shared, iteration_seconds, led_by_another, unit_of
+from toddle.recipes._stopping import check_stop, enough
 from toddle.runs.beside import beside, check_sources
 from toddle.runs.halves import check_overlap, overlapped
 from toddle.runs.learners import leading, led
 from toddle.runs.loop import run_loop
-from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
 from toddle.runs.workers import check_addresses, crew
 
@@ -41,8 +40,6 @@ __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "
 
 CHOOSING = ("method", "preset", "env", "warm_start", "init")
 """What decides which settings there are and where they begin."""
-STOP_EPISODES = 50
-"""Episodes over which success is counted to stop early."""
 OPTIONS = (
     "control",
     "token_latency",
@@ -132,8 +129,7 @@ class Config(_reward.Rewarded):
         check_shared(self, "pretrain", workers=self.workers, **{"a sum of rewards": self.reward not in OWN})
         check_overlap(self, several_workers=self.workers > 1, a_sum_of_rewards=self.reward not in OWN)
         check_addresses(self)
-        if self.stop_at is not None and len(self.env) > 1:
-            raise problem("stop_at", "nothing with several environments", self.stop_at)
+        check_stop(self.stop_at, len(self.env))
 
 
 def config_class(method: str) -> type[Config]:
@@ -198,7 +194,8 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
     with weights_that_fit(
         4.0 if device.type == "cpu" else 1.0
     ):  # they are filled on the CPU, and trained on the device
-        made = check_limited(config, config.build(start))
+        made = replace(config.build(start), longest=max(env.max_episode_steps for env in envs))
+        made = check_limited(config, made)
         check_sources(config.workers, made.sources, config.method)
         return overlapped(_reward.check_taken(made, config.reward), config, lambda: _environments(config))
 
@@ -228,32 +225,6 @@ def plan(config: Any) -> Plan:
     return Plan(steps=steps, memory_bytes=2 * kept + 16 * parameters + worlds + 500 * 2**20, seconds=seconds)
 
 
-@functools.cache
-def _longest(config: Any) -> int:
-    """Return the control steps after which an episode is cut."""
-    one = replace(config, worlds=1)
-    (env,) = _environments(one)
-    env.close()
-    return env.max_episode_steps
-
-
-def _succeeds(folder: Path, config: Any) -> bool:
-    """Whether the asked share of the last STOP_EPISODES episodes in a run's metrics succeeded; fewer never do.
-
-    Until a whole episode fits into the time of every world, none counts: successes end first.
-    """
-    ended = successes = 0.0
-    begin = config.worlds * _longest(config)
-    for line in reversed(read_metrics(folder)):
-        if line["rollout/total_steps"] < begin:
-            return False
-        count = line.get("episode/ended", 0.0)
-        ended, successes = ended + count, successes + count * line.get("episode/success", 0.0)
-        if ended >= STOP_EPISODES:
-            return bool(successes >= config.stop_at * ended)
-    return False
-
-
 def run(config: Any, *, resume: bool = False) -> None:
     """Train, and write `policy/` into the run's folder.  Raises InputError, NaNError and KeyboardInterrupt."""
     if led_by_another(config, "pretrain", build):
@@ -272,7 +243,7 @@ def run(config: Any, *, resume: bool = False) -> None:
             checkpoint_every=config.checkpoint_every,
             label="pretrain",
             show=show,
-            enough=None if config.stop_at is None else functools.partial(_succeeds, folder.path, config),
+            enough=enough(folder.path, config.stop_at, config.worlds * made.longest),
         )
         steps = sum(source.total_steps for source in made.sources)
         meta = {"envs": list(config.env), "steps": steps, "algorithm": config.method, "control": config.control}

@@ -12,7 +12,8 @@ from toddle.reporting import page
 
 __all__ = ["write_factory_page"]
 
-STEPS = ("demonstrations", "rl", "plays")
+STEPS = ("demonstrations", "imitation", "rl", "plays")
+"""Steps that may have a cost of their own, in their order."""
 
 
 def write_factory_page(
@@ -27,7 +28,8 @@ def write_factory_page(
         page.card("episodes", str(recorded), "successes of the policies, all without exploration noise"),
         page.card("CPU", _minutes(spent), "of all tasks, failed ones too"),
     ]
-    head = ["task", "", "success at first", "at last", "control steps", "recorded", *(f"CPU: {name}" for name in STEPS)]
+    steps = [name for name in STEPS if any(name in result["costs"] for result in results)]
+    head = ["task", "", "success at first", "at last", "control steps", "recorded", *(f"CPU: {name}" for name in steps)]
     rows = [
         [
             escape(result["task"]),
@@ -36,7 +38,7 @@ def write_factory_page(
             _share(result.get("success_at_last")),
             f"{result['steps']:,}" if "steps" in result else "–",
             str(result.get("recorded", "–")),
-            *(_minutes(result["costs"].get(name, {}).get("cpu_seconds")) for name in STEPS),
+            *(_minutes(result["costs"].get(name, {}).get("cpu_seconds")) for name in steps),
         ]
         for result in results
     ]
@@ -47,8 +49,9 @@ def write_factory_page(
     ]
     words = (
         "Success at first is the imitation's, over 32 episodes and before RL; at last the share of the plays that came "
-        "to the episodes recorded; both without exploration noise. The CPU of rl holds the imitation. Time of "
-        "a call that was killed with -9 is not counted."
+        "to the episodes recorded; both without exploration noise. "
+        + ("" if "imitation" in steps else "The CPU of rl holds the imitation. ")
+        + "Time of a call that was killed with -9 is not counted."
     )
     drawn = ""
     if drawing is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from toddle.core.config import merged
 from toddle.core.reading import read_json
-from toddle.recipes.factory import DIFFUSION, played
+from toddle.recipes._factory_lines import DIFFUSION, played
 from toddle.recipes.studies import _t1_outcomes as outcomes
 from toddle.recipes.studies import _t1_page as page
 from toddle.recipes.studies._cells import cells_of
