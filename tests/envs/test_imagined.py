@@ -15,9 +15,11 @@ import torch
 
 from tiny_world import STEP, TINY, Perfect, recorded, save
 from toddle.core.errors import InputError
+from toddle.core.tensors import save_tensors
 from toddle.envs.check_env import check_env
-from toddle.envs.imagined import ImaginedEnv
+from toddle.envs.imagined import COMPONENTS, ImaginedEnv
 from toddle.envs.make import make_env
+from toddle.models.components import TokenComponents
 from toddle.models.world_model import WorldModel
 from toddle.recipes._imagined import Played, gate_line, gated
 
@@ -35,21 +37,26 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_tokens_of_a_backbone_stand_in_the_place_of_pictures(tmp_path: Path) -> None:
-    data = recorded()
-    tokens = torch.randn(len(data), 6, generator=torch.Generator().manual_seed(0))
-    wide = replace(data, state=torch.cat([data.state, tokens], 1))
-    model = WorldModel(TINY, 8, 1)
-    model.fit_statistics(wide.state, wide.state[1:12] - wide.state[:11], wide.reward)
+    data, real = recorded(), [True, False, True]
+    tokens = np.random.default_rng(0).normal(size=(len(data), 3, 4)).astype(np.float16)
+    tokens[:, 1] = 0.0
+    components = TokenComponents.of(tokens, real, 8, np.arange(len(data)))  # all there are: nothing is lost
+    wide = replace(data, state=torch.cat([data.state, components.numbers(torch.from_numpy(tokens))], 1))
+    model = WorldModel(TINY, 10, 1)
+    model.fit_statistics(wide.state, wide.state[1:12] - wide.state[:11], wide.reward, 2)
     save(tmp_path, model, wide, middle=1.0)
     card = json.loads((tmp_path / "world_model.json").read_text())
-    card["meta"]["env"]["tokens"] = {"fingerprint": "eyes", "real": [True, False], "width": 3}
+    digest = save_tensors(tmp_path / COMPONENTS, components.tensors())
+    card["meta"]["env"]["tokens"] = {"fingerprint": "eyes", "real": real, "width": 4, "sha256": digest}
     (tmp_path / "world_model.json").write_text(json.dumps(card))
     env = ImaginedEnv(tmp_path, 5)
-    for seen in (env.reset(seed=0)[0], env.step(np.zeros((5, 1), np.float32))[0]):
-        assert seen["proprio"].shape == (5, 2) and seen["context"].shape == (5, 2, 3)
-        assert seen["context_mask"].tolist() == [[True, False]] * 5 and env.body_spec.proprio == 2
-        whole = np.concatenate([seen["proprio"], seen["context"].reshape(5, 6)], 1)
-        np.testing.assert_array_equal(whole, env._seen.states[:, -1].numpy())
+    first, _ = env.reset(seed=0)
+    for world, row in enumerate(env._row):
+        np.testing.assert_allclose(first["context"][world], tokens[row], atol=1e-4)
+    for seen in (first, env.step(np.zeros((5, 1), np.float32))[0]):
+        assert seen["proprio"].shape == (5, 2) and env.body_spec.proprio == 2 and not seen["context"][:, 1].any()
+        assert seen["context_mask"].tolist() == [real] * 5
+    np.testing.assert_allclose(env.state_of(seen), env._seen.states[:, -1].numpy(), atol=1e-4)
 
 
 def test_it_keeps_the_contract(folder: Path) -> None:

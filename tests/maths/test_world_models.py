@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from toddle.maths.world_models import alarm_level, calibration, disagreement, error_over_copy, firing_level
+from toddle.maths.world_models import alarm_level, calibration, counted, disagreement, error_over_copy, firing_level
 
 
 def test_disagreement_is_the_spread_of_the_members() -> None:
@@ -17,6 +17,14 @@ def test_disagreement_is_the_spread_of_the_members() -> None:
     assert disagreement(3.0 * two).tolist() == pytest.approx([3.0 * math.sqrt(0.5), 0.0])
     many = torch.randn(5, 40_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert float(disagreement(many).square().mean()) == pytest.approx(0.8, abs=0.01)  # t^2 (K - 1) / K
+
+
+def test_what_is_seen_counts_twice_what_is_felt_by_its_share_of_the_variance() -> None:
+    weight = counted(torch.tensor([5.0, 0.0, 0.1, 3.0, 1.0]), 3)
+    assert weight.tolist() == pytest.approx([1.0, 0.0, 1.0, 3.0, 1.0])  # 2 * 2 * 3/4 and 2 * 2 * 1/4
+    assert counted(torch.tensor([2.0, 0.0]), 2).tolist() == [1.0, 0.0]
+    apart = torch.tensor([[[1.0, 0.0, 0.0, 0.0, 1.0]], [[-1.0, 0.0, 0.0, 0.0, -1.0]]])
+    assert disagreement(apart, weight).item() == pytest.approx(math.sqrt((1.0 + 1.0) / 6.0))
 
 
 def test_error_is_measured_in_errors_of_doing_nothing() -> None:

@@ -753,3 +753,69 @@ def test_bad_input_is_one_line(
     error = capsys.readouterr().err.strip()
     assert end.value.code == 2 and said in error and len(error.splitlines()) == 1, error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_in_a_model_of_what_it_sees(
+    vla: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recorded with pictures, foreseen as tokens, acted in by PPO and GRPO: the real success beside the imagined one,
+    and a killed run goes on to the same weights."""
+    monkeypatch.chdir(tmp_path)
+
+    def toddle(line: str, status: int = 0) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(line.split())
+        captured = capsys.readouterr()
+        assert end.value.code == status, captured.err
+        return captured.out + captured.err
+
+    made = "worldmodel record --env dots/one --episodes 6 --batch 6"
+    toddle(f"{made} --policy expert --out data")
+    small = "--held-out 0.5 --components 5 --model.width 16 --model.depth 1 --model.members 2 --train.steps 6"
+    trained = f"worldmodel train --features {vla} --cache cache --train.batch 8 {small}"
+    assert "expected pictures of top" in toddle(f"{trained} --dataset data --out wm --dry-run", 2)
+    toddle(f"{made} --policy {vla} expert --cameras top --out seen")
+    said = toddle(f"{trained} --dataset seen --out wm --dry-run")
+    assert "keep 5 components of their tokens" in said and not (tmp_path / "cache").exists()
+    toddle(f"{trained} --dataset seen --out wm")
+    toddle(f"worldmodel evaluate --model wm --policy vla={vla} --episodes 4 --num-envs 4 --out measured")
+    page = (tmp_path / "measured/index.html").read_text()
+    assert "1, of what is seen" in page and "1, of proprioception" in page
+    given: dict[str, Any] = SMALL | {"env": ("imagined/wm",), "policy": vla, "checkpoint_every": 1}
+    ppo: dict[str, Any] = {"collect": {"length": 5}, "ppo": {"minibatches": 2, "critic_warm_up": 0}}
+    finetune.run(finetune.configure(given | ppo | {"out": tmp_path / "whole"}))
+    rows = read_episodes(tmp_path / "whole/episodes.jsonl")
+    found = {(row["candidate"], row["env"]) for row in rows}
+    assert found == {(when, env) for when in ("before", "after") for env in ("dots/one", "imagined/wm")}
+    from toddle.algorithms.ppo import PPO
+
+    step, left = PPO.step, [3]
+
+    def killed(self: PPO) -> dict[str, float]:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(PPO, "step", killed)
+    broken = finetune.configure(given | ppo | {"out": tmp_path / "broken"})
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(broken)
+    monkeypatch.setattr(PPO, "step", step)
+    finetune.run(broken, resume=True)
+    states = [read_policy(tmp_path / name)[3] for name in ("whole", "broken")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert any(not torch.equal(value, load_policy(vla).state_dict()[name]) for name, value in states[0].items())
+    group: dict[str, Any] = {"method": "grpo", "reward": "reference", "max_episode_steps": 6, "episodes": {"group": 2}}
+    finetune.run(finetune.configure(given | group | {"out": tmp_path / "rft"}))
+    run = f"finetune --policy {vla} --worlds 2 --out no --dry-run"
+    assert "of dots/one, which imagined/wm/control is a model of" in toddle(f"{run} --env imagined/wm/control")
+    for more, wrong in (
+        ("--env imagined/wm --cameras top", "cameras: expected nothing with imagined/wm"),
+        ("--env imagined/wm --reward dense", "reward: expected own, success or reference, got 'dense'"),
+        ("--env dots/one --reward reference", "reward: expected"),
+        ("--env imagined/nowhere", "world model: expected a folder with world_model.json"),
+    ):
+        line = toddle(f"{run} {more}", 2)
+        assert wrong in line and len(line.strip().splitlines()) == 1, line

@@ -33,11 +33,18 @@ MOVED = 1e-3
 
 
 def errors(
-    model: WorldModel, data: Recordings, *, thing: Sequence[int] | None, rows: int = 500, seed: int = 0
+    model: WorldModel,
+    data: Recordings,
+    *,
+    thing: Sequence[int] | None,
+    felt: int | None = None,
+    rows: int = 500,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Return errors over those of "nothing changes", and what doubt says of them, on held-out steps.
 
     thing: where in the state the object's place is, where it is anywhere; then steps in which it moves are told apart.
+    felt: how many numbers of the state are no components of what a VLA sees, where some are; then both are told apart.
     """
     generator = numpy_generator(seed, "held-out steps")
     held = torch.nonzero(data.held[data.episode])[:, 0].numpy()
@@ -45,8 +52,10 @@ def errors(
     steps = min(max(HORIZONS), int(data.lengths.max()) - 1)
     found = open_loop(model, data, drawn, steps)
     varying = model.spread > 0
-    predicted, first = (model.norm(value)[..., varying].numpy() for value in (found.predicted, found.first))
-    truth = torch.where(found.after[..., None], model.norm(found.truth)[..., varying], torch.nan).numpy()
+    counts = model.weight[varying]
+    scale = (counts / counts.mean()).sqrt()
+    predicted, first = ((model.norm(value)[..., varying] * scale).numpy() for value in (found.predicted, found.first))
+    truth = torch.where(found.after[..., None], model.norm(found.truth)[..., varying] * scale, torch.nan).numpy()
     ratio = error_over_copy(predicted, truth, first)
     size = np.sqrt(((predicted - truth) ** 2).mean(-1))  # (B, L), NaN where the episode was over
     horizons = [h for h in HORIZONS if h <= steps and (~np.isnan(size[:, h - 1])).sum() > 10]
@@ -56,6 +65,11 @@ def errors(
         "error_over_copy": [float(ratio[h - 1]) for h in horizons],
         "doubt": [_doubt(found, size, h, generator) for h in horizons],
     }
+    if felt is not None:
+        own = int(varying[:felt].sum())
+        for name, part in (("felt", slice(None, own)), ("seen", slice(own, None))):
+            apart = error_over_copy(predicted[..., part], truth[..., part], first[..., part])
+            told[f"error_over_copy_{name}"] = [float(apart[h - 1]) for h in horizons]
     if thing is not None and horizons:
         moved = np.linalg.norm((found.truth - found.first[:, None])[:, 0, list(thing)].numpy(), axis=1) > MOVED
         for name, chosen in (("moving", moved), ("still", ~moved)):
@@ -80,32 +94,33 @@ def side_by_side(
     policy: Acting, real: BatchedEnv, imagined: ImaginedEnv, seeds: Sequence[int], *, deterministic: bool
 ) -> tuple[list[EpisodeResult], list[EpisodeResult]]:
     """Play a policy in the environment and in its model from the same starts; the results in the order of `seeds`."""
-    imagined.fixed = starts_of(real, seeds, policy if imagined.tokens else None)
+    imagined.fixed = starts_of(real, seeds, imagined, policy)
     played = evaluate(policy, real, seeds=seeds, deterministic=deterministic)
     dreamt = evaluate(policy, imagined, seeds=seeds, deterministic=deterministic)
     imagined.fixed = {}
     return played, dreamt
 
 
-def starts_of(env: BatchedEnv, seeds: Sequence[int], vla: Any = None) -> dict[int, Array]:
-    """Return the state (O,) with which the episode of each seed begins, the tokens of a VLA's backbone after it."""
+def starts_of(env: BatchedEnv, seeds: Sequence[int], imagined: ImaginedEnv, policy: Any) -> dict[int, Array]:
+    """Return the state (O,) of a model in which the episode of each seed begins; a VLA's backbone reads the pictures
+    where the model is of what it sees."""
     found: dict[int, Array] = {}
     for first in range(0, len(seeds), env.num_envs):
         wave: list[int | None] = list(seeds[first : first + env.num_envs])
         observation, _ = env.reset(seed=wave + [wave[-1]] * (env.num_envs - len(wave)))
-        states = states_of(observation) if vla is None else _with_tokens(vla, env, observation)
+        states = imagined.state_of(_seen(policy, env, observation, pictures=imagined.components is not None))
         found |= {seed: np.array(state, np.float32) for seed, state in zip(seeds[first:], states)}
     return found
 
 
 @torch.no_grad()
-def _with_tokens(vla: Any, env: BatchedEnv, observation: Any) -> Array:
-    actor = Actor(env, body=body_in(vla, env))
-    actor.begin(vla)
-    seen = vla.encode(actor.observe(observation))
-    tokens = torch.where(seen["context_mask"][..., None], seen["context"].float(), 0.0).flatten(1)
-    states: Array = torch.cat([seen["proprio"].float(), tokens], 1).cpu().numpy()
-    return states
+def _seen(policy: Any, env: BatchedEnv, observation: Any, *, pictures: bool) -> Any:
+    if not pictures:
+        return {"proprio": states_of(observation)}
+    actor = Actor(env, body=body_in(policy, env))
+    actor.begin(policy)
+    seen = policy.encode(actor.observe(observation))
+    return {name: seen[name].cpu() for name in ("proprio", "context")}
 
 
 def agreement(pairs: Sequence[tuple[Sequence[EpisodeResult], Sequence[EpisodeResult]]]) -> dict[str, float | None]:

@@ -26,7 +26,7 @@ from toddle.core.errors import NaNError
 from toddle.core.numbers import Count, NonNegative, Positive, Share, Size
 from toddle.core.seeding import numpy_generator, randint, randn, torch_generator
 from toddle.data.recordings import Recordings
-from toddle.maths.world_models import alarm_level, firing_level, firing_worth
+from toddle.maths.world_models import alarm_level, counted, firing_level, firing_worth
 from toddle.models.world_model import WorldModel
 from toddle.optim.adam_state import adam_state, load_adam_state
 from toddle.optim.schedules import cosine_factor
@@ -64,9 +64,16 @@ class WorldModelTraining:
     """A `Learner`: one gradient step of the model, and of its control, per `step`; they are trained in place."""
 
     def __init__(
-        self, models: dict[str, WorldModel], data: Recordings, config: WorldModelTrainingConfig, *, seed: int = 0
+        self,
+        models: dict[str, WorldModel],
+        data: Recordings,
+        config: WorldModelTrainingConfig,
+        *,
+        seed: int = 0,
+        felt: int | None = None,
     ) -> None:
-        """models: "model", and perhaps "control", whose actions are shuffled."""
+        """models: "model", and perhaps "control", whose actions are shuffled.  felt: how many numbers of a state come
+        before the components of what is seen, where there are any."""
         self.models, self.config, self.done = models, config, 0
         self.device = device_of(models["model"])
         self.data = Recordings(**{name: value.to(self.device) for name, value in data.tensors().items()})
@@ -87,7 +94,11 @@ class WorldModelTraining:
         self.optimisers: dict[str, torch.optim.AdamW] = {}
         for name, model in models.items():
             state, reward = self.data.state, self.data.reward
-            model.fit_statistics(state[rows], state[inner + 1] - state[inner], reward[rows])
+            change = state[inner + 1] - state[inner]
+            model.fit_statistics(state[rows], change, reward[rows], felt)
+            self.counts = (model.spread > 0).float()  # of each number of the state, in the loss
+            if felt is not None:
+                self.counts = self.counts * counted(change.double().var(0, correction=0), felt).float()
             fused = self.device.type in ("cpu", "cuda")  # where torch has it
             self.optimisers[name] = torch.optim.AdamW(
                 model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused
@@ -106,7 +117,8 @@ class WorldModelTraining:
         found = model.changes(member, (seen[:, :-1] + noise).float(), actions[taken[:, :-1]], real)
         moving = model.spread > 0
         wanted = (seen[:, 1:] - seen[:, :-1])[..., moving] / model.spread[moving]
-        error = (found[..., moving] - wanted).square().mean(-1)
+        weight = self.counts[moving]
+        error = ((found[..., moving] - wanted).square() * weight).sum(-1) / weight.sum()
         counts = real & own[:, 1:]
         return (error * counts).sum() / counts.sum().clamp_min(1)
 

@@ -22,12 +22,15 @@ from toddle.core.types import Named
 from toddle.data.recordings import Recordings
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.streams import WorldStreams
+from toddle.models.components import TokenComponents
 from toddle.models.world_model import Windows, load_world_model, world_model_folder
 
-__all__ = ["BANK", "ImaginedEnv"]
+__all__ = ["BANK", "COMPONENTS", "ImaginedEnv"]
 
 BANK = "recordings.safetensors"
 """Beside the model: the recordings that it was trained on, where episodes begin."""
+COMPONENTS = "components.safetensors"
+"""Beside a model of what a VLA sees: the components of tokens that it foresees."""
 ARRAYS = ("success", "now", "doubted", "doubt", "row", "last")
 """What is kept of each world besides what it has seen."""
 
@@ -68,19 +71,19 @@ class ImaginedEnv(BatchedEnv):
             self.named = {name: Named(tuple(at), float(scale), tuple(off)) for name, at, scale, off in facts["named"]}
             given = {"penalty": 0.0, **meta["imagine"]}  # models from before had none
             self.settings = {name: float(given[name]) for name in ("middle", "doubt", "penalty")}
-            self.tokens: dict[str, Any] | None = facts.get("tokens")
+            self.fingerprint, self.components = "", None
+            if (tokens := facts.get("tokens")) is not None:
+                held = load_tensors(place / COMPONENTS, tokens["sha256"])
+                self.components = TokenComponents(tokens["real"], int(tokens["width"]), **held)
+                self.fingerprint = str(tokens["fingerprint"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{place}: no model of an environment: {type(error).__name__} {error}") from None
         self.name, self.num_envs = f"imagined/{folder}", num_envs
         self.max_episode_steps = max_episode_steps or own_limit
         self.terminate_on_success, self.reward = terminate_on_success, reward
         size, action = self.model.sizes
-        shown: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (size - self._flat,), np.float32)}
-        if self.tokens is not None:
-            shape = len(self.tokens["real"]), int(self.tokens["width"])
-            shown["context"] = spaces.Box(-np.inf, np.inf, shape, np.float32)
-            shown["context_mask"] = spaces.MultiBinary(shape[0])
-        self.single_observation_space = spaces.Dict(shown)
+        self._own = size - (0 if self.components is None else len(self.components))
+        self.single_observation_space = self._space_shown()
         self.single_action_space = spaces.Box(-1.0, 1.0, (action,), np.float32)
         self._seen, self._reference = (Windows(num_envs, self.model) for _ in range(2))
         self._row, self._last = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
@@ -97,6 +100,14 @@ class ImaginedEnv(BatchedEnv):
         self._rows = torch.nonzero(training[self.recordings.episode])[:, 0].numpy()
         self._allocate()
         self._reset_worlds(np.ones(num_envs, bool), None)
+
+    def _space_shown(self) -> spaces.Dict:
+        shown: dict[str, spaces.Space[Any]] = {"proprio": spaces.Box(-np.inf, np.inf, (self._own,), np.float32)}
+        if self.components is not None:
+            shape = len(self.components.real), self.components.width
+            shown["context"] = spaces.Box(-np.inf, np.inf, shape, np.float32)
+            shown["context_mask"] = spaces.MultiBinary(shape[0])
+        return spaces.Dict(shown)
 
     def _reset_worlds(self, mask: Array, seeds: list[int | None] | None) -> None:
         worlds = np.flatnonzero(mask)
@@ -151,21 +162,22 @@ class ImaginedEnv(BatchedEnv):
         recorded = self.recordings.action[torch.from_numpy(np.minimum(self._row, self._last))]
         there = self._reference.followed(self.model, recorded)[self._member, torch.arange(self.num_envs)]
         self._reference.go_on(moving, there)
-        apart = (self.model.norm(following) - self.model.norm(there))[:, self.model.spread > 0]
-        return -apart.abs().mean(1).double().numpy()
+        return -self.model.apart(following, there).double().numpy()
 
-    @property
-    def _flat(self) -> int:
-        """Numbers of a state that are tokens of a frozen backbone, the last ones."""
-        return 0 if self.tokens is None else len(self.tokens["real"]) * int(self.tokens["width"])
+    def state_of(self, seen: Any) -> Array:
+        """Return the states (N, O) of observations: `proprio`, and `context` where the model foresees it."""
+        proprio = torch.as_tensor(seen["proprio"], dtype=torch.float32)
+        if self.components is None:
+            return proprio.numpy()
+        return torch.cat([proprio, self.components.numbers(torch.as_tensor(seen["context"]))], 1).numpy()
 
     def _observe(self) -> Obs:
-        state = self._seen.states[:, -1].numpy().copy()
-        if self.tokens is None:
-            return {"proprio": state}
-        real, own = np.array(self.tokens["real"], bool), state.shape[1] - self._flat
-        context = state[:, own:].reshape(self.num_envs, len(real), -1)
-        return {"proprio": state[:, :own], "context": context, "context_mask": np.tile(real, (self.num_envs, 1))}
+        state = self._seen.states[:, -1].clone()
+        if self.components is None:
+            return {"proprio": state.numpy()}
+        context = self.components.context(state[:, self._own :]).numpy()
+        mask = np.tile(self.components.real, (self.num_envs, 1))
+        return {"proprio": state[:, : self._own].numpy(), "context": context, "context_mask": mask}
 
     def _infos(self) -> dict[str, Array]:
         facts = {"success": self._success, "success_now": self._now, "doubt": self._doubt, "doubted": self._doubted}

@@ -21,6 +21,7 @@ __all__ = [
     "Firing",
     "alarm_level",
     "calibration",
+    "counted",
     "disagreement",
     "error_over_copy",
     "firing_level",
@@ -50,12 +51,26 @@ class Calibration(NamedTuple):
     """Share of errors within 1.645 scaled spreads; of Gaussian errors it would be 0.90."""
 
 
-def disagreement(predictions: Tensor) -> Tensor:
-    """Return (B,) root mean square over numbers of the members' deviation of predictions (K, B, D).
+def counted(variance: Tensor, felt: int) -> Tensor:
+    """Return (D,) how much each number of a state counts: 1 for those of the first `felt` that vary (D,), and for the
+    others, components of what is seen, their share of what is seen, which counts twice as much as what is felt."""
+    weight = (variance > 0).to(variance.dtype)
+    seen = variance[felt:]
+    if len(seen):
+        weight[felt:] = 2.0 * weight[:felt].sum().clamp_min(1.0) * seen / seen.sum().clamp_min(1e-12)
+    return weight
+
+
+def disagreement(predictions: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return (B,) root mean square over numbers, which count by `weight` (D,), of the members' deviation of predictions
+    (K, B, D).
 
     0 for members that agree (or one alone); of degree 1: predictions twice as far apart disagree twice as much.
     """
-    return predictions.var(0, correction=0).mean(-1).sqrt()
+    apart = predictions.var(0, correction=0)
+    weight = apart.new_ones(apart.shape[-1]) if weight is None else weight
+    found: Tensor = ((apart * weight).sum(-1) / weight.sum()).sqrt()
+    return found
 
 
 def error_over_copy(predicted: ArrayLike, truth: ArrayLike, first: ArrayLike) -> Array:

@@ -21,7 +21,7 @@ from toddle.core.errors import InputError, problem
 from toddle.core.files import write_json_atomic
 from toddle.core.numbers import Seed, Size
 from toddle.core.tensors import load_tensors, read_card, save_tensors
-from toddle.maths.world_models import disagreement
+from toddle.maths.world_models import counted, disagreement
 from toddle.models.attention_block import AttentionBlock
 from toddle.models.mlp import make_mlp, zero_
 from toddle.models.normalizer import RunningNorm
@@ -112,6 +112,7 @@ class WorldModel(nn.Module):
     alarm: Tensor
     fires: Tensor
     ends: Tensor
+    weight: Tensor
 
     def __init__(self, config: WorldModelConfig, state: int, action: int) -> None:
         """state, action: O and A, how many numbers."""
@@ -130,13 +131,17 @@ class WorldModel(nn.Module):
             "alarm": torch.tensor(1e9),  # the doubt above which nothing is believed
             "fires": torch.tensor(0.5),  # the score above which it is solved
             "ends": torch.tensor(2.0),  # the score above which it is over; above 1: never
+            "weight": torch.ones(state),  # how much each number counts in doubts and distances
         }.items():
             self.register_buffer(name, value)
 
     @torch.no_grad()
-    def fit_statistics(self, state: Tensor, change: Tensor, reward: Tensor) -> None:
-        """Take recorded states (N, O), changes in one step (M, O) and rewards (N,)."""
+    def fit_statistics(self, state: Tensor, change: Tensor, reward: Tensor, felt: int | None = None) -> None:
+        """Take recorded states (N, O), changes in one step (M, O) and rewards (N,); numbers of the state from `felt` on
+        are components of what is seen."""
         self.norm.update(state)
+        if felt is not None:
+            self.weight.copy_(counted(state.double().var(0, correction=0), felt))
         spread = change.double().std(0, correction=0)
         self.spread.copy_(torch.where(spread > 1e-6 * (1.0 + state.double().std(0, correction=0)), spread, 0.0))
         self.reward.copy_(torch.stack([reward.mean(), reward.std(correction=0).clamp_min(1e-6)]))
@@ -170,7 +175,14 @@ class WorldModel(nn.Module):
 
     def doubt(self, following: Tensor) -> Tensor:
         """Return (B,) how far members' states (K, B, O) are apart, in deviations of the recorded states."""
-        return disagreement(self.norm(following)[..., self.spread > 0])
+        moving = self.spread > 0
+        return disagreement(self.norm(following)[..., moving], self.weight[moving])
+
+    def apart(self, states: Tensor, others: Tensor) -> Tensor:
+        """Return (B,) the mean distance of states (B, O) from others, in deviations of the recorded states."""
+        weight = torch.where(self.spread > 0, self.weight, 0.0)
+        found: Tensor = ((self.norm(states) - self.norm(others)).abs() * weight).sum(1) / weight.sum()
+        return found
 
 
 class Windows:
@@ -230,6 +242,7 @@ def load_world_model(folder: Path | str, device: torch.device = CPU) -> tuple[Wo
         raise problem("world model", f"a folder with {CARD}, as toddle worldmodel train writes it", str(folder))
     card = read_card(found / CARD, {"config": dict, "sizes": list, "meta": dict, "sha256": str})
     state = load_tensors(found / WEIGHTS, card["sha256"])
+    state.setdefault("weight", torch.ones(int(card["sizes"][0])))  # models from before had none
     try:
         model = WorldModel(from_dict(WorldModelConfig, card["config"], where=str(found / CARD)), *card["sizes"])
         model.load_state_dict(state)

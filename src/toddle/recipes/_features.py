@@ -16,7 +16,7 @@ from toddle.data.feature_cache import FeatureCache, cache_dataset, picture_index
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.runs.loop import ProgressLine
 
-__all__ = ["cached_features", "states_seen", "tokens_seen"]
+__all__ = ["cached_features", "check_pictures", "states_seen", "tokens_seen"]
 
 Array = NDArray[Any]
 
@@ -56,18 +56,26 @@ def states_seen(root: Path, vla: Any, dataset: LeRobotDataset) -> Array:
     return np.concatenate([dataset.vector("observation.state"), pooled[rows]], 1)
 
 
-def tokens_seen(root: Path, vla: Any, dataset: LeRobotDataset) -> tuple[Array, Array]:
-    """Return the frozen backbone's tokens (N, G, D) at every row, 0 where there is none, and which there are (G,) bool.
-
-    Raises InputError where its backbone learns, the dataset lacks its pictures, rows share pictures, or sentences are
-    of several lengths.
-    """
+def check_pictures(vla: Any, dataset: LeRobotDataset) -> Array:
+    """Return the picture (N,) of every row.  Raises InputError where a VLA's backbone learns, the dataset lacks its
+    pictures, or rows share one."""
     if vla.features is None or not vla.cameras:
         raise problem("features", "a VLA whose backbone is frozen", f"kind '{vla.kind}'")
-    context, mask = cached_features(root, vla.features, vla.cameras, dataset).load()
+    if missing := [camera for camera in vla.cameras if camera not in dataset.cameras]:
+        raise problem("dataset", f"pictures of {' '.join(missing)}", str(dataset.path), "record them with --cameras")
     rows = picture_index(dataset, np.arange(dataset.num_frames))
     if len(np.unique(rows)) < len(rows):
-        raise problem("dataset", "a picture of every control step", str(dataset.path), "record with --image-stride 1")
+        raise problem("dataset", "a picture of every control step", str(dataset.path), "toddle worldmodel record")
+    return rows
+
+
+def tokens_seen(root: Path, vla: Any, dataset: LeRobotDataset) -> tuple[Array, Array]:
+    """Return the frozen backbone's tokens (N, G, D) float16 at every row, and which are real (G,) bool.
+
+    Raises InputError as `check_pictures`, and where sentences are of several lengths.
+    """
+    rows = check_pictures(vla, dataset)
+    context, mask = cached_features(root, vla.features, vla.cameras, dataset).load()
     if not (mask == mask[0]).all():
         raise problem("dataset", "sentences of one length", str(dataset.path))
-    return np.where(mask[0][:, None], context, 0).astype(np.float32)[rows], mask[0]
+    return context[rows], mask[0]

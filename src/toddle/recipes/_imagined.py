@@ -19,7 +19,18 @@ from toddle.experience.trajectories import traces
 from toddle.maths.intervals import matched_interval, wilson_interval
 from toddle.policies.store import load_policy, meta_of
 
-__all__ = ["Played", "check_policies", "gate_line", "gated", "line_of", "named_policies", "paths", "play", "told"]
+__all__ = [
+    "Played",
+    "check_knows",
+    "check_policies",
+    "gate_line",
+    "gated",
+    "line_of",
+    "named_policies",
+    "paths",
+    "play",
+    "told",
+]
 
 
 class Played(NamedTuple):
@@ -43,16 +54,21 @@ def named_policies(policies: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def check_knows(imagined: ImaginedEnv, policy: Any, path: Path) -> None:
+    """Raise InputError where a policy sees what a model does not foresee."""
+    own = policy.features.fingerprint if policy.cameras and policy.features else ""
+    if own != imagined.fingerprint or bool(policy.cameras) != bool(imagined.fingerprint):
+        wanted = "a VLA on the backbone that the model knows" if imagined.fingerprint else "a policy of states"
+        raise problem("policy", f"{wanted}, in {imagined.name}", str(path))
+
+
 def check_policies(model: Path, policies: Sequence[str]) -> str:
     """Return the name of the environment that a model is of.  Raises InputError where a policy does not fit it."""
     imagined = ImaginedEnv(model, 1)
     for path in named_policies(policies).values():
         policy = load_policy(path, acting=True)
         body_in(policy, imagined)
-        own, known = (policy.features.fingerprint if policy.cameras and policy.features else ""), imagined.tokens
-        if own != ("" if known is None else known["fingerprint"]):
-            wanted = "a policy of states" if known is None else "a VLA on the backbone that the model knows"
-            raise problem("policy", wanted, str(path))
+        check_knows(imagined, policy, path)
     return imagined.modelled
 
 
@@ -90,7 +106,7 @@ def paths(
     imagined = ImaginedEnv(model, starts, seed=seed)
     real = _real(imagined, loaded, policy, seed)
     try:
-        imagined.fixed = starts_of(real, seeds, loaded if imagined.tokens else None)
+        imagined.fixed = starts_of(real, seeds, imagined, loaded)
         both = [traces(loaded, env, seeds, deterministic=deterministic) for env in (real, imagined)]
     finally:
         real.close()

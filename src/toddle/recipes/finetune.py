@@ -16,23 +16,22 @@ from toddle.core.config import config, to_dict
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import peak_memory, weights_that_fit
-from toddle.core.numbers import Count, PictureSize, Seed, Share, Size, Whole
+from toddle.core.numbers import Count, PictureSize, Seed, Share, Size
 from toddle.core.plan import Plan
 from toddle.core.rendering import RenderSettings
 from toddle.core.team import team
-from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
 from toddle.envs.make import family_of
 from toddle.envs.mixture import MixtureEnv
 from toddle.envs.noise import NoiseConfig
 from toddle.experience.actor import body_in
 from toddle.experience.curriculum import TaskCurriculumConfig
-from toddle.experience.evaluate import evaluate
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import kind_of, load_policy, meta_of, save_policy
 from toddle.recipes import _reward, _safety
-from toddle.recipes._finetune_envs import films, make_seen, pictures
+from toddle.recipes._before_after import BeforeAndAfter, evaluation_worlds, measure, shown
+from toddle.recipes._finetune_envs import make_seen, pictures, real_of
 from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._iteration_memory import iteration_memory
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
@@ -40,11 +39,10 @@ from toddle.recipes._recorded import check_as_recorded, recorded_success
 from toddle.recipes._shared import check_shared, iteration_seconds, led_by_another, unit_of
 from toddle.recipes._stopping import check_stop, enough
 from toddle.recipes.evaluate import write_summary
-from toddle.reporting.episode_log import EpisodeLog
 from toddle.runs.beside import beside, check_sources
 from toddle.runs.halves import check_overlap, overlapped
 from toddle.runs.learners import leading, led
-from toddle.runs.loop import ProgressLine, run_loop
+from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 from toddle.runs.workers import acts, check_addresses, crew
 
@@ -52,20 +50,7 @@ __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "
 
 CHOOSING = ("method", "preset", "env", "policy")
 """What decides which settings there are and where they begin."""
-OWN = ("success", "dense", "simplified")
-
-
-@config
-class BeforeAndAfter:
-    """Evaluation before and after RL, on the same seeds."""
-
-    episodes: Count = 20
-    """Evaluation episodes of each environment before and after, on seeds from 0."""
-    videos: Whole = 1
-    """Episodes filmed of each environment, before and after."""
-    recorded: Path | None = None
-    """Folder of an evaluation of this policy (`toddle evaluate`): where what it does here lies outside, nothing is
-    trained, for something differs (pictures, sizes, normalisation, steps of the flow)."""
+OWN = ("success", "dense", "simplified", "own", "reference")
 
 
 @config
@@ -111,7 +96,8 @@ class Config(_reward.Rewarded):
     reward: str = "success"
     """1 at success, which ends the episode; or the environment's dense or simplified reward, where it has one: then
     success does not end an episode in which it learns, for what is still to be earned would make it better to go on
-    without.  Or a sum of terms, success+0.5*pbrs+rnd (docs/rewards.md)."""
+    without.  In a learned model: success, own (the environment's, as the model says it) or reference
+    (docs/world_models.md).  Or a sum of terms, success+0.5*pbrs+rnd (docs/rewards.md)."""
     process_reward: ProcessRewardSettings = ProcessRewardSettings()
     """A reward on the way to success, said by a model (docs/process_reward.md)."""
     imitation: ImitationSettings = ImitationSettings()
@@ -206,7 +192,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         body_in(vla, env)
     if config.tasks.draws:
         envs = [MixtureEnv(envs)]
-    for line in dict.fromkeys(line for name in config.env for line in pictures(config, name, vla, meta)[1]):
+    for line in dict.fromkeys(line for name in shown(config) for line in pictures(config, name, vla, meta)[1]):
         if team().index == 0 and not acts():
             print(line, file=sys.stderr)
     device = resolve_device(team().device(config.device))
@@ -237,46 +223,6 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     return replace(made, longest=max(env.max_episode_steps for env in envs)), meta
 
 
-# ---- before and after ------------------------------------------------------------------------------------------------
-def _evaluation_worlds(config: Any) -> int:
-    return int(min(config.evaluation_worlds, config.evaluation.episodes))
-
-
-def _measure(
-    config: Config, label: str, made: Run, meta: dict[str, Any], folder: Path
-) -> dict[tuple[str, str, str], list[EpisodeResult]]:
-    """Evaluate through RL's own way of acting, without its noise; episodes that are on disk are not run again."""
-    policy = made.acting or made.policy
-    log, seeds = EpisodeLog(folder / "episodes.jsonl"), list(range(config.evaluation.episodes))
-    others = len(log) - sum(len(log.done({"candidate": label, "env": name})) for name in config.env)
-    table: dict[tuple[str, str, str], list[EpisodeResult]] = {}
-    with ProgressLine(label, len(seeds) * len(config.env)) as bar:
-        for name in config.env:
-            labels = {"candidate": label, "env": name, "condition": "plain"}
-            known = log.done(labels)
-
-            def finished(result: EpisodeResult, labels: dict[str, str] = labels) -> None:
-                log.append(labels, result)
-                bar.advance(len(log) - others)
-
-            results = [known[seed] for seed in seeds if seed in known]
-            if len(results) < len(seeds):
-                env = make_seen(config, name, _evaluation_worlds(config), 0, policy, meta)
-                with made.merged():
-                    results = evaluate(
-                        policy,
-                        env,
-                        seeds=seeds,
-                        body=body_in(policy, env),
-                        done=known,
-                        on_episode=finished,
-                        video=films(config, folder / "videos", f"{label}-{label_of(name)}"),
-                    )
-                env.close()
-            table[label, name, "plain"] = results
-    return table
-
-
 # ---- the command -----------------------------------------------------------------------------------------------------
 def plan(config: Any) -> Plan:
     """Build everything, time one iteration, and return what the run will do."""
@@ -298,6 +244,7 @@ def plan(config: Any) -> Plan:
         steps=[
             *preset_lines(config, preset),
             f"evaluate {config.policy} as it is: {config.evaluation.episodes} episodes each of {', '.join(config.env)}",
+            *(f"and of {one}, which {name} is a model of: what counts" for name, one in real_of(config.env).items()),
             *made.notes,
             f"step {config.worlds} worlds {shared}; train {weights:,} weights: {method.what}",
             *([f"add the process reward of {reward.model}, {reward.cap:g} a decision at most"] if reward.model else []),
@@ -307,7 +254,7 @@ def plan(config: Any) -> Plan:
             *memory,
             f"evaluate again on the same seeds, write the policy to {config.out / 'policy'}",
         ],
-        memory_bytes=max(least, forecast, peak_memory()) + 2 * _evaluation_worlds(config) * max(world),
+        memory_bytes=max(least, forecast, peak_memory()) + 2 * evaluation_worlds(config) * max(world),
         seconds=seconds + 2 * len(config.env) * config.evaluation.episodes * 0.7,
     )
 
@@ -325,7 +272,7 @@ def run(config: Any, *, resume: bool = False) -> None:
     ):
         made, meta = build(config)
         beside(made, workers)
-        table = _measure(config, "before", made, meta, folder.path)
+        table = measure(config, "before", made, meta, folder.path)
         check_as_recorded(config.evaluation.recorded, config.policy, config.env, table)
         run_loop(
             led(made.learner, learners),
@@ -339,6 +286,6 @@ def run(config: Any, *, resume: bool = False) -> None:
         facts = {"envs": list(config.env), "algorithm": config.method, "from": str(config.policy)}
         facts["steps"] = sum(source.total_steps for source in made.sources)
         save_policy(config.out / "policy", made.policy, meta | facts | _reward.keep_episode(folder.path, made.rewards))
-        table |= _measure(config, "after", made, meta, folder.path)
+        table |= measure(config, "after", made, meta, folder.path)
         write_summary(folder.path, table)
     print(f"policy: {config.out / 'policy'}", file=sys.stderr)

@@ -104,7 +104,8 @@ def _errors(config: Config) -> dict[str, Any]:
         model, meta = load_world_model(folder)
         data = Recordings(**load_tensors(folder / BANK, meta["recordings"]))
         things = {key: at for key, at, _, _ in meta["env"]["named"]}
-        found[name] = errors(model, data, thing=things.get("object"), rows=config.steps, seed=config.seed)
+        felt = data.state.shape[1] - meta["env"]["tokens"]["components"] if "tokens" in meta["env"] else None
+        found[name] = errors(model, data, thing=things.get("object"), felt=felt, rows=config.steps, seed=config.seed)
         found[name]["levels"] = meta["levels"]
         if name == "model":
             found["environment"] = meta["env"]["name"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from toddle.core.config import config
 from toddle.core.errors import problem
-from toddle.core.numbers import Count, NonNegative, Seed, Size
+from toddle.core.numbers import Count, NonNegative, PictureSize, Seed, Size
 from toddle.core.plan import Plan
+from toddle.core.rendering import RenderSettings
+from toddle.experience.taught import Taught
+from toddle.policies.store import meta_of
 from toddle.recipes import record
 
 __all__ = ["Config", "plan", "run"]
@@ -29,7 +32,7 @@ class Config:
     may_change: ClassVar[tuple[str, ...]] = ("episodes",)
 
     env: str
-    """The environment, of states."""
+    """The environment."""
     policy: tuple[str, ...]
     """Folders of policies whose draws are recorded; "expert" for the scripted expert, disturbed by `noise`."""
     out: Path = Path("data/world_model")
@@ -42,6 +45,12 @@ class Config:
     """Episodes played at once."""
     max_episode_steps: Count | None = None
     """Control steps after which an episode is cut; by default the environment's own limit."""
+    cameras: tuple[str, ...] = ()
+    """Cameras of which a picture is kept at every control step, for a model of what a VLA sees (`train --features`)."""
+    image_size: PictureSize | None = None
+    """Side of the pictures; None: as the first policy that says so was taught, else 96."""
+    images: Literal["image", "video"] = "image"
+    """Keep pictures exactly, as a VLA sees them, or as video, which takes a tenth of the room."""
     seed: Seed = 2_000_000
     """Seed of the first episode, counting up.  Keep evaluation on other seeds (its default begins at 0)."""
 
@@ -51,7 +60,11 @@ class Config:
 
 
 def _parts(config: Config) -> list[record.Config]:
-    """Return what is recorded, a dataset each."""
+    """Return what is recorded, a dataset each, with pictures as the policies were taught with, the same in all."""
+    folders = [Path(policy) for policy in config.policy if policy != "expert" and config.cameras]
+    taught = [Taught.of(meta_of(folder)) for folder in folders]
+    size = config.image_size or next((one.size[0] for one in taught if one.size), 96)
+    render = next((one.render for one in taught if one.render), RenderSettings())
     found = []
     for number, policy in enumerate(config.policy):
         expert = policy == "expert"
@@ -66,7 +79,11 @@ def _parts(config: Config) -> list[record.Config]:
                 noise=config.noise if expert else 0.0,
                 executed=expert and config.noise > 0.0,
                 deterministic=False,
-                cameras=(),
+                cameras=config.cameras,
+                image_size=size,
+                image_stride=1,
+                images=config.images,
+                render=render,
                 batch=min(config.batch, config.episodes),
                 max_episode_steps=config.max_episode_steps,
                 seed=config.seed + APART * number,

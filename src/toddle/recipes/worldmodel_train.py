@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,14 +18,17 @@ from toddle.core.files import write_json_atomic
 from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, Discount, NonNegative, Seed, Share
 from toddle.core.plan import Plan
+from toddle.core.rendering import RenderSettings
 from toddle.core.tensors import save_tensors
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.recordings import Recordings, read_recordings
-from toddle.envs.imagined import BANK
+from toddle.envs.imagined import BANK, COMPONENTS
 from toddle.envs.make import make_env
+from toddle.experience.taught import picture_options
+from toddle.models.components import TokenComponents
 from toddle.models.world_model import WorldModel, WorldModelConfig, save_world_model
-from toddle.policies.store import load_policy
-from toddle.recipes._features import tokens_seen
+from toddle.policies.store import load_policy, meta_of
+from toddle.recipes._features import check_pictures, tokens_seen
 from toddle.recipes.worldmodel import opened, recorded_in
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
@@ -61,6 +65,9 @@ class Config:
     features: Path | None = None
     """Folder of a VLA whose frozen backbone's tokens of every picture are part of the state, so that VLAs on the same
     backbone can act in the model; the datasets have a picture of every control step (--image-stride 1)."""
+    components: Count = 64
+    """Principal components of the tokens that the model foresees (with `features`), of the episodes that are not held
+    out; the VLA is shown the tokens that they make up."""
     cache: Path = Path("runs/cache")
     """Where features are kept."""
     out: Path = Path("runs/world_model")
@@ -93,7 +100,11 @@ def _read(config: Config) -> tuple[list[LeRobotDataset], Recordings, dict[str, A
     datasets = opened(config.dataset)
     name = recorded_in(datasets)
     data = read_recordings(datasets, held_out=config.held_out, seed=config.seed)
-    env = make_env(name, 1)
+    vla = None if config.features is None else load_policy(config.features)
+    if vla is not None:
+        for dataset in datasets:
+            check_pictures(vla, dataset)
+    env = make_env(name, 1, **_pictures(config, name, vla))
     try:
         spec, got = env.body_spec, (data.state.shape[1], data.action.shape[1])
         if (spec.proprio, spec.action) != got:
@@ -109,15 +120,35 @@ def _read(config: Config) -> tuple[list[LeRobotDataset], Recordings, dict[str, A
         }
     finally:
         env.close()
+    return datasets, data, facts
+
+
+def _pictures(config: Config, name: str, vla: Any) -> dict[str, Any]:
+    """Return the options with which an environment shows a VLA its pictures: bodies may be described by less there."""
+    if vla is None or config.features is None:
+        return {}
+    return picture_options(name, vla.cameras, meta_of(config.features), image_size=96, render=RenderSettings())[0]
+
+
+def _with_tokens(
+    config: Config, datasets: list[LeRobotDataset], data: Recordings, facts: dict[str, Any]
+) -> tuple[Recordings, TokenComponents | None]:
+    """Return recordings whose states end with the components of what a VLA sees, and these components."""
     if config.features is None:
-        return datasets, data, facts
+        return data, None
     vla = load_policy(config.features)
-    tokens, masks = zip(*(tokens_seen(config.cache, vla, dataset) for dataset in datasets), strict=True)
+    parts, masks = zip(*(tokens_seen(config.cache, vla, dataset) for dataset in datasets), strict=True)
     if any((mask != masks[0]).any() for mask in masks):
         raise problem("dataset", "sentences of one length", "several")
-    facts["tokens"] = {"fingerprint": vla.features.fingerprint, "real": masks[0].tolist(), "width": tokens[0].shape[2]}
-    seen = torch.from_numpy(np.concatenate(tokens)).flatten(1)
-    return datasets, replace(data, state=torch.cat([data.state, seen], 1)), facts
+    tokens, training = np.concatenate(parts), np.flatnonzero(~data.held[data.episode].numpy())
+    found = TokenComponents.of(tokens, masks[0].tolist(), config.components, training, config.seed)
+    share = found.told(tokens, training)
+    facts["tokens"] = {"fingerprint": vla.features.fingerprint, "real": masks[0].tolist(), "width": tokens.shape[2]}
+    facts["tokens"] |= {"components": len(found), "variance": share}
+    blocks = np.array_split(tokens, 1 + len(tokens) // 2048)
+    seen = torch.cat([found.numbers(torch.from_numpy(block)) for block in blocks])
+    print(f"{len(found)} components hold {100 * share:.1f} % of the variance of the tokens", file=sys.stderr)
+    return replace(data, state=torch.cat([data.state, seen], 1)), found
 
 
 def _models(config: Config, data: Recordings) -> dict[str, WorldModel]:
@@ -126,16 +157,26 @@ def _models(config: Config, data: Recordings) -> dict[str, WorldModel]:
         return {name: WorldModel(config.model, data.state.shape[1], data.action.shape[1]) for name in names}
 
 
+def _foreseen(config: Config, datasets: list[LeRobotDataset]) -> list[str]:
+    """Say of a plan what pictures are read, and where features are kept."""
+    count = sum(dataset.num_pictures for dataset in datasets)
+    line = f"encode {count:,} pictures where the cache under {config.cache} has not got them"
+    return [] if config.features is None else [f"{line}; keep {config.components} components of their tokens"]
+
+
 def plan(config: Config) -> Plan:
     """Check the datasets and say what will be done."""
     resolve_device(config.device)
     datasets, data, facts = _read(config)
+    if config.features is not None:  # as wide as it will be, without a look at the pictures
+        data = replace(data, state=torch.cat([data.state, torch.zeros(len(data), config.components)], 1))
     models = _models(config, data)
     weights, good = sum(value.numel() for value in models["model"].parameters()), int(data.succeeded().sum())
     return Plan(
         steps=[
             f"read {len(data.start)} episodes of {facts['name']}, {good} with success, {len(data):,} steps, from "
             f"{len(datasets)} datasets; hold {int(data.held.sum())} episodes out",
+            *_foreseen(config, datasets),
             f"train {weights:,} weights in {config.model.members} members for {config.train.steps} steps"
             + ("; a control likewise, on shuffled actions" if config.control else ""),
             f"write {config.out / 'model'}: the environment imagined/{config.out}",
@@ -149,9 +190,11 @@ def run(config: Config, *, resume: bool = False) -> None:
     """Train, set the levels of doubt and success on held-out episodes, save."""
     device = resolve_device(config.device)
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        _, data, facts = _read(config)
+        datasets, data, facts = _read(config)
+        data, components = _with_tokens(config, datasets, data, facts)
         models = {name: model.to(device) for name, model in _models(config, data).items()}
-        learner = WorldModelTraining(models, data, config.train, seed=config.seed)
+        felt = None if components is None else data.state.shape[1] - len(components)
+        learner = WorldModelTraining(models, data, config.train, seed=config.seed, felt=felt)
         run_loop(
             learner,
             folder,
@@ -165,6 +208,8 @@ def run(config: Config, *, resume: bool = False) -> None:
         imagine = {"middle": config.imagine.middle, "doubt": float(config.imagine.doubt_stops)}
         imagine |= {"penalty": config.imagine.penalty}
         for name, model in models.items():
+            if components is not None:
+                facts["tokens"]["sha256"] = save_tensors(config.out / name / COMPONENTS, components.tensors())
             digest = save_tensors(config.out / name / BANK, data.tensors())
             meta = {"env": facts, "imagine": imagine, "recordings": digest, "levels": levels[name]}
             save_world_model(

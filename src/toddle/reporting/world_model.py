@@ -111,6 +111,11 @@ def _errors(found: Mapping[str, Any]) -> str:
         ]
         for number, label in enumerate(map(str, found["model"]["horizons"]))
     ]
+    parts = (("felt", "of proprioception"), ("seen", "of what is seen"))
+    for kind, label in parts if "error_over_copy_seen" in found["model"] else ():
+        for number, step in enumerate(found["model"]["horizons"]):
+            told = [found[name][f"error_over_copy_{kind}"] for name in names]
+            rows.append([f"{step}, {label}", *(_number(one[number]) if number < len(one) else "-" for one in told)])
     for kind, label in (("moving", "1, the object moving"), ("still", "1, the object still")):
         numbers = [found[name].get(f"error_over_copy_{kind}") for name in names]
         if all(numbers):

@@ -22,6 +22,7 @@ FAMILY = Family(
     build=_build,
     options=("max_episode_steps", "terminate_on_success", "reward"),
     evaluation={"terminate_on_success": True},
+    finetuning={"reward": "success", "terminate_on_success": True},
     modelled=True,
     world_bytes=2**16,
     open_ended=bool,  # a folder without a model is told by its reader
