@@ -197,6 +197,30 @@ def test_finetuning_of_two_learners_is_that_of_one(vla: Path, method: str, tmp_p
     assert_alike(*outs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_finetuning_of_two_with_a_part_of_each_weight_is_that_of_one(vla: Path, method: str, tmp_path: Path) -> None:
+    """And its checkpoint goes on in one learner with all weights, and in three with a part of each."""
+    settings = of_vla(vla, method) | {"imitation": {"weight": 0.0}, "worlds": 6}
+    settings["steps"] = 288 if method == "ppo" else 144
+    settings["ppo"] |= {"accumulate": 2, "checkpointing": True, "critic_warm_up": int(method == "ppo")}
+    one, two = tmp_path / "one", tmp_path / "two"
+    finetune.run(finetune.configure(settings, out=one))
+    finetune.run(finetune.configure(settings, learners=2, sharding="full", out=two))
+    assert_alike(one, two)
+    weights = [load_policy(out / "policy").state_dict() for out in (one, two)]
+    for name, value in weights[0].items():
+        if not name.endswith(KEY_BIASES):
+            torch.testing.assert_close(weights[1][name], value, atol=2e-6, rtol=1e-5)
+    for learners, sharding in ((1, "none"), (3, "full")):
+        out = tmp_path / str(learners)
+        shutil.copytree(two, out)
+        shutil.rmtree(max((out / "checkpoints").glob("step_*")))
+        (out / "finished.json").unlink()
+        finetune.run(finetune.configure(settings, learners=learners, sharding=sharding, out=out), resume=True)
+        assert_alike(one, out)
+
+
 def child_of(parent: int) -> int:
     """Wait for a learner that the process has started; return its id."""
     for _ in range(600):
@@ -278,6 +302,19 @@ def test_shares_cover_everything_once() -> None:
 def test_what_cannot_be_shared_is_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         pretrain.configure(settings, worlds=6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "sharding: expected none with one learner"),
+        ({"learners": 2, "imitation": {"weight": 0.0}, "ppo": {"compile": True}}, "none with ppo.compile"),
+        ({"learners": 2, "imitation": {"weight": 1.0}}, "learners: expected 1 with imitation"),
+    ],
+)
+def test_weights_that_cannot_be_shared_out_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        finetune.configure(settings, sharding="full")
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import torch
 from tests.runs.test_learners import CAUSAL, SMALL, assert_alike, newest, of_vla, vla
 
 from toddle.cli import main
+from toddle.core.config import save_config
 from toddle.core.team import ALONE, Place, placed, team
 from toddle.recipes import finetune, pretrain
 from toddle.runs import workers
@@ -147,6 +148,34 @@ def test_two_workers_that_finetune_are_one_process_and_go_on_as_three(vla: Path,
     max((two / "checkpoints").glob("step_*")).rename(tmp_path / "last")
     finetune.run(finetune.configure(settings, workers=3, out=two), resume=True)
     assert_alike(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "who"), [("ppo", "worker"), ("grpo", "worker"), ("ppo", "learner")])
+def test_kills_while_workers_finetune(vla: Path, method: str, who: str, tmp_path: Path) -> None:
+    """Of whole episodes a worker that is killed plays the same again; a learner that is killed goes on as if not."""
+    settings = of_vla(vla, method) | {"steps": 640, "imitation": {"weight": 1.0}}
+    one, out = tmp_path / "one", tmp_path / "two"
+    finetune.run(finetune.configure(settings, out=one))
+    config = finetune.configure(settings, workers=2, out=out)
+    save_config(tmp_path / "settings.yaml", config)
+    command = [sys.executable, "-m", "toddle", "finetune", "--config", str(tmp_path / "settings.yaml")]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not ((out / "metrics.jsonl").exists() and len(read_metrics(out)) > 2):
+        time.sleep(0.02)
+    found = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(run.pid if who == "learner" else int(found[0]), signal.SIGKILL)
+    said = run.communicate(timeout=240)[1]
+    if who == "learner":
+        assert run.returncode == -signal.SIGKILL and not (out / "finished.json").exists()
+        finetune.run(config, resume=True)
+    else:
+        assert run.returncode == 0 and "was lost (status -9): it is started again" in said, said
+    if (method, who) == ("ppo", "worker"):
+        assert len(read_metrics(out)) == len(read_metrics(one)) and newest(out)
+    else:
+        assert_alike(one, out)
 
 
 @pytest.mark.slow

@@ -193,7 +193,7 @@ class PPO:
             if optimiser is None
             else optimiser(learning)
         )
-        self.team = team()
+        self.team, self.scorer = team(), policy  # scorer: gives the old log-densities anew
         self.generator = torch_generator(seed, "ppo minibatches")
         self.iteration, self.adaptive_factor = 0, 1.0
         self._links: dict[int, tuple[Any, Any, Tensor | None]] = {}
@@ -280,7 +280,7 @@ class PPO:
         rows = (chosen.any(0) if whole else chosen.flatten()).nonzero()[:, 0]
         for part in rows.split(worlds if whole else 256) if len(rows) else ():
             batch = rollout.part(part, whole=whole)
-            score = self.policy.score(batch.observation, batch.chain)
+            score = self.scorer.score(batch.observation, batch.chain)
             real = None if score.real is None or count == 1 else score.real.sum(-1).float()
             for held, value in ((rollout.log_prob, score.log_prob), (links, real)):
                 if value is not None and whole:
@@ -333,7 +333,7 @@ class PPO:
         """Set the gradients of one update, the mean over bodies; return detached facts about it."""
         self.optimiser.zero_grad()
         total: dict[str, Tensor] = {}
-        pieces = [piece for part in parts for piece in self._standardised(part).split(self.config.accumulate)]
+        pieces = [piece for part in parts for piece in self._pieces(part)]
         for part in pieces:
             with recomputing(self.config.checkpointing), compiling(self.config.compile):
                 loss, facts = self._loss(part)
@@ -348,6 +348,10 @@ class PPO:
                 self.team.add(gradient)
             total = dict(zip(total, self.team.add(torch.stack(list(total.values()))), strict=True))
         return total
+
+    def _pieces(self, part: Minibatch) -> list[Minibatch]:
+        """Return the parts of a minibatch that are computed one after the other, their advantages standardised."""
+        return self._standardised(part).split(self.config.accumulate)
 
     def _standardised(self, part: Minibatch) -> Minibatch:
         """Standardise a minibatch's advantages, where that is wanted."""

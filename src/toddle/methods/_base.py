@@ -82,6 +82,8 @@ class Start:
     """Who is asked for directions, by the methods of `toddle jumpstart`."""
     safety: Safety | None = None
     """A limit on what episodes cost, for methods with a value of every decision; None: none."""
+    sharded: bool = False
+    """Whether each of several learners keeps a part of the policy's weights."""
     parts: Mapping[str, Any] = field(default_factory=dict)
     """Parts of PPO that a method adds to another's (`rewards`, `auxiliaries`)."""
 
@@ -113,6 +115,8 @@ class Run:
     """Metrics that are printed on the way."""
     acting: Acting | None = None
     """What acts while it learns, where that is not the policy itself."""
+    whole: Callable[[Mapping[str, Any]], Any] = lambda weights: None
+    """Puts weights into what acts and is kept, where that is a copy of what learns, a part of it in each learner."""
     merged: Callable[[], AbstractContextManager[None]] = nullcontext
     """Within it the policy acts with LoRA merged, where it has LoRA."""
     safe: bool = False

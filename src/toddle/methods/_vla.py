@@ -15,10 +15,11 @@ from toddle.algorithms.parts import Engine, Estimator
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.algorithms.ppo_memory import forecast
 from toddle.algorithms.reference import ReferenceKL, ReferenceSettings
+from toddle.algorithms.safety import CostConstraint
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Size
-from toddle.core.protocols import Acting, Explorable, Scorable
+from toddle.core.protocols import Acting, Critic, Explorable, Scorable
 from toddle.core.seeding import derived_seed
 from toddle.core.types import BodySpec
 from toddle.envs.base import BatchedEnv
@@ -26,7 +27,7 @@ from toddle.experience.actor import body_in
 from toddle.experience.collect import CollectConfig, Collector
 from toddle.experience.episodes import EpisodesConfig, GroupCollector
 from toddle.methods._actors import label_of
-from toddle.methods._base import Counting, Run, Start
+from toddle.methods._base import Run, Start
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.homogeneous_critic import HomogeneousCritic
 from toddle.policies.vla_critic import VLACritic, VLACriticConfig
@@ -90,8 +91,33 @@ def with_reference(
     return parts
 
 
-def run_of(learner: PPO, vla: Explorable, explorer: Acting, iterations: int, sources: Sequence[Counting]) -> Run:
-    """Return a run of `toddle finetune`."""
+def run_of(
+    start: Start,
+    vla: Explorable,
+    explorer: Scorable,
+    critic: Critic | None,
+    sources: Sequence[Any],
+    settings: VLAPPOSettings | VLAGroupSettings,
+    *,
+    iterations: int,
+    estimator: Estimator,
+    safety: CostConstraint | None = None,
+) -> Run:
+    """Put PPO together around an explorer of a VLA; return a run of `toddle finetune`."""
+    given: dict[str, Any] = {"iterations": iterations, "seed": start.seed, "estimator": estimator, "cut_chunks": True}
+    given |= with_reference(start, settings.reference, vla, explorer, settings.sampler)
+    if start.sharded:
+        from toddle.algorithms.sharded_ppo import ShardedPPO, WholeCopy  # torch's FSDP takes long to import
+
+        if settings.reference.refresh:
+            raise problem("reference.refresh", "0 with sharding full", settings.reference.refresh)
+        kept: Explorable = vla.frozen_copy()
+        acting: Scorable = kept.explorer(settings.sampler).to(start.device).train()
+        engine = WholeCopy(acting, kept)
+        learner: PPO = ShardedPPO(explorer, critic, sources, settings.ppo, engine=engine, **given)
+        vla, explorer = kept, acting
+    else:
+        learner = PPO(explorer, critic, sources, settings.ppo, engine=MergedLora(vla), safety=safety, **given)
     return Run(
         learner=learner,
         policy=vla,
@@ -99,6 +125,7 @@ def run_of(learner: PPO, vla: Explorable, explorer: Acting, iterations: int, sou
         sources=sources,
         show=SHOWN,
         acting=explorer,
+        whole=explorer.load_state_dict,
         merged=vla.merged,
         rewards=learner.rewards,
         forecast=partial(forecast, learner),
@@ -160,20 +187,8 @@ class VLAPPOSettings:
         if start.safety is not None:
             costs = self._critic(vla, explorer.bodies, replace(start, seed=derived_seed(start.seed, "costs")), values)
             safety = start.safety.part(costs.to(start.device), self.ppo, start.seed)
-        learner = PPO(
-            explorer,
-            critic,
-            collectors,
-            self.ppo,
-            iterations=iterations,
-            seed=start.seed,
-            estimator=estimator,
-            engine=MergedLora(vla),
-            safety=safety,
-            cut_chunks=True,
-            **with_reference(start, self.reference, vla, explorer, self.sampler),
-        )
-        made = run_of(learner, vla, explorer, iterations, collectors)
+        given: Any = {"iterations": iterations, "estimator": estimator, "safety": safety}
+        made = run_of(start, vla, explorer, critic, collectors, self, **given)
         return replace(made, safe=start.safety is not None)
 
     def _estimator(self, kind: str, start: Start) -> Estimator:
@@ -252,19 +267,7 @@ class VLAGroupSettings:
             for index, env in enumerate(start.envs)
         ]
         iterations = max(1, round(start.steps / sum(collector.decisions for collector in collectors)))
-        learner = PPO(
-            explorer,
-            None,
-            collectors,
-            self.ppo,
-            iterations=iterations,
-            seed=start.seed,
-            estimator=estimator,
-            engine=MergedLora(vla),
-            cut_chunks=True,
-            **with_reference(start, self.reference, vla, explorer, self.sampler),
-        )
-        return run_of(learner, vla, explorer, iterations, collectors)
+        return run_of(start, vla, explorer, None, collectors, self, iterations=iterations, estimator=estimator)
 
     def compared(self) -> None:
         """Raise InputError where episodes have no others of the same start to be compared with."""

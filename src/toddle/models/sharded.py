@@ -8,6 +8,7 @@ Source: Zhao et al. 2023 (arXiv 2304.11277); parts a parameter as in torch's FSD
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,6 +39,7 @@ def shard(module: Any, device: torch.device, methods: Iterable[str], *, bf16: bo
         if isinstance(part, Block):
             fully_shard(part, mesh=mesh, mp_policy=precision)
     fully_shard(module, mesh=mesh, mp_policy=precision)
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nobody writes into it
     for name in methods:
         register_fsdp_forward_method(module, name)
 

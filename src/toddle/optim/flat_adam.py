@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from toddle.core.errors import problem
 from toddle.core.protocols import Module
 
-__all__ = ["FlatAdam"]
+__all__ = ["FlatAdam", "padded"]
 
 ALIGNMENT = 16
 """Each tensor starts at a multiple of 16 numbers, as matmuls like it."""
@@ -86,12 +86,12 @@ class FlatAdam:
         self.buffers: dict[torch.dtype, _Buffer] = {}
         spans: dict[str, list[_Buffer]] = {name: [] for name in modules}
         for kind in dict.fromkeys(p.dtype for p in everything):
-            size = sum(_padded(p) for p in everything if p.dtype == kind)
+            size = sum(padded(p) for p in everything if p.dtype == kind)
             whole = _Buffer(*(torch.zeros(size, dtype=kind, device=device) for _ in range(4)))
             self.buffers[kind], start = whole, 0
             for name, list_ in lists.items():
                 if own := [p for p in list_ if p.dtype == kind]:
-                    end = start + sum(_padded(p) for p in own)
+                    end = start + sum(padded(p) for p in own)
                     spans[name].append(_take_over(own, whole.span(start, end)))
                     start = end
         self.parts = {name: _Part(spans[name], rate, rate) for name, (_, rate) in modules.items()}
@@ -178,7 +178,7 @@ def _take_over(parameters: list[nn.Parameter], span: _Buffer) -> _Buffer:
         view = span.parameter[start : start + p.numel()].view_as(p)
         view.copy_(p.data)
         p.data, p.grad = view, span.gradient[start : start + p.numel()].view_as(p)
-        start += _padded(p)
+        start += padded(p)
     return span
 
 
@@ -194,5 +194,6 @@ def _learned(name: str, module: Module) -> list[nn.Parameter]:
     return found
 
 
-def _padded(p: Tensor) -> int:
+def padded(p: Tensor) -> int:
+    """Return how many numbers of a vector a parameter takes."""
     return -(-p.numel() // ALIGNMENT) * ALIGNMENT

@@ -14,7 +14,7 @@ from toddle.runs.joining import join
 from toddle.runs.learners import check_learners, follow, follows
 from toddle.runs.workers import act, acts
 
-__all__ = ["check_shared", "iteration_seconds", "led_by_another", "unit_of"]
+__all__ = ["check_sharded", "check_shared", "iteration_seconds", "led_by_another", "unit_of"]
 
 LONG = 10.0
 """Seconds of a first iteration from which a second one is not waited for."""
@@ -36,6 +36,14 @@ def led_by_another(config: Any, command: str, build: Callable[[Any], Run]) -> bo
 def unit_of(config: Any) -> int:
     """Return how many worlds go together where worlds are shared out: those of a group of episodes."""
     return int(to_dict(config).get("episodes", {}).get("group", 1))
+
+
+def check_sharded(config: Any) -> None:
+    """Raise InputError where weights cannot be shared out in RL."""
+    compiled = to_dict(config).get("ppo", {}).get("compile", False)
+    for what, given in {"one learner": config.learners == 1, "ppo.compile": compiled}.items():
+        if config.sharding == "full" and given:
+            raise problem("sharding", f"none with {what}", "full")
 
 
 def check_shared(config: Any, command: str, *, workers: int = 1, **beside: Any) -> None:

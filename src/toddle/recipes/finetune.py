@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from toddle.algorithms.process_reward import ProcessRewardSettings
 from toddle.core.config import config, to_dict
@@ -36,7 +36,7 @@ from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._iteration_memory import iteration_memory
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._recorded import check_as_recorded, recorded_success
-from toddle.recipes._shared import check_shared, iteration_seconds, led_by_another, unit_of
+from toddle.recipes._shared import check_sharded, check_shared, iteration_seconds, led_by_another, unit_of
 from toddle.recipes._stopping import check_stop, enough
 from toddle.recipes.evaluate import write_summary
 from toddle.runs.beside import beside, check_sources
@@ -62,7 +62,9 @@ class Config(_reward.Rewarded):
     is evaluated on the same seeds.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device", "evaluation_worlds", "learners", "workers", "overlap", "listen")
+    may_change: ClassVar[tuple[str, ...]] = (
+        *("device", "evaluation_worlds", "learners", "sharding", "workers", "overlap", "listen"),
+    )
 
     policy: Path = Path("runs/sft")
     """Folder of the VLA to improve (of `toddle sft`, or of an earlier `toddle finetune`)."""
@@ -82,6 +84,9 @@ class Config(_reward.Rewarded):
     """Threads that step the physics, where the environment has any."""
     learners: Count = 1
     """Processes that learn, each with its share of the worlds (docs/scaling.md)."""
+    sharding: Literal["none", "full"] = "none"
+    """full: every learner keeps a part of each weight of the policy, its gradient and moments, and not all of them
+    (FSDP2); a copy with all weights acts."""
     workers: Count = 1
     """Processes that only act, each with its share of the worlds and a copy of the policy, beside the one that learns;
     1: that one acts too (docs/scaling.md)."""
@@ -133,6 +138,7 @@ class Config(_reward.Rewarded):
         check_shared(self, "finetune", workers=self.workers, **alone)
         check_overlap(self, several_workers=self.workers > 1, **beside)
         check_addresses(self)
+        check_sharded(self)
         if not self.env:
             raise problem("env", "at least one environment", "none")
         if len(set(self.env)) != len(self.env):
@@ -178,6 +184,8 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     taken = load_method(config.method, "finetune").policies
     if vla.kind not in taken.split(", "):
         raise problem("policy", f"{taken}, with method {config.method}", f"kind '{vla.kind}'")
+    if config.sharding == "full" and vla.features is None:
+        raise problem("sharding", "none where the backbone learns or is read with the expert", f"kind '{vla.kind}'")
     gathered = to_dict(config)
 
     def environments() -> list[BatchedEnv]:
@@ -210,6 +218,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         meta=meta,
         tasks=config.tasks if config.tasks.draws else None,
         safety=_safety.safety_of(config),
+        sharded=config.sharding == "full" and team().size > 1,
         parts={
             "rewards": _reward.reward_terms(config.reward, envs, config.seed, features)
             + config.process_reward.terms(features, vla.cameras, device),
@@ -274,8 +283,9 @@ def run(config: Any, *, resume: bool = False) -> None:
         beside(made, workers)
         table = measure(config, "before", made, meta, folder.path)
         check_as_recorded(config.evaluation.recorded, config.policy, config.env, table)
+        shared = led(made.learner, learners)
         run_loop(
-            led(made.learner, learners),
+            shared,
             folder,
             made.iterations,
             checkpoint_every=config.checkpoint_every,
@@ -283,6 +293,8 @@ def run(config: Any, *, resume: bool = False) -> None:
             enough=enough(folder.path, config.stop_at, config.worlds * made.longest),
             show=made.show if len(made.sources) == 1 else tuple(f"episode/success/{label_of(n)}" for n in config.env),
         )
+        if config.sharding == "full":
+            made.whole(shared.state_dict()["policy"])
         facts = {"envs": list(config.env), "algorithm": config.method, "from": str(config.policy)}
         facts["steps"] = sum(source.total_steps for source in made.sources)
         save_policy(config.out / "policy", made.policy, meta | facts | _reward.keep_episode(folder.path, made.rewards))
