@@ -33,6 +33,7 @@ __all__ = [
     "TokenSettings",
     "bodies_of",
     "check_continuous",
+    "for_bodies",
     "has_goals",
     "iterations_of",
     "label_of",
@@ -204,17 +205,30 @@ def _token_policy(
 
 
 def started_from(start: Start, kinds: Sequence[str]) -> Any:
-    """Return the stored policy to go on from.  Raises InputError where it is of another kind or has not the bodies."""
+    """Return the stored policy to go on from, for this run's bodies.  Raises InputError where it is of another kind, or
+    has not the bodies and no trunk for new ones."""
     policy = start.init
     discrete = policy.config.bins if policy.kind == "tokens" and policy.config.discrete else None
     if policy.kind not in kinds:
         raise problem("init", f"a policy of kind {' or '.join(kinds)}, which this method trains", policy.kind)
     for env in start.envs:
-        body_in(policy, env)
         if discrete != env.discrete:
             want = f"a policy of {env.discrete or 'continuous'} actions, as {env.name} has"
             raise problem("init", want, discrete or "continuous")
-    return policy.train()
+    return for_bodies(policy, start.envs, new=True).train()
+
+
+def for_bodies(policy: Any, envs: Sequence[BatchedEnv], *, new: bool = False) -> Any:
+    """Return a stored policy for the bodies of the environments, in the order of their ids in this run.
+
+    new: whether a body that it does not know may get fresh networks, where it has a trunk that all bodies share.
+    Raises InputError where it has not the bodies.
+    """
+    known = {body.name for body in policy.bodies}
+    for env in envs:
+        if not (new and policy.kind == "causal" and env.body not in known):
+            body_in(policy, env)
+    return policy.with_bodies(bodies_of(envs)) if policy.kind in ("causal", "gaussian") else policy
 
 
 def make_critic(start: Start, hidden: tuple[int, ...], goal_width: int, *, of: str = "critic") -> ValueNet:

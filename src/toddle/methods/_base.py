@@ -241,8 +241,9 @@ def build(
 
     method: a name that `toddle methods` lists (vla-ppo, say), or one of your own.  steps: control steps to learn from,
     all worlds together.
-    init: a policy to go on from; it is trained in place.  folder: where a warm start is kept.  preset and settings: as
-    those of `toddle pretrain`; nested ones may be dicts of what differs, or whole.
+    init: a policy to go on from; it is trained in place where its bodies are the environments'.  folder: where a warm
+    start is kept.  preset and settings: as those of `toddle pretrain`; nested ones may be dicts of what differs, or
+    whole.
     Raises InputError for a setting that is unknown or has a wrong value, and where it does not fit the environments.
     """
     found, teacher = method, None

@@ -10,7 +10,7 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Size
 from toddle.experience.collect import CollectConfig
-from toddle.methods._actors import CausalSettings, MlpSettings, iterations_of, make_collectors, make_policy
+from toddle.methods._actors import CausalSettings, MlpSettings, for_bodies, iterations_of, make_collectors, make_policy
 from toddle.methods._base import Method, Preset, Run, Start
 from toddle.policies.store import load_policy
 
@@ -47,7 +47,7 @@ class CloneSettings:
         policy = make_policy(self.policy, start, causal=self.causal, mlp=self.mlp, goal_width=self.goal_width).to(
             start.device
         )
-        teacher = load_policy(self.teacher).to(start.device)
+        teacher = for_bodies(load_policy(self.teacher).to(start.device), start.envs)
         if teacher.kind != policy.kind:
             raise problem("teacher", f"a policy of kind '{policy.kind}'", teacher.kind)
         if policy.sequential and self.clone.minibatches > start.envs[0].num_envs:

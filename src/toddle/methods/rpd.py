@@ -9,6 +9,7 @@ from toddle.algorithms.guidance import TeacherGuidance
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import NonNegative
+from toddle.methods._actors import for_bodies
 from toddle.methods._base import Method, Preset, Run, Start
 from toddle.methods.ppo import PPOSettings
 from toddle.policies.store import load_policy
@@ -29,7 +30,7 @@ class RPDSettings(PPOSettings):
         """Build PPO, guided."""
         if self.teacher is None:
             raise problem("teacher", "a policy folder with method rpd", "none")
-        teacher = load_policy(self.teacher, start.device)
+        teacher = for_bodies(load_policy(self.teacher, start.device), start.envs)
         guidance = TeacherGuidance(teacher, self.guidance)
         made = super().build(dataclasses.replace(start, parts={"auxiliaries": [guidance]}))
         if teacher.horizon != made.policy.horizon:

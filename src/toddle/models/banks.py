@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from toddle.core.errors import problem
 from toddle.models.mlp import make_mlp
 
-__all__ = ["Bank", "bodies_of", "body_rows"]
+__all__ = ["Bank", "bodies_of", "body_rows", "carry_over"]
 
 
 def bodies_of(body: Tensor | None, count: int) -> int | Tensor:
@@ -35,6 +36,27 @@ def body_rows(body: int | Tensor) -> list[tuple[int, Tensor | None]]:
     if isinstance(body, int):
         return [(body, None)]
     return [(int(one), body == one) for one in body.unique()]
+
+
+@torch.no_grad()
+def carry_over(
+    source: nn.Module, bodies: Sequence[str], target: nn.Module, wanted: Sequence[str], by_row: Sequence[str]
+) -> None:
+    """Copy what two networks share that differ in their bodies alone: `source` has `bodies`, `target` has `wanted`.
+
+    Banks go by their bodies' names; tensors named in `by_row` have a row a body, padded to the widest one.  What a new
+    body needs stays as it is.
+    """
+    known = source.state_dict()
+    for name, value in target.state_dict().items():
+        if name in by_row:
+            for row, body in enumerate(wanted):
+                if body in bodies:
+                    old = known[name][bodies.index(body)]
+                    real = tuple(slice(min(sizes)) for sizes in zip(old.shape, value[row].shape, strict=True))
+                    value[row][real] = old[real]
+        elif name in known:
+            value.copy_(known[name])
 
 
 class Bank(nn.Module):

@@ -10,7 +10,7 @@ a ~ N(mean, exp(log_std)^2) over the first H_exec slots; the spread does not dep
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -20,9 +20,10 @@ from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Discount, LogStd, Seed, Size
 from toddle.core.seeding import rand, randn
-from toddle.core.types import Decision, Observation, Score
+from toddle.core.types import BodySpec, Decision, Observation, Score
 from toddle.maths.distributions import chunk_modes, gaussian_entropy, gaussian_log_prob
 from toddle.models.attention import KVRing
+from toddle.models.banks import carry_over
 from toddle.models.expert import ActionExpert, ExpertConfig
 from toddle.models.goal_encoder import GoalEncoder
 
@@ -106,6 +107,17 @@ class CausalPolicy(nn.Module):
     def from_config(cls, config: CausalConfig) -> CausalPolicy:
         """Build a policy, as `policies.store` does."""
         return cls(config)
+
+    def with_bodies(self, bodies: tuple[BodySpec, ...]) -> CausalPolicy:
+        """Return the policy for these bodies: itself, or one that knows of each body what this one does; a body that is
+        new to it finds the same trunk and gets networks of its own, which have learned nothing."""
+        if bodies == self.bodies:
+            return self
+        made = CausalPolicy(replace(self.config, expert=replace(self.config.expert, bodies=bodies)))
+        own, wanted = ([body.name for body in each] for each in (self.bodies, bodies))
+        norm = [f"expert.tokens.norm.{name}" for name in self.expert.tokens.norm.state_dict()]
+        carry_over(self, own, made, wanted, ["log_std", *norm])
+        return made.train(self.training)
 
     def initial_memory(self, batch: int) -> CausalMemory:
         """Return an empty memory for `batch` worlds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -96,6 +97,15 @@ class GaussianPolicy(nn.Module):
     def from_config(cls, config: GaussianConfig) -> GaussianPolicy:
         """Build a policy, as `policies.store` does."""
         return cls(config)
+
+    def with_bodies(self, bodies: tuple[BodySpec, ...]) -> GaussianPolicy:
+        """Return the policy for these bodies, which it has to know: itself, or one with their networks alone."""
+        if bodies == self.bodies:
+            return self
+        made = GaussianPolicy(replace(self.config, bodies=bodies))
+        for net, body in zip(made.nets, bodies, strict=True):
+            net.load_state_dict(self.nets[self.bodies.index(body)].state_dict())
+        return made.train(self.training)
 
     def initial_memory(self, batch: int) -> None:
         """Return None: nothing is remembered."""

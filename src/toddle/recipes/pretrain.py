@@ -200,6 +200,13 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
         return overlapped(_reward.check_taken(made, config.reward), config, lambda: _environments(config))
 
 
+def _gone_on(folder: Path, policy: Any) -> str:
+    """Say which policy is gone on from, and which bodies are new to it."""
+    known = {body.name for body in load_policy(folder).bodies}
+    new = [body.name for body in policy.bodies if body.name not in known]
+    return f"go on from {folder}" + (f", with fresh networks for {', '.join(new)}" if new else "")
+
+
 def plan(config: Any) -> Plan:
     """Build everything, time one iteration, and return what the run will do."""
     made = build(config)
@@ -209,7 +216,7 @@ def plan(config: Any) -> Plan:
     _, preset = _chosen(to_dict(config))
     steps = [
         *preset_lines(config, preset),
-        *([f"go on from {config.init}"] if config.init is not None else []),
+        *([_gone_on(config.init, made.policy)] if config.init is not None else []),
         *([f"imitate {imitated} first"] if (imitated := to_dict(config).get("warm_start")) else []),
         *made.notes,
         *_reward.reward_lines(config.reward),

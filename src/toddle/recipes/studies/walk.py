@@ -243,7 +243,7 @@ OUTCOMES = (
 NOTES = (
     "The fourth body with legs, Unitree's G1, is not part of it: its model is in an extra of its own (`humanoids`).",
     "Learning together gives each environment `share` of the mean steps of those alone, not as many as the body had.",
-    "A held-out body's gain from the shared trunk is not measured: `--init` goes on with the bodies a policy has.",
+    "A held-out body's gain from the shared trunk is not part of it (`--init` gives a new body networks of its own).",
     "A velocity is tracked by its mean over the second half of a goal, within 0.1 sqrt(g L) and 0.1 sqrt(g / L).",
     "By sentence: five velocities and standing, six seconds each, from `record`'s pictures at the body's head; "
     "all starts are fine-tuned on the same episodes of the walker, failures included, and refit proprioception.",
