@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_corrections_teach_the_second_actor_which_is_silent_without_words() -> N
     learner = made(talk=2)
     for _ in range(5):
         learner._gather()  # 64 decisions are the person's alone
-    assert len(learner.told) >= 48 and learner.told[:, -1].mean() > 0.5  # what was to be added to about 0
+    assert len(learner.told) >= 48 and learner.told[:, -2].mean() > 0.5  # what was to be added to about 0
     learner.policy.act({"proprio": torch.zeros(16, 2)}, generator=torch.Generator().manual_seed(0))  # type: ignore[typeddict-item]
     assert np.abs(learner._refined(np.ones(16, np.int64))).max() == 0.0  # it begins by adding nothing
     losses = [float(learner._listen()["refine_loss"]) for _ in range(80)]
@@ -74,6 +75,35 @@ def test_corrections_teach_the_second_actor_which_is_silent_without_words() -> N
     again = made(talk=2)
     again.load_state_dict(copy_tree(learner.state_dict()))
     assert again.step() == learner.step() and torch.equal(again.told, learner.told)
+
+
+def test_the_second_actor_climbs_the_critics_from_where_the_first_one_is() -> None:
+    """As far as the best of 41 actions for critics that were taught -(a - 0.4)^2; without a weight nothing moves."""
+    learner = made(talk=2)
+    for _ in range(5):
+        learner._gather()
+    known, words, first, *_ = learner.told.split(learner.parts, -1)
+    optimiser, draw = torch.optim.Adam(learner.critics.parameters(), 1e-2), torch.Generator().manual_seed(0)
+    for _ in range(200):
+        action = 2.0 * torch.rand(len(known), first.shape[1], generator=draw) - 1.0
+        loss = (learner.critics(known, action) + (action - 0.4).square().sum(-1)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    learner.critics.requires_grad_(False)
+    grid = torch.linspace(-1.0, 1.0, 41)
+    values = torch.stack([learner.critics(known, torch.full_like(first, float(at))).mean(0) for at in grid])
+
+    def valued() -> float:
+        added = learner._added(known[:, : learner.corrected.state_sizes[0]], words)
+        return float(learner.critics(known, first + added).detach().mean())
+
+    before, best = valued(), float(values.amax(0).mean())
+    for weight, least, most in ((0.0, before, before), (1.0, before + 0.9 * (best - before), best + 1e-3)):
+        learner.second = replace(learner.second, imitation=0.0, values=weight)
+        for _ in range(80):
+            learner._listen()
+        assert least - 1e-6 <= valued() <= most + 1e-6 and best - before > 0.05
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """Two actors over a frozen VLA: one acts, the other refines what it does by what a person says (Dual-Actor FT).
 
 After arXiv 2509.13774.  The first learns by Q-learning from its own decisions and a person's, as in HIL-SERL.  The
-second adds to the first one's chunk what it has seen persons add when the same was to be said:
+second adds to the first one's chunk what it has seen persons add when the same was to be said, and what the critics
+value, which learn from what words refined as from everything else:
 
-    loss = |tanh(f(state, words)) - clip((a_person - a_first) / scale, -1, 1)|^2
+    loss = imitation |tanh(f(state, words)) - clip((a_person - a_first) / scale, -1, 1)|^2     the person's decisions
+         - values mean_i Q_i(state, clip(a_first / scale + tanh(f(state, words)), -1, 1))      these and the refined
 
-from every decision that was the person's.  It begins by adding nothing, and without words it adds nothing ever.
+with a_first as a residual.  It begins by adding nothing, and without words it adds nothing ever.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from toddle.algorithms.intervention import Intervened
 from toddle.core.config import config
-from toddle.core.numbers import Count, Positive, Size
+from toddle.core.numbers import Count, NonNegative, Positive, Size
 from toddle.core.seeding import randint, torch_generator
 from toddle.data.replay import Decisions
 from toddle.envs.base import Array
@@ -42,9 +44,13 @@ class RefineConfig:
     learning_rate: Positive = 1e-3
     """Adam's rate."""
     batch: Size = 64
-    """Corrections in an update; there is one with every update of the first actor."""
+    """Decisions in an update; there is one with every update of the first actor."""
     kept: Count = 20_000
-    """Corrections that are kept; then the oldest go."""
+    """Decisions of the person's, and of those that words refined, that are kept; then the oldest go."""
+    imitation: NonNegative = 1.0
+    """Weight of the person's corrections."""
+    values: NonNegative = 0.1
+    """Weight of the critics' value; 0: it only imitates."""
 
 
 class DualActor(Intervened):
@@ -69,7 +75,8 @@ class DualActor(Intervened):
         self.refiner.to(self.device)
         self.scaling.to(self.device)
         self.stepped = torch.optim.Adam(self.refiner.parameters(), lr=refine.learning_rate)
-        self.told = torch.zeros(0, states + 2 * motions + numbers)  # states, words, what was added
+        self.parts = states + self.privileged, 2 * motions, numbers, numbers, 1
+        self.told = torch.zeros(0, sum(self.parts))  # states, words, the first one's residual, what was added, whether
         self.person.refine = self._refined
 
     def _added(self, states: Tensor, words: Tensor) -> Tensor:
@@ -89,34 +96,38 @@ class DualActor(Intervened):
         """Keep what the person did as a correction, and what words refined as what was executed."""
         super()._noted(rollout)
         assert rollout.state is not None and rollout.executed is not None
-        state, person = rollout.state[0], self.person
+        state, person, scale = rollout.state[0], self.person, self.corrected.config.scale
+        base = state[:, -rollout.chain.shape[-1] :]
         if (rows := torch.from_numpy(person.talked)).any():
-            base = state[:, -rollout.chain.shape[-1] :]
-            said = (rollout.executed[0].to(base.device) - base) / self.corrected.config.scale
+            said = (rollout.executed[0].to(base.device) - base) / scale
             rollout.chain[0, rows] = said[rows]
-        if (rows := torch.from_numpy(person.acted & (person.said > 0))).any():
-            apart = torch.from_numpy(np.ascontiguousarray(person.wanted - person.own)).flatten(1)
-            apart = (apart / self.corrected.config.scale).clamp(-1.0, 1.0).float()
+        if (rows := torch.from_numpy((person.acted | person.talked) & (person.said > 0))).any():
+            own, wanted = (torch.from_numpy(np.array(part)).flatten(1).float() for part in (person.own, person.wanted))
+            first, apart = (own - base.cpu()) / scale, ((wanted - own) / scale).clamp(-1.0, 1.0)
             words = torch.from_numpy(one_hot(person.said, self.motions))
             self.scaling.update(state[rows])
-            new = torch.cat([state.cpu(), words, apart], 1)[rows]
+            known = self._known(rollout.state, rollout.observation)[0].cpu()
+            acted = torch.from_numpy(person.acted)[:, None].float()
+            new = torch.cat([known, words, first, apart, acted], 1)[rows]
             self.told = torch.cat([self.told, new])[-self.second.kept :]
 
     def update_actor(self, batch: Decisions) -> dict[str, Tensor]:
-        """Move the first actor, and then the second towards corrections that were drawn."""
+        """Move the first actor, and then the second towards corrections that were drawn and up the critics."""
         return super().update_actor(batch) | self._listen()
 
     def _listen(self) -> dict[str, Tensor]:
         if not len(self.told):
             return {}
         rows = randint(len(self.told), (self.second.batch,), self.draws, torch.device("cpu"))
-        states, numbers = self.corrected.state_sizes
-        state, words, wanted = self.told[rows].to(self.device).split([states, 2 * self.motions, numbers], -1)
-        loss = (self._added(state, words) - wanted).square().mean()
+        known, words, first, wanted, acted = self.told[rows].to(self.device).split(self.parts, -1)
+        added = self._added(known[:, : self.corrected.state_sizes[0]], words)
+        miss = ((added - wanted).square().mean(-1, keepdim=True) * acted).sum() / acted.sum().clamp_min(1.0)
+        value = self.critics(known, (first + added).clamp(-1.0, 1.0)).mean()
         self.stepped.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self.second.imitation * miss - self.second.values * value
+        loss.backward(inputs=list(self.refiner.parameters()))
         self.stepped.step()
-        return {"refine_loss": loss.detach()}
+        return {"refine_loss": miss.detach(), "refine_value": value.detach()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on."""

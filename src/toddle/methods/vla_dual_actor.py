@@ -66,7 +66,7 @@ METHOD = Method(
     deviations=(
         "the person is the environment's scripted expert; words are one of two for each motion, as numbers",
         "both actors add to a frozen VLA's chunk; in the paper the second shifts the noise of the first, a consistency "
-        "policy, and both learn by Q too",
+        "policy; both climb the critics, with imitation's weight 1 and value's 0.1 in the second (ours)",
         "the second actor is kept for going on, and is not part of the policy that comes out",
     ),
 )
