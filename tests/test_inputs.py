@@ -45,6 +45,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "worldmodel train": {"dataset": ["somewhere"]},
     "worldmodel evaluate": {"model": "somewhere"},
     "worldmodel imagine": {"model": "somewhere", "policy": ["somewhere"]},
+    "worldmodel improve": {"dataset": ["somewhere"]},
     "prefer ask": {"dataset": "somewhere"},
     "prefer judge": {"dataset": "somewhere"},
     "prefer train": {"policy": "somewhere", "dataset": "somewhere", "answers": "somewhere"},
@@ -186,6 +187,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     given |= {"intervene": "--policy x", "compress": "--policy x --dataset x"}
     given |= {"worldmodel record": "--env x --policy x", "worldmodel train": "--dataset x"}
     given |= {"worldmodel evaluate": "--model x", "worldmodel imagine": "--model x --policy x"}
+    given |= {"worldmodel improve": "--dataset x"}
     given |= {"identify": "x", "offline": "--dataset x", "prefer train": "--policy x --dataset x --answers x"}
     for more in (["--dry-run"], []):
         with pytest.raises(SystemExit) as stopped:
@@ -224,6 +226,7 @@ RUNS = {
     "worldmodel train": "--dataset x",
     "worldmodel evaluate": "--model x",
     "worldmodel imagine": "--model x --policy x",
+    "worldmodel improve": "--dataset x",
 }
 
 

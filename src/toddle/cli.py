@@ -42,7 +42,7 @@ COMMANDS = {
     "offline": "learn a policy of states from datasets with rewards, by RL without a simulator",
     "jumpstart": "train a state-based agent by PPO that asks a teacher for directions, soon not at all",
     "prefer": "ask|judge|train: which of two pieces of a dataset is better, and policies that learn from the answers",
-    "worldmodel": "record|train|evaluate|imagine: a learned model of an environment, an environment to learn in",
+    "worldmodel": "record|train|evaluate|imagine|improve: a learned model of an environment, to learn in",
     "reward": "label|train|evaluate|fit|plot: a process reward model, and terms of a composed reward",
     "factory": "make demonstrations by diffusion RL: warm start, RL, successes as one dataset",
     "quality": "judge demonstrations, compare datasets, and write the better episodes as a dataset",

