@@ -12,7 +12,9 @@ pytest.importorskip("metaworld", reason="metaworld is not installed")
 
 from toddle.core.errors import InputError
 from toddle.core.rendering import FAST, MUJOCO, RenderSettings, RenderVariation
+from toddle.envs import scene_renderer
 from toddle.envs.metaworld import MetaWorldEnv
+from toddle.envs.out_of_view import unseen
 from toddle.envs.scene_renderer import Look, SceneRenderer
 
 ALL = RenderVariation(light_angle=40, light_brightness=0.4, shadows=0.5, reflections=0.5, multisampling=0.5)
@@ -122,3 +124,25 @@ def test_looks_are_drawn_in_their_ranges() -> None:
     }
     calm = Look.draw(MUJOCO, RenderVariation(), generator)
     assert calm.settings == MUJOCO and calm.turn is None and calm.brightness == 1.0
+
+
+def test_meshes_that_are_not_seen_are_left_out_and_no_pixel_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    env: Any = MetaWorldEnv("reach-v3", 1, cameras=("close", "gripperPOV", "corner"), image_size=48, render=FAST)
+    env.reset(seed=[0])
+    model, data, left = env._envs[0].model, env._envs[0].data, list[int]()
+    monkeypatch.setattr(scene_renderer, "unseen", lambda *given: (left.append(len(found := unseen(*given))), found)[1])
+    generator, rest = np.random.default_rng(0), data.qpos.copy()
+    with mujoco.Renderer(model, 48, 48) as oracle:
+        for camera in ("close", "gripperPOV", "corner") * 2:
+            data.qpos[:7] = rest[:7] + generator.normal(0, 0.3, 7)
+            mujoco.mj_forward(model, data)
+            picture = env._renderers.render(0, model, data, camera, 48, 48)
+            oracle.update_scene(data, env._renderers.get(48, 48)._cameras[camera])
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                oracle.scene.flags[flag] = False
+            turned = slice(None, None, -1 if camera in env._renderers.get(48, 48)._rotated else 1)
+            assert np.array_equal(picture, oracle.render()[turned, turned]), camera
+    assert min(left[::3]) >= 4 and max(left) <= 10, "the arm's base, and not its hand"
+    monkeypatch.setattr(scene_renderer, "unseen", lambda model, data, geoms, *given: geoms)  # control
+    assert (env._renderers.render(0, model, data, "corner", 48, 48) != picture).any()
+    env.close()

@@ -23,6 +23,7 @@ from toddle.core.rendering import FAST, RenderSettings, RenderVariation
 from toddle.core.seeding import numpy_generator
 from toddle.envs.base import Array
 from toddle.envs.clutter import Area, add_objects, draw_objects, stood
+from toddle.envs.out_of_view import large_meshes, unseen
 
 __all__ = ["FreeCamera", "Look", "Renderers", "SceneRenderer"]
 
@@ -180,6 +181,7 @@ class SceneRenderer:
             if (texture := model.mat_texid[index, mujoco.mjtTextureRole.mjTEXROLE_RGB]) >= 0
             and model.tex_type[texture] == mujoco.mjtTexture.mjTEXTURE_2D
         ]
+        self._large = large_meshes(model)
         self._option = mujoco.MjvOption()
         for group in hidden_groups:
             self._option.geomgroup[group] = 0
@@ -237,6 +239,8 @@ class SceneRenderer:
         if look.view is not None:
             free = self._cameras[camera].type == mujoco.mjtCamera.mjCAMERA_FREE
             self._turn_camera(look.view, self._cameras[camera].lookat if free else model.stat.center)
+        if not (look.settings.shadows or look.settings.reflections):  # which show what the camera does not
+            self._leave_out(unseen(model, data, self._large, self._scene.camera, self.width / self.height))
         mujoco.mjr_render(self._rect, self._scene, self._resources)
         mujoco.mjr_readPixels(self._buffer, None, self._rect, self._resources)
         # OpenGL counts rows from below: a turned camera's picture then only needs its columns reversed
@@ -265,6 +269,13 @@ class SceneRenderer:
                 geom.rgba[:3] = (1.0 - look.painted) * geom.rgba[:3] + look.painted * look.paint
             if look.pattern is not None and self._patterns:
                 geom.matid = self._patterns[int(look.pattern * len(self._patterns))]
+
+    def _leave_out(self, geoms: Array) -> None:
+        """Draw nothing for these geoms of the model: a software renderer computes every vertex, seen or not."""
+        gone, of_model = set(geoms.tolist()), mujoco.mjtObj.mjOBJ_GEOM.value
+        for geom in self._scene.geoms[: self._scene.ngeom] if gone else ():
+            if geom.objid in gone and geom.objtype == of_model:
+                geom.type = mujoco.mjtGeom.mjGEOM_NONE.value
 
     def _turn_camera(self, turn: Array, centre: Array) -> None:
         """Turn the scene's camera about a point."""
