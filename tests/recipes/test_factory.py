@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,34 @@ def kill_when(command: list[str], mark: Path) -> None:
     assert process.poll() is None and mark.exists(), f"it ended before {mark.name} was there"
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+@pytest.mark.slow
+def test_shares_that_are_drawn_beside_each_other_are_the_replay(played: Path, tmp_path: Path) -> None:
+    """One task's pictures by two processes, killed in between, as one `toddle record --replay` draws them."""
+    out, code = (
+        tmp_path / "factory",
+        (
+            "import sys; from pathlib import Path;"
+            "from toddle.recipes import factory as f, _factory_dataset as d, _factory_lines as l;"
+            "c = f.Config(out=Path(sys.argv[1]), tasks=('metaworld/reach-v3',), processes=2, image_size=32);"
+            "d.write_dataset(c, [l.line_of(c, c.tasks[0])])"
+        ),
+    )
+    shutil.copytree(played, out / "tasks/metaworld_reach-v3/plays")
+    command = [sys.executable, "-c", code, str(out)]
+    kill_when(command, out / "drawn/metaworld_reach-v3_0/meta/info.json")
+    assert not (out / "dataset").exists()
+    subprocess.run(command, check=True)
+    drawn = ("--episodes", 3, "--image-size", 32, "--out", tmp_path / "whole")
+    toddle("record", "--replay", played, "--env", "metaworld/reach-v3", *drawn)
+    made, whole = LeRobotDataset(out / "dataset"), LeRobotDataset(tmp_path / "whole")
+    assert [one.facts for one in made.episodes] == [one.facts for one in whole.episodes]
+    for name in ("action", "observation.state", "timestamp"):
+        assert np.array_equal(made.column(name), whole.column(name)), name
+    rows = np.arange(0, whole.num_frames, 4)
+    assert np.array_equal(made.images("close", rows), whole.images("close", rows))
+    assert not (out / "drawn").exists() and "3 episodes" in (out / "dataset/README.md").read_text()
 
 
 @pytest.mark.slow

@@ -18,13 +18,13 @@ from toddle.core.numbers import Count, NonNegative, PictureSize, Seed, Share, Si
 from toddle.core.plan import Plan
 from toddle.core.reading import read_json, read_yaml
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.subset import write_subset
 from toddle.envs.make import family_of
 from toddle.experience.human import HumanConfig
 from toddle.methods._imitation import ImitationConfig
 from toddle.models.resnet import ResNetConfig
 from toddle.recipes import record
 from toddle.recipes._costs import costed
+from toddle.recipes._factory_dataset import write_dataset
 from toddle.recipes._factory_lines import PLAYS_FROM, line_of
 from toddle.reporting.factory import write_factory_page
 from toddle.runs.metrics import read_metrics
@@ -94,7 +94,8 @@ class Config:
     image_stride: Count = 4
     """Control steps between pictures."""
     processes: Size = 1
-    """Tasks that are made at the same time, each in a process of its own; what they say is in <out>/steps."""
+    """Tasks that are made at the same time, each in a process of its own, and then shares of the pictures; what they
+    say is in <out>/steps and <out>/drawn/steps."""
     seed: Seed = 0
     """Seed of everything; plays begin at 1,000,000 above it."""
 
@@ -146,7 +147,9 @@ def run(config: Config, *, resume: bool = False) -> None:
             write_json_atomic(config.out / "factory.json", results)
         good = [result["task"] for result in results if result["status"] == "done"]
         if good:
-            cost = costed(config.out, "dataset", lambda: _dataset(config, good))
+            cost = costed(
+                config.out, "dataset", lambda: write_dataset(config, [line_of(config, task) for task in good])
+            )
             write_factory_page(config.out / "index.html", results, config.out, drawing=cost)
         folder.finish(len(good))
     for result in results:
@@ -195,27 +198,6 @@ def _make(config: Config, task: str) -> dict[str, Any]:
     result |= _facts(config, folder)
     write_json_atomic(folder / "result.json", result)
     return result
-
-
-def _dataset(config: Config, tasks: list[str]) -> None:
-    """Write the dataset of all tasks: their plays as they are, or, from state, once more with pictures."""
-    plays = [line_of(config, task).plays for task in tasks]
-    if not config.cameras or config.observe == "pictures":
-        if not (config.out / "dataset" / "meta" / "info.json").exists():
-            datasets = [LeRobotDataset(folder) for folder in plays]
-            write_subset(config.out / "dataset", [(each, range(len(each.episodes))) for each in datasets])
-        return
-    drawn = record.Config(
-        out=config.out / "dataset",
-        env=tuple(tasks),
-        replay=tuple(plays),
-        episodes=config.episodes,
-        batch=min(config.worlds, config.episodes),
-        cameras=config.cameras,
-        image_size=config.image_size,
-        image_stride=config.image_stride,
-    )
-    record.run(drawn, resume=True)
 
 
 def _facts(config: Config, folder: Path) -> dict[str, Any]:
