@@ -63,7 +63,7 @@ class Config(_reward.Rewarded):
     """
 
     may_change: ClassVar[tuple[str, ...]] = (
-        *("device", "evaluation_worlds", "learners", "sharding", "workers", "overlap", "listen"),
+        *("device", "evaluation_worlds", "learners", "sharding", "workers", "overlap", "placement", "listen"),
     )
 
     policy: Path = Path("runs/sft")
@@ -90,6 +90,8 @@ class Config(_reward.Rewarded):
     workers: Count = 1
     """Processes that only act, each with its share of the worlds and a copy of the policy, beside the one that learns;
     1: that one acts too (docs/scaling.md)."""
+    placement: Literal["here", "ray"] = "here"
+    """Where workers run: in processes of this machine, or wherever Ray places them (docs/scaling.md)."""
     listen: str | None = None
     """HOST:PORT of this machine where workers of other machines join (--join); none is started here."""
     join: str | None = None
@@ -227,7 +229,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     )
     with weights_that_fit(4.0 if device.type == "cpu" else 1.0):
         made = _reward.check_taken(_safety.check_limited(config, config.build(start)), config.reward)
-    check_sources(config.workers, made.sources, config.method)
+    check_sources(config, made.sources)
     made = overlapped(made, config, environments)
     return replace(made, longest=max(env.max_episode_steps for env in envs)), meta
 
@@ -277,7 +279,7 @@ def run(config: Any, *, resume: bool = False) -> None:
     with (
         RunFolder.open(config.out, config, resume=resume) as folder,
         leading(config.learners, "finetune", folder.path) as learners,
-        crew(config.workers, "finetune", folder.path, config.listen) as workers,
+        crew(config, "finetune", folder.path) as workers,
     ):
         made, meta = build(config)
         beside(made, workers)

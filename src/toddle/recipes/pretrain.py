@@ -62,7 +62,7 @@ class Config(_reward.Rewarded):
     for these environments.  Whatever is given wins.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device", "learners", "workers", "overlap", "listen")
+    may_change: ClassVar[tuple[str, ...]] = ("device", "learners", "workers", "overlap", "placement", "listen")
 
     out: Path = Path("runs/pretrain")
     """The run's folder."""
@@ -83,6 +83,8 @@ class Config(_reward.Rewarded):
     workers: Count = 1
     """Processes that only act, each with its share of the worlds, beside the one that learns; 1: that one acts too
     (docs/scaling.md)."""
+    placement: Literal["here", "ray"] = "here"
+    """Where workers run: in processes of this machine, or wherever Ray places them (docs/scaling.md)."""
     listen: str | None = None
     """HOST:PORT of this machine where workers of other machines join (--join); none is started here."""
     join: str | None = None
@@ -196,7 +198,7 @@ def build(config: Any, *, folder: Path | None = None) -> Run:
     ):  # they are filled on the CPU, and trained on the device
         made = replace(config.build(start), longest=max(env.max_episode_steps for env in envs))
         made = check_limited(config, made)
-        check_sources(config.workers, made.sources, config.method)
+        check_sources(config, made.sources)
         return overlapped(_reward.check_taken(made, config.reward), config, lambda: _environments(config))
 
 
@@ -239,7 +241,7 @@ def run(config: Any, *, resume: bool = False) -> None:
     with (
         RunFolder.open(config.out, config, resume=resume) as folder,
         leading(config.learners, "pretrain", folder.path) as learners,
-        crew(config.workers, "pretrain", folder.path, config.listen) as workers,
+        crew(config, "pretrain", folder.path) as workers,
     ):
         made = beside(build(config, folder=folder.path), workers)
         show = made.show if len(config.env) == 1 else ()

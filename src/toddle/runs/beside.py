@@ -21,6 +21,7 @@ from toddle.experience.episodes import GroupCollector
 from toddle.experience.notes import Gathered
 from toddle.experience.rollout import Rollout
 from toddle.runs.learners import merged_state, own_state
+from toddle.runs.placing import check_ray
 
 __all__ = ["Beside", "Gathering", "beside", "brought", "check_sources", "done", "side_by_side"]
 
@@ -139,7 +140,10 @@ def beside(made: Any, crew: Gathering | None) -> Any:
     return made
 
 
-def check_sources(workers: int, sources: Sequence[Any], method: str) -> None:
-    """Raise InputError where the experience is not gathered by a collector."""
-    if workers > 1 and not all(isinstance(source, Collector | GroupCollector) for source in sources):
-        raise problem("workers", f"1 with method {method}", workers, "docs/scaling.md lists what workers are for")
+def check_sources(config: Any, sources: Sequence[Any]) -> None:
+    """Raise InputError where workers cannot gather the experience, or what is to place them is not there."""
+    if config.workers > 1 and not all(isinstance(source, Collector | GroupCollector) for source in sources):
+        remedy = "docs/scaling.md lists what workers are for"
+        raise problem("workers", f"1 with method {config.method}", config.workers, remedy)
+    if config.workers > 1 and config.placement == "ray":
+        check_ray()

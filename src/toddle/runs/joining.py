@@ -7,15 +7,12 @@ learner had started itself (`runs.workers`).
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from toddle.core.errors import EnvironmentFault, problem
-from toddle.core.process import prepare_child
+from toddle.runs.placing import worker_process
 from toddle.runs.workers import ASKED, KEY, LOST, address_of, received, send
 
 __all__ = ["join"]
@@ -42,17 +39,8 @@ def join(address: str, command: str) -> None:
         if given is None:
             raise EnvironmentFault(f"join: the learner at {address} has all of its workers")
         joined, (settings, index, size, life) = True, given
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "config.yaml"
-            file.write_text(settings)
-            status = subprocess.run(
-                [sys.executable, "-m", "toddle", command, "--config", str(file)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, ASKED: f"{address} {key.encode().hex()} {index} {size} {life}"},
-                preexec_fn=None if sys.platform == "win32" else prepare_child,
-                check=False,
-            ).returncode
+        told = f"{address} {key.encode().hex()} {index} {size} {life}"
+        status = worker_process(command, settings, {ASKED: told})
         if status == 0:
             return
         if status > 0:

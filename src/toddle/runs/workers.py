@@ -32,6 +32,7 @@ from toddle.core.process import prepare_child
 from toddle.core.protocols import Acting
 from toddle.core.team import HOST, Place, placed
 from toddle.runs.beside import brought, done
+from toddle.runs.placing import RayPlaces, RayTask, places_of
 
 __all__ = ["ASKED", "KEY", "LOST", "Crew", "act", "acts", "address_of", "check_addresses", "crew", "received", "send"]
 
@@ -42,6 +43,8 @@ KEY = "TODDLE_KEY"
 LOST = (EOFError, OSError)  # the latter also where a message is cut short
 GREETING = 10
 """Seconds in which one that connects must have said who it is."""
+SILENCE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
+"""Seconds of silence until a connection is asked whether it is there, between questions, and how many go unanswered."""
 MOST_LOSSES = 20
 """Workers lost without an iteration in between at which the run ends."""
 
@@ -95,6 +98,14 @@ def _wait_at_most(link: socket.socket, seconds: int) -> None:
     link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", seconds, 0))
 
 
+def _notice_silence(link: socket.socket) -> None:
+    """Let a connection count as lost whose other machine says nothing any more, not even that it is there."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in SILENCE.items():
+        if option := getattr(socket, name, None):  # Linux has them all
+            link.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 def send(link: Connection, what: Any) -> None:
     link.send_bytes(pickle.dumps(what, pickle.HIGHEST_PROTOCOL))
 
@@ -107,12 +118,15 @@ def received(link: Connection) -> Any:
 class Crew:
     """The workers of a run."""
 
-    def __init__(self, size: int, command: str, folder: Path, listen: str | None = None) -> None:
+    def __init__(
+        self, size: int, command: str, folder: Path, listen: str | None = None, places: RayPlaces | None = None
+    ) -> None:
         """Start them; each builds its worlds meanwhile.  listen: HOST:PORT where they join from other machines, and
-        none is started here."""
+        none is started here.  places: where else than on this machine they are started."""
         self.size, self.command, self.folder, self.listens = size, command, folder, listen is not None
-        self.key, self.lives, self.losses = secrets.token_bytes(16), [0] * size, 0
-        self.server = socket.create_server((HOST, 0) if listen is None else address_of(listen, "listen"), backlog=size)
+        self.key, self.lives, self.losses, self.places = secrets.token_bytes(16), [0] * size, 0, places
+        own = (HOST if places is None else places.host, 0)
+        self.server = socket.create_server(own if listen is None else address_of(listen, "listen"), backlog=size)
         self.server.settimeout(1.0)
         if self.listens:
             self.key = (os.environ.get(KEY) or secrets.token_hex(16)).encode()
@@ -123,9 +137,11 @@ class Crew:
         self.round, self.changed, self.has = 0, dict[str, int](), [0] * size  # the sending in which each last changed
         self.processes = [] if self.listens else [self._start(index) for index in range(size)]
 
-    def _start(self, index: int) -> subprocess.Popen[bytes]:
+    def _start(self, index: int) -> subprocess.Popen[bytes] | RayTask:
         host, port = self.server.getsockname()
         told = f"{host}:{port} {self.key.hex()} {index} {self.size} {self.lives[index]}"
+        if self.places is not None:
+            return self.places.start(self.command, self.folder / "config.yaml", {ASKED: told})
         return subprocess.Popen(
             [sys.executable, "-m", "toddle", *self.command.split(), "--config", str(self.folder / "config.yaml")],
             stdin=subprocess.DEVNULL,
@@ -159,6 +175,7 @@ class Crew:
                 continue
             with socket.socket(fileno=os.dup(link.fileno())) as same:
                 _wait_at_most(same, 0)
+                _notice_silence(same)
             self.links[who] = link
         found = self.links[index]
         assert found is not None
@@ -239,16 +256,17 @@ class Crew:
 
 
 @contextmanager
-def crew(workers: int, command: str, folder: Path, listen: str | None = None) -> Iterator[Crew | None]:
+def crew(config: Any, command: str, folder: Path) -> Iterator[Crew | None]:
     """Start the workers of the run in `folder` (whose config.yaml is there), and end them with it; one: none."""
-    if workers == 1:
+    if config.workers == 1:
         yield None
         return
-    made = Crew(workers, command, folder, listen)
-    try:
-        yield made
-    finally:
-        made.close()
+    with places_of(config) as places:
+        made = Crew(config.workers, command, folder, config.listen, places)
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 def check_addresses(config: Any) -> None:
@@ -258,3 +276,8 @@ def check_addresses(config: Any) -> None:
             address_of(address, name)
     if config.listen is not None and config.workers == 1 and not acts():
         raise problem("workers", "above 1 with listen", 1)
+    if config.placement == "ray" and not acts():
+        if config.workers == 1:
+            raise problem("workers", "above 1 with placement ray", 1)
+        if config.listen is not None:
+            raise problem("listen", "nothing with placement ray", config.listen)
