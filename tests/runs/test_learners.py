@@ -276,11 +276,19 @@ def test_other_learners_than_were_started_are_refused(monkeypatch: pytest.Monkey
 
 
 def test_worlds_are_shared_out_and_put_together_again() -> None:
-    whole = {"env": {"at": np.arange(10.0).reshape(5, 2), "names": list("abcde")}, "seen": 7, "g": torch.arange(64)}
+    """Failures by kind of goal are of none of the worlds, though there are as many kinds as worlds."""
+    goals = {"failures": np.arange(5.0), "visited": {"rows": np.arange(5.0)}}
+    whole = {
+        "env": {"at": np.arange(10.0).reshape(5, 2), "names": list("abcde")} | goals,
+        "seen": 7,
+        "g": torch.arange(64),
+    }
     parts = [own_state(whole, own, 5) for own in (range(0, 2), range(2, 5))]
     assert parts[1]["env"]["names"] == ["c", "d", "e"] and parts[0]["env"]["at"].tolist() == [[0.0, 1.0], [2.0, 3.0]]
     assert torch.equal(parts[0]["g"], whole["g"])  # type: ignore[arg-type]
+    assert parts[0]["env"]["failures"].tolist() == parts[1]["env"]["visited"]["rows"].tolist() == [0, 1, 2, 3, 4]
     again = merged_state(parts, [2, 3])
+    assert again["env"]["failures"].shape == (5,)
     assert np.array_equal(again["env"]["at"], whole["env"]["at"]) and again["env"]["names"] == whole["env"]["names"]  # type: ignore[index]
 
 

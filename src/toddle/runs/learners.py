@@ -181,6 +181,10 @@ def _do(word: str, learner: Any, team: Team) -> None:
 
 
 # ---- one state of all ------------------------------------------------------------------------------------------------
+APART = ("generator", "curriculum", "failures", "visited", "tasks", "task_draws")
+"""Names in a state below which nothing is of single worlds, though it may happen to have as many rows."""
+
+
 def _whole(learner: SharedLearner, team: Team) -> dict[str, Any]:
     """Return the learner's state with all learners' worlds in it."""
     state, own = learner.state_dict(), learner.own_worlds()
@@ -208,7 +212,9 @@ def merged_state(parts: Sequence[Any], worlds: Sequence[int]) -> Any:
     """
     first = parts[0]
     if isinstance(first, dict):
-        return {key: merged_state([part[key] for part in parts], worlds) for key in first}
+        return {
+            key: first[key] if key in APART else merged_state([part[key] for part in parts], worlds) for key in first
+        }
     if isinstance(first, np.ndarray | Tensor | list) and [_rows(part) for part in parts] == list(worlds):
         if isinstance(first, list):
             return [row for part in parts for row in part]
@@ -219,7 +225,7 @@ def merged_state(parts: Sequence[Any], worlds: Sequence[int]) -> Any:
 def own_state(tree: Any, own: range, total: int) -> Any:
     """Return the part of a state tree that is of the worlds `own` of all `total`: the inverse of `merged_state`."""
     if isinstance(tree, dict):
-        return {key: own_state(value, own, total) for key, value in tree.items()}
+        return {key: value if key in APART else own_state(value, own, total) for key, value in tree.items()}
     if isinstance(tree, np.ndarray | Tensor | list) and _rows(tree) == total:
         return tree[own.start : own.stop]
     return tree
