@@ -151,6 +151,23 @@ def test_two_workers_that_finetune_are_one_process_and_go_on_as_three(vla: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("method", "sharding"), [("ppo", "none"), ("grpo", "full")])
+def test_two_learners_with_two_workers_each_are_one_process(
+    vla: Path, method: str, sharding: str, tmp_path: Path
+) -> None:
+    settings = of_vla(vla, method) | {"imitation": {"weight": 0.0}, "worlds": 10}
+    settings["steps"] = 480 if method == "ppo" else 240  # three iterations
+    one, out = tmp_path / "one", tmp_path / "four"
+    finetune.run(finetune.configure(settings, out=one))
+    finetune.run(finetune.configure(settings, learners=2, workers=4, sharding=sharding, out=out))
+    assert_alike(one, out)
+    (out / "finished.json").unlink()
+    max((out / "checkpoints").glob("step_*")).rename(tmp_path / "last")
+    finetune.run(finetune.configure(settings, workers=3, out=out), resume=True)
+    assert_alike(one, out)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "who"), [("ppo", "worker"), ("grpo", "worker"), ("ppo", "learner")])
 def test_kills_while_workers_finetune(vla: Path, method: str, who: str, tmp_path: Path) -> None:
     """Of whole episodes a worker that is killed plays the same again; a learner that is killed goes on as if not."""
@@ -233,7 +250,8 @@ def test_workers_join_by_address_and_a_killed_one_joins_again(tmp_path: Path) ->
     [
         ("--listen here --workers 2", "listen: expected HOST:PORT, got 'here'"),
         ("--listen 127.0.0.1:99", "workers: expected above 1 with listen, got 1"),
-        ("--workers 2 --learners 2", "workers: expected 1 with several learners"),
+        ("--workers 3 --learners 2", "workers: expected a multiple of the 2 learners, got 3"),
+        ("--workers 2 --learners 2 --listen 127.0.0.1:99", "learners: expected 1 with listen, got 2"),
         ("--workers 2 --method ddiffpg", "workers: expected 1 with method ddiffpg"),
         ("--workers 4 --method grpo --episodes.group 2", "workers: expected at most 3, the number of groups of worlds"),
     ],

@@ -83,6 +83,10 @@ class Engine:
         """Yield what gathers this iteration's experience, with the policy's weights as they are now."""
         yield policy
 
+    def elsewhere(self) -> Engine:
+        """Return what yields the weights for others that act in its place, each of which merges LoRA for itself."""
+        return self
+
 
 class Source(Protocol):
     """What PPO takes experience from: `experience.collect.Collector`, `experience.episodes.GroupCollector`."""

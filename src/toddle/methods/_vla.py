@@ -79,6 +79,10 @@ class MergedLora(Engine):
         with self.vla.merged():
             yield policy
 
+    def elsewhere(self) -> Engine:
+        """Return what yields the policy as it is."""
+        return Engine()
+
 
 def with_reference(
     start: Start, settings: ReferenceSettings, vla: Explorable, explorer: Scorable, sampler: SamplerConfig

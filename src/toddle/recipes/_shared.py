@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from toddle.core.config import to_dict
+from toddle.core.config import save_config, to_dict
 from toddle.core.errors import problem
 from toddle.core.protocols import Learner
 from toddle.methods._base import Run, load_method
+from toddle.runs.beside import beside
 from toddle.runs.joining import join
 from toddle.runs.learners import check_learners, follow, follows
-from toddle.runs.workers import act, acts
+from toddle.runs.workers import act, acts, crew
 
 __all__ = ["check_sharded", "check_shared", "iteration_seconds", "led_by_another", "unit_of"]
 
@@ -27,7 +31,15 @@ def led_by_another(config: Any, command: str, build: Callable[[Any], Run]) -> bo
     elif config.join is not None:
         join(config.join, command)
     elif follows(config.learners):
-        follow(lambda: build(config).learner, config.learners)
+        with ExitStack() as held:
+            folder = Path(held.enter_context(TemporaryDirectory()))  # the run's is the first learner's
+            save_config(folder / "config.yaml", config)
+
+            def made() -> Any:
+                workers = held.enter_context(crew(config, command, folder))
+                return beside(build(config), workers).learner
+
+            follow(made, config.learners)
     else:
         return False
     return True
@@ -46,21 +58,22 @@ def check_sharded(config: Any) -> None:
             raise problem("sharding", f"none with {what}", "full")
 
 
-def check_shared(config: Any, command: str, *, workers: int = 1, **beside: Any) -> None:
-    """Raise InputError where several learners or workers cannot share the worlds, the method, or what is set `beside`
-    it."""
+def check_shared(config: Any, command: str, *, workers: int = 1, **settings: Any) -> None:
+    """Raise InputError where several learners or workers cannot share the worlds, the method, or what else is
+    set."""
     whole, unit = to_dict(config).get("episodes", {}), unit_of(config)
     for field, count in (("learners", config.learners), ("workers", workers)):
         check_learners(count, config.worlds // unit, "worlds" if unit == 1 else "groups of worlds", field)
     if config.learners == workers == 1:
         return
     name, count = ("learners", config.learners) if workers == 1 else ("workers", workers)
-    beside["several learners"] = config.learners > 1 and workers > 1
+    if workers > 1 and workers % config.learners:
+        raise problem("workers", f"a multiple of the {config.learners} learners", workers)
     chosen = whole.get("curriculum", {}).get("kind", "uniform") != "uniform"
-    beside["a curriculum over starts"] = chosen and workers == 1
-    beside["safety"] = config.safety != "none"
-    beside[f"method {config.method}"] = not load_method(config.method, command).shared
-    for what, given in beside.items():
+    settings["a curriculum over starts"] = chosen and config.learners > 1
+    settings["safety"] = config.safety != "none"
+    settings[f"method {config.method}"] = not load_method(config.method, command).shared
+    for what, given in settings.items():
         if given:
             remedy = f"docs/scaling.md lists what several {name} share"
             raise problem(name, f"1 with {what.replace('_', ' ')}", count, remedy)

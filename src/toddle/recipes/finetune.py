@@ -220,7 +220,7 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
         meta=meta,
         tasks=config.tasks if config.tasks.draws else None,
         safety=_safety.safety_of(config),
-        sharded=config.sharding == "full" and team().size > 1,
+        sharded=config.sharding == "full" and team().size > 1 and not acts(),
         parts={
             "rewards": _reward.reward_terms(config.reward, envs, config.seed, features)
             + config.process_reward.terms(features, vla.cameras, device),

@@ -6,7 +6,6 @@ The others are processes that act (`runs.workers`) or halves in threads of this 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -50,6 +49,10 @@ class Gathering(Protocol):
     """Several that gather, each with its share of the worlds: workers, or halves in this process."""
 
     size: int
+    first: int
+    """Those of the learners before this one."""
+    total: int
+    """Those of all learners."""
 
     def gather(self, at: int, policy: Acting, told: Any) -> list[Any]:
         """Let each gather from its part of environment `at`, as it is `told`; return what they bring (`brought`)."""
@@ -77,7 +80,7 @@ class Beside:
         whole: dict[str, Any] = self.inner.state_dict()
         if self.inner.of_worlds:
             parts = self.crew.ask(lambda index: ("save", self.at, None))
-            whole |= merged_state(parts, [len(self._share(index)) for index in range(self.crew.size)])
+            whole |= merged_state(parts, [len(share) for share in self._shares()])
         return whole
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -85,11 +88,14 @@ class Beside:
         self.inner.load_state_dict(state)
         whole = {name: state[name] for name in self.inner.of_worlds if name in state}
         if whole:
-            self.crew.ask(lambda index: ("load", self.at, own_state(whole, self._share(index), self.worlds)))
+            shares = self._shares()
+            self.crew.ask(lambda index: ("load", self.at, own_state(whole, shares[index], self.worlds)))
 
-    def _share(self, index: int) -> range:
-        """Return which worlds are of one of those that gather by steps."""
-        return Place(index, self.crew.size, self.worlds).share(self.worlds)
+    def _shares(self) -> list[range]:
+        """Return which of this learner's worlds are of each of those that gather by steps."""
+        crew, every = self.crew, self.inner.all_worlds
+        places = [Place(crew.first + index, crew.total, every).share(every) for index in range(crew.size)]
+        return [range(place.start - places[0].start, place.stop - places[0].start) for place in places]
 
 
 def side_by_side(parts: Sequence[dict[str, Any]], device: torch.device) -> Rollout:
@@ -124,19 +130,11 @@ def _joined(name: str, first: Any, values: Sequence[Any]) -> Any:
     return first
 
 
-class Unmerged:
-    """What acts for the learner where each worker merges LoRA for itself: the policy with its weights as they are."""
-
-    def acting(self, policy: Acting) -> AbstractContextManager[Acting]:
-        """Return the policy, of which workers take the weights over."""
-        return nullcontext(policy)
-
-
 def beside(made: Any, crew: Gathering | None) -> Any:
     """Return what a method has built, whose learner takes its experience from the workers."""
     if crew is not None:
         made.learner.sources = [Beside(source, index, crew) for index, source in enumerate(made.sources)]
-        made.learner.engine = Unmerged()
+        made.learner.engine = made.learner.engine.elsewhere()
     return made
 
 

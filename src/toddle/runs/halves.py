@@ -25,7 +25,7 @@ __all__ = ["Halves", "check_overlap", "overlapped"]
 class Halves:
     """The collectors of both halves of every environment; `Beside` asks them as it asks workers."""
 
-    size = 2
+    size, first, total = 2, 0, 2
 
     def __init__(self, halves: Sequence[Sequence[Collector]]) -> None:
         """halves: of each half, a collector for each environment."""

@@ -30,7 +30,7 @@ from toddle.core.device import CPU, to_device
 from toddle.core.errors import EnvironmentFault, problem
 from toddle.core.process import prepare_child
 from toddle.core.protocols import Acting
-from toddle.core.team import HOST, Place, placed
+from toddle.core.team import HOST, Place, placed, team
 from toddle.runs.beside import brought, done
 from toddle.runs.placing import RayPlaces, RayTask, places_of
 
@@ -119,10 +119,22 @@ class Crew:
     """The workers of a run."""
 
     def __init__(
-        self, size: int, command: str, folder: Path, listen: str | None = None, places: RayPlaces | None = None
+        self,
+        size: int,
+        command: str,
+        folder: Path,
+        listen: str | None = None,
+        places: RayPlaces | None = None,
+        *,
+        learner: int = 0,
+        learners: int = 1,
     ) -> None:
-        """Start them; each builds its worlds meanwhile.  listen: HOST:PORT where they join from other machines, and
-        none is started here.  places: where else than on this machine they are started."""
+        """Start them; each builds its worlds meanwhile.
+
+        listen: HOST:PORT where they join from other machines, and none is started here.  places: where else than on
+        this machine they are started.  learner: of several `learners` which one's they are.
+        """
+        self.first, self.total = learner * size, learners * size
         self.size, self.command, self.folder, self.listens = size, command, folder, listen is not None
         self.key, self.lives, self.losses, self.places = secrets.token_bytes(16), [0] * size, 0, places
         own = (HOST if places is None else places.host, 0)
@@ -139,7 +151,7 @@ class Crew:
 
     def _start(self, index: int) -> subprocess.Popen[bytes] | RayTask:
         host, port = self.server.getsockname()
-        told = f"{host}:{port} {self.key.hex()} {index} {self.size} {self.lives[index]}"
+        told = f"{host}:{port} {self.key.hex()} {self.first + index} {self.total} {self.lives[index]}"
         if self.places is not None:
             return self.places.start(self.command, self.folder / "config.yaml", {ASKED: told})
         return subprocess.Popen(
@@ -176,7 +188,7 @@ class Crew:
             with socket.socket(fileno=os.dup(link.fileno())) as same:
                 _wait_at_most(same, 0)
                 _notice_silence(same)
-            self.links[who] = link
+            self.links[who - self.first] = link
         found = self.links[index]
         assert found is not None
         return found
@@ -262,7 +274,8 @@ def crew(config: Any, command: str, folder: Path) -> Iterator[Crew | None]:
         yield None
         return
     with places_of(config) as places:
-        made = Crew(config.workers, command, folder, config.listen, places)
+        size, own = config.workers // config.learners, {"learner": team().index, "learners": config.learners}
+        made = Crew(size, command, folder, config.listen, places, **own)
         try:
             yield made
         finally:
@@ -281,3 +294,5 @@ def check_addresses(config: Any) -> None:
             raise problem("workers", "above 1 with placement ray", 1)
         if config.listen is not None:
             raise problem("listen", "nothing with placement ray", config.listen)
+    if config.learners > 1 and (config.listen is not None or config.placement == "ray"):
+        raise problem("learners", f"1 with {'listen' if config.listen else 'placement ray'}", config.learners)
