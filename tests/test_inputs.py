@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import re
 import resource
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,17 @@ def commands() -> Iterator[tuple[str, type[Any], dict[str, Any]]]:
             yield command, kind, to_dict(from_dict(kind, NEEDED.get(command, {})))
 
 
-def numbers(kind: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The dotted paths of all fields that hold numbers, with their types."""
+def numbers(
+    kind: Any, path: tuple[str, ...] = (), wanted: Callable[[Any], bool] | None = None
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The dotted paths of all fields that hold numbers (or what is `wanted`), with their types."""
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         if name not in {item.name for item in dataclasses.fields(kind)}:
             continue
         for part in _alternatives(hint):
             if dataclasses.is_dataclass(part):
-                yield from numbers(part, (*path, name))
-            elif _bare(part):
+                yield from numbers(part, (*path, name), wanted)
+            elif (wanted or _bare)(part):
                 yield (*path, name), hint
                 break
 
@@ -133,10 +136,12 @@ def test_every_number_states_its_range(name: str, kind: Any, plain: dict[str, An
 
 
 def _put(plain: Any, path: tuple[str, ...], value: Any) -> Any:
-    """A copy of plain settings with one field changed; in a tuple its first number."""
+    """A copy of plain settings with one field changed; by a number, in a tuple its first."""
     head, *rest = path
     inner = dict(plain or {})
-    if rest:
+    if isinstance(value, list) and not rest:
+        inner[head] = value
+    elif rest:
         inner[head] = _put(inner.get(head), tuple(rest), value)
     else:
         inner[head] = [value, *inner[head][1:]] if isinstance(inner.get(head), list) and inner[head] else value
@@ -165,6 +170,13 @@ def test_a_number_is_accepted_or_named_in_one_line(name: str, kind: Any, plain: 
                     found = getattr(found, part)
                 assert math.isfinite(value), f"{dotted} took {value}"
                 assert found is not None
+
+
+@pytest.mark.parametrize(("name", "kind", "plain"), CASES, ids=[case[0] for case in CASES])
+def test_nothing_is_named_twice_in_a_list(name: str, kind: Any, plain: dict[str, Any]) -> None:
+    for path, _ in numbers(kind, wanted=lambda part: part in (tuple[str, ...], tuple[Path, ...])):
+        with pytest.raises(InputError, match=rf"{re.escape('.'.join(path))}: expected different ones, got 'x x'"):
+            from_dict(kind, _put(plain, path, ["x", "x"]), where=f"toddle {name}")
 
 
 FILES = {"report", "prefer ask", "prefer judge"}

@@ -10,6 +10,7 @@ import torch
 
 from toddle.algorithms.ddiffpg import DDiffPG, DDiffPGConfig
 from toddle.algorithms.modes import Mode, assign_modes, inherit
+from toddle.core.errors import InputError
 from toddle.data.trajectory_buffer import FAILED, TrajectoryBuffer
 from toddle.envs.fork import ForkEnv
 from toddle.models.mode_critic import ModeCritic
@@ -129,6 +130,12 @@ def test_target_actions_climb_the_critic() -> None:
     better = learner.actor.improve(learner.explorer.critic, observation, start)
     gain = learner.explorer.critic.value(observation, better) - learner.explorer.critic.value(observation, start)
     assert (gain > 0).all() and better.abs().max() < 1
+
+
+@pytest.mark.parametrize("wrong", [{"path": (0, 4)}, {"path": ()}, {"atoms": 1}, {"capacity": 1}])
+def test_settings_that_say_nothing_are_named(wrong: Any) -> None:
+    with pytest.raises(InputError, match=rf"{next(iter(wrong))}: expected"):
+        DDiffPG(ForkEnv(2), DDiffPGConfig(**wrong), seed=0)
 
 
 def test_a_plan_times_an_iteration_that_learns() -> None:

@@ -109,7 +109,7 @@ def _normal(model: Any, data: Any) -> float:
         ("dots/one", {"speed": 1.0}, "limits: expected an environment whose actions are motions of a tool"),
         (METAWORLD, {"force": 1.0}, "limits.force: expected an environment whose arm's stiffness is known"),
         (METAWORLD, {"turn": 1.0}, "limits.turn: expected none where actions do not turn the tool"),
-        (METAWORLD, {"box": (1.0, 2.0)}, "limits.box: expected six numbers"),
+        (METAWORLD, {"box": (1.0, 2.0)}, "box: expected six numbers"),
     ],
 )
 def test_what_cannot_be_limited_is_refused(name: str, limits: dict[str, Any], said: str) -> None:

@@ -103,6 +103,8 @@ def test_wrong_input_is_one_line(tmp_path: Path, policies: tuple[str, ...]) -> N
     assert "different names" in problem_of(policy=("a=x", "a=y"))
     assert "to_the_end: expected nothing with gymnasium/Pusher-v5" in problem_of(to_the_end=True)
     assert "control" in problem_of(control="shuffled")
+    with pytest.raises(InputError, match=r"memory: 1,000,000 worlds of gymnasium/Pusher-v5 takes"):
+        plan(Config(policy=policies[:1], env=(TASK,), out=tmp_path / "out", num_envs=1_000_000))
     other = GaussianPolicy(GaussianConfig(bodies=(BodySpec(name="sawyer", proprio=17, action=4, dt=0.0125),)))
     save_policy(tmp_path / "other", other)
     text = problem_of(policy=(str(tmp_path / "other"),))

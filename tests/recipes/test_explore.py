@@ -130,6 +130,11 @@ def test_chosen_motions_say_more_than_any_and_are_made_in_the_hidden_world(tmp_p
     assert np.abs(first[1] - second[1]).max() > 1e-3
 
 
+def test_no_more_starts_are_tried_than_are_asked_for(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing was kept of 1 starts"):
+        run(settings(folder, out=tmp_path / "out", starts=1, keep="successes", max_episode_steps=1))
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -89,7 +89,7 @@ def test_mistakes_are_one_line(played: Path, tmp_path: Path, capsys: pytest.Capt
         return said
 
     assert "did you mean 'metaworld/reach-v3'" in refused("--tasks", "metaworld/reech-v3")
-    assert "different environments" in refused("--tasks", "metaworld/reach-v3", "metaworld/reach-v3")
+    assert "tasks: expected different ones" in refused("--tasks", "metaworld/reach-v3", "metaworld/reach-v3")
     assert "touch/reach-v3" in refused("--tasks", "touch/reach-v3")
     wrong = refused("--tasks", "metaworld/push-v3", "--demonstrations", played)
     assert "episodes of metaworld-state/push-v3, got 'metaworld-state/reach-v3'; record them" in wrong

@@ -719,7 +719,7 @@ def test_a_start_unlike_its_record_is_refused(vla: Path, tmp_path: Path) -> None
     [
         ("--method gropo", "method: expected a known method, got 'gropo'; did you mean 'grpo'"),
         ("--env gymnasium/HalfCheetah-v5", "cameras: expected nothing with gymnasium/HalfCheetah-v5"),
-        ("--env dots/one dots/one", "env: expected different environments"),
+        ("--env dots/one dots/one", "env: expected different ones"),
         ("--worlds 6 --method grpo", "worlds: expected a multiple of the group's 8, got 6"),
         ("--method grpo --episodes.group 1", "episodes.group: expected at least 2"),
         ("--method grpo --episodes.curriculum.kind frontier", "episodes.starts: expected 1 to 1,000,000, for a"),

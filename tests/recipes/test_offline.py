@@ -163,6 +163,9 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "asks, guidance: expected nothing without" in failed(
         capsys, "--dataset", str(tmp_path / "mm"), "--asks", "return", *out
     )
+    for more, methods in (("chunk", "co-rft"), ("pac.bins", "pac"), ("conservative.samples", "cql or cal-ql")):
+        said = failed(capsys, "--dataset", str(tmp_path / "mm"), f"--offline.{more}", "5", *out)
+        assert f"offline.{more}: expected nothing without --method {methods}" in said
     assert "at least one dataset" in failed(capsys, "--dataset", *out)
     policy = GaussianPolicy(GaussianConfig(bodies=(BodySpec(name="point", proprio=2, action=1, dt=0.1),), hidden=(8,)))
     save_policy(tmp_path / "blind", policy)

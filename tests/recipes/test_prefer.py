@@ -80,11 +80,19 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("long", (), "expected pieces of at least 20 rows, a decision of the policy, got 5"),
         ("wide", ("--answers", str(tmp_path / "none")), "answers: expected a file of answers"),
         ("wide", ("--preference.beta", "0"), "preference.beta: expected a number above 0"),
+        ("wide", ("--preference.smoothing", "0.5"), "preference.smoothing: expected below 0.5"),
     ):
         given = ("train", "--dataset", str(data), "--answers", str(answers), "--policy", str(tmp_path / policy))
         assert done(*given, *more, *dry) == 2
         told = capsys.readouterr().err
         assert said in told and told.count("\n") == 1, told
+    (tmp_path / "notes.txt").write_text("{}\n")
+    for place, said in (
+        (tmp_path, "expected a file, got 'a folder'"),
+        (tmp_path / "notes.txt", "expected the keys by"),
+    ):
+        assert done("judge", str(data), "--by", "length", "--out", str(place), "--dry-run") == 2
+        assert said in capsys.readouterr().err
     assert done("judge", str(data), "--by", "cost-file", *dry) == 2
     assert "costs: expected a file with --by cost-file or grape" in capsys.readouterr().err
     for more, said in (

@@ -218,7 +218,7 @@ def test_mistakes_are_one_line(tmp_path: Path, both: tuple[Path, Path], capsys: 
     assert "best SHARE" in refused(capsys, both[0], "--keep", "best", "1.5", *out)
     assert "best SHARE" in refused(capsys, both[0], "--keep", "most", "0.5", *out)
     assert "got 'nowhere'" in refused(capsys, "nowhere", *out)
-    assert "different folders" in refused(capsys, both[0], both[0], *out)
+    assert "dataset: expected different ones" in refused(capsys, both[0], both[0], *out)
     assert "other than the datasets'" in refused(
         capsys, both[0], "--keep", "best", "0.5", "--out", both[0], "--dry-run"
     )

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from toddle.core.errors import InputError
 from toddle.core.files import write_json_atomic
 from toddle.core.reading import read_json
 from toddle.core.rendering import FAST, MUJOCO, RenderVariation
+from toddle.core.types import BodySpec
 from toddle.data.layout import DEFAULT_FEATURES, DatasetSpec, Feature
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
@@ -252,6 +254,17 @@ def test_the_tools_path_is_recorded(tmp_path: Path) -> None:
         np.testing.assert_allclose(path[row], env.tool_pose()["tool_position"][0], atol=1e-6)
         env.step(data.episode(0)["action"][row][None])
     assert 0.01 < float(np.linalg.norm(path[-1] - path[0])) < 1.5  # metres
+
+
+def test_successes_are_asked_only_where_they_are_reported(tmp_path: Path) -> None:
+    body = BodySpec(name="pendulum", proprio=3, action=1, dt=1 / 30)
+    save_policy(tmp_path / "p", GaussianPolicy(GaussianConfig(bodies=(body,), hidden=(4,))))
+    given: Any = {"env": ("gymnasium/Pendulum-v1",), "policy": str(tmp_path / "p"), "cameras": (), "batch": 2}
+    for act in (plan, run):
+        with pytest.raises(InputError, match="keep_failures: expected True with gymnasium/Pendulum-v1"):
+            act(Config(**given, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    plan(Config(**given, out=tmp_path / "out", keep_failures=True))
 
 
 def test_a_wrong_policy_is_told_by_the_plan(tmp_path: Path) -> None:

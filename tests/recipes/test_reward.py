@@ -168,7 +168,7 @@ def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path, capsys: pytest.Ca
     for arguments, expected in (
         (("label",), "--dataset"),
         (("label", "--dataset", "nowhere"), "expected a folder with meta/info.json, got 'nowhere'"),
-        (("label", "--dataset", data, data), "dataset: expected different folders"),
+        (("label", "--dataset", data, data), "dataset: expected different ones"),
         (("label", "--dataset", data), "none in 4 successes"),
         (("label", *good, "--label.window", "0"), "label.window: expected a whole number, at least 1, got 0"),
         (("label", *good, "--label.stil", "1"), "did you mean --label.still?"),

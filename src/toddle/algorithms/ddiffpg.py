@@ -32,7 +32,7 @@ from toddle.algorithms.ddiffpg_actors import DeterministicActor, DiffusionActor,
 from toddle.algorithms.modes import Mode, assign_modes, inherit
 from toddle.core.config import config
 from toddle.core.device import CPU, to_device
-from toddle.core.errors import NaNError
+from toddle.core.errors import NaNError, problem
 from toddle.core.numbers import Count, Discount, NonNegative, Positive, Share, Size, Whole
 from toddle.core.seeding import numpy_generator, rand, randn, torch_generator
 from toddle.core.types import BodySpec
@@ -114,6 +114,13 @@ class DDiffPGConfig:
     denoising_steps: Count = 5
     """DDPM steps of the actor."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("capacity", self.capacity), ("atoms", self.atoms)):
+            if least < 2:
+                raise problem(name, "at least 2", least)
+        if not self.path:
+            raise problem("path", "at least one column", "none")
+
 
 class DDiffPG:
     """A learner: `step` explores, groups what succeeded, improves the critics, the target actions and the actor."""
@@ -124,6 +131,8 @@ class DDiffPG:
         self.iteration = 0
         self.random, self.generator = numpy_generator(seed, "ddiffpg"), torch_generator(seed, "ddiffpg actions")
         self.seed, self.size = seed, (spec.proprio, spec.action)
+        if max(config.path) >= spec.proprio:
+            raise problem("ddiffpg.path", f"columns of the {spec.proprio} numbers seen, from 0", max(config.path))
         self.buffer = TrajectoryBuffer(config.capacity, env.max_episode_steps, *self.size, config.path)
         self.novelty = Novelty(spec.proprio, seed=seed).to(device)
         self.actor = self._new_actor(spec)

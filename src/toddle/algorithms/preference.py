@@ -57,10 +57,14 @@ class PreferenceConfig:
     """How strongly the policy is held to its reference, of a piece's summed log-densities: twice the decisions, twice
     the step; tpo's is of eight decisions, flow-dpo's of one, however long a piece is.  By default 0.1 (flow-dpo 5)."""
     smoothing: Discount = 0.0
-    """Share of answers that are held to be wrong (conservative DPO); not of ipo, which needs none."""
+    """Share of answers that are held to be wrong, below 0.5 (conservative DPO); not of ipo, which needs none."""
     imitate: NonNegative = 0.0
     """Weight of the imitation of winners (minus the log-density of a decision), which keeps it from falling with the
     losers'."""
+
+    def __post_init__(self) -> None:
+        if self.smoothing >= 0.5:
+            raise problem("smoothing", "below 0.5, from where answers say nothing", self.smoothing)
 
 
 class Likelihood(Protocol):

@@ -66,6 +66,7 @@ def config(cls: type[T]) -> type[T]:
         if not _CHECKING.get():
             return
         check_numbers(self)
+        check_lists(self)
         for check in checks:
             check(self)
 
@@ -106,6 +107,25 @@ def check_numbers(value: Any) -> None:
             if all(complaints):
                 place = f"{name}.{index}" if inside else name
                 raise problem(place, str(complaints[0]), number)
+
+
+@functools.cache
+def _lists(cls: Any) -> tuple[str, ...]:
+    """Return the fields of a config that are lists of names or paths."""
+    return tuple(
+        name
+        for name, hint in typing.get_type_hints(cls).items()
+        for part in (hint, *typing.get_args(hint))
+        if part in (tuple[str, ...], tuple[Path, ...])
+    )
+
+
+def check_lists(value: Any) -> None:
+    """Raise InputError for the first list of names or paths of a config that has one of them twice."""
+    for name in _lists(type(value)):  # type: ignore[arg-type]
+        given = getattr(value, name)
+        if isinstance(given, tuple) and len(set(given)) < len(given):
+            raise problem(name, "different ones", " ".join(map(str, given)))
 
 
 def _field_names(cls: Any, path: tuple[Any, ...]) -> list[str]:

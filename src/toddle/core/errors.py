@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = ["EnvironmentFault", "InputError", "NaNError", "is_out_of_memory", "nearest", "problem"]
 
@@ -41,11 +42,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def problem(field: str, expected: str, got: object, remedy: str = "") -> InputError:
     """Build the one-line error of the project: ``field: expected ..., got ...; remedy``."""
-    text = (
-        f"{field}: expected {expected}, got {got!r}"
-        if not isinstance(got, str)
-        else (f"{field}: expected {expected}, got '{got}'")
-    )
+    text = f"{field}: expected {expected}, got " + (f"'{got}'" if isinstance(got, str | Path) else f"{got!r}")
     return InputError(f"{text}; {remedy}" if remedy else text)
 
 

@@ -25,7 +25,7 @@ from toddle.core.seeding import numpy_generator
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.progress import identity
 
-__all__ = ["Answer", "AnswerFile", "PairConfig", "Segment", "pairs", "read_answers", "starts_in"]
+__all__ = ["Answer", "AnswerFile", "PairConfig", "Segment", "check_answers", "pairs", "read_answers", "starts_in"]
 
 FORMAT = 1
 HEADER: Kinds = {"format": int, "identity": str, "dataset": str, "pairs": dict, "by": str}
@@ -120,6 +120,30 @@ def _segment(dataset: LeRobotDataset, settings: PairConfig, place: int, row: int
     return Segment(episode.index, start, stop)
 
 
+def _header(dataset: LeRobotDataset, settings: PairConfig, by: str) -> dict[str, Any]:
+    header: dict[str, Any] = {"format": FORMAT, "identity": identity(dataset), "dataset": str(dataset.path)}
+    return header | {"pairs": to_dict(settings), "by": by}
+
+
+def _begun(path: Path, dataset: LeRobotDataset, header: dict[str, Any]) -> tuple[int, list[Answer]]:
+    """Return how many bytes of a file of answers are whole lines, and the answers; raises InputError where it holds
+    answers to other questions than `header` says, or something else."""
+    found, answers = read_bytes(path), list[Answer]()
+    if begun := found.rfind(b"\n") + 1:
+        was, answers = _read(path, dataset)
+        for name, before, now in changes({k: was[k] for k in ("pairs", "by")}, {k: header[k] for k in ("pairs", "by")}):
+            raise problem(f"{path}: {name}", f"{before}, with which it was begun", now, "or take another file")
+    elif found and not found.startswith(b'{"format"'):
+        raise problem(str(path), "a file of answers, or none", "something else")
+    return begun, answers
+
+
+def check_answers(path: Path, dataset: LeRobotDataset, settings: PairConfig, by: str) -> None:
+    """Raise InputError where `AnswerFile` could not go on with what is at `path`; nothing is made or written."""
+    if Path(path).exists():
+        _begun(Path(path), dataset, _header(dataset, settings, by))
+
+
 class AnswerFile:
     """A file of answers, open for more, by one process at a time.  Opening it drops a line that a kill cut short."""
 
@@ -129,8 +153,9 @@ class AnswerFile:
         Raises InputError where it holds answers to other questions or of somebody else, or is in use.
         """
         self.path = Path(path)
-        header = {"format": FORMAT, "identity": identity(dataset), "dataset": str(dataset.path)}
-        header |= {"pairs": to_dict(settings), "by": by}
+        header = _header(dataset, settings, by)
+        if self.path.exists():
+            _begun(self.path, dataset, header)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "ab+")  # noqa: SIM115
         try:
@@ -138,16 +163,7 @@ class AnswerFile:
         except OSError:
             self._file.close()
             raise InputError(f"{self.path} is in use by another process") from None
-        found = read_bytes(self.path)
-        self.answers: list[Answer] = []
-        if begun := found.rfind(b"\n") + 1:
-            was, self.answers = _read(self.path, dataset)
-            for name, before, now in changes(
-                {k: was[k] for k in ("pairs", "by")}, {k: header[k] for k in ("pairs", "by")}
-            ):
-                raise problem(f"{self.path}: {name}", f"{before}, with which it was begun", now, "or take another file")
-        elif found and not found.startswith(b'{"format"'):
-            raise problem(str(self.path), "a file of answers, or none", "something else")
+        begun, self.answers = _begun(self.path, dataset, header)
         self._file.truncate(begun)
         if not begun:
             self._write(header)

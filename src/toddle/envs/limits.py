@@ -40,7 +40,7 @@ class LimitsConfig:
     def __post_init__(self) -> None:
         low, high = self.box[:3], self.box[3:]
         if self.box and (len(self.box) != 6 or any(a >= b for a, b in zip(low, high))):
-            raise problem("limits.box", "six numbers, the least x y z before the greatest", self.box)
+            raise problem("box", "six numbers, the least x y z before the greatest", self.box)
 
     @property
     def any(self) -> bool:

@@ -24,8 +24,9 @@ from toddle.envs.noise import Noise, NoiseConfig
 from toddle.envs.own import is_own, own_family
 from toddle.envs.stages import Stages, StagesConfig
 
-__all__ = ["add_env", "families_by_name", "family_of", "known_envs", "make_env"]
+__all__ = ["add_env", "families_by_name", "family_of", "known_envs", "make_env", "worlds_bytes"]
 
+WORLDS_REMEDY = "take fewer worlds at once (worlds, num_envs, batch)"
 ADDED: dict[str, Callable[..., BatchedEnv]] = {}
 
 
@@ -68,6 +69,13 @@ def family_of(name: str) -> Family:
     return family
 
 
+def worlds_bytes(name: str, count: int) -> int:
+    """Return the memory of so many worlds without pictures.  Raises InputError where they do not fit."""
+    needed = count * family_of(name).world_bytes
+    check_memory(needed, f"{count:,} worlds of {name}", WORLDS_REMEDY)
+    return needed
+
+
 def make_env(
     name: str,
     num_envs: int,
@@ -98,7 +106,7 @@ def make_env(
         return _staged(_limited(made, limits), stages)
     family, member = family_of(name), name if is_own(name) else name.partition("/")[2]
     needed = num_envs * (family.world_bytes + 3 * options.get("image_size", 0) ** 2 * len(options.get("cameras", ())))
-    check_memory(needed, f"{num_envs:,} worlds of {name}", "take fewer worlds at once (worlds, num_envs, batch)")
+    check_memory(needed, f"{num_envs:,} worlds of {name}", WORLDS_REMEDY)
     made = family.make(member, num_envs, seed=seed, threads=threads, **_looking(family, name, randomise, options))
     made = _counted(_disturbed(_randomised(made, randomise, seed), noise, seed), cost, costs)
     return _staged(_limited(made, limits), stages)

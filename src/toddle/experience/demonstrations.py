@@ -13,13 +13,23 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from toddle.core.errors import problem
 from toddle.core.protocols import Acting
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.data.layout import Feature
 from toddle.envs.base import Array, BatchedEnv
 from toddle.experience.actor import Actor
 
-__all__ = ["Demonstration", "Demonstrator", "ExpertActor", "PolicyActor", "Witness", "demonstrate", "row_features"]
+__all__ = [
+    "Demonstration",
+    "Demonstrator",
+    "ExpertActor",
+    "PolicyActor",
+    "Witness",
+    "check_success",
+    "demonstrate",
+    "row_features",
+]
 
 CORRELATION = 0.9
 """Of the disturbance from one control step to the next: pushes of about ten steps, not a tremble that averages out."""
@@ -163,6 +173,16 @@ class _Recording:
         images = {camera: pictures[:, index] for index, camera in enumerate(env.cameras)}
         success = bool(columns["next.success"].any())
         return Demonstration(seed=seed, task=task, success=success, columns=columns, images=images)
+
+
+def check_success(env: BatchedEnv, field: str, other: str) -> None:
+    """Make a control step in an environment that has no episode under way; raise InputError, naming the setting that
+    asks for successes and what it could be instead, where none is reported."""
+    env.reset(seed=0)
+    rest = np.zeros((env.num_envs, *env.single_action_space.shape))
+    rest = np.clip(rest, env.single_action_space.low, env.single_action_space.high)
+    if "success" not in env.step(rest)[-1]:
+        raise problem(field, f"{other} with {env.name}, which reports no success", "successes")
 
 
 def demonstrate(

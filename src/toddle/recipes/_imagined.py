@@ -48,8 +48,8 @@ def named_policies(policies: Sequence[str]) -> dict[str, Path]:
         name, equals, folder = text.partition("=")
         path = Path(folder if equals else text)
         name = name if equals else (path.parent.name if path.name == "policy" else path.name)
-        if name in found:
-            raise problem("policy", "different names, name=folder", name)
+        if name in found or not name:
+            raise problem("policy", "different names, name=folder", name or text)
         found[name] = path
     return found
 

@@ -21,7 +21,7 @@ from toddle.core.rendering import LOOKS, RenderSettings, RenderVariation
 from toddle.core.types import EpisodeResult
 from toddle.envs.base import BatchedEnv
 from toddle.envs.estimates import EstimateConfig
-from toddle.envs.make import family_of, make_env
+from toddle.envs.make import family_of, make_env, worlds_bytes
 from toddle.envs.noise import NoiseConfig
 from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
@@ -182,7 +182,7 @@ def plan(config: Config) -> Plan:
     a_step = 0.0043 + 0.0007 * cost
     seconds = len(cells) * config.episodes * (a_step * (config.max_episode_steps or 150) + 0.1)
     memory = 600 * 2**20 + 3 * weights + _check_films(config)
-    memory += config.num_envs * max(family_of(name).world_bytes for name in config.env)
+    memory += max(worlds_bytes(name, config.num_envs) for name in config.env)
     steps += [*told, f"write {config.out}/episodes.jsonl"]
     return Plan(steps=steps, memory_bytes=memory, seconds=seconds)
 

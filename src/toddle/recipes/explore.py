@@ -20,8 +20,9 @@ from toddle.core.plan import Plan
 from toddle.core.reading import read_json
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
-from toddle.envs.make import family_of
+from toddle.envs.make import family_of, worlds_bytes
 from toddle.experience.actor import body_in
+from toddle.experience.demonstrations import check_success
 from toddle.experience.exploring import Explored, explore
 from toddle.experience.taught import Taught
 from toddle.maths.exploration import When
@@ -167,7 +168,7 @@ def _as_recorded(config: Config, cameras: tuple[str, ...]) -> record.Config:
         policy=str(config.policy or "expert"),
         episodes=config.episodes,
         seed=config.seed,
-        batch=config.episodes if alone else config.batch * config.tries,
+        batch=config.episodes if alone else min(config.batch, config.starts) * config.tries,
         deterministic=config.deterministic,
         cameras=cameras,
         image_size=config.image_size or (taught or (96, 96))[0],
@@ -187,6 +188,8 @@ def _prepared(config: Config) -> tuple[record.Config, Any, Any]:
     check_pictures(recorded)
     env = make_recorded(recorded, config.env)
     check_seen(recorded, policy, env)
+    if _keep(config) != "all":
+        check_success(env, "keep", "all")
     return recorded, env, _exploring(config, policy)
 
 
@@ -229,7 +232,7 @@ def plan(config: Config) -> Plan:
             f"keep {config.episodes} episodes ({_keep(config)}), from {config.starts} starts at most",
             f"write them to {config.out}",
         ],
-        memory_bytes=600 * 2**20 + check_pictures(recorded) + recorded.batch * family_of(config.env).world_bytes,
+        memory_bytes=600 * 2**20 + check_pictures(recorded) + worlds_bytes(config.env, recorded.batch),
         seconds=10.0 + played * (0.4 + (2.0 if recorded.cameras else 0.0)),
     )
 
@@ -245,6 +248,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         return
     recorded, env, policy = _prepared(config)
     body, log = body_in(policy, env), config.out / "explored.json"
+    batch = recorded.batch // config.tries
     with RunFolder.open(config.out, config, resume=resume) as folder, Progress() as progress:
         bar = progress.add_task("exploring", total=config.episodes)
         told: list[dict[str, int]] = read_json(log)["starts"] if resume and log.exists() else []
@@ -252,10 +256,10 @@ def run(config: Config, *, resume: bool = False) -> None:
         written = _written(config, writer)
         try:
             done = config.seed + len(told)
-            for first in range(config.seed, config.seed + config.starts, config.batch):
+            for first in range(config.seed, config.seed + config.starts, batch):
                 if writer.num_episodes >= config.episodes:
                     break
-                starts = range(first, first + config.batch)
+                starts = range(first, first + batch)
                 if starts[-1] < done:
                     continue
                 given = {"body": body, "image_stride": config.image_stride, "after_success": config.after_success}

@@ -102,8 +102,6 @@ class Config:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise problem("tasks", "at least one environment", "none")
-        if len(set(self.tasks)) < len(self.tasks):
-            raise problem("tasks", "different environments", " ".join(self.tasks))
         others: dict[str, tuple[Any, Any]] = {"imitation": (self.imitation, ImitationConfig())}
         if self.observe == "state":
             others = {"sft": (self.sft, STARTED), "eyes": (self.eyes, "backbone")}

@@ -143,8 +143,6 @@ class Config(_reward.Rewarded):
         check_sharded(self)
         if not self.env:
             raise problem("env", "at least one environment", "none")
-        if len(set(self.env)) != len(self.env):
-            raise problem("env", "different environments", ", ".join(self.env))
         _reward.check_reward(self.reward, OWN)
         check_stop(self.stop_at, len(self.env))
         if self.tasks.draws and len(self.env) < 2:

@@ -24,7 +24,7 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.data.windows import INTERVENTION
 from toddle.envs.base import BatchedEnv
-from toddle.envs.make import family_of, make_env
+from toddle.envs.make import family_of, make_env, worlds_bytes
 from toddle.experience.actor import body_in
 from toddle.experience.demonstrations import Demonstration, demonstrate, row_features
 from toddle.experience.intervene import Operator, ScriptedConfig, ScriptedPerson, Team, hand_of
@@ -111,7 +111,7 @@ def plan(config: Config) -> Plan:
     ]
     seconds = None if config.human == "browser" else 0.02 * env.max_episode_steps * config.episodes
     env.close()
-    return Plan(steps=steps, memory_bytes=10**9 + family_of(config.env).world_bytes * config.batch, seconds=seconds)
+    return Plan(steps=steps, memory_bytes=10**9 + worlds_bytes(config.env, config.batch), seconds=seconds)
 
 
 def _make(config: Config, policy: Acting, worlds: int) -> BatchedEnv:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from toddle.algorithms.offline import METHODS, OfflineConfig, OfflineLearner
-from toddle.core.config import config
+from toddle.core.config import changes, config, to_dict
 from toddle.core.errors import problem
 from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Count, Finite, LogStd, NonNegative, Positive, Seed, Size
@@ -28,6 +28,27 @@ __all__ = ["Config", "plan", "run"]
 HIDDEN = (256, 256)
 FEWEST, MOST = 2_000, 100_000
 """Updates where their number is left to the data."""
+
+OF = {
+    "expectile": ("iql",),
+    "temperature": ("iql", "awac"),
+    "weight_limit": ("iql", "awac"),
+    "alpha": ("td3-bc", "co-rft"),
+    "target_noise": ("td3-bc", "co-rft"),
+    "noise_limit": ("td3-bc", "co-rft"),
+    "policy_every": ("td3-bc", "co-rft"),
+    "value_share": ("recap", "arfm"),
+    "value_bins": ("recap", "arfm"),
+    "weights_share": ("arfm",),
+    "chunk": ("co-rft",),
+    "history": ("dt",),
+    "spare_weight": ("q-transformer",),
+    "conservative": ("cql", "cal-ql", "co-rft", "conrft"),
+    "conrft": ("conrft",),
+    "pac": ("pac",),
+    "conditioned": ("recap", "reinbot", "dt"),
+}
+"""Which methods a setting of the algorithm has an effect with."""
 
 
 @config
@@ -101,6 +122,10 @@ class Config:
     def __post_init__(self) -> None:
         if not self.dataset:
             raise problem("dataset", "at least one dataset", "none")
+        for name, _, given in changes(to_dict(OfflineConfig()), to_dict(self.offline)):
+            methods = OF.get(name.partition(".")[0], (self.method,))
+            if self.method not in methods:
+                raise problem(f"offline.{name}", f"nothing without --method {' or '.join(methods)}", given)
         if self.method not in ("recap", "reinbot") and (self.asks, self.guidance) != (None, 1.0):
             raise problem("asks, guidance", "nothing without --method recap or reinbot", f"--method {self.method}")
         fresh = (self.hidden, self.log_std, self.bins, self.asks, self.guidance)

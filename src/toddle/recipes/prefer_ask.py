@@ -13,12 +13,14 @@ from toddle.core.errors import problem
 from toddle.core.numbers import Count, Port
 from toddle.core.plan import Plan
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.preferences import AnswerFile, PairConfig, pairs
+from toddle.data.preferences import AnswerFile, PairConfig, check_answers, pairs
 from toddle.reporting.preference_page import AskServer
 
 __all__ = ["OUT_IS_FILE", "Config", "plan", "run"]
 
 OUT_IS_FILE = True
+
+PERSON = "a person"
 
 
 @config
@@ -56,6 +58,7 @@ def _dataset(config: Config) -> LeRobotDataset:
 def plan(config: Config) -> Plan:
     """Open the dataset and say what will be done."""
     dataset = _dataset(config)
+    check_answers(config.out, dataset, config.pairs, PERSON)
     camera = config.camera or dataset.cameras[0]
     return Plan(
         steps=[
@@ -70,7 +73,7 @@ def plan(config: Config) -> Plan:
 def run(config: Config, *, resume: bool = False) -> None:
     """Serve the page until all is answered."""
     dataset = _dataset(config)
-    with AnswerFile(config.out, dataset, config.pairs, "a person") as file:
+    with AnswerFile(config.out, dataset, config.pairs, PERSON) as file:
         server = AskServer(
             dataset,
             file,

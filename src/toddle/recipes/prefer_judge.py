@@ -14,7 +14,7 @@ from toddle.core.numbers import Count, Seed, Share
 from toddle.core.plan import Plan
 from toddle.data.judging import Score, check_differs, judge, nearness, scorer
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.preferences import AnswerFile, PairConfig
+from toddle.data.preferences import AnswerFile, PairConfig, check_answers
 from toddle.data.progress import identity
 
 __all__ = ["OUT_IS_FILE", "Config", "plan", "run"]
@@ -72,10 +72,17 @@ def _score(config: Config, dataset: LeRobotDataset) -> tuple[Score, str]:
     return nearness(dataset, shown, config.pairs.rows), f"distance to {identity(shown)}"
 
 
+def _by(config: Config, name: str) -> str:
+    """Say who answers."""
+    return f"judge by {name}, error {config.error:g}, seed {config.seed}"
+
+
 def plan(config: Config) -> Plan:
     """Open the dataset, look whether any piece is better than another, and say what will be done."""
     dataset = LeRobotDataset(config.dataset)
-    check_differs(dataset, config.pairs, _score(config, dataset)[0])
+    score, name = _score(config, dataset)
+    check_answers(config.out, dataset, config.pairs, _by(config, name))
+    check_differs(dataset, config.pairs, score)
     return Plan(
         steps=[
             f"read {len(dataset.episodes)} episodes of {config.dataset}",
@@ -90,7 +97,6 @@ def run(config: Config, *, resume: bool = False) -> None:
     """Answer, one line after another."""
     dataset = LeRobotDataset(config.dataset)
     score, name = _score(config, dataset)
-    by = f"judge by {name}, error {config.error:g}, seed {config.seed}"
-    with AnswerFile(config.out, dataset, config.pairs, by) as file:
+    with AnswerFile(config.out, dataset, config.pairs, _by(config, name)) as file:
         equal = judge(dataset, file, config.pairs, score, answers=config.answers, error=config.error, seed=config.seed)
         print(f"answers: {config.out}: {len(file.answers)}; {equal} pairs of equals were passed over")

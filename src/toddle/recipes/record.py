@@ -19,13 +19,14 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.lerobot_writer import DatasetWriter
 from toddle.envs.base import BatchedEnv
 from toddle.envs.limits import LimitsConfig
-from toddle.envs.make import family_of
+from toddle.envs.make import family_of, worlds_bytes
 from toddle.experience.actor import body_in
 from toddle.experience.demonstrations import (
     Demonstration,
     Demonstrator,
     ExpertActor,
     PolicyActor,
+    check_success,
     demonstrate,
 )
 from toddle.experience.human import HumanActor, HumanConfig
@@ -141,6 +142,8 @@ def plan(config: Config) -> Plan:
             _actor(config, env)
         if config.policy in SCRIPTED and not config.replay:
             env.expert_action()  # says where there is no expert
+        elif not config.keep_failures:
+            check_success(env, "keep_failures", "True")
         env.close()
     steps = 80 * config.episodes * len(config.env)
     drawn = drawn_of(config)
@@ -157,7 +160,7 @@ def plan(config: Config) -> Plan:
             ),
             f"write {rows} to {config.out}",
         ],
-        memory_bytes=600 * 2**20 + pictures + config.batch * max(family_of(name).world_bytes for name in config.env),
+        memory_bytes=600 * 2**20 + pictures + max(worlds_bytes(name, config.batch) for name in config.env),
         seconds=5.0 * len(config.env) + steps * (0.002 + per_picture / config.image_stride),
     )
 
@@ -179,6 +182,8 @@ def run(config: Config, *, resume: bool = False) -> None:
         try:
             for name in config.env:
                 env = make_recorded(config, name)
+                if config.policy not in SCRIPTED and not config.keep_failures:
+                    check_success(env, "keep_failures", "True")
                 writer = writer or DatasetWriter(config.out, spec_of(config, env), resume=True)
                 check_fits(writer.spec, env)
                 actor = read_recorded(config.replay, name) if config.replay else actor or _actor(config, env)

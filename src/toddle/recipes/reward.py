@@ -57,8 +57,6 @@ def summary(dataset: LeRobotDataset, episodes: Sequence[LabelledEpisode]) -> str
 
 
 def check_datasets(folders: Sequence[Path]) -> None:
-    """Raise InputError where no dataset is named, or one twice."""
+    """Raise InputError where no dataset is named."""
     if not folders:
         raise problem("dataset", "at least one folder", "none")
-    if len(set(folders)) < len(folders):
-        raise problem("dataset", "different folders", " ".join(map(str, folders)))

@@ -52,6 +52,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.policy:
             raise problem("policy", "at least one policy", "none")
+        named_policies(self.policy)
         if self.gate is not None and len(self.policy) < 2:
             raise problem("policy", "at least two for a gate, the present one first", len(self.policy))
 

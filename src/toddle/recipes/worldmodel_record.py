@@ -13,6 +13,7 @@ from toddle.core.rendering import RenderSettings
 from toddle.experience.taught import Taught
 from toddle.policies.store import meta_of
 from toddle.recipes import record
+from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
@@ -104,5 +105,7 @@ def plan(config: Config) -> Plan:
 
 def run(config: Config, *, resume: bool = False) -> None:
     """Record, one policy after the other."""
-    for part in _parts(config):
-        record.run(part, resume=resume)
+    with RunFolder.open(config.out, config, resume=resume) as folder:
+        for part in _parts(config):
+            record.run(part, resume=resume)
+        folder.finish(len(config.policy))

@@ -152,6 +152,11 @@ def _with_tokens(
 
 
 def _models(config: Config, data: Recordings) -> dict[str, WorldModel]:
+    """Return the fresh models.  Raises InputError where they would see or foresee more than an episode."""
+    longest = int(data.lengths.max())
+    for name, steps in (("model.window", config.model.window), ("train.roll_out", config.train.roll_out)):
+        if steps > longest:
+            raise problem(name, f"at most the {longest} steps of the longest episode", steps)
     names = ["model", *(["control"] if config.control else [])]
     with weights_that_fit():
         return {name: WorldModel(config.model, data.state.shape[1], data.action.shape[1]) for name in names}
