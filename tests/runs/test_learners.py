@@ -221,6 +221,29 @@ def test_finetuning_of_two_with_a_part_of_each_weight_is_that_of_one(vla: Path, 
         assert_alike(one, out)
 
 
+def moved(start: Path, out: Path) -> torch.Tensor:
+    """Return how far the policy's weights have gone, as one vector."""
+    first, last = (load_policy(folder / "policy").state_dict() for folder in (start, out))
+    return torch.cat([(last[name] - first[name]).flatten().float() for name in first if not name.endswith(KEY_BIASES)])
+
+
+@pytest.mark.slow
+def test_parts_of_weights_that_travel_in_bfloat16(vla: Path, tmp_path: Path) -> None:
+    """Two learners with a part of each weight go where one goes that computes in bfloat16, and that where float32 goes,
+    but for rounding; metrics are alike."""
+    settings = of_vla(vla, "ppo") | {"imitation": {"weight": 0.0}, "worlds": 6, "steps": 288}
+    outs, parts = [tmp_path / name for name in ("float32", "one", "two")], {"learners": 2, "sharding": "full"}
+    for out, more in zip(outs, ({}, {}, parts), strict=True):
+        ppo = settings["ppo"] | {"bf16": out.name != "float32"}
+        finetune.run(finetune.configure(settings, ppo=ppo, out=out, **more))
+    exact, one, two = (moved(vla, out) for out in outs)
+    assert 0 < (one - exact).norm() < 0.1 * exact.norm() and 0 < (two - one).norm() < 0.1 * one.norm()
+    shown = [teach(vla.parent, tmp_path / f"sft{n}", bf16=True, **more) for n, more in enumerate(({}, parts))]
+    losses = [[line["sft/loss"] for line in read_metrics(out)] for out in (vla, *shown)]
+    assert losses[0] != losses[1] != losses[2]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[2] == pytest.approx(losses[1], rel=0.02)
+
+
 def child_of(parent: int) -> int:
     """Wait for a learner that the process has started; return its id."""
     for _ in range(600):

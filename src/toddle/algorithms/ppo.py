@@ -131,6 +131,8 @@ class PPOConfig:
     checkpointing: bool = False
     """Keep what goes into each block alone and compute the rest again in the backward pass: about a third more time, a
     fraction of the memory for activations."""
+    bf16: bool = False
+    """Score in bfloat16 (autocast) where it learns, the old log-densities too; weights and their steps stay float32."""
     compile: bool = False
     """Compile the policy's transformer blocks for the passes that learn (torch.compile; docs/devices.md)."""
 
@@ -194,6 +196,7 @@ class PPO:
             else optimiser(learning)
         )
         self.team, self.scorer = team(), policy  # scorer: gives the old log-densities anew
+        self.precision = torch.autocast(device_of(policy).type, torch.bfloat16, enabled=config.bf16)
         self.generator = torch_generator(seed, "ppo minibatches")
         self.iteration, self.adaptive_factor = 0, 1.0
         self._links: dict[int, tuple[Any, Any, Tensor | None]] = {}
@@ -266,7 +269,7 @@ class PPO:
     @torch.no_grad()
     def _rescore(self, rollout: Rollout, worlds: int = 16) -> Tensor:
         """Take the learner's own log-densities, a few worlds at a time, where those of acting do not do: everywhere
-        (`rescore`), or of chunks that were cut.  Return how many links of each decision count (T, B)."""
+        (`rescore`, `bf16`), or of chunks that were cut.  Return how many links of each decision count (T, B)."""
         config, whole = self.config, self.config.rescore or self.policy.sequential
         count = rollout.log_prob.shape[-1] if config.ratio == "per_link" else 1
         links = torch.full_like(rollout.reward, float(count))
@@ -275,12 +278,13 @@ class PPO:
         chosen = torch.zeros_like(rollout.terminated)
         if rollout.steps is not None:
             chosen = rollout.steps < self.policy.horizon
-        if config.rescore:
+        if config.rescore or config.bf16:
             chosen = torch.ones_like(chosen)
         rows = (chosen.any(0) if whole else chosen.flatten()).nonzero()[:, 0]
         for part in rows.split(worlds if whole else 256) if len(rows) else ():
             batch = rollout.part(part, whole=whole)
-            score = self.scorer.score(batch.observation, batch.chain)
+            with self.precision:
+                score = self.scorer.score(batch.observation, batch.chain)
             real = None if score.real is None or count == 1 else score.real.sum(-1).float()
             for held, value in ((rollout.log_prob, score.log_prob), (links, real)):
                 if value is not None and whole:
@@ -375,7 +379,8 @@ class PPO:
         if self._warming:
             none = torch.zeros((), device=loss.device)
             return loss, facts | dict.fromkeys(("policy_loss", "entropy", "kl", "clipped"), none)
-        advantage, score = part.advantage, self.policy.score(part.observation, part.chain)
+        with self.precision:
+            advantage, score = part.advantage, self.policy.score(part.observation, part.chain)
         log_ratio = link_log_ratio(score.log_prob, part.log_prob, config.ratio)
         if part.made is not None:  # an action's advantage is that of each of its links
             advantage = advantage.repeat_interleave(log_ratio.shape[-1] // advantage.shape[-1], -1)

@@ -54,7 +54,7 @@ class ShardedPPO(PPO):
         **parts: Any,
     ) -> None:
         """Share out the policy's weights, in place.  All learners call it together."""
-        shard(policy, device_of(policy), ("score",))
+        shard(policy, device_of(policy), ("score",), bf16=config.bf16)
         rates: dict[str, tuple[Module, float]] = {"policy": (policy, config.learning_rate)}
         if critic is not None:
             rates["critic"] = (critic, config.critic_learning_rate)

@@ -28,13 +28,17 @@ def shard(module: Any, device: torch.device, methods: Iterable[str], *, bf16: bo
     """Share out the weights of `module` over all learners, in place; `methods` are its ways in, besides `forward`.
 
     Its blocks are put together one by one, the rest when one of `methods` is called.  bf16: weights are put together in
-    bfloat16, gradients are summed in float32.  The gradient of a part is the mean over learners.
+    bfloat16 (those of norms in float32), gradients are summed in float32.  The gradient of a part is the mean over
+    learners.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    precision = MixedPrecisionPolicy(cast_forward_inputs=False)
+    exact = precision = MixedPrecisionPolicy(cast_forward_inputs=False)
     if bf16:
         precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     assert isinstance(module, nn.Module)
+    for part in module.modules():
+        if bf16 and isinstance(part, nn.LayerNorm) and part.elementwise_affine:
+            fully_shard(part, mesh=mesh, mp_policy=exact)
     for part in module.modules():
         if isinstance(part, Block):
             fully_shard(part, mesh=mesh, mp_policy=precision)
