@@ -20,6 +20,8 @@ from toddle.core.errors import InputError
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.envs.make import make_env
 from toddle.experience.replay import read_recorded, replayed
+from toddle.recipes import factory, record
+from toddle.recipes._factory_lines import line_of
 from toddle.runs.metrics import read_metrics
 
 pytest.importorskip("metaworld", reason="metaworld is not installed")
@@ -148,6 +150,21 @@ def kill_when(command: list[str], mark: Path) -> None:
     process.wait()
 
 
+@pytest.mark.parametrize(("before", "after", "plays"), [(0.9, 0.5, "imitation/policy"), (0.5, 0.5, "rl/policy")])
+def test_the_imitation_plays_where_rl_made_it_worse(
+    before: float, after: float, plays: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = line_of(factory.Config(out=tmp_path, observe="pictures"), "metaworld/reach-v3")
+    cells = [{"candidate": name, "success": {"value": won}} for name, won in (("before", before), ("after", after))]
+    (line.folder / "rl").mkdir(parents=True)
+    (line.folder / "rl/summary.json").write_text(json.dumps({"cells": cells}))
+    asked = list[record.Config]()
+    monkeypatch.setattr(record, "run", lambda settings, resume: asked.append(settings))
+    dict(line.steps())["plays"]()
+    assert asked[0].policy == str(line.folder / plays) and asked[0].max_episode_steps == 200
+    assert (line.measured["success_at_first"], line.measured["success_after_rl"]) == (before, after)
+
+
 @pytest.mark.slow
 def test_shares_that_are_drawn_beside_each_other_are_the_replay(played: Path, tmp_path: Path) -> None:
     """One task's pictures by two processes, killed in between, as one `toddle record --replay` draws them."""
@@ -199,5 +216,5 @@ def test_from_pictures_it_goes_on_after_a_kill_in_every_step(tmp_path: Path) -> 
         assert np.array_equal(parts.column(name), whole.column(name)), name
     assert np.array_equal(parts.images("top", np.arange(8)), whole.images("top", np.arange(8)))
     one, other = (json.loads((tmp_path / name / "factory.json").read_text())[0] for name in ("parts", "whole"))
-    assert one["success_at_first"] == other["success_at_first"] and one["steps"] == other["steps"] > 0
-    assert set(one["costs"]) == {"demonstrations", "imitation", "rl", "plays"}
+    assert one["success_after_rl"] == other["success_after_rl"] and one["steps"] == other["steps"] > 0
+    assert set(one["costs"]) == {"demonstrations", "imitation", "rl", "measured", "plays"}

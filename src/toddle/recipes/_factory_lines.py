@@ -5,8 +5,10 @@ Each is a list of steps that are commands of their own; `config` is that of `tod
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,8 +48,7 @@ DIFFUSION: dict[str, Any] = {
 }
 """How diffusion RL learns from state: settings of `toddle pretrain --method dppo`."""
 PLAYS_FROM, FIRST_SEED, FIRST_EPISODES = 1_000_000, 3_000_000, 32
-"""Seeds of the plays and of the episodes in which the warm start is measured before RL, and how many these are."""
-
+"""Seeds of the plays and of the episodes in which both policies are measured, and how many these are."""
 Steps = list[tuple[str, Callable[[], Any]]]
 """Names and calls, each of which goes on where it was killed."""
 
@@ -59,13 +60,15 @@ def played(task: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _Line(ABC):
     """A task's way; `folder` holds a folder of each step."""
 
     config: Any
     task: str
     cameras: ClassVar[bool] = False
     """Whether pictures are recorded on the way."""
+    before: ClassVar[str] = "rl/warm_start"
+    """Folder of the policy before RL."""
 
     @property
     def env(self) -> str:
@@ -87,6 +90,30 @@ class _Line:
     def plays(self) -> Path:
         """Where the successes of its policy are."""
         return self.folder / "plays"
+
+    @property
+    def imitation(self) -> Path:
+        """The policy before RL."""
+        return self.folder / self.before
+
+    @property
+    def learned(self) -> Path:
+        """The policy after RL."""
+        return self.folder / "rl" / "policy"
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """Success before and after RL on the same episodes, without exploration noise, and which of the two plays.
+
+        RL can make a good imitation worse (docs/factory.md): then the imitation plays.
+        """
+        first, after, count = self._successes()
+        found = {"success_at_first": first, "success_after_rl": after, "measured_episodes": count}
+        return found | {"played_by": "the policy after RL" if after >= first else "the imitation"}
+
+    @abstractmethod
+    def _successes(self) -> tuple[float, float, int]:
+        """Return success of the imitation and after RL, and of how many episodes."""
 
     def given(self) -> tuple[LeRobotDataset, list[int]]:
         """Return the given demonstrations and the places of the task's own: all, where no environments are named.
@@ -126,20 +153,21 @@ class _Line:
         )
         record.run(own, resume=True)
 
-    def _play(self, **settings: Any) -> None:
-        """Record the policy's successes."""
+    def _play(self) -> None:
+        """Record the successes of the better policy, within the time that it had while learning."""
         config = self.config
+        player = self.imitation if self.measured["played_by"] == "the imitation" else self.learned
         own = record.Config(
             out=self.plays,
             env=(self.env,),
-            policy=str(self.folder / "rl" / "policy"),
+            policy=str(player),
             episodes=config.episodes,
             attempts=config.attempts,
             batch=config.worlds,
             seed=config.seed + PLAYS_FROM,
             after_success=0,
+            max_episode_steps=family_of(self.env).finetuning.get("max_episode_steps"),
             **self._drawn(),
-            **settings,
         )
         record.run(own, resume=True)
 
@@ -180,7 +208,12 @@ class FromState(_Line):
 
     def steps(self) -> Steps:
         """Return the steps."""
-        return [("demonstrations", self._begin), ("rl", self._learn), ("plays", self._play)]
+        return [
+            ("demonstrations", self._begin),
+            ("rl", self._learn),
+            ("measured", lambda: self.measured),
+            ("plays", self._play),
+        ]
 
     def _learn(self) -> None:
         """Imitate, then learn by RL."""
@@ -200,23 +233,27 @@ class FromState(_Line):
         )
         pretrain.run(settings, resume=True)
 
-    def success_at_first(self) -> float:
-        """Return the warm start's success before RL, over FIRST_EPISODES episodes as they are recorded."""
+    def _successes(self) -> tuple[float, float, int]:
+        """Play both policies as they are recorded."""
         config = self.config
-        env = make_env(self.env, config.worlds, seed=config.seed)
-        policy = load_policy(self.folder / "rl" / "warm_start", acting=True)
-        actor, won = PolicyActor(policy, body=body_in(policy, env)), list[bool]()
-        for first in range(0, FIRST_EPISODES, config.worlds):
-            seeds = [config.seed + FIRST_SEED + first + world for world in range(config.worlds)]
-            won += [one.success for one in demonstrate(env, actor, seeds, after_success=0)]
+        env, shares = make_env(self.env, config.worlds, seed=config.seed), list[float]()
+        waves = -(-FIRST_EPISODES // config.worlds)
+        for folder in (self.imitation, self.learned):
+            policy, won = load_policy(folder, acting=True), list[bool]()
+            actor = PolicyActor(policy, body=body_in(policy, env))
+            for first in range(0, waves * config.worlds, config.worlds):
+                seeds = [config.seed + FIRST_SEED + first + world for world in range(config.worlds)]
+                won += [one.success for one in demonstrate(env, actor, seeds, after_success=0)]
+            shares.append(sum(won) / len(won))
         env.close()
-        return sum(won) / len(won)
+        return shares[0], shares[1], waves * config.worlds
 
 
 class FromPictures(_Line):
     """The policy sees pictures (`policies/diffusion_vla.py`), which are recorded as it plays."""
 
     cameras: ClassVar[bool] = True
+    before: ClassVar[str] = "imitation/policy"
 
     def check(self) -> None:
         """Raise InputError where there are no pictures, or those of given demonstrations are others."""
@@ -250,7 +287,8 @@ class FromPictures(_Line):
             ("demonstrations", self._begin),
             ("imitation", self._imitate),
             ("rl", self._learn),
-            ("plays", self._play_seeing),
+            ("measured", lambda: self.measured),
+            ("plays", self._play),
         ]
 
     def _imitate(self) -> None:
@@ -272,7 +310,7 @@ class FromPictures(_Line):
             cache=self._cache,
             seed=config.seed,
         )
-        if not (self.folder / "imitation" / "policy").exists():
+        if not self.imitation.exists():
             sft.run(settings, resume=True)
 
     @property
@@ -288,7 +326,7 @@ class FromPictures(_Line):
             beside |= {"dataset": [str(self.demonstrations)], "cache": str(self._cache)}
         settings = finetune.configure(
             method="ppo",
-            policy=str(self.folder / "imitation" / "policy"),
+            policy=str(self.imitation),
             env=[self.env],
             out=str(self.folder / "rl"),
             worlds=config.worlds,
@@ -300,14 +338,11 @@ class FromPictures(_Line):
         )
         finetune.run(settings, resume=True)
 
-    def _play_seeing(self) -> None:
-        """Record the policy's successes, within the time that it had while learning."""
-        self._play(max_episode_steps=family_of(self.task).finetuning.get("max_episode_steps"))
-
-    def success_at_first(self) -> float:
-        """Return the warm start's success before RL, over FIRST_EPISODES episodes."""
+    def _successes(self) -> tuple[float, float, int]:
+        """Read what the evaluation before and after RL found."""
         cells = read_json(self.folder / "rl" / "summary.json", {"cells": list})["cells"]
-        return float(next(cell["success"]["value"] for cell in cells if cell["candidate"] == "before"))
+        found = {cell["candidate"]: float(cell["success"]["value"]) for cell in cells}
+        return found["before"], found["after"], FIRST_EPISODES
 
 
 def line_of(config: Any, task: str) -> FromState | FromPictures:

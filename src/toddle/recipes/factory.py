@@ -138,21 +138,21 @@ def run(config: Config, *, resume: bool = False) -> None:
     with RunFolder.open(config.out, config, resume=resume) as folder:
         if config.processes > 1:
             _make_beside(config)  # then there is a result of each, and only that is read
-        results = []
+        results, page = [], config.out / "index.html"
         for task in config.tasks:
             results.append(_make(config, task))
-            write_factory_page(config.out / "index.html", results, config.out)
+            write_factory_page(page, results, config.out, observe=config.observe)
             write_json_atomic(config.out / "factory.json", results)
         good = [result["task"] for result in results if result["status"] == "done"]
         if good:
             cost = costed(
                 config.out, "dataset", lambda: write_dataset(config, [line_of(config, task) for task in good])
             )
-            write_factory_page(config.out / "index.html", results, config.out, drawing=cost)
+            write_factory_page(page, results, config.out, observe=config.observe, drawing=cost)
         folder.finish(len(good))
     for result in results:
         print(f"{result['task']}: {result['status']}{': ' + result['why'] if result.get('why') else ''}")
-    print(f"page: {config.out / 'index.html'}" + (f"; dataset: {config.out / 'dataset'}" if good else ""))
+    print(f"page: {page}" + (f"; dataset: {config.out / 'dataset'}" if good else ""))
     if not good:
         raise InputError("factory: no task came to its successes; the page says why")
 
@@ -188,9 +188,9 @@ def _make(config: Config, task: str) -> dict[str, Any]:
     result: dict[str, Any] = {"task": task, "status": "done", "why": ""}
     try:
         for name, call in line.steps():
-            if name == "plays":
-                result["success_at_first"] = line.success_at_first()
             costed(folder, name, call)
+            if name == "measured":
+                result |= line.measured
     except (record.TooFewError, NaNError, EnvironmentFault) as error:
         result |= {"status": "failed", "why": str(error)}
     result |= _facts(config, folder)
@@ -210,5 +210,5 @@ def _facts(config: Config, folder: Path) -> dict[str, Any]:
         if found["recorded"] == config.episodes:
             seeds = [int(episode.facts["seed"]) for episode in LeRobotDataset(folder / "plays").episodes]
             played = max(seeds) - (config.seed + PLAYS_FROM) + 1
-        found["success_at_last"] = found["recorded"] / played
+        found |= {"played": played, "success_at_last": found["recorded"] / played}
     return found

@@ -17,9 +17,17 @@ STEPS = ("demonstrations", "imitation", "rl", "plays")
 
 
 def write_factory_page(
-    path: Path, results: Sequence[Mapping[str, Any]], out: Path, *, drawing: Mapping[str, float] | None = None
+    path: Path,
+    results: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    observe: str = "state",
+    drawing: Mapping[str, float] | None = None,
 ) -> None:
-    """Write the page.  results: as in factory.json.  drawing: cost of the dataset, once it is written."""
+    """Write the page.  results: as in factory.json.  drawing: cost of the dataset, once it is written.
+
+    observe: what the policies see.
+    """
     good = [result for result in results if result["status"] == "done"]
     recorded = sum(int(result.get("recorded", 0)) for result in good)
     spent = sum(cost["cpu_seconds"] for result in results for cost in result["costs"].values())
@@ -28,48 +36,80 @@ def write_factory_page(
         page.card("episodes", str(recorded), "successes of the policies, all without exploration noise"),
         page.card("CPU", _minutes(spent), "of all tasks, failed ones too"),
     ]
+    failures = [
+        f"<li><b>{escape(result['task'])}</b>: {escape(result['why'])}</li>"
+        for result in results
+        if result["status"] != "done"
+    ]
+    body = [
+        ("Tasks", page.section(*_tasks(results))),
+        ("Failures", f"<ul>{''.join(failures)}</ul>" if failures else ""),
+        ("Dataset", "" if drawing is None else _dataset(good, out, recorded, drawing["cpu_seconds"])),
+    ]
+    lead = f"Demonstrations by diffusion RL from {observe}: imitate, learn by RL, keep the successes."
+    write_text_atomic(
+        path, page.render("Demonstration factory", lead, body, top=page.columns(cards), foot="Made by toddle factory.")
+    )
+
+
+def _tasks(results: Sequence[Mapping[str, Any]]) -> list[page.Html]:
+    """Return the table of tasks, and what is said of it."""
     steps = [name for name in STEPS if any(name in result["costs"] for result in results)]
-    head = ["task", "", "success at first", "at last", "control steps", "recorded", *(f"CPU: {name}" for name in steps)]
+    head = [
+        "task",
+        "",
+        "imitation",
+        "after RL",
+        "plays",
+        "control steps",
+        "recorded",
+        *(f"CPU: {name}" for name in steps),
+    ]
     rows = [
         [
             escape(result["task"]),
             '<span class="good">done</span>' if result["status"] == "done" else '<span class="bad">failed</span>',
-            _share(result.get("success_at_first")),
-            _share(result.get("success_at_last")),
+            _share(result.get("success_at_first"), result.get("measured_episodes")),
+            _share(result.get("success_after_rl"), result.get("measured_episodes")),
+            _share(result.get("success_at_last"), result.get("played")),
             f"{result['steps']:,}" if "steps" in result else "–",
             str(result.get("recorded", "–")),
             *(_minutes(result["costs"].get(name, {}).get("cpu_seconds")) for name in steps),
         ]
         for result in results
     ]
-    failures = [
-        f"<li><b>{escape(result['task'])}</b>: {escape(result['why'])}</li>"
-        for result in results
-        if result["status"] != "done"
-    ]
     words = (
-        "Success at first is the imitation's, over 32 episodes and before RL; at last the share of the plays that came "
-        "to the episodes recorded; both without exploration noise. "
+        "Success of the imitation and after RL is of the same episodes; of the plays it is the share that succeeded "
+        "until there were enough; all without exploration noise. Where the imitation was better than "
+        "what RL made of it, it plays. "
         + ("" if "imitation" in steps else "The CPU of rl holds the imitation. ")
         + "Time of a call that was killed with -9 is not counted."
     )
-    drawn = ""
-    if drawing is not None:
-        text = f"{out / 'dataset'}: {recorded} episodes; writing it, with its pictures, took "
-        drawn = page.paragraph(text + f"{_minutes(drawing['cpu_seconds'])} of CPU.")
-    body = [
-        ("Tasks", page.section(page.table(head, rows, numbers=range(2, len(head))), page.paragraph(words, faint=True))),
-        ("Failures", f"<ul>{''.join(failures)}</ul>" if failures else ""),
-        ("Dataset", drawn),
+    notes = [page.paragraph(words, faint=True)]
+    if worse := [result["task"] for result in results if result.get("played_by") == "the imitation"]:
+        notes.append(page.paragraph(f"Played by the imitation, which RL made worse: {', '.join(worse)}."))
+    return [page.table(head, rows, numbers=range(2, len(head))), *notes]
+
+
+def _dataset(good: Sequence[Mapping[str, Any]], out: Path, recorded: int, seconds: float) -> page.Html:
+    """Return what the dataset is, and what to do with it."""
+    text = f"{out / 'dataset'}: {recorded} episodes; writing it, with its pictures, took "
+    first = out / "tasks" / good[0]["task"].replace("/", "_")
+    ways = [
+        (
+            "compare a task's plays with what it began with",
+            f"toddle quality {first / 'demonstrations'} {first / 'plays'}",
+        ),
+        ("teach a VLA with it", f"toddle sft --dataset {out / 'dataset'} --out runs/vla"),
     ]
-    lead = "Demonstrations by diffusion RL: imitate, learn by RL, keep the successes."
-    write_text_atomic(
-        path, page.render("Demonstration factory", lead, body, top=page.columns(cards), foot="Made by toddle factory.")
+    return page.paragraph(text + f"{_minutes(seconds)} of CPU.") + "".join(
+        f"<p>{words}:<br><code>{escape(command)}</code></p>" for words, command in ways
     )
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
+def _share(value: float | None, count: int | None) -> str:
+    of = "" if count is None else f" of {count}"
+    return "–" if value is None else f"{value:.0%}{of}"
 
 
 def _minutes(seconds: float | None) -> str:
