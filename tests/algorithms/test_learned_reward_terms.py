@@ -89,6 +89,14 @@ def test_a_clip_runs_backwards_and_its_targets_with_it() -> None:
     assert sampled(3).tolist() == [0, 1, *[2] * 14] and sampled(31).tolist() == list(range(0, 31, 2))
 
 
+def test_a_classifier_is_not_certain_on_the_way() -> None:
+    """Trained on plain steps it is between 0.02 and 0.98 at less than a quarter of the steps of these."""
+    term = LEARNED["classifier"].taught(episodes(20, 0) + episodes(8, 1, far=0.5), steps=200, seed=0)
+    said = [value[:, 0] for one in episodes(8, 2) if (value := term.value(steps_of_episode(one, SIZE))) is not None]
+    assert float(torch.cat([((one > 0.02) & (one < 0.98)).float() for one in said]).mean()) > 0.5
+    assert min(spearman(one.numpy(), range(len(one))) for one in said) > 0.8
+
+
 def test_progress_knows_nothing_of_what_comes_later(folder: Path) -> None:
     model = LEARNED["rewind"].load(folder).model
     clips = walk(16, torch.Generator().manual_seed(3))[None].requires_grad_()

@@ -2,7 +2,9 @@
 
 VICE (Fu et al. 2018, arXiv 1805.11686) and what came of it pay the logit at each step, which pays for staying; here the
 probability is a potential.  Positive are the last three steps of successes, negative the first halves of successes and
-all of failures; without failures it knows no near misses.
+all of failures; without failures it knows no near misses.  It learns on mixtures of two of these, with labels mixed
+alike (mixup, Zhang et al. 2018, arXiv 1710.09412, as in VICE's code): without them it is certain nearly everywhere, and
+a potential that says 0 until shortly before the end guides nobody there.
 """
 
 from __future__ import annotations
@@ -44,15 +46,17 @@ class ClassifierTerm(LearnedTerm, PotentialTerm):
 
     @classmethod
     def teach(cls, model: _Classifier, episodes: Sequence[RecordedEpisode], steps: int, seed: int) -> None:
-        """Train on as many positive as negative steps."""
+        """Train on mixtures of as many positive as negative steps."""
         ends = torch.cat([one.features[-LAST:] for one in episodes if one.success])
         others = [one.features[: len(one.features) // 2] if one.success else one.features for one in episodes]
         rest = torch.cat(others)
-        label = torch.cat([torch.ones(BATCH // 2), torch.zeros(BATCH // 2)])[:, None].expand(-1, MEMBERS)
+        label = torch.cat([torch.ones(BATCH // 2), torch.zeros(BATCH // 2)])[:, None]
 
         def loss(draw: torch.Generator) -> Tensor:
-            drawn = [part[torch.randint(len(part), (BATCH // 2,), generator=draw)] for part in (ends, rest)]
-            return F.binary_cross_entropy_with_logits(model(torch.cat(drawn)), label)
+            step = torch.cat([part[torch.randint(len(part), (BATCH // 2,), generator=draw)] for part in (ends, rest)])
+            other, share = torch.randperm(len(step), generator=draw), torch.rand(len(step), 1, generator=draw)
+            mixed, wanted = (torch.lerp(part[other], part, share) for part in (step, label))
+            return F.binary_cross_entropy_with_logits(model(mixed), wanted.expand(-1, MEMBERS))
 
         train(model, loss, steps // 2, seed)
 
