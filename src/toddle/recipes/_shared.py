@@ -20,8 +20,8 @@ from toddle.runs.workers import act, acts, crew
 
 __all__ = ["check_sharded", "check_shared", "iteration_seconds", "led_by_another", "unit_of"]
 
-LONG = 10.0
-"""Seconds of a first iteration from which a second one is not waited for."""
+LONG = 40.0
+"""Seconds of a first iteration from which a second one is not waited for; a cold start can take a third of them."""
 
 
 def led_by_another(config: Any, command: str, build: Callable[[Any], Run]) -> bool:
