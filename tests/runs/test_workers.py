@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tests.runs.test_learners import CAUSAL, SMALL, assert_alike, newest, of_vla
 from toddle.cli import main
 from toddle.core.config import save_config
 from toddle.core.team import ALONE, Place, placed, team
+from toddle.policies.store import load_policy, meta_of, save_policy
+from toddle.policies.vla import FlowVLA
 from toddle.recipes import finetune, pretrain
 from toddle.runs import workers
 from toddle.runs.beside import side_by_side
@@ -115,7 +118,7 @@ def test_strangers_and_who_ends_while_it_says_hello_do_not_stop_the_learner(
             with socket.create_connection(address, timeout=20) as link:
                 link.sendall(answer)
         with Client(address, authkey=crew.key) as worker:
-            worker.send_bytes(pickle.dumps(("ready", 0)))
+            worker.send_bytes(pickle.dumps(("ready", 0, {})))
             worker.send_bytes(b"mine")
             learner.join(20)
         assert said == [b"mine"]
@@ -148,6 +151,27 @@ def test_two_workers_that_finetune_are_one_process_and_go_on_as_three(vla: Path,
     max((two / "checkpoints").glob("step_*")).rename(tmp_path / "last")
     finetune.run(finetune.configure(settings, workers=3, out=two), resume=True)
     assert_alike(one, two)
+
+
+@pytest.mark.slow
+def test_of_lora_its_own_matrices_are_sent_and_each_worker_merges_them(
+    vla: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first rollout needs no weights at all: workers have read the policy's folder."""
+    plain, sent = load_policy(vla), list[set[str]]()
+    policy = FlowVLA.from_config(replace(plain.config, backbone=replace(plain.config.backbone, lora_rank=2)))
+    policy.load_state_dict({**policy.state_dict(), **plain.state_dict()})
+    save_policy(tmp_path / "lora", policy, meta_of(vla))
+    settings: Any = of_vla(tmp_path / "lora", "ppo") | {"imitation": {"weight": 0.0}, "critic": "state"}
+    settings["ppo"] |= {"critic_warm_up": 0}
+    finetune.run(finetune.configure(settings, out=tmp_path / "one"))
+    patch = Crew.patch
+    monkeypatch.setattr(Crew, "patch", lambda crew, index: sent.append(found := patch(crew, index)) or found)
+    finetune.run(finetune.configure(settings, workers=2, out=tmp_path / "two"))
+    assert_alike(tmp_path / "one", tmp_path / "two")
+    assert not sent[0] and not sent[1] and len(sent) == 4
+    learned = {f"vla.{name}" for name, value in policy.named_parameters() if value.requires_grad}
+    assert any("lora" in name for name in sent[2]) and set(sent[2]) <= learned and set(sent[2]) == set(sent[3])
 
 
 @pytest.mark.slow

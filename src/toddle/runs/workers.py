@@ -1,9 +1,10 @@
 """Processes that only act: each has its share of the worlds and a copy of the policy, and fills its part of rollouts.
 
 The process that learns starts them on its machine as `toddle <command> --config <its settings>`.  Each iteration it
-sends what of the weights has changed since (all of them at first; of a policy whose backbone is frozen or trained by
-LoRA that is the expert's and LoRA's alone), they act, and their parts are put side by side: the rollout of one process
-with all worlds.  One that is lost is started again, with other seeds; the episodes it was in are dropped.
+sends what of the weights has changed since (at first what differs from those a worker was built with; of a policy whose
+backbone is frozen or trained by LoRA the expert's and LoRA's alone), they act, and their parts are put side by side:
+the rollout of one process with all worlds.  One that is lost is started again, with other seeds; the episodes it was in
+are dropped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import blake2b
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from pathlib import Path
@@ -61,13 +63,13 @@ def act(config: Any, build: Callable[[Any], Any], unit: int = 1) -> None:
     unit: worlds are shared out in so many at once.
     """
     address, key, index, size, life = os.environ[ASKED].split()
-    link = Client(address_of(address, ASKED), authkey=bytes.fromhex(key))
     with placed(Place(int(index), int(size), config.worlds, unit)):
         made = build(replace(config, workers=1, seed=config.seed + 1_000_003 * int(life)))
         policy, sources = made.acting or made.policy, made.sources
         anew = set(range(len(sources)) if int(life) else ())
-        send(link, ("ready", int(index)))
-        try:
+        try:  # the learner waits for a word of whoever has connected, so not before all is built
+            link = Client(address_of(address, ASKED), authkey=bytes.fromhex(key))
+            send(link, ("ready", int(index), digests(policy.state_dict())))
             while True:
                 word, at, given = received(link)
                 if word == "gather":
@@ -83,6 +85,14 @@ def act(config: Any, build: Callable[[Any], Any], unit: int = 1) -> None:
                 send(link, answer)
         except LOST:
             return  # the learner has ended
+
+
+def digests(weights: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """Return by name what tells weights apart."""
+    return {
+        name: blake2b(value.detach().to(CPU).contiguous().flatten().view(torch.uint8).numpy().data).digest()
+        for name, value in weights.items()
+    }
 
 
 def address_of(text: str, field: str) -> tuple[str, int]:
@@ -147,6 +157,7 @@ class Crew:
         self.links: list[Connection | None] = [None] * size
         self.weights: dict[str, Tensor] = {}  # as they were last sent, on the CPU
         self.round, self.changed, self.has = 0, dict[str, int](), [0] * size  # the sending in which each last changed
+        self.began: list[dict[str, bytes]] = [{} for _ in range(size)]  # digests of what each was built with
         self.processes = [] if self.listens else [self._start(index) for index in range(size)]
 
     def _start(self, index: int) -> subprocess.Popen[bytes] | RayTask:
@@ -178,7 +189,7 @@ class Crew:
             try:
                 deliver_challenge(link, self.key)
                 answer_challenge(link, self.key)
-                word, who = received(link)
+                word, who, *began = received(link)
                 if word == "join":
                     self._place(link)
                     continue
@@ -188,7 +199,7 @@ class Crew:
             with socket.socket(fileno=os.dup(link.fileno())) as same:
                 _wait_at_most(same, 0)
                 _notice_silence(same)
-            self.links[who - self.first] = link
+            self.links[who - self.first], self.began[who - self.first] = link, began[0]
         found = self.links[index]
         assert found is not None
         return found
@@ -253,6 +264,9 @@ class Crew:
     def patch(self, index: int) -> dict[str, Tensor]:
         """Return which weights differ from what this worker has; it has them from now on."""
         given = {name: value for name, value in self.weights.items() if self.changed[name] > self.has[index]}
+        if not self.has[index]:  # what is frozen, or read from a folder, it has already
+            own, began = digests(given), self.began[index]
+            given = {name: value for name, value in given.items() if began.get(name) != own[name]}
         self.has[index] = self.round
         return given
 
