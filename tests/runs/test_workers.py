@@ -25,6 +25,7 @@ from toddle.core.team import ALONE, Place, placed, team
 from toddle.policies.store import load_policy, meta_of, save_policy
 from toddle.policies.vla import FlowVLA
 from toddle.recipes import finetune, pretrain
+from toddle.recipes._shared import process_lines
 from toddle.runs import workers
 from toddle.runs.beside import side_by_side
 from toddle.runs.metrics import read_metrics
@@ -285,3 +286,13 @@ def test_what_workers_cannot_do_is_told(given: str, said: str, capsys: pytest.Ca
         main(["pretrain", "--env", "fork/point", "--worlds", "6", *given.split(), "--dry-run"])
     found = capsys.readouterr().err
     assert stopped.value.code == 2 and said in found and found.count("\n") == 1, found
+
+
+def test_a_plan_says_which_processes_there_are() -> None:
+    assert process_lines(pretrain.configure(SMALL)) == []
+    assert process_lines(pretrain.configure(SMALL, learners=2, workers=4)) == [
+        "2 processes learn",
+        "4 other processes act",
+    ]
+    joined = pretrain.configure(SMALL, workers=2, listen="127.0.0.1:99")
+    assert process_lines(joined) == ["2 other processes act; they join 127.0.0.1:99"]

@@ -18,7 +18,7 @@ from toddle.runs.joining import join
 from toddle.runs.learners import check_learners, follow, follows
 from toddle.runs.workers import act, acts, crew
 
-__all__ = ["check_sharded", "check_shared", "iteration_seconds", "led_by_another", "unit_of"]
+__all__ = ["check_sharded", "check_shared", "iteration_seconds", "led_by_another", "process_lines", "unit_of"]
 
 LONG = 40.0
 """Seconds of a first iteration from which a second one is not waited for; a cold start can take a third of them."""
@@ -77,6 +77,19 @@ def check_shared(config: Any, command: str, *, workers: int = 1, **settings: Any
         if given:
             remedy = f"docs/scaling.md lists what several {name} share"
             raise problem(name, f"1 with {what.replace('_', ' ')}", count, remedy)
+
+
+def process_lines(config: Any) -> list[str]:
+    """Return what a plan says of the processes of a run, where there are several."""
+    lines = []
+    if config.learners > 1:
+        parts = ", each with a part of every weight" if to_dict(config).get("sharding") == "full" else ""
+        lines.append(f"{config.learners} processes learn{parts}")
+    if config.workers > 1:
+        where = " wherever Ray places them" if config.placement == "ray" else ""
+        where = f"; they join {config.listen}" if config.listen else where
+        lines.append(f"{config.workers} other processes act{where}")
+    return lines
 
 
 def iteration_seconds(learner: Learner, config: Any) -> float:

@@ -36,7 +36,14 @@ from toddle.recipes._imitation import ImitationSettings
 from toddle.recipes._iteration_memory import iteration_memory
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._recorded import check_as_recorded, recorded_success
-from toddle.recipes._shared import check_sharded, check_shared, iteration_seconds, led_by_another, unit_of
+from toddle.recipes._shared import (
+    check_sharded,
+    check_shared,
+    iteration_seconds,
+    led_by_another,
+    process_lines,
+    unit_of,
+)
 from toddle.recipes._stopping import check_stop, enough
 from toddle.recipes.evaluate import write_summary
 from toddle.runs.beside import beside, check_sources
@@ -255,6 +262,7 @@ def plan(config: Any) -> Plan:
             f"evaluate {config.policy} as it is: {config.evaluation.episodes} episodes each of {', '.join(config.env)}",
             *(f"and of {one}, which {name} is a model of: what counts" for name, one in real_of(config.env).items()),
             *made.notes,
+            *process_lines(config),
             f"step {config.worlds} worlds {shared}; train {weights:,} weights: {method.what}",
             *([f"add the process reward of {reward.model}, {reward.cap:g} a decision at most"] if reward.model else []),
             *([f"hold it near what it was: KL to the start, weight {near:g}"] if near else []),

@@ -27,7 +27,7 @@ from toddle.policies.store import load_policy, save_policy
 from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._safety import check_limited, limit_lines, safety_of, told_of
-from toddle.recipes._shared import check_shared, iteration_seconds, led_by_another, unit_of
+from toddle.recipes._shared import check_shared, iteration_seconds, led_by_another, process_lines, unit_of
 from toddle.recipes._stopping import check_stop, enough
 from toddle.runs.beside import beside, check_sources
 from toddle.runs.halves import check_overlap, overlapped
@@ -223,6 +223,7 @@ def plan(config: Any) -> Plan:
         *made.notes,
         *_reward.reward_lines(config.reward),
         *limit_lines(config),
+        *process_lines(config),
         f"step {config.worlds} worlds each of {', '.join(config.env)}",
         f"train a {made.policy.kind} policy of {parameters:,} parameters by {config.method}: {made.iterations} "
         f"iterations, {config.steps:,} control steps",
