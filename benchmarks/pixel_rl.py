@@ -51,7 +51,8 @@ control steps, 32 worlds, pictures of 96 by 96 and a sentence, reward 1 at succe
 that of the same 50 episodes before and after, without exploring, from drawn noise; in brackets 95 % (Wilson).
 CPU minutes are those of the whole command, both evaluations included, beside other jobs. The arm `sft` has no RL:
 1,600 more supervised updates on the task's own five demonstrations, evaluated by a command of its own (other noise is
-drawn, so `before` differs).
+drawn, so `before` differs). `short` is AC-PPO with practice episodes cut at 1.5 times the length of the
+demonstrations; it was evaluated so too, and begins with a VLA that was fine-tuned anew in the same way.
 
 | task | seed | arm | before | after | CPU minutes |
 |---|---|---|---|---|---|
@@ -148,7 +149,7 @@ def page(work: Path, said: str) -> None:
         before, after = (_share(row[when]) for when in ("before", "after"))
         cost = "not kept" if row["cpu_minutes"] is None else f"{row['cpu_minutes']:.1f}"
         text += f"| {row['task']} | {row['seed']} | {row['arm']} | {before} | {after} | {cost} |\n"
-    for task, arm in ((task, arm) for task in TASKS for arm in ("ppo", "ac-ppo", "rftf")):
+    for task, arm in ((task, arm) for task in TASKS for arm in ("ppo", "ac-ppo", "short", "rftf")):
         gains = [r["after"]["value"] - r["before"]["value"] for r in rows if (r["task"], r["arm"]) == (task, arm)]
         if len(gains) > 1:
             gap = t_interval(gains)
@@ -161,7 +162,7 @@ def page(work: Path, said: str) -> None:
     axes = figure.subplots()
     for row in (row for row in rows if row["curve"] and row["arm"] in DRAWN):
         steps, success = zip(*row["curve"], strict=True)
-        style = "-" if row["arm"] == "ppo" else ":"
+        style = {"ppo": "-", "short": "--", "imitation": ":"}[row["arm"]]
         colour = f"C{TASKS.index(row['task'])}"
         axes.plot(steps, success, style, color=colour, label=f"{row['task']}, {row['arm']}, seed {row['seed']}")
     axes.set(xlabel="control steps", ylabel="success while exploring", ylim=(0, 1))

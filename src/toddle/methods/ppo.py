@@ -109,7 +109,7 @@ METHOD = Method(
                     log_std=-0.3,
                 ),
                 collect=CollectConfig(length=16, discount=0.97),
-                ppo=replace(GOALS, minibatches=4, learning_rate=1e-3, lam=0.9, target_kl=0.05),
+                ppo=replace(GOALS, minibatches=4, learning_rate=1e-3, lam=0.9, schedule="adaptive", target_kl=0.02),
             ),
             families=("walk", "goal"),
             common={"worlds": 256},
