@@ -224,11 +224,13 @@ def for_bodies(policy: Any, envs: Sequence[BatchedEnv], *, new: bool = False) ->
     new: whether a body that it does not know may get fresh networks, where it has a trunk that all bodies share.
     Raises InputError where it has not the bodies.
     """
-    known = {body.name for body in policy.bodies}
+    known = {body.name: body for body in policy.bodies}
     for env in envs:
         if not (new and policy.kind == "causal" and env.body not in known):
             body_in(policy, env)
-    return policy.with_bodies(bodies_of(envs)) if policy.kind in ("causal", "gaussian") else policy
+    if policy.kind not in ("causal", "gaussian"):
+        return policy
+    return policy.with_bodies(tuple(known.get(body.name, body) for body in bodies_of(envs)))
 
 
 def make_critic(start: Start, hidden: tuple[int, ...], goal_width: int, *, of: str = "critic") -> ValueNet:
