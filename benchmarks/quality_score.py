@@ -6,7 +6,7 @@
 The page is docs/benchmarks/quality_score.{json,md}.  24 datasets of 5 episodes each: a human stand-in whose habits are
 0, 0.5, 1, 1.5, 2 or 3 times the default, each with 4 draws.  Each is imitated by the same small diffusion policy from
 state, with the same updates, and the policy plays the same 32 starts.  The page says Spearman's correlation of success
-with the datasets' score, and with each metric.  A run that is there is not made again.
+with the datasets' score, with each metric, and with the score without it.  A run that is there is not made again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.data.quality import METRICS, QualityConfig, judge, sources
+from toddle.data.quality import METRICS, Judged, QualityConfig, judge, sources
 from toddle.envs.make import make_env
 from toddle.experience.actor import body_in
 from toddle.experience.demonstrations import PolicyActor, demonstrate
 from toddle.experience.human import HumanConfig
+from toddle.maths.quality import share_of_worse
 from toddle.methods._imitation import ImitationConfig, imitate
 from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
@@ -114,10 +115,24 @@ def page(folder: Path) -> None:
         own = sign * np.array(values)
         found[name] = _correlation(own, won)
         within[name] = _correlation(_without_level(own, level), _without_level(won, level))
+    without = {name: _correlation(_score_without(judged, name, len(runs)), won) for name in METRICS}
+    draws = np.random.default_rng(0).integers(0, len(runs), (4000, len(runs)))
+    score = np.array(columns["score"])
+    interval = np.percentile([_correlation(score[each], won[each]) or 0.0 for each in draws], [2.5, 97.5]).tolist()
     habits = sorted({one["habits"] for one in facts})
     rows = [(times, [one["success"] for one in facts if one["habits"] == times]) for times in habits]
     (OUT / "quality_score.json").write_text(
-        json.dumps({"runs": facts, "spearman": found, "spearman_within": within}, indent=1) + "\n"
+        json.dumps(
+            {
+                "runs": facts,
+                "spearman": found,
+                "spearman_within": within,
+                "score_interval": interval,
+                "score_without": without,
+            },
+            indent=1,
+        )
+        + "\n"
     )
     order = sorted(found, key=lambda name: -math.inf if found[name] is None else found[name], reverse=True)
     lines = [
@@ -131,11 +146,18 @@ def page(folder: Path) -> None:
         *(f"| {times:g} | {', '.join(f'{value:.0%}' for value in values)} |" for times, values in rows),
         "",
         "Spearman's correlation with success; 1 means that what is better by the number succeeds more. Beside it",
-        "the same after the mean of each level of habits is taken off both, which leaves the luck of the draw:",
+        "the same after the mean of each level of habits is taken off both, which leaves the luck of the draw. The",
+        "last column is the correlation of the score of all metrics but this one.",
         "",
-        "| number | correlation | within a level |",
-        "|---|---|---|",
-        *(f"| {name.replace('_', ' ')} | {_text(found[name])} | {_text(within[name])} |" for name in order),
+        "| number | correlation | within a level | score without it |",
+        "|---|---|---|---|",
+        *(
+            f"| {name.replace('_', ' ')} | {_text(found[name])} | {_text(within[name])} | "
+            f"{_text(without[name]) if name in without else '–'} |"
+            for name in order
+        ),
+        "",
+        f"95 % of the score's correlation over bootstrapped datasets: {interval[0]:.2f} to {interval[1]:.2f}.",
     ]
     (OUT / "quality_score.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
@@ -146,6 +168,17 @@ def _correlation(values: Any, won: Any) -> float | None:
     if np.ptp(values) < 1e-12 or np.ptp(won) < 1e-12:
         return None
     return float(spearmanr(values, won).statistic)
+
+
+def _score_without(judged: Judged, name: str, count: int) -> Any:
+    """Return each dataset's score (all of one task), as `judge` makes it, without one metric."""
+    ranks = [
+        share_of_worse([one.metrics.get(other, np.nan) for one in judged.episodes], metric.larger_is_worse)
+        for other, metric in METRICS.items()
+        if other != name
+    ]
+    mean, source = np.nanmean(ranks, 0), np.array([one.source for one in judged.episodes])
+    return np.array([mean[source == each].mean() for each in range(count)])
 
 
 def _without_level(values: Any, level: Any) -> Any:
