@@ -91,6 +91,8 @@ def test_mistakes_are_one_line(played: Path, tmp_path: Path, capsys: pytest.Capt
         return said
 
     assert "did you mean 'metaworld/reach-v3'" in refused("--tasks", "metaworld/reech-v3")
+    assert "'nothing'" in refused("--tasks", "metaworld/reach-v3", "--cameras", "nothing")
+    assert "expert: expected an environment with a scripted expert" in refused("--tasks", "gymnasium/Pendulum-v1")
     assert "tasks: expected different ones" in refused("--tasks", "metaworld/reach-v3", "metaworld/reach-v3")
     assert "touch/reach-v3" in refused("--tasks", "touch/reach-v3")
     wrong = refused("--tasks", "metaworld/push-v3", "--demonstrations", played)

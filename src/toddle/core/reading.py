@@ -24,6 +24,7 @@ __all__ = [
     "Kinds",
     "check_keys",
     "inside",
+    "parse_json",
     "read_bytes",
     "read_json",
     "read_json_lines",
@@ -155,6 +156,11 @@ def _json(text: str, where: str, *, finite: bool) -> Any:
     if _depth(data) > DEPTH:
         raise problem(where, f"nesting of at most {DEPTH}", "more")
     return data
+
+
+def parse_json(text: str, where: str, keys: Kinds) -> dict[str, Any]:
+    """Return the JSON object of a text (a dataset's fact, say), with these keys.  Raises InputError naming `where`."""
+    return check_keys(_json(text, where, finite=True), where, keys)
 
 
 def check_keys(data: Any, where: str, keys: Kinds) -> dict[str, Any]:

@@ -135,13 +135,16 @@ class _Line(ABC):
 
     def _begin(self) -> None:
         """Bring the demonstrations into the folder."""
-        config, folder = self.config, self.demonstrations
-        if config.demonstrations is not None:
-            if not (folder / "meta" / "info.json").exists():
-                write_subset(folder, [self.given()])
-            return
-        own = record.Config(
-            out=folder,
+        if self.config.demonstrations is None:
+            record.run(self.shown(), resume=True)
+        elif not (self.demonstrations / "meta" / "info.json").exists():
+            write_subset(self.demonstrations, [self.given()])
+
+    def shown(self) -> record.Config:
+        """Return how the human stand-in's demonstrations are recorded."""
+        config = self.config
+        return record.Config(
+            out=self.demonstrations,
             env=(self.env,),
             policy="human",
             human=config.human,
@@ -151,16 +154,14 @@ class _Line(ABC):
             seed=config.seed + 2_000_000,
             **self._drawn(),
         )
-        record.run(own, resume=True)
 
     def _play(self) -> None:
         """Record the successes of the better policy, within the time that it had while learning."""
         config = self.config
-        player = self.imitation if self.measured["played_by"] == "the imitation" else self.learned
         own = record.Config(
             out=self.plays,
             env=(self.env,),
-            policy=str(player),
+            policy=str(self.imitation if self.measured["played_by"] == "the imitation" else self.learned),
             episodes=config.episodes,
             attempts=config.attempts,
             batch=config.worlds,
@@ -174,9 +175,8 @@ class _Line(ABC):
     def _drawn(self) -> dict[str, Any]:
         """Return what `toddle record` is told of pictures."""
         config = self.config
-        if not self.cameras:
-            return {"cameras": ()}
-        return {"cameras": config.cameras, "image_size": config.image_size, "image_stride": config.image_stride}
+        drawn = {"cameras": config.cameras, "image_size": config.image_size, "image_stride": config.image_stride}
+        return drawn if self.cameras else {"cameras": ()}
 
 
 class FromState(_Line):

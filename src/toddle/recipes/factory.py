@@ -26,6 +26,7 @@ from toddle.recipes import record
 from toddle.recipes._costs import costed
 from toddle.recipes._factory_dataset import write_dataset
 from toddle.recipes._factory_lines import PLAYS_FROM, line_of
+from toddle.recipes._recording import make_recorded
 from toddle.reporting.factory import write_factory_page
 from toddle.runs.metrics import read_metrics
 from toddle.runs.run import RunFolder
@@ -117,6 +118,10 @@ def plan(config: Config) -> Plan:
     for task in config.tasks:
         line = line_of(config, task)
         line.check()
+        if config.demonstrations is None:
+            record.plan(line.shown())
+        pictured = record.Config(out=line.plays, env=(task,), cameras=config.cameras, image_size=config.image_size)
+        make_recorded(pictured, task).close()
         if config.demonstrations is not None:
             dataset, own = line.given()
             begin = f"take {len(own)} demonstrations of {dataset.path}"

@@ -17,6 +17,7 @@ from toddle.core.files import write_text_atomic
 from toddle.core.numbers import Count, PictureSize, Seed, Size, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import Acting
+from toddle.core.reading import parse_json
 from toddle.core.rendering import FAST, RenderSettings
 from toddle.core.types import EpisodeResult
 from toddle.data.layout import DatasetSpec
@@ -32,7 +33,7 @@ from toddle.experience.taught import Taught, picture_options
 from toddle.policies.store import load_policy, meta_of
 from toddle.recipes._safety import WatchedSettings, told_of
 from toddle.recipes.evaluate import write_summary
-from toddle.reporting.episode_log import EpisodeLog
+from toddle.reporting.episode_log import LINE, EpisodeLog, result_of
 from toddle.reporting.intervention_page import InterventionServer, PagePerson, ViewConfig
 from toddle.runs.loop import ProgressLine
 from toddle.runs.run import RunFolder
@@ -200,7 +201,9 @@ def _results(config: Config, writer: DatasetWriter) -> list[EpisodeResult]:
     """Return what an earlier, interrupted run has recorded."""
     if not writer.num_episodes:
         return []
-    return [EpisodeResult(**json.loads(str(e.facts[RESULT]))) for e in LeRobotDataset(config.out).episodes]
+    said = {e.index: str(e.facts.get(RESULT, "")) for e in LeRobotDataset(config.out).episodes}
+    where = f"{config.out}: {RESULT} of episode"
+    return [result_of(parse_json(text, f"{where} {index}", LINE)) for index, text in said.items()]
 
 
 def _log(log: EpisodeLog, config: Config, results: list[EpisodeResult]) -> None:

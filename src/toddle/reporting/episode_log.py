@@ -18,16 +18,29 @@ import numpy as np
 
 from toddle.core.errors import problem
 from toddle.core.files import write_text_atomic
-from toddle.core.reading import read_json_lines
+from toddle.core.reading import Kinds, read_json_lines
 from toddle.core.types import EpisodeResult
 from toddle.maths.deployment import deployment_metrics
 from toddle.maths.intervals import Interval, matched_interval, ratio_interval, sign_flip_p, t_interval, wilson_interval
 from toddle.reporting.walking import walking_facts
 
-__all__ = ["Comparison", "EpisodeLog", "EvaluationReport", "compare", "read_episodes", "score_of", "summarise"]
+__all__ = [
+    "LINE",
+    "Comparison",
+    "EpisodeLog",
+    "EvaluationReport",
+    "compare",
+    "read_episodes",
+    "result_of",
+    "score_of",
+    "summarise",
+]
 
 FIELDS = [field.name for field in dataclasses.fields(EpisodeResult)]
 Labels = Mapping[str, str | int | float]
+
+
+LINE: Kinds = {"seed": int, "length": int, "episode_return": (int, float), "info": dict}
 
 
 def read_episodes(path: Path) -> list[dict[str, Any]]:
@@ -35,7 +48,7 @@ def read_episodes(path: Path) -> list[dict[str, Any]]:
 
     Raises InputError for a damaged line before the last one.
     """
-    return read_json_lines(path, {"seed": int, "length": int, "episode_return": (int, float), "info": dict})
+    return read_json_lines(path, LINE)
 
 
 def result_of(row: Mapping[str, Any]) -> EpisodeResult:
