@@ -103,9 +103,13 @@ def ended(*arguments: str) -> int:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_one_line_names_the_environment_and_nothing_is_lost(
-    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    command: str, fault: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    policy: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    fault: str,
+) -> None:
     arguments, out = COMMANDS[command].format(policy=policy).split(), tmp_path / "run"
     monkeypatch.setattr(FaultyEnv, "fault", fault)
     monkeypatch.setattr(FaultyEnv, "after", 50)
@@ -199,9 +203,12 @@ def test_a_memory_limit_is_one_line_wherever_it_is_met(tmp_path: Path, limit: in
     """`ulimit -v`, in KiB: while libraries are loaded, while the environment is built, or later."""
     command = f"ulimit -v {limit}; exec {sys.executable} -m toddle pretrain --env goal/sawyer --steps 100"
     done = subprocess.run(
-        ["bash", "-c", f"{command} --out {tmp_path / 'run'}"], capture_output=True, text=True, timeout=200,
+        ["bash", "-c", f"{command} --out {tmp_path / 'run'}"],
+        capture_output=True,
+        text=True,
+        timeout=200,
         env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     said = done.stderr.strip().splitlines()
     assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert sum(line.startswith("error: ") for line in said) == 1 and "memory" in said[-1].lower(), said

@@ -45,9 +45,13 @@ def started(*arguments: str, ignore: tuple[int, ...] = ()) -> subprocess.Popen[s
 
     command = [sys.executable, "-m", "toddle", *arguments]
     return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, preexec_fn=prepare,
-    )  # fmt: skip
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=prepare,
+    )
 
 
 def when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
@@ -190,8 +194,10 @@ def test_what_trains_a_vla_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         stopped(
             number,
             lambda metrics=metrics: metrics.exists() and metrics.read_text().count("\n") >= 2,
-            *arguments, "--out", str(parts),
-        )  # fmt: skip
+            *arguments,
+            "--out",
+            str(parts),
+        )
         assert not (parts / "finished.json").exists(), f"{command} was over before it was stopped"
         toddle(*arguments, "--out", str(parts), "--resume")
         weights = [

@@ -41,8 +41,12 @@ def test_what_is_drawn_is_scored_alike_whatever_its_length(temperature: float) -
     score = scored(policy, seen, decision.chain)
     torch.testing.assert_close(score.log_prob[0], decision.log_prob, atol=3e-6, rtol=0)
     assert torch.equal(score.real[0], decision.chain >= 0)
-    alone = torch.cat([scored(policy, {k: v[i : i + 1] for k, v in seen.items()}, decision.chain[i : i + 1]).log_prob[0]
-                       for i in range(9)])  # fmt: skip
+    alone = torch.cat(
+        [
+            scored(policy, {k: v[i : i + 1] for k, v in seen.items()}, decision.chain[i : i + 1]).log_prob[0]
+            for i in range(9)
+        ]
+    )
     torch.testing.assert_close(alone, decision.log_prob, atol=3e-6, rtol=0)  # beside longer ones or not
     chunk = tiny_fast_vla(ratio_per="chunk", temperature=temperature).eval()
     chunk.load_state_dict(policy.state_dict())
@@ -115,7 +119,9 @@ def test_trajectories_count_the_tokens_that_were_said() -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    for more, said in (({"ratio_per": "action"}, "ratio_per: expected token or chunk"),
-                       ({"decoding": "parallel"}, "decoding: expected autoregressive")):  # fmt: skip
+    for more, said in (
+        ({"ratio_per": "action"}, "ratio_per: expected token or chunk"),
+        ({"decoding": "parallel"}, "decoding: expected autoregressive"),
+    ):
         with pytest.raises(InputError, match=said):
             tiny_fast_vla(**more)

@@ -159,9 +159,12 @@ def test_the_better_two_thirds_are_a_dataset(both: tuple[Path, Path], tmp_path: 
 def write_faults(folder: Path) -> Path:
     """Pictures grow brighter as the hand moves; one episode is black for a while, one frozen, one late by 3 rows."""
     spec = DatasetSpec(
-        fps=20, robot_type="toy", images="image", cameras={"front": (16, 16)},
+        fps=20,
+        robot_type="toy",
+        images="image",
+        cameras={"front": (16, 16)},
         features={"observation.tool_position": Feature(size=1), "action": Feature(size=1)},
-    )  # fmt: skip
+    )
     way = np.cumsum(1.0 + np.sin(np.arange(40) / 2) ** 2)
     with DatasetWriter(folder, spec) as writer:
         for fault in ("none", "black", "frozen", "late"):
