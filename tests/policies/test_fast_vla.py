@@ -10,7 +10,7 @@ import torch
 from tests.policies.test_token_vla import observed, scored
 from tests.policies.tiny_vla import ACTION, ToyDemonstrations, tiny_backbone, tiny_token_config
 
-from toddle.algorithms.ppo import PPO
+from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.algorithms.sft import SFT, SFTConfig
 from toddle.core.errors import InputError
 from toddle.core.types import Decision, Observation
@@ -114,7 +114,7 @@ def test_trajectories_count_the_tokens_that_were_said() -> None:
     for t in range(2):
         rollout.decide(t, decision)
     learner = PPO.__new__(PPO)
-    learner.policy, learner.config = policy, type("C", (), {"ratio": "per_link", "rescore": False})()  # type: ignore[assignment]
+    learner.policy, learner.config = policy, PPOConfig(ratio="per_link")
     assert torch.equal(learner._rescore(rollout), (decision.chain >= 0).sum(1).float().expand(2, 9))
 
 

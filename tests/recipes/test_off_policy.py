@@ -178,7 +178,7 @@ def test_only_a_fitting_run_is_gone_on_from(tmp_path: Path, demonstrations: Path
     ("changes", "wanted"),
     [
         ({"method": "rlpd"}, "demonstrations: expected at least one dataset with method rlpd"),
-        ({"env": ["fork/point", "fork/point"]}, "env: expected one environment without goal items"),
+        ({"env": ["fork/point", "gutter/flat"]}, "env: expected one environment without goal items"),
         ({"env": ["gymnasium/CartPole-v1"]}, "env: expected continuous actions with off-policy learning"),
         (
             {"env": ["gymnasium/HalfCheetah-v5"]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import signal
 import sys
 import threading
@@ -34,7 +35,8 @@ def well_ended() -> Iterator[None]:
     """Let SIGINT, SIGTERM and SIGHUP end a command as Ctrl-C does: what it holds open is closed, and one line is said.
 
     Training loops and runners of steps have ways of their own to stop; what is ignored (SIGHUP under nohup) stays so.
-    What fails in a thread (TensorBoard's, when the run's folder is deleted) is one line too.
+    What fails in a thread (TensorBoard's, when the run's folder is deleted) is one line too.  A crash of native code
+    says where Python was.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -43,6 +45,8 @@ def well_ended() -> Iterator[None]:
     def tell(failed: threading.ExceptHookArgs) -> None:
         print(f"warning: a thread has ended: {failed.exc_value}", file=sys.stderr)
 
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # where stderr is no file
+        faulthandler.enable()
     former, hook = {}, threading.excepthook
     threading.excepthook = tell
     if threading.current_thread() is threading.main_thread():
