@@ -66,7 +66,8 @@ def test_corrections_teach_the_second_actor_which_is_silent_without_words() -> N
     for _ in range(5):
         learner._gather()  # 64 decisions are the person's alone
     assert len(learner.told) >= 48 and learner.told[:, -2].mean() > 0.5  # what was to be added to about 0
-    learner.policy.act({"proprio": torch.zeros(16, 2)}, generator=torch.Generator().manual_seed(0))  # type: ignore[typeddict-item]
+    seen: Any = {"proprio": torch.zeros(16, 2)}
+    learner.policy.act(seen, generator=torch.Generator().manual_seed(0))
     assert np.abs(learner._refined(np.ones(16, np.int64))).max() == 0.0  # it begins by adding nothing
     losses = [float(learner._listen()["refine_loss"]) for _ in range(80)]
     assert losses[-1] < 0.2 * losses[0]

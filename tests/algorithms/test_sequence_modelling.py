@@ -43,9 +43,9 @@ def test_what_is_to_be_predicted_is_not_among_what_predicts_it() -> None:
     seen: Any = {"proprio": proprio, "first": first, "body": torch.zeros(6, 2, dtype=torch.int64)}
     score, past, _ = made.score_and_recall(seen, chain)
     assert torch.equal(score.log_prob, made.score(seen, chain).log_prob)
-    other = {**seen, "proprio": proprio.clone()}
+    other: Any = {**seen, "proprio": proprio.clone()}
     other["proprio"][3] += 1.0
-    _, changed, _ = made.score_and_recall(other, chain)  # type: ignore[arg-type]
+    _, changed, _ = made.score_and_recall(other, chain)
     differs = (changed - past).abs().amax((1, 2)) > 1e-6
     assert differs.tolist() == [False] * 4 + [True] * 2
 

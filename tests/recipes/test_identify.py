@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recorded(out: Path, episodes: int, table: Path | None) -> Path:
-    env, told = ("tabletop/push-cube",), {"cameras": (), "keep_failures": True, "after_success": 0}
-    record.run(record.Config(env=env, episodes=episodes, randomise=table, out=out, **told))  # type: ignore[arg-type]
+    told: dict[str, Any] = {"cameras": (), "keep_failures": True, "after_success": 0}
+    record.run(record.Config(env=("tabletop/push-cube",), episodes=episodes, randomise=table, out=out, **told))
     return out
 
 

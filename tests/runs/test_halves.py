@@ -23,10 +23,10 @@ def test_what_both_halves_gather_is_one_rollout() -> None:
     config = pretrain.configure(SMALL)
     found = []
     for overlap in (False, True):
-        made = pretrain.build(replace(config, overlap=overlap))
-        source: Any = made.learner.sources[0]  # type: ignore[attr-defined]
+        learner: Any = pretrain.build(replace(config, overlap=overlap)).learner
+        source = learner.sources[0]
         for _ in range(2):
-            rollout, facts = source.collect(made.policy, None)
+            rollout, facts = source.collect(learner.policy, None)
         found.append((rollout, facts))
     (one, told), (two, also) = found
     assert also == pytest.approx(told, abs=1e-5)

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -144,7 +144,8 @@ def test_a_file_that_was_edited_meanwhile_is_refused(name: str, kind: str, tmp_p
     table.write_text("friction: [0.5, 2.0]\n")
     term = f"gvl:{table.parent}" if kind == "folder" else f"pbrs:{table}"
     named = f"sparse+0.5*{term}+rnd" if name == "reward" else str(table)
-    settings = Differing(**{name: named if name == "reward" else table})  # type: ignore[arg-type]
+    given: dict[str, Any] = {name: named if name == "reward" else table}
+    settings = Differing(**given)
     begin(run, settings)  # type: ignore[arg-type]
     RunFolder.open(run, settings, resume=True).close()
     table.write_text("friction: [0.5, 3.0]\n")

@@ -111,7 +111,7 @@ METHOD = Method(
                 collect=CollectConfig(length=16, discount=0.97),
                 ppo=replace(GOALS, minibatches=4, learning_rate=1e-3, lam=0.9, schedule="adaptive", target_kl=0.02),
             ),
-            families=("walk", "goal"),
+            families=("walk", "spoken", "goal"),
             common={"worlds": 256},
         ),
         Preset(

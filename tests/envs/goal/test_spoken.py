@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from toddle.envs.check_env import check_env
 from toddle.envs.goal.spoken import SpokenWalkingEnv
 from toddle.envs.make import make_env
 from toddle.maths.walking import SENTENCES
+from toddle.methods._base import load_method
 
 
 def test_contract() -> None:
@@ -72,6 +75,11 @@ def test_another_worlds_sentence_is_another_worlds_token() -> None:
 
 
 @pytest.mark.parametrize("option", [{"control": "none"}, {"cameras": ("close",)}])
-def test_options_are_told(option: dict[str, object]) -> None:
+def test_options_are_told(option: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(option))):
-        SpokenWalkingEnv("ant", 1, **option)  # type: ignore[arg-type]
+        SpokenWalkingEnv("ant", 1, **option)
+
+
+def test_a_policy_that_walks_by_its_tokens_is_one_that_can_become_a_vla() -> None:
+    preset = load_method("ppo").preset(["spoken/ant"], started=False)
+    assert preset.name == "walk" and preset.settings.policy == "causal"

@@ -50,6 +50,7 @@ class SpokenWalkingEnv(WalkingEnv):
         cameras: tuple[str, ...] = (),
         image_size: int = 96,
         episode_seconds: float = SECONDS,
+        pushes: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
         """Build the worlds.
@@ -67,7 +68,6 @@ class SpokenWalkingEnv(WalkingEnv):
         self._asked = np.arange(num_envs) - 1  # of the episode before the first
         self._pictures = Pictures(num_envs, self.cameras, image_size, lambda *asked: self._picture(*asked))
         self._velocities = np.array(list(SENTENCES.values()))
-        defaults = {"recovery_fraction": 0.0, "pushes": None}
         super().__init__(
             body,
             num_envs,
@@ -75,7 +75,9 @@ class SpokenWalkingEnv(WalkingEnv):
             duration=(episode_seconds, episode_seconds),
             episode_seconds=episode_seconds + 1.0,
             goals_per_episode=1,
-            **(defaults | options),
+            recovery_fraction=0.0,
+            pushes=pushes,
+            **options,
         )
 
     # ---- what is asked -------------------------------------------------------------------------------------------
