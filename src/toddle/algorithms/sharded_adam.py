@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from toddle.core.protocols import Module
 from toddle.core.team import team
 from toddle.models.sharded import own_part, put, whole
-from toddle.optim.flat_adam import padded
+from toddle.optim.flat_adam import fused_adam, padded
 
 __all__ = ["ShardedAdam"]
 
@@ -92,23 +92,10 @@ class ShardedAdam:
         self._count.fill_(self.steps)
         for name, own in self.weights.items():
             here = [p for p in own if own_part(p.detach()).numel()]
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in here]
+            weights = [own_part(p.detach()) for p in here]
+            gradients = [own_part(torch.zeros_like(p) if p.grad is None else p.grad) for p in here]
             first, second = ([own_part(kept[id(p)]) for p in here] for kept in self.moments)
-            torch._fused_adam_(
-                [own_part(p.detach()) for p in here],
-                [own_part(gradient) for gradient in gradients],
-                first,
-                second,
-                [],
-                [self._count] * len(here),
-                lr=self.rates[name],
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                weight_decay=0.0,
-                eps=self.epsilon,
-                amsgrad=False,
-                maximize=False,
-            )
+            fused_adam(weights, gradients, first, second, self._count, self.rates[name], self.betas, self.epsilon)
 
     def restart(self) -> None:
         """Forget moments and steps, as if nothing had been learned."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from toddle.core.errors import problem
 from toddle.core.protocols import Module
 
-__all__ = ["FlatAdam", "padded"]
+__all__ = ["FlatAdam", "fused_adam", "padded"]
 
 ALIGNMENT = 16
 """Each tensor starts at a multiple of 16 numbers, as matmuls like it."""
@@ -131,21 +131,8 @@ class FlatAdam:
         self._count.fill_(self.steps)
         for part in self.parts.values():
             for buffer in part.buffers:
-                torch._fused_adam_(
-                    [buffer.parameter],
-                    [buffer.gradient],
-                    [buffer.first],
-                    [buffer.second],
-                    [],
-                    [self._count],
-                    lr=part.rate,
-                    beta1=self.betas[0],
-                    beta2=self.betas[1],
-                    weight_decay=0.0,
-                    eps=self.epsilon,
-                    amsgrad=False,
-                    maximize=False,
-                )
+                lists = ([buffer.parameter], [buffer.gradient], [buffer.first], [buffer.second])
+                fused_adam(*lists, self._count, part.rate, self.betas, self.epsilon)
 
     def restart(self) -> None:
         """Forget moments and steps, as if nothing had been learned."""
@@ -192,6 +179,34 @@ def _learned(name: str, module: Module) -> list[nn.Parameter]:
             remedy = "shard after the optimiser is made, or give the learner another optimiser"
             raise problem(name, "parameters that are plain tensors", type(p.data).__name__, remedy)
     return found
+
+
+def fused_adam(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    count: Tensor,
+    rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    """Make Adam's step number `count` (a scalar of theirs) of some parameters, in place, as are their moments."""
+    torch._fused_adam_(
+        parameters,
+        gradients,
+        first,
+        second,
+        [],
+        [count] * len(parameters),
+        lr=rate,
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=0.0,
+        eps=epsilon,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def padded(p: Tensor) -> int:
