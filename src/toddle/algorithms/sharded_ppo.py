@@ -55,12 +55,13 @@ class ShardedPPO(PPO):
     ) -> None:
         """Share out the policy's weights, in place.  All learners call it together."""
         shard(policy, device_of(policy), ("score",), bf16=config.bf16)
-        rates: dict[str, tuple[Module, float]] = {"policy": (policy, config.learning_rate)}
-        if critic is not None:
-            rates["critic"] = (critic, config.critic_learning_rate)
-        self.adam = ShardedAdam(rates, max_norm=config.max_grad_norm, epsilon=config.adam_epsilon)
-        super().__init__(policy, critic, sources, config, engine=engine, optimiser=lambda _: self.adam, **parts)
+        super().__init__(policy, critic, sources, config, engine=engine, optimiser=self._adam, **parts)
         self.scorer = engine.copy
+
+    def _adam(self, learning: dict[str, tuple[Module, float]]) -> ShardedAdam:
+        config = self.config
+        self.adam = ShardedAdam(learning, max_norm=config.max_grad_norm, epsilon=config.adam_epsilon)
+        return self.adam
 
     def _gradients(self, parts: Sequence[Minibatch]) -> dict[str, Tensor]:
         """Set the gradients of one update, and return facts about it, as PPO does."""
