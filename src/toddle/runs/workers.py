@@ -158,6 +158,7 @@ class Crew:
         self.weights: dict[str, Tensor] = {}  # as they were last sent, on the CPU
         self.round, self.changed, self.has = 0, dict[str, int](), [0] * size  # the sending in which each last changed
         self.began: list[dict[str, bytes]] = [{} for _ in range(size)]  # digests of what each was built with
+        self.own: dict[str, bytes] = {}  # of `weights`, once some worker is new in this round
         self.processes = [] if self.listens else [self._start(index) for index in range(size)]
 
     def _start(self, index: int) -> subprocess.Popen[bytes] | RayTask:
@@ -255,7 +256,7 @@ class Crew:
 
     def note(self, weights: Mapping[str, Tensor]) -> None:
         """Take in the weights as they are now."""
-        self.round += 1
+        self.round, self.own = self.round + 1, {}
         for name, value in weights.items():
             here, known = value.to(CPU), self.weights.get(name)
             if known is None or not torch.equal(known, here):
@@ -265,8 +266,8 @@ class Crew:
         """Return which weights differ from what this worker has; it has them from now on."""
         given = {name: value for name, value in self.weights.items() if self.changed[name] > self.has[index]}
         if not self.has[index]:  # what is frozen, or read from a folder, it has already
-            own, began = digests(given), self.began[index]
-            given = {name: value for name, value in given.items() if began.get(name) != own[name]}
+            self.own, began = self.own or digests(self.weights), self.began[index]
+            given = {name: value for name, value in given.items() if began.get(name) != self.own[name]}
         self.has[index] = self.round
         return given
 
