@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from toddle.core.config import config
-from toddle.core.errors import InputError, NaNError
+from toddle.core.errors import EnvironmentFault, InputError, NaNError
 from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.runs.checkpoint import load_state, states_equal
 from toddle.runs.loop import run_loop
@@ -208,6 +208,19 @@ def test_a_state_of_another_version_is_one_line(tmp_path: Path) -> None:
         run.save_tree(3, {"weights": []})
         with pytest.raises(InputError, match=r"step_00000003: its learner's state .*KeyError.*another --out"):
             run.restore(Regression(Config()))
+
+
+def test_a_fault_while_a_state_is_restored_is_not_called_another_version(tmp_path: Path) -> None:
+    class Lost(Regression):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise EnvironmentFault("worker 0 has ended with status 1; what it said stands above")
+
+    train(tmp_path, 2)
+    with (
+        RunFolder.open(tmp_path, Config(), resume=True) as run,
+        pytest.raises(EnvironmentFault, match=r"^worker 0 has ended"),
+    ):
+        run.restore(Lost(Config()))
 
 
 def test_a_damaged_checkpoint_names_the_one_before(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from toddle import __version__
 from toddle.core.config import from_dict, save_config, to_dict
-from toddle.core.errors import InputError
+from toddle.core.errors import InputError, is_out_of_memory
 from toddle.core.files import write_json_atomic
 from toddle.core.protocols import Learner
 from toddle.core.reading import read_bytes, read_json, read_yaml
@@ -130,6 +130,8 @@ class RunFolder:
         try:
             learner.load_state_dict(tree)
         except (KeyError, ValueError, RuntimeError) as error:
+            if isinstance(error, InputError) or is_out_of_memory(error):  # a worker was lost, say: it knows better
+                raise
             what = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{folder}: its learner's state is not what this version keeps ({type(error).__name__}: {what}); "
