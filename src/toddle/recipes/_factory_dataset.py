@@ -14,7 +14,7 @@ from typing import Any
 from toddle.core.files import write_text_atomic
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.subset import write_subset
-from toddle.recipes._factory_lines import FromPictures, FromState
+from toddle.recipes._factory_lines import Line
 from toddle.runs.steps import Step, run_steps, toddle_step
 from toddle.runs.steps_board import StepBar
 
@@ -24,7 +24,7 @@ SHARE = 100
 """Episodes of a task that are drawn by one process, at most; they do not depend on how many processes there are."""
 
 
-def write_dataset(config: Any, lines: Sequence[FromState | FromPictures]) -> None:
+def write_dataset(config: Any, lines: Sequence[Line]) -> None:
     """Write <out>/dataset of the plays of these tasks; what is there already is of an earlier, killed call."""
     out: Path = config.out / "dataset"
     shares: Path = config.out / "drawn"
@@ -37,7 +37,7 @@ def write_dataset(config: Any, lines: Sequence[FromState | FromPictures]) -> Non
     shutil.rmtree(shares, ignore_errors=True)
 
 
-def _drawn(config: Any, lines: Sequence[FromState | FromPictures], folder: Path) -> list[LeRobotDataset]:
+def _drawn(config: Any, lines: Sequence[Line], folder: Path) -> list[LeRobotDataset]:
     """Draw the plays in shares; return these, in the order of tasks and seeds."""
     steps = list[Step]()
     for line in lines:
@@ -65,7 +65,7 @@ def _drawn(config: Any, lines: Sequence[FromState | FromPictures], folder: Path)
     return [LeRobotDataset(folder / step.name) for step in steps]
 
 
-def _card(config: Any, lines: Sequence[FromState | FromPictures], dataset: LeRobotDataset) -> str:
+def _card(config: Any, lines: Sequence[Line], dataset: LeRobotDataset) -> str:
     """Return the dataset's card."""
     pictures = f"pictures of {' '.join(dataset.cameras)}" if dataset.cameras else "no pictures"
     began = "the human stand-in's" if config.demonstrations is None else str(config.demonstrations)

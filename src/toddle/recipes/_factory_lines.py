@@ -24,7 +24,7 @@ from toddle.policies.store import load_policy
 from toddle.recipes import finetune, pretrain, record, sft
 from toddle.recipes._sft_start import FreshDiffusion
 
-__all__ = ["DDIM_STEPS", "DIFFUSION", "PLAYS_FROM", "FromPictures", "FromState", "line_of", "played"]
+__all__ = ["DDIM_STEPS", "DIFFUSION", "PLAYS_FROM", "Line", "line_of", "played"]
 
 STATE_OF = {"metaworld": "metaworld-state", "libero": "libero-state"}
 """Families whose tasks are learned in another family, from state, and played there."""
@@ -60,7 +60,7 @@ def played(task: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Line(ABC):
+class Line(ABC):
     """A task's way; `folder` holds a folder of each step."""
 
     config: Any
@@ -110,6 +110,23 @@ class _Line(ABC):
         first, after, count = self._successes()
         found = {"success_at_first": first, "success_after_rl": after, "measured_episodes": count}
         return found | {"played_by": "the policy after RL" if after >= first else "the imitation"}
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise InputError for a task that cannot be made in this way."""
+
+    @abstractmethod
+    def what(self) -> str:
+        """Say what follows the demonstrations, for a plan."""
+
+    def steps(self) -> Steps:
+        """Return the steps."""
+        measured = [("measured", lambda: self.measured), ("plays", self._play)]
+        return [("demonstrations", self._begin), *self._learning(), *measured]
+
+    @abstractmethod
+    def _learning(self) -> Steps:
+        """Return the steps from the demonstrations to the policy after RL."""
 
     @abstractmethod
     def _successes(self) -> tuple[float, float, int]:
@@ -179,7 +196,7 @@ class _Line(ABC):
         return drawn if self.cameras else {"cameras": ()}
 
 
-class FromState(_Line):
+class FromState(Line):
     """The policy sees the simulator's state; pictures are drawn afterwards, of what is kept."""
 
     @property
@@ -191,12 +208,8 @@ class FromState(_Line):
         """Raise InputError for a task whose state does not say what it is about."""
         family_of(self.task), family_of(self.env)
         if self.task.partition("/")[0] in BLIND:
-            raise problem(
-                "tasks",
-                "environments whose observation holds objects and goal",
-                self.task,
-                "from pictures: --observe pictures",
-            )
+            wanted = "environments whose observation holds objects and goal"
+            raise problem("tasks", wanted, self.task, "from pictures: --observe pictures")
 
     def what(self) -> str:
         """Say what follows the demonstrations, for a plan."""
@@ -206,14 +219,8 @@ class FromState(_Line):
             f"{self.env} for at most {config.steps:,} control steps, until {config.target:.0%} succeed"
         )
 
-    def steps(self) -> Steps:
-        """Return the steps."""
-        return [
-            ("demonstrations", self._begin),
-            ("rl", self._learn),
-            ("measured", lambda: self.measured),
-            ("plays", self._play),
-        ]
+    def _learning(self) -> Steps:
+        return [("rl", self._learn)]
 
     def _learn(self) -> None:
         """Imitate, then learn by RL."""
@@ -249,7 +256,7 @@ class FromState(_Line):
         return shares[0], shares[1], waves * config.worlds
 
 
-class FromPictures(_Line):
+class FromPictures(Line):
     """The policy sees pictures (`policies/diffusion_vla.py`), which are recorded as it plays."""
 
     cameras: ClassVar[bool] = True
@@ -265,12 +272,8 @@ class FromPictures(_Line):
             dataset, size = self.given()[0], (config.image_size, config.image_size)
             if (found := dataset.picture_size(*config.cameras)) != size:
                 remedy = f"--image-size {found[0]}" if found[0] == found[1] else ""
-                raise problem(
-                    f"demonstrations: {dataset.path}: pictures",
-                    f"{size[0]} x {size[1]}",
-                    f"{found[0]} x {found[1]}",
-                    remedy,
-                )
+                wanted, got = (f"{height} x {width}" for height, width in (size, found))
+                raise problem(f"demonstrations: {dataset.path}: pictures", wanted, got, remedy)
 
     def what(self) -> str:
         """Say what follows the demonstrations, for a plan."""
@@ -281,15 +284,8 @@ class FromPictures(_Line):
             f"steps in {self.env} for at most {config.steps:,} control steps, until {config.target:.0%} succeed"
         )
 
-    def steps(self) -> Steps:
-        """Return the steps."""
-        return [
-            ("demonstrations", self._begin),
-            ("imitation", self._imitate),
-            ("rl", self._learn),
-            ("measured", lambda: self.measured),
-            ("plays", self._play),
-        ]
+    def _learning(self) -> Steps:
+        return [("imitation", self._imitate), ("rl", self._learn)]
 
     def _imitate(self) -> None:
         """Fine-tune a fresh diffusion policy that sees."""
@@ -345,6 +341,6 @@ class FromPictures(_Line):
         return found["before"], found["after"], FIRST_EPISODES
 
 
-def line_of(config: Any, task: str) -> FromState | FromPictures:
+def line_of(config: Any, task: str) -> Line:
     """Return a task's way."""
     return FromPictures(config, task) if config.observe == "pictures" else FromState(config, task)
