@@ -98,7 +98,8 @@ def _in_hint(hint: Any) -> tuple[list[Range], bool]:
 
 def check_numbers(value: Any) -> None:
     """Raise InputError for the first numeric field of a config that is out of its type's range (`core.numbers`)."""
-    for name, (ranges, inside) in _ranges(type(value)).items():  # type: ignore[arg-type]
+    cls: Any = type(value)
+    for name, (ranges, inside) in _ranges(cls).items():
         given = getattr(value, name)
         if given is None or isinstance(given, str):
             continue
@@ -122,7 +123,8 @@ def _lists(cls: Any) -> tuple[str, ...]:
 
 def check_lists(value: Any) -> None:
     """Raise InputError for the first list of names or paths of a config that has one of them twice."""
-    for name in _lists(type(value)):  # type: ignore[arg-type]
+    cls: Any = type(value)
+    for name in _lists(cls):
         given = getattr(value, name)
         if isinstance(given, tuple) and len(set(given)) < len(given):
             raise problem(name, "different ones", " ".join(map(str, given)))
