@@ -34,6 +34,7 @@ from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
+Method = Literal["iql", "cql", "cal-ql", "td3-bc", "awac"]
 APART = 1_000_000
 """Seeds between the episodes of two rounds."""
 
@@ -56,7 +57,7 @@ class Config:
     """Folder of the policy that the first candidate has to beat; None: one that imitates the data."""
     rounds: Count = 3
     """Rounds of offline RL, gate and new episodes."""
-    method: Literal["iql", "cql", "cal-ql", "td3-bc", "awac"] = "iql"
+    method: Method = "iql"
     """Offline RL: how candidates are learned."""
     updates: Count | None = None
     """Its updates; None: as `toddle offline` has it."""
@@ -92,13 +93,15 @@ class Config:
             raise problem("dataset", "at least one folder", "none")
 
 
-def _offline(config: Config, datasets: list[Path], out: Path, method: str, seed: int) -> offline.Config:
+def _offline(
+    config: Config, datasets: list[Path], out: Path, method: Method | Literal["bc"], seed: int
+) -> offline.Config:
     """Return the settings of a run of offline RL, or of imitation."""
     rewards: dict[str, Any] = {"reward": config.reward, "reward_shift": config.reward_shift, "offline": config.offline}
     return offline.Config(
         dataset=tuple(datasets),
         out=out,
-        method=method,  # type: ignore[arg-type]
+        method=method,
         updates=config.updates,
         seed=seed,
         **({} if method == "bc" else rewards),
@@ -120,8 +123,8 @@ def _model(config: Config, datasets: list[Path], out: Path, seed: int) -> worldm
 
 def plan(config: Config) -> Plan:
     """Check data and policy, and say what will be done."""
-    name = recorded_in(opened(config.dataset))
-    datasets = [dataset.path for dataset in opened(config.dataset)]
+    found = opened(config.dataset)
+    name, datasets = recorded_in(found), [dataset.path for dataset in found]
     first = offline.plan(_offline(config, datasets, config.out / "candidate", config.method, config.seed))
     model = worldmodel_train.plan(_model(config, datasets, config.out / "model", config.seed))
     if config.policy is not None:
@@ -165,9 +168,9 @@ def _online(config: Config, name: str, policy: Path | None) -> Any:
 def run(config: Config, *, resume: bool = False) -> None:
     """Go round; what was done before a kill is not done again."""
     plan(config)
-    name = recorded_in(opened(config.dataset))
+    found = opened(config.dataset)
+    name, datasets = recorded_in(found), [dataset.path for dataset in found]
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        datasets = [dataset.path for dataset in opened(config.dataset)]
         now = config.policy or config.out / "imitation"
         if config.policy is None:
             _once(now, lambda: offline.run(_offline(config, datasets, now, "bc", config.seed), resume=True))
