@@ -31,9 +31,9 @@ def make_seen(
     The environment beside a model, in which nothing is learned, pays success.
     """
     family = family_of(name)
-    options = dict(family.finetuning)
     if family.modelled:
         return _imagined(config, name, worlds, seed, policy, learning=learning)
+    options = dict(family.finetuning)
     beside = name not in config.env
     if (word := _reward.own_word(config.reward, PAID)) != PAID and not beside:
         family.check("reward", name, word)
