@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 
 from toddle.core.errors import problem
 
-__all__ = ["check_address_space", "prepare_child", "well_ended"]
+__all__ = ["check_address_space", "prepare_child", "started", "well_ended"]
 
 LIBRARIES = 800 * 2**20
 """Bytes of address space below which not even the libraries can be loaded."""
@@ -28,6 +31,21 @@ def check_address_space() -> None:
         if limit != resource.RLIM_INFINITY and limit < LIBRARIES:
             got = f"{limit // 2**20} MiB"
             raise problem("memory (ulimit -v)", f"at least {LIBRARIES // 2**20} MiB, for torch and MuJoCo", got)
+
+
+def started(command: str, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a command as another part of the run in `folder` (whose config.yaml is there), with more `environment`.
+
+    It is in a session of its own: Ctrl-C is for the process that leads, which says when to end.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "toddle", command, "--config", str(folder / "config.yaml")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+        start_new_session=True,
+        preexec_fn=None if sys.platform == "win32" else prepare_child,
+    )
 
 
 @contextlib.contextmanager

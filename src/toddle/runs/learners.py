@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toddle.core.errors import EnvironmentFault, InputError, NaNError, problem
-from toddle.core.process import prepare_child
+from toddle.core.process import started
 from toddle.core.protocols import Learner
 from toddle.core.team import ALONE, HOST, Team, joined, rank_asked
 
@@ -91,16 +90,7 @@ def leading(learners: int, command: str, folder: Path) -> Iterator[Team]:
 
 def _start(index: int, learners: int, port: int, command: str, folder: Path) -> subprocess.Popen[bytes]:
     place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": learners, "MASTER_ADDR": HOST, "MASTER_PORT": port}
-    environment = {**os.environ, **{name: str(value) for name, value in place.items()}, "TODDLE_STORE": "1"}
-    arguments = [sys.executable, "-m", "toddle", *command.split(), "--config", str(folder / "config.yaml")]
-    return subprocess.Popen(
-        arguments,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=None if sys.platform == "win32" else prepare_child,
-    )  # a session of its own: Ctrl-C is for the leader, who says when to end
+    return started(command, folder, {**{name: str(value) for name, value in place.items()}, "TODDLE_STORE": "1"})
 
 
 def _lost(others: Sequence[subprocess.Popen[bytes]], folder: Path, error: RuntimeError) -> Exception:

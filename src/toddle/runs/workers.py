@@ -30,7 +30,7 @@ from torch import Tensor
 
 from toddle.core.device import CPU, to_device
 from toddle.core.errors import EnvironmentFault, problem
-from toddle.core.process import prepare_child
+from toddle.core.process import started
 from toddle.core.protocols import Acting
 from toddle.core.team import HOST, Place, placed, team
 from toddle.runs.beside import brought, done
@@ -166,14 +166,7 @@ class Crew:
         told = f"{host}:{port} {self.key.hex()} {self.first + index} {self.total} {self.lives[index]}"
         if self.places is not None:
             return self.places.start(self.command, self.folder / "config.yaml", {ASKED: told})
-        return subprocess.Popen(
-            [sys.executable, "-m", "toddle", *self.command.split(), "--config", str(self.folder / "config.yaml")],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, ASKED: told},
-            start_new_session=True,
-            preexec_fn=None if sys.platform == "win32" else prepare_child,
-        )
+        return started(self.command, self.folder, {ASKED: told})
 
     def _link(self, index: int) -> Connection:
         """Return the connection to a worker, once it has said that it is ready.  Raises EnvironmentFault."""
