@@ -42,6 +42,7 @@ def done(word: str, source: Any, given: Any) -> dict[str, Any]:
     """Restore ("load") or return ("save") what of a collector's state is of its worlds."""
     if word == "load":
         source.load_state_dict({**source.state_dict(), **given})
+        return {}
     return {name: value for name, value in source.state_dict().items() if name in source.of_worlds}
 
 
@@ -58,7 +59,7 @@ class Gathering(Protocol):
         """Let each gather from its part of environment `at`, as it is `told`; return what they bring (`brought`)."""
 
     def ask(self, given: Callable[[int], tuple[str, int, Any]]) -> list[Any]:
-        """Say to each (word, environment, state), "save" or "load"; return their states (`done`)."""
+        """Say to each (word, environment, state), "save" or "load"; return what they answer (`done`)."""
 
 
 class Beside:
