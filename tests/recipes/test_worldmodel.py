@@ -53,7 +53,7 @@ def test_from_recordings_to_a_policy_that_learned_in_the_model(tmp_path: Path) -
     toddle("pretrain", "--env", TASK, "--worlds", 8, "--steps", 256, "--mlp.hidden", 16, "--out", tmp_path / "base")
     made = ["--env", TASK, "--policy", tmp_path / "base/policy", "expert", "--episodes", 8, "--batch", 8]
     toddle("worldmodel", "record", *made, "--out", tmp_path / "data")
-    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["0_policy", "1_expert"]
+    assert sorted(path.parent.name for path in (tmp_path / "data").glob("*/meta")) == ["0_policy", "1_expert"]
     net = ["--model.width", 16, "--model.depth", 1, "--model.members", 2, "--train.steps", 12, "--train.batch", 16]
     toddle("worldmodel", "train", "--dataset", tmp_path / "data", *net, "--held-out", 0.25, "--out", tmp_path / "wm")
     assert {"world_model/loss", "control/loss"} <= set(read_metrics(tmp_path / "wm")[-1])
@@ -102,8 +102,8 @@ def test_a_loop_of_offline_rl_behind_a_gate_goes_on_after_a_kill(
     now = "whole/imitation"
     for number, row in enumerate(found["rounds"], 1):
         now = f"whole/round_{number}/candidate" if row["accepted"] else now
-        facts = LeRobotDataset(next(Path(f"whole/round_{number}/episodes").iterdir())).episodes
-        assert len(facts) == 4 and Path(now).name in next(Path(f"whole/round_{number}/episodes").iterdir()).name
+        (played,) = (path.parent for path in Path(f"whole/round_{number}/episodes").glob("*/meta"))
+        assert len(LeRobotDataset(played).episodes) == 4 and Path(now).name in played.name
         assert {"real", "imagined"} <= set(row) and [one["episodes"] for one in row["played"]] == [4, 4]
     assert found["policy"] == "whole/online" and "Real gains" in Path("whole/index.html").read_text()
     from toddle.recipes import worldmodel_improve
