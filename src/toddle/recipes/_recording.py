@@ -29,6 +29,7 @@ __all__ = [
     "check_seen",
     "drawn_of",
     "make_recorded",
+    "picture_size",
     "spec_of",
 ]
 
@@ -105,15 +106,15 @@ def spec_of(config: Any, env: BatchedEnv) -> DatasetSpec:
         features=row_features(env),
         robot_type=env.body,
         images=config.images,
-        cameras=dict.fromkeys(env.cameras, _picture_size(env)),
+        cameras=dict.fromkeys(env.cameras, picture_size(env)),
         image_stride=config.image_stride,
         render=drawn_of(config) if env.cameras and family_of(env.name).takes("render", env.name) else None,
         variation=config.variation,
     )
 
 
-def _picture_size(env: BatchedEnv) -> tuple[int, int]:
-    """Return height and width of the pictures in its observations."""
+def picture_size(env: BatchedEnv) -> tuple[int, int]:
+    """Return height and width of the pictures in an environment's observations; 0 where there are none."""
     height, width = env.single_observation_space["images"].shape[-2:] if env.cameras else (0, 0)  # type: ignore[index]
     return int(height), int(width)
 

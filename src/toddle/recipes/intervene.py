@@ -31,6 +31,7 @@ from toddle.experience.demonstrations import Demonstration, demonstrate, row_fea
 from toddle.experience.intervene import Operator, ScriptedConfig, ScriptedPerson, Team, hand_of
 from toddle.experience.taught import Taught, picture_options
 from toddle.policies.store import load_policy, meta_of
+from toddle.recipes._recording import picture_size
 from toddle.recipes._safety import WatchedSettings, told_of
 from toddle.recipes.evaluate import write_summary
 from toddle.reporting.episode_log import LINE, EpisodeLog, result_of
@@ -144,7 +145,6 @@ def _team(config: Config, policy: Acting, env: BatchedEnv, server: InterventionS
 
 
 def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
-    height, width = env.single_observation_space["images"].shape[-2:] if env.cameras else (0, 0)  # type: ignore[index]
     taught = Taught.of(meta_of(config.policy)).render or FAST
     drawn = env.cameras and family_of(config.env).takes("render", config.env)
     return DatasetSpec(
@@ -152,7 +152,7 @@ def _spec(config: Config, env: BatchedEnv) -> DatasetSpec:
         features=row_features(env) | Team.features,
         robot_type=env.body,
         images=config.images,
-        cameras=dict.fromkeys(env.cameras, (height, width)),
+        cameras=dict.fromkeys(env.cameras, picture_size(env)),
         image_stride=config.image_stride,
         render=config.render.over(taught) if drawn else None,
     )
