@@ -95,12 +95,11 @@ class Config:
             raise problem("dataset", "at least one folder", "none")
 
 
-def _read(config: Config) -> tuple[list[LeRobotDataset], Recordings, dict[str, Any]]:
-    """Return datasets, what is in them, and what has to be known of their environment."""
+def _read(config: Config, vla: Any) -> tuple[list[LeRobotDataset], Recordings, dict[str, Any]]:
+    """Return datasets, what is in them, and what has to be known of their environment; vla: whose `features`."""
     datasets = opened(config.dataset)
     name = recorded_in(datasets)
     data = read_recordings(datasets, held_out=config.held_out, seed=config.seed)
-    vla = None if config.features is None else load_policy(config.features)
     if vla is not None:
         for dataset in datasets:
             check_pictures(vla, dataset)
@@ -123,6 +122,10 @@ def _read(config: Config) -> tuple[list[LeRobotDataset], Recordings, dict[str, A
     return datasets, data, facts
 
 
+def _vla(config: Config) -> Any:
+    return None if config.features is None else load_policy(config.features)
+
+
 def _pictures(config: Config, name: str, vla: Any) -> dict[str, Any]:
     """Return the options with which an environment shows a VLA its pictures: bodies may be described by less there."""
     if vla is None or config.features is None:
@@ -131,12 +134,11 @@ def _pictures(config: Config, name: str, vla: Any) -> dict[str, Any]:
 
 
 def _with_tokens(
-    config: Config, datasets: list[LeRobotDataset], data: Recordings, facts: dict[str, Any]
+    config: Config, vla: Any, datasets: list[LeRobotDataset], data: Recordings, facts: dict[str, Any]
 ) -> tuple[Recordings, TokenComponents | None]:
     """Return recordings whose states end with the components of what a VLA sees, and these components."""
-    if config.features is None:
+    if vla is None:
         return data, None
-    vla = load_policy(config.features)
     parts, masks = zip(*(tokens_seen(config.cache, vla, dataset) for dataset in datasets), strict=True)
     if any((mask != masks[0]).any() for mask in masks):
         raise problem("dataset", "sentences of one length", "several")
@@ -172,7 +174,7 @@ def _foreseen(config: Config, datasets: list[LeRobotDataset]) -> list[str]:
 def plan(config: Config) -> Plan:
     """Check the datasets and say what will be done."""
     resolve_device(config.device)
-    datasets, data, facts = _read(config)
+    datasets, data, facts = _read(config, _vla(config))
     if config.features is not None:  # as wide as it will be, without a look at the pictures
         data = replace(data, state=torch.cat([data.state, torch.zeros(len(data), config.components)], 1))
     models = _models(config, data)
@@ -195,8 +197,10 @@ def run(config: Config, *, resume: bool = False) -> None:
     """Train, set the levels of doubt and success on held-out episodes, save."""
     device = resolve_device(config.device)
     with RunFolder.open(config.out, config, resume=resume) as folder:
-        datasets, data, facts = _read(config)
-        data, components = _with_tokens(config, datasets, data, facts)
+        vla = _vla(config)
+        datasets, data, facts = _read(config, vla)
+        data, components = _with_tokens(config, vla, datasets, data, facts)
+        del vla
         models = {name: model.to(device) for name, model in _models(config, data).items()}
         felt = None if components is None else data.state.shape[1] - len(components)
         learner = WorldModelTraining(models, data, config.train, seed=config.seed, felt=felt)
