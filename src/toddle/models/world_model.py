@@ -34,6 +34,7 @@ __all__ = [
     "load_world_model",
     "save_world_model",
     "world_model_folder",
+    "world_model_meta",
 ]
 
 CARD, WEIGHTS = "world_model.json", "world_model.safetensors"
@@ -235,12 +236,22 @@ def save_world_model(folder: Path, model: WorldModel, meta: dict[str, Any]) -> N
     write_json_atomic(folder / CARD, card)
 
 
-def load_world_model(folder: Path | str, device: torch.device = CPU) -> tuple[WorldModel, dict[str, Any]]:
-    """Return the model of a folder (or of a run's, in its `model/`) and its meta.  Raises InputError."""
+def _card_of(folder: Path | str) -> tuple[Path, dict[str, Any]]:
     found = world_model_folder(folder)
     if found is None:
         raise problem("world model", f"a folder with {CARD}, as toddle worldmodel train writes it", str(folder))
-    card = read_card(found / CARD, {"config": dict, "sizes": list, "meta": dict, "sha256": str})
+    return found, read_card(found / CARD, {"config": dict, "sizes": list, "meta": dict, "sha256": str})
+
+
+def world_model_meta(folder: Path | str) -> dict[str, Any]:
+    """Return the meta of a folder's model without its weights.  Raises InputError."""
+    meta: dict[str, Any] = _card_of(folder)[1]["meta"]
+    return meta
+
+
+def load_world_model(folder: Path | str, device: torch.device = CPU) -> tuple[WorldModel, dict[str, Any]]:
+    """Return the model of a folder (or of a run's, in its `model/`) and its meta.  Raises InputError."""
+    found, card = _card_of(folder)
     state = load_tensors(found / WEIGHTS, card["sha256"])
     state.setdefault("weight", torch.ones(int(card["sizes"][0])))  # models from before had none
     try:

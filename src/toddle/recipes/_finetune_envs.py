@@ -13,7 +13,7 @@ from toddle.envs.imagined import ImaginedEnv
 from toddle.envs.make import family_of, make_env
 from toddle.experience.evaluate import VideoRequest
 from toddle.experience.taught import picture_options
-from toddle.models.world_model import load_world_model
+from toddle.models.world_model import world_model_meta
 from toddle.recipes import _reward, _safety
 from toddle.recipes._imagined import check_knows
 
@@ -69,7 +69,7 @@ def _imagined(config: Any, name: str, worlds: int, seed: int, policy: Any, *, le
 def real_of(names: Sequence[str]) -> dict[str, str]:
     """Return model -> the environment it is of, for the models among environments."""
     models = [name for name in names if family_of(name).modelled]
-    return {name: str(load_world_model(name.partition("/")[2])[1]["env"]["name"]) for name in models}
+    return {name: str(world_model_meta(name.partition("/")[2])["env"]["name"]) for name in models}
 
 
 def pictures(config: Any, name: str, policy: Acting, meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
