@@ -94,7 +94,9 @@ def test_mistakes_are_one_line(played: Path, tmp_path: Path, capsys: pytest.Capt
     assert "'nothing'" in refused("--tasks", "metaworld/reach-v3", "--cameras", "nothing")
     assert "expert: expected an environment with a scripted expert" in refused("--tasks", "gymnasium/Pendulum-v1")
     assert "tasks: expected different ones" in refused("--tasks", "metaworld/reach-v3", "metaworld/reach-v3")
-    assert "touch/reach-v3" in refused("--tasks", "touch/reach-v3")
+    wrong = refused("--tasks", "touch/reach-v3")
+    assert "touch/reach-v3" in wrong and "--observe pictures" in wrong
+    assert "1,000,000 worlds of" in refused("--tasks", "metaworld/reach-v3", "--worlds", 1_000_000)
     wrong = refused("--tasks", "metaworld/push-v3", "--demonstrations", played)
     assert "episodes of metaworld-state/push-v3, got 'metaworld-state/reach-v3'; record them" in wrong
     seeing = ("--tasks", "metaworld/reach-v3", "--observe", "pictures")
@@ -104,7 +106,6 @@ def test_mistakes_are_one_line(played: Path, tmp_path: Path, capsys: pytest.Capt
     assert "nothing with goal/sawyer" in refused("--tasks", "goal/sawyer", *seeing[2:])
     wrong = refused(*seeing, "--demonstrations", played)
     assert "episodes of metaworld/reach-v3" in wrong and "--policy human --cameras close --env metaworld/" in wrong
-    assert "--observe pictures" in refused("--tasks", "touch/reach-v3")
     toddle("factory", "--out", tmp_path / "out", *seeing, "--dry-run")
     assert "from pictures, through the frozen backbone, for 1200 updates" in capsys.readouterr().out
     toddle(

@@ -18,7 +18,7 @@ from toddle.core.numbers import Count, NonNegative, PictureSize, Seed, Share, Si
 from toddle.core.plan import Plan
 from toddle.core.reading import read_json, read_yaml
 from toddle.data.lerobot_dataset import LeRobotDataset
-from toddle.envs.make import family_of
+from toddle.envs.make import worlds_bytes
 from toddle.experience.human import HumanConfig
 from toddle.methods._imitation import ImitationConfig
 from toddle.models.resnet import ResNetConfig
@@ -132,7 +132,7 @@ def plan(config: Config) -> Plan:
     steps.append(f"write {config.out / 'dataset'}, {drawn}, and {config.out / 'index.html'}")
     # measured on one core: 40,000 control steps of Meta-World with a perceptron and 3,000 updates take about 4 minutes
     seconds = len(config.tasks) * (0.01 * config.imitation.steps + config.steps * 0.005 + 0.3 * config.episodes)
-    worlds = config.worlds * max(family_of(line_of(config, task).env).world_bytes for task in config.tasks)
+    worlds = max(worlds_bytes(line_of(config, task).env, config.worlds) for task in config.tasks)
     beside = min(config.processes, len(config.tasks))
     return Plan(steps=steps, memory_bytes=beside * (2**30 + worlds), seconds=seconds / beside)
 
