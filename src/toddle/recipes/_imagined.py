@@ -18,6 +18,7 @@ from toddle.experience.taught import picture_options
 from toddle.experience.trajectories import traces
 from toddle.maths.intervals import matched_interval, wilson_interval
 from toddle.policies.store import load_policy, meta_of
+from toddle.reporting.world_model import gains_of
 
 __all__ = [
     "Played",
@@ -164,7 +165,7 @@ def gated(played: Sequence[Played], share: float) -> list[dict[str, Any]]:
 
 def gate_line(row: dict[str, Any]) -> str:
     """Return what is printed of a row of `gated`."""
-    inside, outside = ("{:+.3g} ({:+.3g} to {:+.3g})".format(*row[where]) for where in ("imagined", "real"))
+    inside, outside = gains_of(row)
     word = "accepted" if row["accepted"] else "refused"
     return f"{row['policy']}: {word}, return {inside} in the model, {outside} real"
 
