@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,7 @@ def test_weights_are_refused_before_they_are_filled(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not say it")
 def test_what_the_process_holds_grows_with_what_it_fills() -> None:
+    gc.collect()  # what earlier tests have left is not to be let go in between
     before = resident()
     held = torch.ones(2**26)  # 256 MiB
     assert before > 50 * 2**20 and resident() - before > 200 * 2**20 and len(held)
