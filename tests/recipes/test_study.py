@@ -78,6 +78,7 @@ def figures(rows):
 STUDY = Study(
     name="tiny", title="Learning rates", question="Does a larger learning rate fit a line sooner?",
     scales={"small": {"seeds": 3, "pause": 0.0}, "medium": {"seeds": 2, "pause": 0.2}}, steps=steps, collect=collect,
+    labels=("rate", "seed"),
     outcomes=(
         Outcome(name="sooner", statement="loss falls by 0.1 more", measure=gain("high", "low"), line=0.1, alpha=0.05),
         Outcome(name="slower", statement="the low rate wins by 0.1", measure=gain("low", "high"), line=0.1, alpha=0.05),
@@ -135,6 +136,39 @@ def test_only_runs_a_part_and_again_runs_it_anew(tmp_path: Path, study: Any) -> 
     assert result.stat().st_mtime_ns > before
     with pytest.raises(InputError, match="only"):
         run_study(study, settings(tmp_path, only=("hihg/*",)))
+
+
+def test_a_study_goes_on_from_its_data_where_the_runs_are_not(tmp_path: Path, study: Any) -> None:
+    """Two machines, each with runs of its own, and one committed folder of data: together they are one whole study."""
+    study = dataclasses.replace(
+        study, scales={"small": {"seeds": 1, "pause": 0.0}, "medium": {"seeds": 2, "pause": 0.0}}
+    )
+    run_study(study, settings(tmp_path / "once", processes=3))
+    run_study(study, settings(tmp_path, only=("high/*",)))
+    here = {"runs": tmp_path / "other", "processes": 3}
+    run_study(study, dataclasses.replace(settings(tmp_path), **here))
+    made = tmp_path / "other/tiny/small"
+    assert (made / "low/seed0").exists() and not (made / "high").exists()
+    page, whole = tmp_path / "docs/tiny", tmp_path / "once/docs/tiny"
+    assert "3 of 3 runs done" in (page / "index.md").read_text()
+
+    def rows(folder: Path) -> set[str]:
+        return set((folder / "data.jsonl").read_text().splitlines())
+
+    assert rows(page) == rows(whole) and len(rows(page)) == 3
+    (page / "data.jsonl").write_text(
+        (page / "data.jsonl").read_text().replace('"high", "seed": 0, "loss": ', '"high", "seed": 0, "loss": 9')
+    )
+    assert rows(page) != rows(whole)
+    run_study(study, dataclasses.replace(settings(tmp_path, only=("high/*",), again=True), **here))
+    assert rows(page) == rows(whole) and (made / "high/seed0").exists()  # made anew here
+    with pytest.raises(InputError, match="another scale than medium"):
+        run_study(study, settings(tmp_path, scale="medium"))
+    changed = dataclasses.replace(
+        study, steps=lambda scale: [dataclasses.replace(step, settings={}) for step in study.steps(scale)]
+    )
+    with pytest.raises(InputError, match="other settings than now"):
+        run_study(changed, dataclasses.replace(settings(tmp_path), runs=tmp_path / "third"))
 
 
 @pytest.mark.slow

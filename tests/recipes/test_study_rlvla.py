@@ -8,7 +8,8 @@ import pytest
 
 from toddle.cli import main
 from toddle.recipes.studies.rlvla import ARMS, AXES, SCALES, STUDY, steps
-from toddle.reporting.study import Row, judge, write_page, write_rows
+from toddle.reporting.study import Row, judge, write_page
+from toddle.reporting.study_data import write_rows
 from toddle.runs.steps import check_steps
 
 

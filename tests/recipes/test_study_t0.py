@@ -12,7 +12,8 @@ from tests.policies.tiny_vla import tiny_backbone
 from toddle.models.backbones.embedded import save_embedded
 from toddle.recipes.studies._t0_page import area, figures, success, tables
 from toddle.recipes.studies.t0 import ABLATIONS, CONTROLS, GROUPS, MAIN, SCALES, STARTS, STUDY, steps
-from toddle.reporting.study import Row, estimate, judge, verdict, write_page, write_rows
+from toddle.reporting.study import Row, estimate, judge, verdict, write_page
+from toddle.reporting.study_data import write_rows
 from toddle.runs.steps import check_steps, run_steps
 
 COUNTS = (5, 10, 25, 50)

@@ -9,7 +9,8 @@ import pytest
 from toddle.recipes._step_checks import check_toddle_steps
 from toddle.recipes.studies._t0b_page import chosen
 from toddle.recipes.studies.t0b import OTHERS, SCALES, STARTS, STUDY, steps
-from toddle.reporting.study import Row, judge, write_page, write_rows
+from toddle.reporting.study import Row, judge, write_page
+from toddle.reporting.study_data import write_rows
 from toddle.runs.steps import check_steps
 
 SMALL = SCALES["small"]

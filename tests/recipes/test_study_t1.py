@@ -13,7 +13,8 @@ from toddle.core.errors import InputError
 from toddle.models.backbones.embedded import save_embedded
 from toddle.recipes.studies._t1_page import figures, tables
 from toddle.recipes.studies.t1 import ABLATIONS, LEARNERS, MIXED, SCALES, SOURCES, STUDY, steps
-from toddle.reporting.study import Row, judge, write_page, write_rows
+from toddle.reporting.study import Row, judge, write_page
+from toddle.reporting.study_data import write_rows
 from toddle.runs.steps import run_steps
 
 SMALL = SCALES["small"]
@@ -63,7 +64,9 @@ def test_verdicts_on_known_rows() -> None:
 
 def test_page_holds_the_sources_and_what_failed() -> None:
     data = [row for row in rows(AS_PRINTED, JERK) if row["suite"] == "open" and row["seed"] < 2]
-    data.append({"kind": "failed", "seed": 3, "suite": "push", "task": "push-v3", "source": "gaussian drawn"})
+    data.append(
+        {"kind": "data", "seed": 3, "suite": "push", "task": "push-v3", "source": "gaussian drawn", "episodes": 0}
+    )
     assert {figure.name for figure in figures(data)} == {"vla", "unseen", "jerk", "variance"}
     found = {heading.split(" (")[0]: lines for heading, _, lines in tables(data)}
     assert [line[0] for line in found["VLAs"]] == list(SOURCES)
@@ -110,9 +113,10 @@ def test_the_whole_study_at_a_tiny_size(tmp_path: Path) -> None:
     with contextlib.suppress(InputError):
         run_steps(made, tmp_path / "runs", processes=1)
     data = STUDY.collect(scale, tmp_path / "runs")
-    named = {kind: {row["source"] for row in data if row["kind"] == kind} for kind in ("data", "vla", "failed")}
-    assert named["data"] | named["failed"] == {*SOURCES} and not named["data"] & named["failed"]
-    assert "human" in named["vla"] and named["vla"] - {MIXED} == named["data"]
+    data_of = {row["source"]: row["episodes"] > 0 for row in data if row["kind"] == "data"}
+    assert data_of.keys() == {*SOURCES}
+    vla = {row["source"] for row in data if row["kind"] == "vla"}
+    assert "human" in vla and vla - {MIXED} == {source for source, found in data_of.items() if found}
     assert {row["source"] for row in data if row["kind"] == "policy"} >= {*LEARNERS, *ABLATIONS}
     assert {row["source"] for row in data if row["kind"] == "latency"} == {"diffusion", "ddpm 50"}
     facts = {"study": "t1", "scale": "small", "runs_done": len(made), "runs_planned": len(made)}

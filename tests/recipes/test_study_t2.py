@@ -11,7 +11,8 @@ from toddle.core.errors import InputError
 from toddle.recipes._step_checks import check_toddle_steps
 from toddle.recipes.studies.t2 import PUSH, SCALES, STUDY, arms_of, steps
 from toddle.recipes.study import Config, plan, run
-from toddle.reporting.study import Row, judge, read_rows
+from toddle.reporting.study import Row, judge
+from toddle.reporting.study_data import read_rows
 from toddle.runs.steps import check_steps
 
 SLOW = pytest.mark.slow

@@ -13,7 +13,8 @@ from toddle.models.backbones.embedded import save_embedded
 from toddle.recipes._step_checks import check_toddle_steps
 from toddle.recipes.studies._t3_page import figures, tables
 from toddle.recipes.studies.t3 import ABLATIONS, RECIPE, SCALES, STUDY, steps
-from toddle.reporting.study import Row, judge, write_page, write_rows
+from toddle.reporting.study import Row, judge, write_page
+from toddle.reporting.study_data import write_rows
 from toddle.runs.steps import check_steps, run_steps
 
 SMALL = SCALES["small"]

@@ -11,7 +11,8 @@ import pytest
 from toddle.recipes._step_checks import check_toddle_steps
 from toddle.recipes.studies._t4_page import reached
 from toddle.recipes.studies.t4 import SCALES, SEEING, STUDY, TASKS, arms, steps
-from toddle.reporting.study import Row, judge, write_page, write_rows
+from toddle.reporting.study import Row, judge, write_page
+from toddle.reporting.study_data import write_rows
 from toddle.runs.steps import check_steps, run_steps
 
 SMALL = SCALES["small"]

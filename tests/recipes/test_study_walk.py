@@ -9,7 +9,8 @@ import pytest
 
 from toddle.recipes._step_checks import check_toddle_steps
 from toddle.recipes.studies.walk import ARM, SCALES, STUDY, steps
-from toddle.reporting.study import Row, judge, write_page, write_rows
+from toddle.reporting.study import Row, judge, write_page
+from toddle.reporting.study_data import write_rows
 from toddle.runs.steps import check_steps
 
 SMALL = SCALES["small"]

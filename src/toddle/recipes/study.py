@@ -16,11 +16,13 @@ from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import nearest, problem
 from toddle.core.numbers import Size
 from toddle.core.plan import Plan
+from toddle.core.reading import read_json
 from toddle.recipes import studies
 from toddle.recipes._step_checks import check_toddle_steps
-from toddle.reporting.study import Study, write_page, write_rows
+from toddle.reporting.study import Study, write_page
+from toddle.reporting.study_data import Record, gathered, read_record, read_rows, write_rows
 from toddle.runs.run import RunFolder, check_run
-from toddle.runs.steps import Step, is_done, on_device, run_steps, seconds_of, with_what_they_need
+from toddle.runs.steps import Step, is_done, on_device, run_steps, seconds_of, still_needed, with_what_they_need
 from toddle.runs.steps_board import StepBar, makespan
 
 __all__ = ["Config", "plan", "run", "run_study"]
@@ -99,15 +101,21 @@ def plan(config: Config) -> Plan:
     steps = on_device(study.steps(study.settings(config.scale)), config.device)
     check_toddle_steps(steps, _folder(config))
     check_run(_folder(config), config, resume=True)
-    chosen = _chosen(study, steps, config)
+    page, selected = config.out / config.name, _chosen(study, steps, config)
+    record = read_record(page, config.scale, steps)
+    if config.again:
+        record = _without(record, _to_forget(steps, selected, config))
+    chosen = still_needed(selected, _folder(config), record)
     todo = [step for step in chosen if not is_done(step, _folder(config))]
     hours = sum(step.seconds for step in todo) / 3600
     lines = [f"{step.name}: about {step.seconds:.0f} s" for step in todo]
+    if elsewhere := len(selected) - len(chosen):
+        lines.append(f"{elsewhere} runs are not made again: {page} has what was measured by them")
     lines.append(
         f"{len(todo)} of {len(steps)} runs are to be done, {hours:.2f} process hours on {config.processes} processes"
     )
     lines += [f"judge '{outcome.name}': {outcome.statement}" for outcome in study.outcomes]
-    lines.append(f"write {config.out / config.name}/index.md")
+    lines.append(f"write {page}/index.md")
     seconds = makespan(chosen, {step.name: step.seconds for step in todo}, config.processes)
     return Plan(steps=lines, memory_bytes=config.processes * 2**30, seconds=seconds)
 
@@ -126,14 +134,18 @@ def run_study(study: Study[Any], config: Config) -> None:
         steps = on_device(study.steps(settings), config.device)
         check_toddle_steps(steps, _folder(config))
         with RunFolder.open(_folder(config), config, resume=True) as folder:
+            record = read_record(page, config.scale, steps)
             chosen = _chosen(study, steps, config)
             if config.again:
-                _forget(steps, chosen, config, folder.path)
+                again = _to_forget(steps, chosen, config)
+                record = _without(record, again)
+                _forget(again, folder.path)
+            chosen = still_needed(chosen, folder.path, record)
             try:
                 with StepBar(f"study {config.name}") as bar:
                     run_steps(chosen, folder.path, processes=config.processes, progress=bar)
             finally:  # what is there is put on the page, whatever stopped the rest
-                _write_data(study, settings, steps, config, folder.path)
+                _write_data(study, settings, steps, record, config, folder.path)
         if not (page / "data.jsonl").exists():
             print("nothing is measured by these runs yet, so there is no page", file=sys.stderr)
             return
@@ -142,27 +154,50 @@ def run_study(study: Study[Any], config: Config) -> None:
     print(page / "index.md")
 
 
-def _forget(steps: list[Step], chosen: list[Step], config: Config, folder: Path) -> None:
-    """Delete the results of the steps named, and of all that depend on them."""
+def _to_forget(steps: list[Step], chosen: list[Step], config: Config) -> set[str]:
+    """Return the names of the steps that --only names, and of all that depend on them."""
     named = {step.name for step in chosen if any(Path(step.name).match(pattern) for pattern in config.only)}
     for step in steps:
-        if step.name in named or named & set(step.after):
+        if named & set(step.after):
             named.add(step.name)
-            shutil.rmtree(folder / step.name, ignore_errors=True)
-            for mark in (folder / "steps" / step.name).parent.glob(f"{Path(step.name).name}.*"):
-                mark.unlink()
+    return named
 
 
-def _write_data(study: Study[Any], settings: Any, steps: list[Step], config: Config, folder: Path) -> None:
-    done = [step for step in steps if (folder / "steps" / f"{step.name}.json").exists()]
+def _forget(names: set[str], folder: Path) -> None:
+    """Delete the results of these steps."""
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        for mark in (folder / "steps" / name).parent.glob(f"{Path(name).name}.*"):
+            mark.unlink()
+
+
+def _without(record: Record, names: set[str]) -> Record:
+    return {name: mark for name, mark in record.items() if name not in names}
+
+
+def _write_data(
+    study: Study[Any], settings: Any, steps: list[Step], record: Record, config: Config, folder: Path
+) -> None:
+    """Write the rows of what is done in `folder`, beside those that are there already."""
+    page, done = config.out / config.name, dict(record)
+    seconds = (
+        read_json(page / "study.json", {"seconds": (int, float)})["seconds"] if (page / "study.json").exists() else 0.0
+    )
+    for step in steps:
+        if step.name not in record and (folder / "steps" / f"{step.name}.json").exists():
+            done[step.name] = step.fingerprint()
+            seconds += seconds_of(step, folder)
     rows = study.collect(settings, folder)
+    if rows and (page / "data.jsonl").exists():
+        rows = gathered(read_rows(page / "data.jsonl"), rows, study.labels)
     facts = {
         "study": config.name,
         "scale": config.scale,
         "runs_done": len(done),
         "runs_planned": len(steps),
-        "seconds": sum(seconds_of(step, folder) for step in done),
+        "seconds": seconds,
         "command": f"toddle study {config.name} --scale {config.scale}",
+        "steps": {step.name: done[step.name] for step in steps if step.name in done},
     }
     if rows:
-        write_rows(config.out / config.name, rows, facts)
+        write_rows(page, rows, facts)

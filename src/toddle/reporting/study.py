@@ -7,7 +7,6 @@ committed.  A study is a file: `recipes/studies/<name>.py` with `STUDY = Study(.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from toddle.core.errors import InputError, problem
-from toddle.core.files import write_json_atomic, write_text_atomic
-from toddle.core.reading import read_json, read_json_lines
+from toddle.core.errors import problem
+from toddle.core.files import write_text_atomic
+from toddle.core.reading import read_json
 from toddle.maths.intervals import Interval, sign_flip_p, t_interval, t_p
-from toddle.reporting.run_data import environment
+from toddle.reporting.study_data import Row, read_rows
 from toddle.runs.steps import Step
 
 __all__ = [
@@ -34,14 +33,11 @@ __all__ = [
     "effect",
     "estimate",
     "judge",
-    "read_rows",
     "standalone",
     "verdict",
     "write_page",
 ]
 
-Row = dict[str, Any]
-"""One measurement: what it belongs to (condition, seed, ...) and numbers."""
 Verdict = Literal["passed", "failed", "not resolved", "not measured", "not applicable"]
 S = TypeVar("S")
 
@@ -106,6 +102,8 @@ class Study(Generic[S]):
     """The processes of a scale, in an order in which each stands after what it depends on."""
     collect: Callable[[S, Path], list[Row]]
     """Reads rows from the folder of finished steps; what is missing is left out."""
+    labels: tuple[str, ...]
+    """Fields of a row that say what was measured: a row measures anew what another one of the same labels did."""
     outcomes: tuple[Outcome, ...]
     figures: Callable[[Sequence[Row]], list[Figure]] = lambda rows: []
     tables: Callable[[Sequence[Row]], list[tuple[str, list[str], list[list[str]]]]] = lambda rows: []
@@ -174,19 +172,6 @@ def judge(outcomes: Sequence[Outcome], rows: Sequence[Row]) -> tuple[dict[str, E
         if outcome.given is not None and estimates[outcome.name] is not None and alone[outcome.given] != "passed":
             verdicts[outcome.name] = "not applicable"
     return estimates, verdicts
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a data file.  Raises InputError when it is missing or damaged."""
-    if not path.exists():
-        raise InputError(f"study: {path} does not exist; run the study first")
-    return read_json_lines(path)
-
-
-def write_rows(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
-    """Write `data.jsonl` and `study.json` (scale, runs done, seconds, environment)."""
-    write_text_atomic(folder / "data.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-    write_json_atomic(folder / "study.json", {**facts, "environment": environment().splitlines()})
 
 
 def write_page(study: Study[Any], folder: Path) -> dict[str, Verdict]:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ __all__ = [
     "on_device",
     "run_steps",
     "seconds_of",
+    "still_needed",
     "toddle_step",
     "with_what_they_need",
 ]
@@ -212,6 +213,15 @@ def with_what_they_need(steps: Sequence[Step], patterns: Sequence[str]) -> list[
     for step in reversed(steps):
         if step.name in wanted:
             wanted |= set(step.after)
+    return [step for step in steps if step.name in wanted]
+
+
+def still_needed(steps: Sequence[Step], folder: Path, elsewhere: Container[str]) -> list[Step]:
+    """Return the steps without those of `elsewhere` (done in another folder) that no step which is left comes after."""
+    wanted: set[str] = set()
+    for step in reversed(steps):
+        if step.name in wanted or step.name not in elsewhere or is_done(step, folder):
+            wanted |= {step.name, *step.after}
     return [step for step in steps if step.name in wanted]
 
 

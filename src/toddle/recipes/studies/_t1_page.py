@@ -63,7 +63,7 @@ def most_no_ops(rows: Sequence[Row]) -> Units | None:
     """The largest share of no-ops among the sources of RL, by seed and task."""
     found: dict[tuple[int, str], float] = {}
     for row in rows:
-        if row["kind"] == "data" and row["source"] != "human":
+        if row["kind"] == "data" and row["source"] != "human" and row["episodes"]:
             cell = row["seed"], row["task"]
             found[cell] = max(found.get(cell, 0.0), float(row["no_ops"]))
     return table(found)
@@ -81,7 +81,7 @@ def slower(name: str) -> Measure:
 
 # ---- page ------------------------------------------------------------------------------------------------------------
 def _sources(rows: Sequence[Row], kind: str) -> list[str]:
-    return list(dict.fromkeys(row["source"] for row in rows if row["kind"] == kind))
+    return list(dict.fromkeys(row["source"] for row in rows if row["kind"] == kind and row.get("episodes", 1)))
 
 
 def _by_task(rows: Sequence[Row], kind: str, key: str) -> dict[str, dict[str, Interval]]:
@@ -138,7 +138,7 @@ def tables(rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
     latency = [[row["task"], row["source"], f"{row['ms']:.2f}"] for row in rows if row["kind"] == "latency"]
     if latency:
         found.append(("Milliseconds of a decision in one world", ["task", "policy", "ms"], latency))
-    failed = [[row["task"], row["source"], str(row["seed"])] for row in rows if row["kind"] == "failed"]
+    failed = [[row["task"], row["source"], str(row["seed"])] for row in rows if row.get("episodes") == 0]
     found.append(("What failed: too few successes", ["task", "source", "seed"], failed or [["none", "", ""]]))
     cells = [
         [row["kind"], row["task"], row["source"], str(row["seed"]), f"{row['successes']:.0f}/{row['episodes']}"]

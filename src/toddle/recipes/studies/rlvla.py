@@ -165,6 +165,7 @@ STUDY = Study(
     scales=SCALES,
     steps=steps,
     collect=collect,
+    labels=("seed", "arm", "condition"),
     outcomes=OUTCOMES,
     tables=tables,
     notes=(

@@ -490,6 +490,7 @@ STUDY = Study(
     scales=SCALES,
     steps=steps,
     collect=collect,
+    labels=("kind", "seed", "start", "task", "count", "disturbance", "policy", "env"),
     outcomes=OUTCOMES,
     figures=lambda rows: figures(rows, GROUPS),
     tables=lambda rows: tables(rows, GROUPS, CONTROLS),

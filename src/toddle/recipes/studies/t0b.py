@@ -217,6 +217,7 @@ STUDY = Study(
     scales=SCALES,
     steps=steps,
     collect=collect,
+    labels=("tuning", "seed", "start", "choice", "count", "task", "disturbance"),
     outcomes=OUTCOMES,
     figures=lambda rows: page.figures(rows, tuple(STARTS)),
     tables=lambda rows: page.tables(rows, tuple(STARTS)),

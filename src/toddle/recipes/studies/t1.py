@@ -286,7 +286,7 @@ def collect(scale: Scale, folder: Path) -> list[Row]:
                     rows += _quality(at / file_of(task) / "quality" / file_of(source) / "quality.json", cell)
                     mark = folder / "steps" / f"seed{seed}" / suite / file_of(task) / folder_of(source)
                     if mark.with_suffix(".seconds").exists() and not mark.with_suffix(".json").exists():
-                        rows.append({"kind": "failed", **cell})
+                        rows.append({"kind": "data", **cell, "episodes": 0})  # failed
             rows += _successes("vla", at / "evaluate", shared)
         rows += _successes("unseen", folder / f"seed{seed}" / "unseen" / "evaluate", {"seed": seed, "suite": "unseen"})
     return rows
@@ -325,8 +325,7 @@ def _quality(path: Path, cell: dict[str, Any]) -> list[Row]:
     """What a source's episodes of a task are like on average; all are of one rate."""
     if not path.exists():
         return []
-    judged = read_json(path)
-    (dataset,) = judged["datasets"]
+    (dataset,) = read_json(path)["datasets"]
     (variance,) = dataset["action_variance"].values()
     means = {name: value for name, value in dataset["metrics"].items() if name in page.MEASURES}
     return [{"kind": "data", **cell, "episodes": dataset["episodes"], "variance": variance, **means}]
@@ -343,6 +342,7 @@ STUDY = Study(
     scales=SCALES,
     steps=steps,
     collect=collect,
+    labels=("kind", "seed", "suite", "task", "source"),
     outcomes=outcomes.OUTCOMES,
     figures=page.figures,
     tables=page.tables,

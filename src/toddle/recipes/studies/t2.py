@@ -315,6 +315,7 @@ STUDY = Study(
     scales=SCALES,
     steps=steps,
     collect=collect,
+    labels=("part", "seed", "task", "arm", "world"),
     outcomes=OUTCOMES,
     parts=("data", "models", "deployment"),
     tables=page.tables,

@@ -305,6 +305,7 @@ STUDY = Study(
     scales=SCALES,
     steps=steps,
     collect=collect,
+    labels=("kind", "seed", "suite", "task", "policy"),
     outcomes=OUTCOMES,
     figures=figures,
     tables=tables,

@@ -308,6 +308,7 @@ STUDY = Study(
     scales=SCALES,
     steps=steps,
     collect=collect,
+    labels=("seed", "task", "arm"),
     outcomes=OUTCOMES,
     figures=page.figures,
     tables=page.tables,

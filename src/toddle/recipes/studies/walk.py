@@ -261,6 +261,7 @@ STUDY = Study(
     scales=SCALES,
     steps=steps,
     collect=collect,
+    labels=("seed", "training", "control", "condition", "body", "arm"),
     outcomes=OUTCOMES,
     figures=page.figures,
     tables=page.tables,
