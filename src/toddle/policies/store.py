@@ -32,6 +32,7 @@ __all__ = [
     "load_expert",
     "load_policy",
     "meta_of",
+    "policy_card",
     "read_policy",
     "save_expert",
     "save_policy",
@@ -130,11 +131,21 @@ def read_policy(folder: Path | str) -> tuple[str, Any, dict[str, Any], dict[str,
     Raises InputError when it is incomplete or damaged; a known layout of other people's weights is named.
     """
     path = _card_in(folder)
-    card = _own_card(path, {"kind": str, "config": dict, "sha256": str})
+    digest = str(_own_card(path, {"sha256": str})["sha256"])
+    return *policy_card(folder), load_tensors(path.parent / WEIGHTS, digest)
+
+
+def policy_card(folder: Path | str) -> tuple[str, Any, dict[str, Any]]:
+    """Return (kind, config, meta) of a policy folder (or of a run's, in its `policy/`); its weights are not read.
+
+    Raises InputError where there is no policy or its card is damaged.
+    """
+    path = _card_in(folder)
+    card = _own_card(path, {"kind": str, "config": dict})
     if card["kind"] not in KINDS:
         raise problem(f"{path}: kind", "a known kind of policy", card["kind"], nearest(str(card["kind"]), KINDS))
     config = from_dict(classes_of(card["kind"])[1], card["config"], where=str(path))
-    return card["kind"], config, card.get("meta", {}), load_tensors(path.parent / WEIGHTS, card["sha256"])
+    return card["kind"], config, card.get("meta", {})
 
 
 def classes_of(kind: str) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,11 +12,13 @@ from typing import Any
 from toddle.core.config import save_config, to_dict
 from toddle.core.errors import problem
 from toddle.core.protocols import Learner
+from toddle.envs.base import BatchedEnv
 from toddle.methods._base import Run, load_method
 from toddle.runs.beside import beside
+from toddle.runs.engine import serve
 from toddle.runs.joining import join
 from toddle.runs.learners import check_learners, follow, follows
-from toddle.runs.workers import act, acts, crew
+from toddle.runs.workers import Crew, act, acts, crew
 
 __all__ = ["check_sharded", "check_shared", "iteration_seconds", "led_by_another", "process_lines", "unit_of"]
 
@@ -24,10 +26,21 @@ LONG = 40.0
 """Seconds of a first iteration from which a second one is not waited for; a cold start can take a third of them."""
 
 
-def led_by_another(config: Any, command: str, build: Callable[[Any], Run]) -> bool:
-    """Be a worker or one of the other learners until the end, where this process is one; return whether it was."""
-    if acts():
-        act(config, build, unit_of(config))
+def led_by_another(
+    config: Any,
+    command: str,
+    build: Callable[[Any, Crew | None], Run],
+    environments: Callable[[], Sequence[BatchedEnv]],
+) -> bool:
+    """Be a worker or one of the other learners until the end, where this process is one; return whether it was.
+
+    build: makes what learns, whose worlds are those of workers where an engine is theirs.  environments: makes those of
+    this process.
+    """
+    if acts() and config.acting == "engine":
+        serve(config, environments, unit_of(config))
+    elif acts():
+        act(config, lambda own: build(own, None), unit_of(config))
     elif config.join is not None:
         join(config.join, command)
     elif follows(config.learners):
@@ -37,7 +50,7 @@ def led_by_another(config: Any, command: str, build: Callable[[Any], Run]) -> bo
 
             def made() -> Any:
                 workers = held.enter_context(crew(config, command, folder))
-                return beside(build(config), workers).learner
+                return beside(config, build(config, workers), workers).learner
 
             follow(made, config.learners)
     else:
@@ -88,7 +101,8 @@ def process_lines(config: Any) -> list[str]:
     if config.workers > 1:
         where = " wherever Ray places them" if config.placement == "ray" else ""
         where = f"; they join {config.listen}" if config.listen else where
-        lines.append(f"{config.workers} other processes act{where}")
+        act = "step worlds, for all of which one decides" if config.acting == "engine" else "act"
+        lines.append(f"{config.workers} other processes {act}{where}")
     return lines
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,7 +29,7 @@ from toddle.experience.actor import body_in
 from toddle.experience.curriculum import TaskCurriculumConfig
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
-from toddle.policies.store import kind_of, load_policy, meta_of, save_policy
+from toddle.policies.store import kind_of, load_policy, meta_of, policy_card, save_policy
 from toddle.recipes import _reward, _safety
 from toddle.recipes._before_after import BeforeAndAfter, evaluation_worlds, measure, shown
 from toddle.recipes._finetune_envs import make_seen, pictures, real_of
@@ -47,11 +48,12 @@ from toddle.recipes._shared import (
 from toddle.recipes._stopping import check_stop, enough
 from toddle.recipes.evaluate import write_summary
 from toddle.runs.beside import beside, check_sources
+from toddle.runs.engine import check_engine, worlds_of
 from toddle.runs.halves import check_overlap, overlapped
 from toddle.runs.learners import leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
-from toddle.runs.workers import acts, check_addresses, crew
+from toddle.runs.workers import Crew, acts, check_addresses, crew
 
 __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "run"]
 
@@ -70,7 +72,8 @@ class Config(_reward.Rewarded):
     """
 
     may_change: ClassVar[tuple[str, ...]] = (
-        *("device", "evaluation_worlds", "learners", "sharding", "workers", "overlap", "placement", "listen"),
+        *("device", "evaluation_worlds", "learners", "sharding", "workers", "acting", "overlap"),
+        *("placement", "listen"),
     )
 
     policy: Path = Path("runs/sft")
@@ -97,6 +100,9 @@ class Config(_reward.Rewarded):
     workers: Count = 1
     """Processes that only act, each with its share of the worlds and a copy of the policy, beside the one that learns;
     1: that one acts too (docs/scaling.md)."""
+    acting: Literal["workers", "engine"] = "workers"
+    """Who decides where there are workers: each for its own worlds, or the process that learns for all of them in one
+    batch, so that workers only step and draw them and hold no policy (docs/scaling.md)."""
     placement: Literal["here", "ray"] = "here"
     """Where workers run: in processes of this machine, or wherever Ray places them (docs/scaling.md)."""
     listen: str | None = None
@@ -147,6 +153,7 @@ class Config(_reward.Rewarded):
         check_shared(self, "finetune", workers=self.workers, **alone)
         check_overlap(self, several_workers=self.workers > 1, **beside)
         check_addresses(self)
+        check_engine(self)
         check_sharded(self)
         if not self.env:
             raise problem("env", "at least one environment", "none")
@@ -180,9 +187,25 @@ def configure(given: dict[str, Any] | None = None, /, **more: Any) -> Any:
 
 
 # ---- what learns and where -------------------------------------------------------------------------------------------
-def build(config: Any) -> tuple[Run, dict[str, Any]]:
+def _environments(config: Any, sees: Any, meta: dict[str, Any]) -> list[BatchedEnv]:
+    """Return the environments with this process's worlds; `sees` has the policy's cameras (itself, or its config)."""
+    own = team().share(config.worlds, unit_of(config))
+    return [
+        make_seen(config, name, len(own), config.seed + 1000 * index + own.start, sees, meta, learning=True)
+        for index, name in enumerate(config.env)
+    ]
+
+
+def _unseen(config: Any) -> list[BatchedEnv]:
+    """Return what `_environments` does, without reading the policy's weights."""
+    _, sees, meta = policy_card(config.policy)
+    return _environments(config, sees, meta)
+
+
+def build(config: Any, workers: Crew | None = None) -> tuple[Run, dict[str, Any]]:
     """Return everything that learns, and what the policy's folder says of it.
 
+    workers: who steps the worlds, with `config.acting` engine.
     Raises InputError where policy, environments and settings do not fit.
     """
     vla, meta = load_policy(config.policy), meta_of(config.policy)
@@ -194,15 +217,8 @@ def build(config: Any) -> tuple[Run, dict[str, Any]]:
     if config.sharding == "full" and vla.features is None:
         raise problem("sharding", "none where the backbone learns or is read with the expert", f"kind '{vla.kind}'")
     gathered = to_dict(config)
-
-    def environments() -> list[BatchedEnv]:
-        own = team().share(config.worlds, unit_of(config))
-        return [
-            make_seen(config, name, len(own), config.seed + 1000 * index + own.start, vla, meta, learning=True)
-            for index, name in enumerate(config.env)
-        ]
-
-    envs = environments()
+    environments = partial(_environments, config, vla, meta)
+    envs = worlds_of(config, workers, environments)
     for env in envs:
         body_in(vla, env)
     if config.tasks.draws:
@@ -278,7 +294,7 @@ def plan(config: Any) -> Plan:
 
 def run(config: Any, *, resume: bool = False) -> None:
     """Evaluate, train, evaluate again, and keep the policy.  Raises InputError, NaNError and KeyboardInterrupt."""
-    if led_by_another(config, "finetune", lambda own: build(own)[0]):
+    if led_by_another(config, "finetune", lambda own, workers: build(own, workers)[0], lambda: _unseen(config)):
         return
     if config.evaluation.recorded is not None:
         recorded_success(config.evaluation.recorded, config.policy, config.env)
@@ -287,8 +303,8 @@ def run(config: Any, *, resume: bool = False) -> None:
         leading(config.learners, "finetune", folder.path) as learners,
         crew(config, "finetune", folder.path) as workers,
     ):
-        made, meta = build(config)
-        beside(made, workers)
+        made, meta = build(config, workers)
+        beside(config, made, workers)
         table = measure(config, "before", made, meta, folder.path)
         check_as_recorded(config.evaluation.recorded, config.policy, config.env, table)
         shared = led(made.learner, learners)

@@ -30,11 +30,12 @@ from toddle.recipes._safety import check_limited, limit_lines, safety_of, told_o
 from toddle.recipes._shared import check_shared, iteration_seconds, led_by_another, process_lines, unit_of
 from toddle.recipes._stopping import check_stop, enough
 from toddle.runs.beside import beside, check_sources
+from toddle.runs.engine import check_engine, worlds_of
 from toddle.runs.halves import check_overlap, overlapped
 from toddle.runs.learners import leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
-from toddle.runs.workers import check_addresses, crew
+from toddle.runs.workers import Crew, check_addresses, crew
 
 __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "run"]
 
@@ -62,7 +63,9 @@ class Config(_reward.Rewarded):
     for these environments.  Whatever is given wins.
     """
 
-    may_change: ClassVar[tuple[str, ...]] = ("device", "learners", "workers", "overlap", "placement", "listen")
+    may_change: ClassVar[tuple[str, ...]] = (
+        *("device", "learners", "workers", "acting", "overlap", "placement", "listen"),
+    )
 
     out: Path = Path("runs/pretrain")
     """The run's folder."""
@@ -83,6 +86,9 @@ class Config(_reward.Rewarded):
     workers: Count = 1
     """Processes that only act, each with its share of the worlds, beside the one that learns; 1: that one acts too
     (docs/scaling.md)."""
+    acting: Literal["workers", "engine"] = "workers"
+    """Who decides where there are workers: each for its own worlds, or the process that learns for all of them in one
+    batch, so that workers only step them (docs/scaling.md)."""
     placement: Literal["here", "ray"] = "here"
     """Where workers run: in processes of this machine, or wherever Ray places them (docs/scaling.md)."""
     listen: str | None = None
@@ -131,6 +137,7 @@ class Config(_reward.Rewarded):
         check_shared(self, "pretrain", workers=self.workers, **{"a sum of rewards": self.reward not in OWN})
         check_overlap(self, several_workers=self.workers > 1, a_sum_of_rewards=self.reward not in OWN)
         check_addresses(self)
+        check_engine(self)
         check_stop(self.stop_at, len(self.env))
 
 
@@ -172,14 +179,15 @@ def _environments(config: Any) -> list[BatchedEnv]:
     return envs
 
 
-def build(config: Any, *, folder: Path | None = None) -> Run:
+def build(config: Any, workers: Crew | None = None, *, folder: Path | None = None) -> Run:
     """Return everything that learns.  Raises InputError where settings do not fit.
 
-    folder: the run's, where what comes before RL is kept (None: it is checked, not done).
+    workers: who steps the worlds, with `config.acting` engine.  folder: the run's, where what comes before RL is kept
+    (None: it is checked, not done).
     """
     device = resolve_device(team().device(config.device))
     init = None if config.init is None else load_policy(config.init)
-    envs = _environments(config)
+    envs = worlds_of(config, workers, lambda: _environments(config))
     terms = _reward.reward_terms(config.reward, envs, config.seed)
     start = Start(
         envs=envs,
@@ -237,14 +245,14 @@ def plan(config: Any) -> Plan:
 
 def run(config: Any, *, resume: bool = False) -> None:
     """Train, and write `policy/` into the run's folder.  Raises InputError, NaNError and KeyboardInterrupt."""
-    if led_by_another(config, "pretrain", build):
+    if led_by_another(config, "pretrain", build, lambda: _environments(config)):
         return
     with (
         RunFolder.open(config.out, config, resume=resume) as folder,
         leading(config.learners, "pretrain", folder.path) as learners,
         crew(config, "pretrain", folder.path) as workers,
     ):
-        made = beside(build(config, folder=folder.path), workers)
+        made = beside(config, build(config, workers, folder=folder.path), workers)
         show = made.show if len(config.env) == 1 else ()
         run_loop(
             led(made.learner, learners),

@@ -131,9 +131,9 @@ def _joined(name: str, first: Any, values: Sequence[Any]) -> Any:
     return first
 
 
-def beside(made: Any, crew: Gathering | None) -> Any:
-    """Return what a method has built, whose learner takes its experience from the workers."""
-    if crew is not None:
+def beside(config: Any, made: Any, crew: Gathering | None) -> Any:
+    """Return what a method has built, whose learner takes its experience from the workers where these decide."""
+    if crew is not None and config.acting == "workers":
         made.learner.sources = [Beside(source, index, crew) for index, source in enumerate(made.sources)]
         made.learner.engine = made.learner.engine.elsewhere()
     return made

@@ -57,7 +57,7 @@ def places_of(config: Any) -> Iterator[RayPlaces | None]:
     if config.placement == "here":
         yield None
         return
-    places = RayPlaces(config.workers, config.device)
+    places = RayPlaces(config.workers, "cpu" if config.acting == "engine" else config.device)
     try:
         yield places
     finally:

@@ -138,12 +138,15 @@ class Crew:
         *,
         learner: int = 0,
         learners: int = 1,
+        engine: bool = False,
     ) -> None:
         """Start them; each builds its worlds meanwhile.
 
         listen: HOST:PORT where they join from other machines, and none is started here.  places: where else than on
-        this machine they are started.  learner: of several `learners` which one's they are.
+        this machine they are started.  learner: of several `learners` which one's they are.  engine: whether they only
+        step worlds (`runs.engine`), so that one that is lost can be told again all that it was told.
         """
+        self.engine = engine
         self.first, self.total = learner * size, learners * size
         self.size, self.command, self.folder, self.listens = size, command, folder, listen is not None
         self.key, self.lives, self.losses, self.places = secrets.token_bytes(16), [0] * size, 0, places
@@ -213,10 +216,11 @@ class Crew:
         """Start a worker that was lost again.  Raises EnvironmentFault where they are lost again and again."""
         status = 0 if self.listens else self.processes[index].wait()
         self.losses += 1
-        if self.losses > MOST_LOSSES or (status > 0 and self.links[index] is None):
+        if self.losses > MOST_LOSSES or (status > 0 and (self.engine or self.links[index] is None)):
             raise EnvironmentFault(f"worker {index} has ended with status {status}; what it said stands above")
         how = ": one that joins takes its place" if self.listens else f" (status {status}): it is started again"
-        print(f"worker {index} was lost{how}, its episodes are dropped", file=sys.stderr)
+        what = "and goes on where it was" if self.engine else "its episodes are dropped"
+        print(f"worker {index} was lost{how}, {what}", file=sys.stderr)
         self.links[index], self.has[index] = None, 0
         if not self.listens:
             self.lives[index] += 1
@@ -283,7 +287,7 @@ def crew(config: Any, command: str, folder: Path) -> Iterator[Crew | None]:
         return
     with places_of(config) as places:
         size, own = config.workers // config.learners, {"learner": team().index, "learners": config.learners}
-        made = Crew(size, command, folder, config.listen, places, **own)
+        made = Crew(size, command, folder, config.listen, places, **own, engine=config.acting == "engine")
         try:
             yield made
         finally:
