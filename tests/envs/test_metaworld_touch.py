@@ -12,7 +12,8 @@ from toddle.core.goal import CURRENT_ERROR, PART, TARGET
 from toddle.envs.check_env import check_env
 from toddle.envs.goal.tracking import GoalTrackingEnv
 from toddle.envs.make import make_env
-from toddle.envs.metaworld_touch import MetaWorldTouchEnv
+from toddle.envs.metaworld_sentences import SENTENCES
+from toddle.envs.metaworld_touch import MetaWorldTouchEnv, approach
 
 
 def servo(observation: dict[str, np.ndarray], gain: float = 10.0) -> np.ndarray:
@@ -50,6 +51,15 @@ def test_a_servo_on_the_item_reaches_and_one_on_the_wrong_item_does_not() -> Non
             observation, _, _, _, info = env.step(action.astype(np.float32))
             reached |= info["success"]
         assert reached.all() if not wrong else not reached.any()
+
+
+def test_it_can_say_what_is_done() -> None:
+    assert make_env("touch/push-v3", 1, own_sentence=True).instruction == ["move the hand to the red cylinder"]
+    assert make_env("touch/push-v3", 1).instruction == make_env("metaworld/push-v3", 1).instruction
+    said = {task: approach(task) for task in SENTENCES}
+    assert said["push-back-v3"].endswith(" block") and said["coffee-button-v3"].endswith("of the coffee machine")
+    words = {word for sentences in SENTENCES.values() for sentence in sentences for word in sentence.split()}
+    assert {word for sentence in said.values() for word in sentence.split()} <= words
 
 
 def test_it_is_a_batched_environment_like_the_others() -> None:

@@ -25,6 +25,8 @@ from toddle.core.seeding import torch_generator
 from toddle.core.types import BodySpec
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import load_embedded, save_embedded
+from toddle.policies.flow_access import flows
+from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.hastened import hastened
 from toddle.policies.store import load_policy, save_policy
@@ -129,6 +131,33 @@ def test_flow_loss_against_hand_values(head: Literal["velocity", "endpoint"]) ->
     noise = torch.randn(3, 4, ACTION, generator=torch.Generator().manual_seed(7))  # the first draw of the loss
     error = (1 - (0.25 - noise)).square() if head == "velocity" else torch.full((3, 4, ACTION), 0.5625)
     assert loss.item() == pytest.approx(float(error[mask].mean()), rel=1e-5)
+
+
+def test_a_flow_from_the_last_action_begins_there() -> None:
+    """A head that says velocity 1 everywhere: the chunk is the last action + 1, and so is the loss's target."""
+    policy = FlowVLA(replace(tiny_config("velocity"), source="previous", spread=0.5), tiny_backbone())
+    with torch.no_grad():
+        for layer in policy.expert.out.last_layers():
+            layer.weight.zero_()
+            layer.bias.fill_(1.0)
+    policy.set_action_normalization(0, torch.full((ACTION,), 0.5), torch.full((ACTION,), 2.0))
+    now = observation() | {"first": torch.tensor([False, False, True])}
+    now["previous_action"] = torch.arange(3 * 2 * ACTION).reshape(3, -1) / 40.0
+    last = (now["previous_action"].reshape(3, 2, ACTION)[:, 1] - 0.5) / 2
+    last[2] = 0.0  # an episode's first decision has none
+    action = policy.act(now, None, deterministic=True)[0].action
+    wanted = (last[:, None] + 1).expand(3, 2, ACTION) * 2 + 0.5
+    assert_close(action, wanted)
+    chunk, mask = torch.full((3, 4, ACTION), 0.25), torch.ones(3, 4, dtype=torch.bool)
+    batch = _silent_batch(policy, chunk, mask)
+    batch["observation"] |= {name: now[name][None] for name in ("previous_action", "first")}
+    loss, _ = policy.loss(batch, torch.Generator().manual_seed(7))
+    noise = torch.randn(3, 4, ACTION, generator=torch.Generator().manual_seed(7))
+    start = last[:, None] + 0.5 * noise
+    assert loss.item() == pytest.approx(float((1 - ((0.25 - 0.5) / 2 - start)).square().mean()), rel=1e-5)
+    with pytest.raises(InputError, match="a VLA whose flow comes from noise, for RL, got 'from the previous action'"):
+        policy.explorer(SamplerConfig())
+    assert not flows(policy) and flows(tiny_vla())
 
 
 def test_padded_steps_do_not_count() -> None:

@@ -8,13 +8,14 @@ import pytest
 
 from toddle.recipes._step_checks import check_toddle_steps
 from toddle.recipes.studies._t0b_page import chosen
-from toddle.recipes.studies.t0b import OTHERS, SCALES, STARTS, STUDY, steps
+from toddle.recipes.studies.t0b import SCALES, STARTS, STUDY, steps
 from toddle.reporting.study import Row, judge, write_page
 from toddle.reporting.study_data import write_rows
 from toddle.runs.steps import check_steps
 
 SMALL = SCALES["small"]
-BEST = {"random": "adamw 0.001", "re-anchored": "muon 0.003", "level C": "muon 0.001", OTHERS[2]: "adamw 0.003"}
+BEST = dict.fromkeys(STARTS, "adamw 0.003")
+BEST |= {"random": "adamw 0.001", "re-anchored": "muon 0.003", "level C": "muon 0.001"}
 
 
 def rows(gains: dict[str, float], *, elsewhere: float = 0.3) -> list[Row]:
@@ -54,8 +55,10 @@ def test_its_runs_are_commands_that_toddle_takes(tmp_path: Path) -> None:
     pytest.importorskip("metaworld")
     found = steps(SMALL)
     check_steps(found)
-    check_toddle_steps(found[:30], tmp_path)
-    assert len(found) == 4 + 4 * 5 + SMALL.seeds * (4 + 5 * 4 * 5)
+    check_toddle_steps(found[:15], tmp_path)
+    assert len(found) == 5 + 4 * 9 + SMALL.seeds * (5 + 5 * 4 * 9)
+    beside = {step.settings.get("beside_share") for step in found if step.name.endswith("mixed_30")}
+    assert beside == {0.3}
     counted = {task for step in found if step.name.startswith("seed") for task in step.settings.get("env", ())}
     assert not counted & {f"metaworld/{task}" for task in SMALL.tuning}
 

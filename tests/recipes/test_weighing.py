@@ -17,8 +17,9 @@ from toddle.data.lerobot_writer import DatasetWriter
 from toddle.data.returns import row_returns
 from toddle.maths.energy_weights import effective_share
 from toddle.policies.store import load_policy
-from toddle.recipes._weighing import WeighConfig
-from toddle.recipes.sft import Config, make_data, make_policy, open_datasets, plan, run
+from toddle.recipes._sft_data import open_datasets
+from toddle.recipes._weighing import WeighConfig, shared_out
+from toddle.recipes.sft import Config, make_data, make_learner, make_policy, plan, run
 
 __all__ = ["setting"]
 REWARDS = [1.0, 0.0, 2.0, 0.0]
@@ -66,7 +67,7 @@ def asked(setting: Config, mixed: Path, out: Path, **weigh: object) -> Config:
 
 def test_chunks_are_drawn_as_they_weigh(setting: Config, mixed: Path, tmp_path: Path) -> None:
     config = asked(setting, mixed, tmp_path / "run", share=0.8)
-    datasets = open_datasets(config)
+    datasets = open_datasets(config.dataset)
     policy = make_policy(config, datasets)
     data = make_data(config, policy, datasets)
     weights = config.weigh.weights(data, datasets, seed=0)
@@ -87,6 +88,28 @@ def test_the_command_weighs_and_says_so(setting: Config, mixed: Path, tmp_path: 
     assert "draw chunks by their success: effectively 50 % of them" in plan(config).steps
     run(config)
     assert load_policy(config.out / "policy").kind == "flow_vla"
+
+
+def test_what_is_beside_is_drawn_in_its_share_and_whole(setting: Config, mixed: Path, tmp_path: Path) -> None:
+    """Two of the three episodes are demonstrations (six of 10 rows), all three are beside."""
+    config = replace(setting, dataset=(mixed,), episodes=1, beside=(mixed,), beside_share=0.1, out=tmp_path / "run")
+    learner, _, _ = make_learner(config)
+    beside = learner.data.source == 1
+    rows = [set(learner.data.arrays["rows"][beside == which, -1].tolist()) for which in (False, True)]
+    assert max(rows[0]) < 6 < max(rows[1])  # the first episode alone, and all of them
+    learner.config = replace(config.sft, batch=20000)
+    drawn = beside[learner._samples() % len(beside)].mean()
+    assert drawn == pytest.approx(0.1, abs=0.01)
+    assert "draw 10 % of the decisions from what is beside" in plan(config).steps
+    with pytest.raises(InputError, match="beside_share: expected above 0 and below 1, got 1"):
+        replace(config, beside_share=1.0)
+    with pytest.raises(InputError, match="beside: expected datasets to draw a share from"):
+        replace(config, beside=())
+
+
+def test_shares_by_hand() -> None:
+    made = shared_out(np.array([1.0, 3.0, 1.0, 1.0, 3.0, 1.0]), np.array([False, False, True]), 0.2)
+    np.testing.assert_allclose(made, [0.1, 0.3, 0.1, 0.1, 0.3, 0.1])
 
 
 def test_clear_lines(setting: Config, mixed: Path) -> None:

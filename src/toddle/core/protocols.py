@@ -239,6 +239,11 @@ class Steerable(Acting, Protocol):
 class Flowing(Steerable, FineTunable, Protocol):
     """A VLA whose chunk is the end of a flow from noise: RL explores with it through `policies.flow_explorer`."""
 
+    @property
+    def from_noise(self) -> bool:
+        """Whether the flow comes from noise, and not from an action."""
+        ...
+
     def set_flow_steps(self, steps: int) -> None:
         """Integrate the flow in so many steps from now on, and from drawn noise even where no exploring is asked."""
 

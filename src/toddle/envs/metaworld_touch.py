@@ -13,13 +13,48 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from toddle.core.errors import problem
 from toddle.core.goal import CURRENT_ERROR, FAMILIES, FAMILY, GOAL_FEATURES, PART, TARGET, TIME_TO_GO, TOLERANCE, WEIGHT
 from toddle.envs.base import Array, Obs
 from toddle.envs.bodies import part_offset
 from toddle.envs.bodies.sawyer import CENTRE, LENGTH, SAWYER
 from toddle.envs.metaworld import MetaWorldEnv
 
-__all__ = ["MetaWorldTouchEnv"]
+__all__ = ["MetaWorldTouchEnv", "approach"]
+
+THINGS = {
+    "assembly": "ring of the wrench",
+    "basketball": "basketball",
+    "bin-picking": "cube",
+    "box-close": "lid",
+    "button": "button",
+    "coffee-button": "button of the coffee machine",
+    "coffee": "mug",
+    "dial": "dial",
+    "disassemble": "ring of the wrench",
+    "door-lock": "lock",
+    "door-unlock": "lock",
+    "door": "door",
+    "drawer": "green drawer",
+    "faucet": "faucet",
+    "hammer": "hammer",
+    "hand-insert": "block",
+    "handle": "handle",
+    "lever": "lever",
+    "peg": "peg",
+    "pick-out-of-hole": "cylinder",
+    "pick-place": "red cylinder",
+    "plate": "plate",
+    "push-back": "block",
+    "push": "red cylinder",
+    "reach": "red cylinder",
+    "shelf": "blue cube",
+    "soccer": "ball",
+    "stick": "stick",
+    "sweep": "cube",
+    "window": "window",
+}
+"""What the hand is moved to, by how a task's name begins; the longest beginning counts."""
 
 REACHED = 0.14
 """Distance of the hand from the object in L (7 cm): objects keep the hand's own frame some centimetres away."""
@@ -27,6 +62,12 @@ STAY = 4
 """Control steps it must stay there: passing by is not success."""
 SECONDS_TO_GO = 1.2
 """Shown as the time to go, always: the shortest that a goal is given in goal tracking."""
+
+
+def approach(task: str) -> str:
+    """Return what is done in touch/<task>, in words."""
+    thing = THINGS[max((name for name in THINGS if task.startswith(name)), key=len)]
+    return f"move the hand to the {thing}"
 
 
 class MetaWorldTouchEnv(MetaWorldEnv):
@@ -37,12 +78,19 @@ class MetaWorldTouchEnv(MetaWorldEnv):
     task's own, and mean nothing here.
     """
 
-    def __init__(self, task: str, num_envs: int = 1, **options: Any) -> None:
-        """Take the options of `MetaWorldEnv`; raises InputError on unknown names."""
+    def __init__(self, task: str, num_envs: int = 1, *, own_sentence: bool = False, **options: Any) -> None:
+        """Take the options of `MetaWorldEnv`; raises InputError on unknown names.
+
+        `own_sentence`: the sentence says what is done here (`approach`); else it is the task's.
+        """
+        if own_sentence and options.get("paraphrases"):
+            raise problem("own_sentence", "no paraphrases with it", "both")
         self._near = np.zeros(num_envs, np.int64)
         self._hand = part_offset(SAWYER.name) + len(SAWYER.joints) + [p.name for p in SAWYER.key_points].index("hand")
         super().__init__(task.removeprefix("touch/"), num_envs, **options)
         self.name = f"touch/{self.task}"
+        if own_sentence:
+            self.instruction = [approach(self.task)] * num_envs
         assert isinstance(self.single_observation_space, spaces.Dict)
         goal: dict[str, spaces.Space[Any]] = {
             "goal": spaces.Box(-np.inf, np.inf, (1, GOAL_FEATURES), np.float32),

@@ -33,10 +33,11 @@ class OpenFlow(NamedTuple):
 
 
 def flows(policy: Any) -> bool:
-    """Return whether `open_flow` can open the policy: a VLA without history, or a policy of states, that flows."""
+    """Return whether `open_flow` can open the policy: a VLA without history, or a policy of states, that flows
+    from noise."""
     if isinstance(policy, DenoisingPolicy):
         return isinstance(policy.links, FlowLinks) and policy.base is None
-    return isinstance(policy, Flowing) and policy.window_sizes[1] == 1
+    return isinstance(policy, Flowing) and policy.window_sizes[1] == 1 and policy.from_noise
 
 
 def open_flow(policy: Any, seen: Observation) -> OpenFlow:

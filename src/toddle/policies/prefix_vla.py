@@ -112,7 +112,7 @@ class PrefixVLA(nn.Module, ABC):
     kind: ClassVar[str]
     expert_names: ClassVar[tuple[str, ...]]
     """How the names of the expert's transformer begin."""
-    sequential, exact = False, False
+    sequential, exact, from_noise = False, False, True
     features: ClassVar[None] = None  # SFT does not cache keys and values of every layer: too large
     state_offset: Tensor
     state_scale: Tensor

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
-from toddle.core.numbers import Seed, Size
+from toddle.core.numbers import Positive, Seed, Size
 from toddle.core.protocols import Memory
 from toddle.core.seeding import randn, seed_sequence
 from toddle.core.types import Decision, Observation
@@ -49,6 +49,11 @@ class FlowVLAConfig:
     start: Literal["zero", "drawn"] = "zero"
     """Where the flow starts when no exploring is asked: at zero noise, which is no typical draw, or at a draw.  RL,
     which learns from draws, sets `drawn`."""
+    source: Literal["noise", "previous"] = "noise"
+    """Where the flow comes from: noise, or the last action that was executed (as of Streaming Flow Policy, arXiv
+    2505.21851), with noise of `spread`; such a flow has no density, so that RL refuses it."""
+    spread: Positive = 0.1
+    """Source previous: deviation of the noise on the last action, in normalised actions."""
     cameras: tuple[str, ...] = ("close",)
     """Cameras whose pictures the backbone reads, in this order."""
     fingerprint: str = ""
@@ -60,6 +65,8 @@ class FlowVLAConfig:
         """Check what the parts cannot."""
         if self.expert.head == "direct":
             raise problem("expert.head", "'velocity' or 'endpoint'", "direct", "convert the expert (toddle transfer)")
+        if self.source != "noise" and self.expert.head == "noise":
+            raise problem("source", "noise with an expert whose head tells the noise", self.source)
 
 
 class FlowVLA(SeeingPolicy):
@@ -195,7 +202,14 @@ class FlowVLA(SeeingPolicy):
         return Decision(action, noise, action.new_zeros(len(action), 0)), memory
 
     def explorer(self, sampler: SamplerConfig) -> FlowExplorer:
-        """Return what RL trains: this policy, drawn with the sampler's noise."""
+        """Return what RL trains: this policy, drawn with the sampler's noise.
+
+        Raises InputError where the flow does not come from noise.
+        """
+        if not self.from_noise:
+            raise problem(
+                "policy", "a VLA whose flow comes from noise, for RL", f"from the {self.config.source} action"
+            )
         return make_explorer(self, sampler)
 
     @property
@@ -227,6 +241,11 @@ class FlowVLA(SeeingPolicy):
         return self.config.expert.horizon, self.config.expert.action_width
 
     @property
+    def from_noise(self) -> bool:
+        """Whether the flow comes from noise."""
+        return self.config.source == "noise"
+
+    @property
     def summary_width(self) -> int:
         """Numbers of `summary`: proprioception and a context token."""
         return self.expert.tokens.norm.mean.shape[-1] + self.config.expert.trunk.context_width
@@ -250,6 +269,13 @@ class FlowVLA(SeeingPolicy):
         action = self.denormalise(chunk, body)[..., : self.config.expert.executed, :]
         return bounded(action, self.action_offset[body], self.action_scale[body])
 
+    def begun(self, noise: Tensor, seen: Observation) -> Tensor:
+        """Return where the flow begins, (B, H, A), of noise (B, H, A) and what is `_seen`, (B, ...)."""
+        if self.from_noise:
+            return noise
+        last = seen["previous_action"].unflatten(-1, (self.config.expert.executed, -1))[:, -1:]
+        return nn.functional.pad(last, (0, noise.shape[-1] - last.shape[-1])) + self.config.spread * noise
+
     @torch.no_grad()
     def chunk_from(
         self, observation: Observation, noise: Tensor, memory: Memory = None, *, steps: int | None = None
@@ -258,6 +284,7 @@ class FlowVLA(SeeingPolicy):
         cache = self.initial_memory(len(noise)) if memory is None else memory
         context, mask = self.context(observation)
         seen, steps = self._seen(observation), steps or self.config.steps
+        noise = self.begun(noise, seen)
         if self._tables is not None:
             chunk = self._tables(steps)(seen, context, mask, cache, noise)
         else:
@@ -335,11 +362,13 @@ class FlowVLA(SeeingPolicy):
         batch_size = len(mask)
         body = torch.zeros(batch_size, dtype=torch.int64, device=mask.device) if body is None else body[-1]
         action = self.normalise(batch["action"], body)
-        noise = randn(action.shape, generator, action.device)
+        seen = self._seen(observation)
+        now: Any = {"previous_action": seen["previous_action"][-1]}
+        noise = self.begun(randn(action.shape, generator, action.device), now)
         tau = flow.sample_time((batch_size,), generator).to(action.device)
         noisy = flow.interpolate(noise, action, tau)
         context, context_mask = what_is_seen(*self.context(observation))
-        raw = self.expert(self._seen(observation), context, context_mask, noisy[None], tau[None], last=1)[0]
+        raw = self.expert(seen, context, context_mask, noisy[None], tau[None], last=1)[0]
         known = {"endpoint": action, "noise": noise, "velocity": flow.target_velocity(noise, action)}
         target = known[self.config.expert.head]
         weight = mask[..., None] * self.expert.action_mask[body][:, None, :]

@@ -10,6 +10,7 @@ from toddle.core.errors import problem
 from toddle.core.protocols import Explorable
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.recipes import sft
+from toddle.recipes._sft_data import check_fits, open_datasets
 
 __all__ = ["ImitationSettings"]
 
@@ -49,7 +50,7 @@ class ImitationSettings(OwnSuccessesConfig):
         return [f"imitate own successes{beside}, {how}"]
 
     def _datasets(self) -> list[LeRobotDataset]:
-        return sft.open_datasets(sft.Config(dataset=self.dataset)) if self.dataset else []
+        return open_datasets(self.dataset) if self.dataset else []
 
     def parts(self, policy: Explorable, seed: int) -> list[OwnSuccesses]:
         """Return the auxiliary loss, none or one.  Raises InputError where the demonstrations do not fit the policy."""
@@ -58,6 +59,6 @@ class ImitationSettings(OwnSuccessesConfig):
         demonstrations = None
         if self.dataset:
             datasets = self._datasets()
-            sft.check_fits(policy, datasets)
+            check_fits(policy, datasets)
             demonstrations = sft.make_data(sft.Config(dataset=self.dataset, cache=self.cache), policy, datasets)
         return [OwnSuccesses(policy, self, demonstrations=demonstrations, seed=seed)]

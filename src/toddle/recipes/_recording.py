@@ -69,6 +69,9 @@ def make_recorded(config: Any, name: str) -> BatchedEnv:
     if config.paraphrases:
         family.check("paraphrases", name, True)
         options["paraphrases"] = True
+    if config.own_sentence:
+        family.check("own_sentence", name, True)
+        options["own_sentence"] = True
     table = read_table(config.randomise)
     if table is not None and table.drawn != RenderVariation():  # the dataset says how its pictures differ
         raise problem("randomise.look", "none in record: --variation says it, and the dataset keeps it", "a look")

@@ -56,6 +56,11 @@ class FreshExpert:
     """Whether an action slot sees the later ones."""
     steps: Size = 8
     """Euler steps when acting."""
+    source: Literal["noise", "previous"] = "noise"
+    """Where the flow comes from: noise, or the last action that was executed, with noise of `spread` (with --like
+    too).  RL needs noise."""
+    spread: Positive = 0.1
+    """Deviation of the noise on the last action, in normalised actions."""
 
 
 @config
@@ -215,7 +220,8 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ch
         kind, architecture, _, _ = read_policy(config.like)
         if kind != FlowVLA.kind:
             raise problem("like", f"a policy of kind '{FlowVLA.kind}'", kind)
-        return FlowVLA.from_config(replace(architecture, seed=config.seed))
+        came = {"source": config.expert.source, "spread": config.expert.spread}
+        return FlowVLA.from_config(replace(architecture, seed=config.seed, **came))
     if config.kind == "diffusion":
         return DiffusionVLA.from_config(_diffusion_config(config, _body(datasets[0])))
     if config.kind == "language":
@@ -224,10 +230,14 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ch
         return _fast(config, _body(datasets[0]), chunks(config.tokens.horizon, config.tokens.executed))
     if config.kind != "flow":
         return TokenVLA.from_config(_token_config(config, _body(datasets[0])))
+    return _flow(config, _body(datasets[0]))
+
+
+def _flow(config: StartConfig, body: BodySpec) -> FineTunable:
     fresh = config.expert
     expert = ExpertConfig(
         trunk=fresh.trunk,
-        bodies=(_body(datasets[0]),),
+        bodies=(body,),
         horizon=fresh.horizon,
         executed=fresh.executed,
         window=fresh.window,
@@ -235,7 +245,13 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ch
         slot_mask=fresh.slot_mask,
     )
     settings = FlowVLAConfig(
-        backbone=config.backbone, expert=expert, steps=fresh.steps, cameras=config.cameras, seed=config.seed
+        backbone=config.backbone,
+        expert=expert,
+        steps=fresh.steps,
+        source=fresh.source,
+        spread=fresh.spread,
+        cameras=config.cameras,
+        seed=config.seed,
     )
     return FlowVLA.from_config(settings)
 

@@ -20,7 +20,7 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.returns import row_returns
 from toddle.maths.energy_weights import energy_weights
 
-__all__ = ["WeighConfig"]
+__all__ = ["WeighConfig", "shared_out"]
 
 
 @config
@@ -74,3 +74,13 @@ class WeighConfig:
             raise problem(f"weigh.by {self.by}", "rows that were followed by different returns", "none")
         whose = "another chunk's" if self.shuffled else "their"
         return [f"draw chunks by {whose} {self.by}: effectively {100 * self.share:.0f} % of them"]
+
+
+def shared_out(weights: NDArray[np.float64] | None, beside: NDArray[np.bool_], share: float) -> NDArray[np.float64]:
+    """Return weights (C N,) of C copies of N samples, of which those `beside` (N,) are drawn with probability `share`.
+
+    weights: (C N,), of the samples within each of the two; None: all alike.
+    """
+    weights = np.ones(len(beside)) if weights is None else weights
+    beside = np.tile(beside, len(weights) // len(beside))
+    return np.where(beside, share * weights / weights[beside].sum(), (1 - share) * weights / weights[~beside].sum())

@@ -22,6 +22,7 @@ from toddle.core.seeding import numpy_generator, torch_generator
 from toddle.core.types import Observation
 from toddle.policies.store import load_policy, meta_of, save_policy
 from toddle.recipes import sft
+from toddle.recipes._sft_data import check_fits, open_datasets
 from toddle.runs.run import RunFolder
 from toddle.transfer.compress import By, importance, in_int8, pairs_of, prune
 
@@ -83,8 +84,8 @@ def plan(config: Config) -> Plan:
     policy: Any = load_policy(config.policy)
     hidden = [policy.get_submodule(name).out_features for name, _ in pairs_of(policy)]
     learning = _learning(config)
-    datasets = sft.open_datasets(learning)
-    sft.check_fits(sft.make_policy(learning, datasets), datasets)
+    datasets = open_datasets(learning.dataset)
+    check_fits(sft.make_policy(learning, datasets), datasets)
     weights = sum(value.numel() for value in policy.parameters())
     return Plan(
         steps=[

@@ -22,6 +22,7 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.preferences import Answer, Segment, read_answers
 from toddle.policies.store import load_policy, meta_of, save_policy
 from toddle.recipes import sft
+from toddle.recipes._sft_data import check_fits
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
 
@@ -138,7 +139,7 @@ def _of_vla(
     config: Config, policy: Explorable, dataset: LeRobotDataset, pieces: list[Segment]
 ) -> tuple[VLALikelihood, list[np.ndarray]]:
     """Return the decisions of pieces for a VLA: those of fine-tuning, counted from the episode's first row."""
-    sft.check_fits(policy, [dataset])
+    check_fits(policy, [dataset])
     data = sft.make_data(sft.Config(dataset=(config.dataset,), cache=config.cache), policy, [dataset])
     rows, begin = data.windows[0].rows, {episode.index: episode.start for episode in dataset.episodes}
     chosen = [

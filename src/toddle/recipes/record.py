@@ -102,6 +102,8 @@ class Config(ActingSettings):
     """Store pictures as H.264 video, or exactly, as PNG in the rows (ten times larger)."""
     paraphrases: bool = False
     """Draw the sentence of each episode among the task's paraphrases."""
+    own_sentence: bool = False
+    """Of touch/<task>: say what is done there ("move the hand to the lever") in place of the task's sentence."""
     max_episode_steps: Count | None = None
     """Control steps after which an episode has failed; by default the environment's own limit (Meta-World: 300)."""
     render: RenderSettings = RenderSettings()

@@ -16,7 +16,7 @@ from toddle.core.config import config
 from toddle.core.device import check_device_name, resolve_device
 from toddle.core.errors import problem
 from toddle.core.memory import check_memory, resident, weights_that_fit
-from toddle.core.numbers import Count, Whole
+from toddle.core.numbers import Count, Share, Whole
 from toddle.core.plan import Plan
 from toddle.core.protocols import FineTunable
 from toddle.core.team import team
@@ -29,9 +29,10 @@ from toddle.experience.taught import Taught, drawings
 from toddle.policies.bounds import ROUNDING
 from toddle.policies.store import save_policy
 from toddle.recipes._features import cached_features
+from toddle.recipes._sft_data import action_range, check_fits, check_sentences, first_episodes, open_datasets
 from toddle.recipes._sft_parts import check_sharding, examples
 from toddle.recipes._sft_start import FreshExpert, FreshTokens, StartConfig, VLMStart, start_policy
-from toddle.recipes._weighing import WeighConfig
+from toddle.recipes._weighing import WeighConfig, shared_out
 from toddle.runs.learners import check_learners, follow, follows, leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
@@ -65,10 +66,14 @@ class Config(StartConfig):
     """How it is trained."""
     augment: PictureAugmentation = PictureAugmentation()
     """Copies of the pictures, cropped and in other colours, that are learned from too."""
+    beside: tuple[Path, ...] = ()
+    """Datasets that are learned from beside, whatever `episodes` says: approaches that RL has recorded, say."""
+    beside_share: Share = 0.3
+    """Of a batch's decisions those that are drawn from `beside`, on average."""
     mix_renderings: bool = False
     """Train on data sets that were drawn differently; the policy is then shown pictures as the first was drawn."""
     episodes: Count | None = None
-    """Use only the first so many episodes of each task."""
+    """Of `dataset`, use only the first so many episodes of each task."""
     interventions: Literal["person", "all"] = "person"
     """Of datasets of `toddle intervene`: learn from what a person did alone (HG-DAgger), or from whole episodes."""
     reaction: Whole = 0
@@ -105,12 +110,16 @@ class Config(StartConfig):
         check_sharding(self.sharding == "full", self.learners, self.sft)
         if not self.dataset:
             raise problem("dataset", "at least one folder", "none")
+        if not self.beside and self.beside_share != Config.beside_share:
+            raise problem("beside", "datasets to draw a share from", "none")
+        if self.beside and not 0 < self.beside_share < 1:
+            raise problem("beside_share", "above 0 and below 1", self.beside_share)
 
 
 def plan(config: Config) -> Plan:
     """Check the datasets and the init folder, and say what will be done."""
     resolve_device(config.device)
-    datasets = open_datasets(config)
+    datasets = open_datasets((*config.dataset, *config.beside))
     policy = make_policy(config, datasets)
     check_fits(policy, datasets)
     tokens = check_sentences(policy, datasets, lossy=config.lossy_sentences)
@@ -121,7 +130,7 @@ def plan(config: Config) -> Plan:
     pictures = config.augment.copies * sum(dataset.num_pictures for dataset in datasets)
     copies = f" ({config.augment.variants} of {config.augment.copies} changed)" if config.augment.variants else ""
     low, high = action_range(datasets)
-    count = sum(len(_chosen(dataset, config.episodes)) for dataset in datasets)
+    count = sum(len(chosen) for chosen in _chosen(config, datasets))
     here, step = resident(), None  # what LoRA is on is loaded by now
     if weights + frozen <= TRIED:
         parts = config.learners, config.sharding == "full"
@@ -134,6 +143,7 @@ def plan(config: Config) -> Plan:
             f"train {weights:,} weights{beside} for {config.sft.steps} steps of {config.sft.batch} decisions",
             *_people(config, datasets),
             *config.weigh.lines(datasets),
+            *([f"draw {100 * config.beside_share:g} % of the decisions from what is beside"] if config.beside else []),
             *drawings(datasets, mix=config.mix_renderings),
             *([step.line(config.sft.checkpointing)] if step else []),
             f"write the policy to {config.out / 'policy'}",
@@ -165,7 +175,7 @@ def run(config: Config, *, resume: bool = False) -> None:
         policy = _averaged(config, datasets, learner, shared)
         facts = {
             "init": config.init,
-            "dataset": [str(path) for path in config.dataset],
+            "dataset": [str(path) for path in (*config.dataset, *config.beside)],
             "steps": config.sft.steps,
             "tasks": sorted({task for dataset in datasets for task in dataset.tasks}),
         }
@@ -189,7 +199,7 @@ def _averaged(config: Config, datasets: list[LeRobotDataset], learner: SFT, shar
 def make_learner(config: Config) -> tuple[SFT, FineTunable, list[LeRobotDataset]]:
     """Build everything that learns.  Raises InputError where policy and datasets do not fit."""
     device = resolve_device(team().device(config.device))
-    datasets = open_datasets(config)
+    datasets = open_datasets((*config.dataset, *config.beside))
     policy = make_policy(config, datasets).to(device)
     check_fits(policy, datasets)
     check_sentences(policy, datasets, lossy=config.lossy_sentences)
@@ -200,68 +210,10 @@ def make_learner(config: Config) -> tuple[SFT, FineTunable, list[LeRobotDataset]
     actions = feature_statistics(data.actions)
     policy.fit_normalization(data.proprio(), actions, action_mode(config, datasets), body, refit=config.refit_proprio)
     weights = config.weigh.weights(data, datasets, config.seed)
+    if config.beside:
+        weights = shared_out(weights, data.source >= len(config.dataset), config.beside_share)
     made = SFT(policy, data, config.sft, seed=config.seed, weights=weights, sharded=config.sharding == "full")
     return made, policy, datasets
-
-
-def open_datasets(config: Config) -> list[LeRobotDataset]:
-    """Open the datasets.  Raises InputError where they are not of one robot that is driven in one way."""
-    datasets = [LeRobotDataset(path) for path in config.dataset]
-    first = datasets[0]
-    for other in datasets[1:]:
-        facts: list[tuple[str, Any, Any]] = [("robot_type", first.robot_type, other.robot_type)]
-        facts.append(("fps", first.fps, other.fps))
-        for name in ("observation.state", "action"):
-            facts.append((f"{name}: names", first.names(name), other.names(name)))
-            facts.append((f"{name}: size", first.vector(name).shape[1], other.vector(name).shape[1]))
-        for label, a, b in facts:
-            if a != b and not (label.endswith("names") and None in (a, b)):
-                remedy = "train a policy for each"
-                raise problem(f"dataset: {other.path}: {label}", f"{a}, as {first.path} has it", str(b), remedy)
-    return datasets
-
-
-def check_fits(policy: FineTunable, datasets: list[LeRobotDataset]) -> None:
-    """Check that the policy can learn from the datasets.
-
-    Raises InputError for another body, other sizes, or cameras that are missing or give no colours.
-    """
-    first, body = datasets[0], policy.bodies[policy.body_index(datasets[0].robot_type)]
-    for name, wanted in (("observation.state", body.proprio), ("action", body.action)):
-        if (found := first.vector(name).shape[1]) != wanted:
-            where = f"dataset: {first.path}: {name}"
-            raise problem(where, f"{wanted} numbers, as body '{body.name}' of the policy has", found)
-    if not policy.cameras:
-        raise problem("cameras", "one or more of the datasets' (record with pictures)", "none")
-    for dataset in datasets:
-        dataset.picture_size(*policy.cameras)
-
-
-def check_sentences(policy: FineTunable, datasets: list[LeRobotDataset], *, lossy: bool) -> int:
-    """Return the tokens of the longest sentence.
-
-    Raises InputError, unless `lossy`, for one that the policy would cut or of which it does not know half.
-    """
-    longest = 0
-    for dataset in datasets:
-        for sentence in dataset.tasks:
-            tokens, read, unknown = policy.reading(sentence)
-            longest = max(longest, tokens)
-            where, lossless = f"dataset: {dataset.path}: sentence '{sentence[:60]}'", not lossy
-            if lossless and read < tokens:
-                remedy = f"shorten it, make room (--backbone.text-tokens {tokens}, with --init random or a pi0)"
-                raise problem(where, f"at most {read} tokens", tokens, f"{remedy}, or cut it (--lossy-sentences)")
-            if lossless and 2 * unknown >= tokens:
-                remedy = "translate it, take another backbone, or train all the same (--lossy-sentences)"
-                want = "words that the backbone's vocabulary has"
-                raise problem(where, want, f"{unknown} unknown tokens of {tokens}", remedy)
-    return longest
-
-
-def action_range(datasets: list[LeRobotDataset]) -> tuple[float, float]:
-    """Return the smallest and the largest number of all actions."""
-    actions = [dataset.vector("action") for dataset in datasets]
-    return float(min(part.min() for part in actions)), float(max(part.max() for part in actions))
 
 
 def action_mode(config: Config, datasets: list[LeRobotDataset]) -> Mode:
@@ -317,11 +269,11 @@ def _windows(config: Config, sizes: tuple[int, int, int], datasets: list[LeRobot
             horizon=horizon,
             history=window,
             stride=executed,
-            episodes=_chosen(dataset, config.episodes),
+            episodes=chosen,
             person=config.interventions == "person",
             reaction=config.reaction,
         )
-        for dataset in datasets
+        for dataset, chosen in zip(datasets, _chosen(config, datasets))
     ]
 
 
@@ -333,13 +285,7 @@ def _people(config: Config, datasets: list[LeRobotDataset]) -> list[str]:
     return [f"of episodes with interventions, learn from {sum(map(sum, rows)):,} rows of a person alone"]
 
 
-def _chosen(dataset: LeRobotDataset, per_task: int | None) -> list[int]:
-    """Return the places of the first `per_task` episodes of each environment (or sentence)."""
-    seen: dict[str, int] = {}
-    chosen = []
-    for place, episode in enumerate(dataset.episodes):
-        task = str(episode.facts.get("env") or dataset.task_of(episode.start))
-        seen[task] = seen.get(task, 0) + 1
-        if per_task is None or seen[task] <= per_task:
-            chosen.append(place)
-    return chosen
+def _chosen(config: Config, datasets: list[LeRobotDataset]) -> list[list[int]]:
+    """Return the places of the episodes of each dataset: the first ones of each task, and all of those beside."""
+    counts = [config.episodes] * len(config.dataset) + [None] * len(config.beside)
+    return [first_episodes(dataset, count) for dataset, count in zip(datasets, counts)]

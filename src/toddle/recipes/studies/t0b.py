@@ -27,7 +27,15 @@ STARTS = {
     "re-anchored": Start(source="ppo", convert=FRESH, refit=True),
     "level C": Start(source="ppo", convert={}, refit=True),
     "level C, own statistics": Start(source="ppo", convert={}),
+    "mixed 10": Start(source="ppo", convert=FRESH, refit=True),
+    "mixed 30": Start(source="ppo", convert=FRESH, refit=True),
+    "mixed 50": Start(source="ppo", convert=FRESH, refit=True),
+    "last action": Start(source="ppo", refit=True),
 }
+BESIDE = {"mixed 10": 0.1, "mixed 30": 0.3, "mixed 50": 0.5}
+"""The share of every batch that are the RL policy's own approaches, each with a sentence that says what it does."""
+FLOWS = {"last action": {"source": "previous"}}
+"""Where the flow comes from, where it is not noise."""
 CONVERSIONS: dict[str, dict[str, Any]] = {"exact": {}, "fresh": FRESH}
 TUNING = "tuning"
 """The seed, by name, whose cells choose and are not counted."""
@@ -47,6 +55,8 @@ class Scale:
     """Control steps of a pretraining."""
     sft_steps: int
     episodes: int
+    approaches: int = 50
+    """Of each task, by the RL policy."""
 
     @property
     def choices(self) -> dict[str, dict[str, Any]]:
@@ -88,7 +98,17 @@ def _made(scale: Scale, at: str, seed: int, tasks: Sequence[str]) -> list[Step]:
     for name, convert in CONVERSIONS.items():
         settings = {"source": f"{{folder}}/{at}/ppo/policy", "convert": {"seed": seed} | convert}
         found.append(toddle_step(f"{at}/transfer/{name}", "transfer", settings, after=[f"{at}/ppo"], seconds=15))
-    return found
+    touch = {
+        "env": [f"touch/{task}" for task in tasks],
+        "policy": f"{{folder}}/{at}/ppo/policy",
+        "episodes": scale.approaches,
+        "own_sentence": True,
+        "keep_failures": True,
+        "max_episode_steps": 80,
+        "seed": 1_005_000 + 10_000 * seed,
+    }
+    seconds = 10 + 0.4 * scale.approaches * len(tasks)
+    return [*found, toddle_step(f"{at}/approaches", "record", touch, after=[f"{at}/ppo"], seconds=seconds)]
 
 
 def _tuned(scale: Scale, at: str, seed: int, name: str, count: int, choice: str) -> Step:
@@ -106,11 +126,16 @@ def _tuned(scale: Scale, at: str, seed: int, name: str, count: int, choice: str)
     }
     settings |= {} if start.convert is not None else {"like": policy}
     settings |= {"refit_proprio": True} if start.refit and start.convert is not None else {}
+    settings |= {"expert": FLOWS[name]} if name in FLOWS else {}
+    after = [f"{at}/demos", source]
+    if name in BESIDE:
+        settings |= {"beside": [f"{{folder}}/{at}/approaches"], "beside_share": BESIDE[name]}
+        after.append(f"{at}/approaches")
     return toddle_step(
         f"{at}/sft{count}/{file_of(choice)}/{file_of(name)}",
         "sft",
         settings,
-        after=[f"{at}/demos", source],
+        after=after,
         seconds=15 + 0.05 * scale.sft_steps,
     )
 
@@ -200,9 +225,9 @@ OUTCOMES = (
 NOTES = (
     "It counts as a yes where one of the starts reaches its line; p is held to 0.05 over the number of starts, which "
     "is stricter than Holm's rule. Otherwise the answer is no, at this scale.",
-    "What is run are the starts that exist: random, re-anchored, level C, and level C with its own statistics. An "
-    "interface that is kept by a resampler, mixed batches, flow from the last action, play and the RL policy under the "
-    "VLA's sub-goals are not part of it, nor is a second body.",
+    "The mixed starts are re-anchored, with 10, 30 or 50 % of every batch from the RL policy's own approaches; `last "
+    "action` has random weights, and its flow begins at the last action in place of noise. An interface that is kept "
+    "by a resampler, play and the RL policy under the VLA's sub-goals are not part of it, nor is a second body.",
     "Every choice of optimiser and rate is run on the counted tasks too; the page reads the one that the tuning tasks "
     f"chose at {page.AT} demonstrations (the mean over them, undisturbed).",
 )
