@@ -41,6 +41,8 @@ HEAVY = {
     "robosuite",
     "mani_skill",
     "ray",
+    "warp",
+    "mujoco_warp",
     "av",
     "wandb",
     "tensorboard",

@@ -14,7 +14,7 @@ from toddle.core.errors import nearest, problem
 from toddle.core.rendering import RenderSettings
 from toddle.envs.base import Array, BatchedEnv
 from toddle.envs.gymnasium_rules import TASKS
-from toddle.envs.mujoco_pool import MujocoPool
+from toddle.envs.pools import PhysicsConfig, Pool, make_pool
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 
 __all__ = ["TASKS", "GymnasiumEnv"]
@@ -38,17 +38,18 @@ class GymnasiumEnv(BatchedEnv):
         native_actions: bool = False,
         max_episode_steps: int | None = None,
         render: RenderSettings | None = None,
+        physics: PhysicsConfig = PhysicsConfig(),  # noqa: B008  # frozen
     ) -> None:
         """Build the worlds.
 
         Actions lie in [-1, 1] (clipped) and are scaled to the task's range, or are in the task's own units and not
-        clipped with `native_actions`.  Raises InputError for an unknown task.
+        clipped with `native_actions`.  Raises InputError for an unknown task, and where `physics` cannot step it.
         """
         if task not in TASKS:
             raise problem("task", "a gymnasium MuJoCo task", task, nearest(task, TASKS))
         self._task = TASKS[task]
         model = mujoco.MjModel.from_xml_path(str(_ASSETS / self._task.xml))
-        self._pool = MujocoPool(model, num_envs, threads=threads, fields=self._task.fields)
+        self._pool = make_pool(physics, model, num_envs, threads=threads, fields=self._task.fields)
         self.name, self.body, self.num_envs = f"gymnasium/{task}", task.split("-")[0].lower(), num_envs
         self.dt = model.opt.timestep * self._task.frame_skip
         self.max_episode_steps = max_episode_steps or self._task.limit
@@ -67,7 +68,7 @@ class GymnasiumEnv(BatchedEnv):
         self._allocate()
 
     @property
-    def pool(self) -> MujocoPool:
+    def pool(self) -> Pool:
         """The worlds' physics."""
         return self._pool
 
@@ -120,7 +121,7 @@ class GymnasiumEnv(BatchedEnv):
 
     def physics(self, world: int) -> tuple[Any, Any]:
         """Return the world's MjModel and MjData."""
-        return self._pool.models[world], self._pool.datas[world]
+        return self._pool.inside(world)
 
     def own_models(self) -> None:
         """Give every world an MjModel of its own."""
@@ -128,11 +129,10 @@ class GymnasiumEnv(BatchedEnv):
 
     def render_worlds(self, worlds: list[int], width: int = 256, height: int = 256, camera: str | None = None) -> Array:
         """Return (len(worlds), height, width, 3) uint8 pictures, by default from the task's tracking camera."""
-        model = self._pool.model
         renderer = self._renderers.get(width, height)
         camera = camera or ("track" if "track" in renderer.cameras else "free")
         renderer.check_camera(camera)
-        return np.stack([renderer.render(model, self._pool.datas[world], camera) for world in worlds])
+        return np.stack([renderer.render(*self._pool.pictured(world), camera) for world in worlds])
 
     def close_extras(self, **kwargs: Any) -> None:
         """Give back threads and the graphics context."""

@@ -23,7 +23,7 @@ from toddle.core.errors import nearest, problem
 from toddle.envs.base import Array
 from toddle.envs.native import Crew, Job, Table, function_address
 
-__all__ = ["MujocoPool"]
+__all__ = ["MujocoPool", "chosen_worlds", "rows_of"]
 
 _POST_CONSTRAINT = frozenset({"cacc", "cfrc_int", "cfrc_ext"})
 """Fields that MuJoCo computes only in mj_rnePostConstraint, which `step` then calls after the last substep."""
@@ -138,6 +138,14 @@ class MujocoPool:
         """
         return np.asarray(self._warnings[:, _BAD, 1].any(1))
 
+    def inside(self, world: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """Return a world's model and data as the last step left them, to be read."""
+        return self.models[world], self.datas[world]
+
+    def pictured(self, world: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """Return a model and data in a world's state, to be drawn: its own."""
+        return self.models[world], self.datas[world]
+
     # ---- state ---------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Return everything the physics needs to go on bitwise (not the models' parameters)."""
@@ -209,24 +217,33 @@ class MujocoPool:
         return np.concatenate([table, np.stack([ours, theirs])[None]]), np.append(sizes, self._warnings[0].nbytes)
 
     def _worlds(self, mask: Array | None) -> Table:
-        if mask is None:
-            return self._all
-        mask = np.asarray(mask)
-        if mask.shape != (self.num_worlds,) or mask.dtype != bool:
-            raise problem("mask", f"bool of shape ({self.num_worlds},)", f"{mask.dtype} of shape {mask.shape}")
-        return np.flatnonzero(mask)
+        return self._all if mask is None else chosen_worlds(mask, self.num_worlds)
 
     def _rows(self, field: str, values: Array, worlds: Table) -> Array:
-        """Rows of `values` for `worlds`."""
-        values, shape = np.asarray(values), self._view(field)[0].shape
-        if values.shape == (self.num_worlds, *shape):
-            return values[worlds]
-        if values.shape != (worlds.size, *shape):
-            expected = f"shape {(self.num_worlds, *shape)} or {(worlds.size, *shape)}"
-            raise problem(field, expected, str(values.shape))
-        return values
+        return rows_of(field, values, worlds, (self.num_worlds, *self._view(field)[0].shape))
 
     def _run(self, job: Job, worlds: Table) -> None:
         if worlds.size:
             job.choose(worlds)
             self._crew.run(job, min(self.threads, worlds.size) - 1)
+
+
+def chosen_worlds(mask: Array, num_worlds: int) -> Table:
+    """Return the indices of the worlds of `mask` (N,) bool.  Raises InputError for another shape or type."""
+    mask = np.asarray(mask)
+    if mask.shape != (num_worlds,) or mask.dtype != bool:
+        raise problem("mask", f"bool of shape ({num_worlds},)", f"{mask.dtype} of shape {mask.shape}")
+    return np.flatnonzero(mask)
+
+
+def rows_of(field: str, values: Array, worlds: Table, shape: tuple[int, ...]) -> Array:
+    """Return the rows for `worlds` of values that have `shape` (N, ...), or a row for each of `worlds` already.
+
+    Raises InputError for any other shape.
+    """
+    values, given = np.asarray(values), (worlds.size, *shape[1:])
+    if values.shape == shape:
+        return np.asarray(values[worlds])
+    if values.shape != given:
+        raise problem(field, f"shape {shape} or {given}", str(values.shape))
+    return values

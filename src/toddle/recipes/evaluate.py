@@ -23,6 +23,7 @@ from toddle.envs.base import BatchedEnv
 from toddle.envs.estimates import EstimateConfig
 from toddle.envs.make import family_of, make_env, worlds_bytes
 from toddle.envs.noise import NoiseConfig
+from toddle.envs.pools import PhysicsConfig
 from toddle.experience.actor import body_in
 from toddle.experience.evaluate import PushConfig, VideoRequest, evaluate
 from toddle.experience.taught import picture_options
@@ -65,6 +66,8 @@ class Config(ActingSettings, WatchedSettings):
     """Worlds stepped at once; a policy decides for all of them in one call."""
     threads: Size = 1
     """Threads of the simulation, where it has any."""
+    physics: PhysicsConfig = PhysicsConfig()
+    """What steps the physics of goal/, walk/ and gymnasium's MuJoCo tasks, and where."""
     deterministic: bool = True
     """Take a policy's most likely action instead of a draw."""
     steer: Steer = "none"
@@ -158,6 +161,7 @@ def _options(config: Config, name: str, policy: Acting, meta: dict[str, Any]) ->
     given: dict[str, Any] = {} if config.control == Config.control else {"control": config.control}
     given |= {} if config.estimates == Config.estimates else {"estimates": config.estimates}
     given |= {"terrain": config.terrain} if config.terrain else {}
+    given |= {} if config.physics == Config.physics else {"physics": config.physics}
     for option, value in given.items():
         family.check(option, name, value)
     options |= given

@@ -22,6 +22,7 @@ from toddle.envs.base import BatchedEnv
 from toddle.envs.estimates import EstimateConfig
 from toddle.envs.make import family_of, make_env
 from toddle.envs.noise import NoiseConfig
+from toddle.envs.pools import PhysicsConfig
 from toddle.methods._base import Method, Preset, Run, Start, load_method
 from toddle.policies.store import load_policy, save_policy
 from toddle.recipes import _reward
@@ -51,6 +52,7 @@ OPTIONS = (
     "horizon_scale",
     "terrain",
     "estimates",
+    "physics",
 )
 """Settings that are options of the environment."""
 
@@ -81,6 +83,8 @@ class Config(_reward.Rewarded):
     """Worlds of each environment."""
     threads: Size = 1
     """Threads that step the physics."""
+    physics: PhysicsConfig = PhysicsConfig()
+    """What steps the physics of goal/, walk/ and gymnasium's MuJoCo tasks, and where."""
     learners: Count = 1
     """Processes that learn, each with its share of the worlds (docs/scaling.md)."""
     workers: Count = 1
@@ -135,7 +139,10 @@ class Config(_reward.Rewarded):
             raise problem("env", "at least one environment", "none")
         _reward.check_reward(self.reward, OWN)
         check_shared(self, "pretrain", workers=self.workers, **{"a sum of rewards": self.reward not in OWN})
-        check_overlap(self, several_workers=self.workers > 1, a_sum_of_rewards=self.reward not in OWN)
+        warp = self.physics.engine == "warp"
+        check_overlap(
+            self, several_workers=self.workers > 1, a_sum_of_rewards=self.reward not in OWN, physics_by_warp=warp
+        )
         check_addresses(self)
         check_engine(self)
         check_stop(self.stop_at, len(self.env))

@@ -36,6 +36,7 @@ FAMILY = Family(
         "goals_per_episode",
         "episode_seconds",
         "render",
+        "physics",
     ),
     evaluation={"held_out": True, "pushes": None, "recovery_fraction": 0.0},
 )

@@ -64,7 +64,7 @@ FAMILY = Family(
     what="every id registered with gymnasium; its MuJoCo tasks from state, fast",
     members=_registered,
     build=_build,
-    options=("native_actions", "max_episode_steps", "render"),
-    only={"native_actions": TASKS, "render": TASKS},
+    options=("native_actions", "max_episode_steps", "render", "physics"),
+    only={"native_actions": TASKS, "render": TASKS, "physics": TASKS},
     open_ended=_by_module,
 )

@@ -22,7 +22,7 @@ from toddle.envs.bodies.body import Body, MocapAction, joint_range
 from toddle.envs.bodies.promises import key_point_rows
 from toddle.envs.bodies.sawyer import SawyerIndex, sawyer_proprio_batch
 from toddle.envs.goal.terrain import Terrain
-from toddle.envs.mujoco_pool import MujocoPool
+from toddle.envs.pools import Pool
 
 __all__ = ["AFTER_STEP", "BodyReader", "BodyState"]
 
@@ -96,7 +96,7 @@ class BodyReader:
         used = [field for field, _ in self.points]
         return ["qpos", "qvel", "xpos", "xmat", "cvel", "subtree_com", "actuator_force", *used, *extra]
 
-    def read(self, pool: MujocoPool, origin: Array) -> BodyState:
+    def read(self, pool: Pool, origin: Array) -> BodyState:
         """Read all worlds.  origin (N, 2 or 3): where the `station` of a floating base is measured from, in metres, and
         the heading that is wanted."""
         body, state = self.body, pool.state
@@ -121,7 +121,7 @@ class BodyReader:
                 result.proprio = self._proprio(pool, result, [])
         return result
 
-    def _tool_velocity(self, pool: MujocoPool, place: Array) -> Array:
+    def _tool_velocity(self, pool: Pool, place: Array) -> Array:
         """Velocity of the tool's first object, (N, 3) m/s, from MuJoCo's spatial velocity of its body."""
         field, rows = self.points[self.tool]
         owner = {"xpos": lambda r: r, "site_xpos": lambda r: self.model.site_bodyid[r]}.get(
@@ -131,7 +131,7 @@ class BodyReader:
         arm = place - pool.state["subtree_com"][:, self.model.body_rootid[owner]]
         return np.asarray(spatial[:, 3:] + np.cross(spatial[:, :3], arm))
 
-    def _floating(self, pool: MujocoPool, points: Array, origin: Array, result: BodyState) -> None:
+    def _floating(self, pool: Pool, points: Array, origin: Array, result: BodyState) -> None:
         body, state = self.body, pool.state
         root = int(self.model.jnt_bodyid[0])
         matrix = state["xmat"].reshape(pool.num_worlds, -1, 3, 3)[:, root]
@@ -164,7 +164,7 @@ class BodyReader:
         down = -matrix[:, 2, :]  # gravity in the root's axes
         result.proprio = self._proprio(pool, result, [result.height[:, None], down, linear, angular])
 
-    def _proprio(self, pool: MujocoPool, result: BodyState, root: list[Array]) -> Array:
+    def _proprio(self, pool: Pool, result: BodyState, root: list[Array]) -> Array:
         """Joints, their velocities, the servos' set-points (filtered: part of the state), then the root."""
         low, high = self.model.actuator_ctrlrange.T
         setpoint = (pool.ctrl - 0.5 * (low + high)) / np.maximum(0.5 * (high - low), 1e-9)

@@ -8,7 +8,7 @@ import numpy as np
 
 from toddle.envs.base import Array
 from toddle.envs.goal.parts import BodyReader
-from toddle.envs.mujoco_pool import MujocoPool
+from toddle.envs.pools import Pool
 from toddle.envs.streams import WorldStreams
 
 __all__ = ["Pushes"]
@@ -20,7 +20,7 @@ SIZE = 0.16
 class Pushes:
     """Schedules and applies the pushes of N worlds."""
 
-    def __init__(self, reader: BodyReader, pool: MujocoPool, interval: tuple[int, int] | None) -> None:
+    def __init__(self, reader: BodyReader, pool: Pool, interval: tuple[int, int] | None) -> None:
         """interval: least and most control steps between two pushes; None for no pushes of their own."""
         self.reader, self.pool, self.interval = reader, pool, interval
         self.strength = 1.0  # of the pushes of their own

@@ -15,7 +15,7 @@ import numpy as np
 from toddle.core.config import config
 from toddle.core.numbers import NonNegative, Positive, Share
 from toddle.envs.base import Array
-from toddle.envs.mujoco_pool import MujocoPool
+from toddle.envs.pools import Pool
 from toddle.envs.streams import WorldStreams
 
 __all__ = ["Randomisation", "RandomisationConfig"]
@@ -40,7 +40,7 @@ class RandomisationConfig:
 class Randomisation:
     """Draws and applies the factors of N worlds."""
 
-    def __init__(self, settings: RandomisationConfig | None, pool: MujocoPool, proprio: int) -> None:
+    def __init__(self, settings: RandomisationConfig | None, pool: Pool, proprio: int) -> None:
         """proprio: numbers of proprioception, which get noise."""
         self.settings, self.pool = settings, pool
         self.factors = np.ones((pool.num_worlds, 3))  # mass, gains, friction

@@ -9,7 +9,7 @@ from toddle.envs.base import Array
 from toddle.envs.bodies.body import MocapAction
 from toddle.envs.goal.parts import BodyReader
 from toddle.envs.goal.table import FeasibleTable, feasible_table, lowest_point
-from toddle.envs.mujoco_pool import MujocoPool
+from toddle.envs.pools import Pool
 from toddle.envs.streams import WorldStreams
 
 __all__ = ["Starts"]
@@ -29,8 +29,9 @@ class Starts:
         self.reader, self.table = reader, table
         self.recovery_fraction = recovery_fraction if reader.floating else 0.0
         self.near = feasible_table(reader, ROWS, 1, NEAR) if reader.floating else table
+        self._scratch = mujoco.MjData(reader.model)
 
-    def begin(self, pool: MujocoPool, mask: Array, streams: WorldStreams) -> Array:
+    def begin(self, pool: Pool, mask: Array, streams: WorldStreams) -> Array:
         """Put the worlds of `mask` (N,) into first states; return which of them begin fallen (n,)."""
         reader, worlds = self.reader, np.flatnonzero(mask)
         model, nq = reader.model, reader.model.nq
@@ -46,7 +47,7 @@ class Starts:
             anyhow = normal / np.linalg.norm(normal, axis=1, keepdims=True)
             qpos[:, 3:7] = np.where(fallen[:, None], anyhow, heading)
             for row in np.flatnonzero(fallen):
-                qpos[row, 2] += 0.01 - self._lowest(pool, int(worlds[row]), qpos[row])
+                qpos[row, 2] += 0.01 - self._lowest(qpos[row])
         places = {}
         if isinstance(reader.body.action, MocapAction):
             quaternion = np.tile(reader.body.action.quaternion, (len(worlds), model.nmocap, 1))
@@ -57,8 +58,8 @@ class Starts:
             pool.ctrl[worlds] = self._setpoints(qpos)
         return np.asarray(fallen)
 
-    def _lowest(self, pool: MujocoPool, world: int, qpos: Array) -> float:
-        data = pool.datas[world]
+    def _lowest(self, qpos: Array) -> float:
+        data = self._scratch
         data.qpos[:] = qpos
         mujoco.mj_kinematics(self.reader.model, data)
         return lowest_point(self.reader.model, data)

@@ -33,7 +33,7 @@ from toddle.envs.goal.sampling import Goals, GoalSampler, VisitedStates
 from toddle.envs.goal.starts import Starts
 from toddle.envs.goal.table import feasible_table, setpoint_home
 from toddle.envs.goal.tokens import TokenWriter
-from toddle.envs.mujoco_pool import MujocoPool
+from toddle.envs.pools import PhysicsConfig, make_pool
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.envs.streams import WorldStreams
 from toddle.maths.goal_reward import goal_success, item_error, joint_limit_excess, reward_parts, total_reward
@@ -76,6 +76,7 @@ class GoalTrackingEnv(BatchedEnv):
         goals_per_episode: int | None = None,
         episode_seconds: float | None = None,
         render: RenderSettings | None = None,
+        physics: PhysicsConfig = PhysicsConfig(),  # noqa: B008  # frozen
     ) -> None:
         """Build the worlds.  Times in seconds; raises InputError on a wrong option.
 
@@ -94,14 +95,8 @@ class GoalTrackingEnv(BatchedEnv):
         self.dt = float(model.opt.timestep * body.frame_skip)
         self.max_episode_steps = round((episode_seconds or body.episode_seconds) / self.dt)
         self.reader = BodyReader(body, model, heading=self.heading, ground=self.ground)
-        self.pool = MujocoPool(
-            model,
-            num_envs,
-            threads=threads,
-            fields=self.reader.fields(),
-            after_step=AFTER_STEP,
-            per_world_models=randomisation is not None,
-        )
+        read, differ = {"fields": self.reader.fields(), "after_step": AFTER_STEP}, randomisation is not None
+        self.pool = make_pool(physics, model, num_envs, threads=threads, per_world_models=differ, **read)
         self._state = self.reader.read(self.pool, np.zeros((num_envs, 3)))
         self.streams, self.goals = WorldStreams(num_envs, seed), Goals(num_envs)
         self.curriculum = Curriculum(None if held_out else curriculum, body.promote)
@@ -324,7 +319,7 @@ class GoalTrackingEnv(BatchedEnv):
 
     def physics(self, world: int) -> tuple[Any, Any]:
         """Return the world's MjModel and MjData."""
-        return self.pool.models[world], self.pool.datas[world]
+        return self.pool.inside(world)
 
     def own_models(self) -> None:
         """Give every world an MjModel of its own."""
@@ -334,7 +329,7 @@ class GoalTrackingEnv(BatchedEnv):
         """Return (len(worlds), height, width, 3) uint8 pictures from a camera that follows the body."""
         pictures, renderer = [], self._renderers.get(width, height)
         for world in worlds:
-            model, data = self.pool.models[world], self.pool.datas[world]
+            model, data = self.pool.pictured(world)
             mujoco.mj_kinematics(model, data)
             if self.reader.floating and camera is None:
                 renderer.aim("follow", data.qpos[:3])
