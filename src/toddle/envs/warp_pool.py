@@ -4,7 +4,8 @@ https://github.com/google-deepmind/mujoco_warp (package mujoco-warp, Apache-2.0)
 the device; a step copies the inputs there, launches the kernels and copies the wanted fields back.  On a CUDA device
 the launches of a control step are captured once as a CUDA graph and replayed.  What differs from `MujocoPool`:
 
-1. Numbers are float32 on the device, so motions part slowly from MuJoCo's own (docs/scaling.md has by how much).
+1. Numbers are float32 on the device, so motions part slowly from MuJoCo's own (docs/scaling.md has by how much);
+   contact frames of steep capsules are set as MuJoCo has them (`warp_contacts`).
 2. Warp steps every world: those that are to stand still are put back after the step, and a reset of any costs one
    forward pass of all.
 3. A world that meets a bad number begins anew at the end of the control step, where MuJoCo does it within.
@@ -137,6 +138,9 @@ class WarpPool:
             said = " ".join(str(error).split())[:200]
             raise problem("physics.engine", "mujoco for this model", "warp", f"MuJoCo Warp says: {said}") from None
         self._model.opt.warn_overflow = 0  # `_check_room` tells
+        from toddle.envs.warp_contacts import align_capsules
+
+        self._model.callback.contactfilter = align_capsules
         if self._device.is_cuda:
             self._model.opt.deterministic = int(self._mjw.DeterminismType.ALL)  # so that resumed runs repeat themselves
         return worlds
