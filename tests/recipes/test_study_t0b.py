@@ -56,7 +56,7 @@ def test_its_runs_are_commands_that_toddle_takes(tmp_path: Path) -> None:
     found = steps(SMALL)
     check_steps(found)
     check_toddle_steps(found[:15], tmp_path)
-    assert len(found) == 5 + 4 * 9 + SMALL.seeds * (5 + 5 * 4 * 9)
+    assert len(found) == 6 + 4 * 10 + SMALL.seeds * (6 + 5 * 4 * 10)
     beside = {step.settings.get("beside_share") for step in found if step.name.endswith("mixed_30")}
     assert beside == {0.3}
     counted = {task for step in found if step.name.startswith("seed") for task in step.settings.get("env", ())}

@@ -14,6 +14,7 @@ from toddle.core.errors import problem
 from toddle.core.types import FeatureSource, Observation, Reading, sentences_of
 from toddle.models.backbones.base import Backbone, VisionLanguageModel
 from toddle.models.lora import merged_copy
+from toddle.models.resampler import Resampler
 
 __all__ = ["HoldingPolicy", "SeeingPolicy"]
 
@@ -105,7 +106,8 @@ class HoldingPolicy(nn.Module):
 class SeeingPolicy(HoldingPolicy):
     """A policy that reads the context tokens of a backbone.
 
-    A subclass sets `adapter`, which maps the backbone's tokens to the context that it reads.
+    A subclass sets `adapter`, which maps the backbone's tokens to the context that it reads: each by itself, or all of
+    them to a few (`Resampler`).
     """
 
     adapter: nn.Module
@@ -145,6 +147,8 @@ class SeeingPolicy(HoldingPolicy):
                 ", ".join(observation),
                 f"make the environment with cameras={self.cameras}",
             )
+        if isinstance(self.adapter, Resampler):
+            return self.adapter(raw, mask)
         adapted: Tensor = self.adapter(raw)
         return adapted, mask
 

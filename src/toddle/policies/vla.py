@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from toddle.core.config import config
 from toddle.core.errors import problem
-from toddle.core.numbers import Positive, Seed, Size
+from toddle.core.numbers import Positive, Seed, Size, Whole
 from toddle.core.protocols import Memory
 from toddle.core.seeding import randn, seed_sequence
 from toddle.core.types import Decision, Observation
@@ -28,6 +28,7 @@ from toddle.maths.masks import annealed_bias, what_is_seen
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
 from toddle.models.expert import ActionExpert, ExpertConfig, make_adapter
+from toddle.models.resampler import Resampler
 from toddle.models.table_sampler import TableSampler, check_tables
 from toddle.policies.bounds import bounded
 from toddle.policies.flow_explorer import FlowExplorer, SamplerConfig, make_explorer
@@ -44,6 +45,8 @@ class FlowVLAConfig:
     """The vision-language model that reads pictures and sentence."""
     expert: ExpertConfig
     """The action expert; its head must be velocity or endpoint."""
+    queries: Whole = 0
+    """Tokens that a resampler makes of all of the backbone's; 0: an adapter maps each of them by itself."""
     steps: Size = 8
     """Euler steps from noise to the action chunk."""
     start: Literal["zero", "drawn"] = "zero"
@@ -90,7 +93,8 @@ class FlowVLA(SeeingPolicy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed_sequence(config.seed, "flow vla").generate_state(1)[0]))
             self.expert = ActionExpert(config.expert)
-            self.adapter = make_adapter(config.expert.trunk.context_width, backbone.width)
+            widths = config.expert.trunk.context_width, backbone.width
+            self.adapter = Resampler(*widths, config.queries) if config.queries else make_adapter(*widths)
         shape = (len(config.expert.bodies), config.expert.action_width)
         self.register_buffer("action_offset", torch.zeros(shape))
         self.register_buffer("action_scale", torch.ones(shape))

@@ -31,7 +31,9 @@ STARTS = {
     "mixed 30": Start(source="ppo", convert=FRESH, refit=True),
     "mixed 50": Start(source="ppo", convert=FRESH, refit=True),
     "last action": Start(source="ppo", refit=True),
+    "interface kept": Start(source="ppo", convert={}, refit=True),
 }
+KEPT = "interface kept"
 BESIDE = {"mixed 10": 0.1, "mixed 30": 0.3, "mixed 50": 0.5}
 """The share of every batch that are the RL policy's own approaches, each with a sentence that says what it does."""
 FLOWS = {"last action": {"source": "previous"}}
@@ -98,6 +100,11 @@ def _made(scale: Scale, at: str, seed: int, tasks: Sequence[str]) -> list[Step]:
     for name, convert in CONVERSIONS.items():
         settings = {"source": f"{{folder}}/{at}/ppo/policy", "convert": {"seed": seed} | convert}
         found.append(toddle_step(f"{at}/transfer/{name}", "transfer", settings, after=[f"{at}/ppo"], seconds=15))
+    settings = {"source": f"{{folder}}/{at}/ppo/policy", "convert": {"seed": seed}}
+    settings["interface"] = {"envs": [f"touch/{task}" for task in tasks]}
+    found.append(
+        toddle_step(f"{at}/transfer/interface", "transfer", settings, after=[f"{at}/ppo"], seconds=60 + 60 * len(tasks))
+    )
     touch = {
         "env": [f"touch/{task}" for task in tasks],
         "policy": f"{{folder}}/{at}/ppo/policy",
@@ -114,7 +121,7 @@ def _made(scale: Scale, at: str, seed: int, tasks: Sequence[str]) -> list[Step]:
 def _tuned(scale: Scale, at: str, seed: int, name: str, count: int, choice: str) -> Step:
     """Fine-tune a start on `count` demonstrations of each task."""
     start = STARTS[name]
-    source = f"{at}/transfer/{'fresh' if start.convert == FRESH else 'exact'}"
+    source = f"{at}/transfer/{'interface' if name == KEPT else 'fresh' if start.convert == FRESH else 'exact'}"
     policy = f"{{folder}}/{source}/policy"
     settings: dict[str, Any] = {
         "init": policy if start.convert is not None else "random",
@@ -226,8 +233,9 @@ NOTES = (
     "It counts as a yes where one of the starts reaches its line; p is held to 0.05 over the number of starts, which "
     "is stricter than Holm's rule. Otherwise the answer is no, at this scale.",
     "The mixed starts are re-anchored, with 10, 30 or 50 % of every batch from the RL policy's own approaches; `last "
-    "action` has random weights, and its flow begins at the last action in place of noise. An interface that is kept "
-    "by a resampler, play and the RL policy under the VLA's sub-goals are not part of it, nor is a second body.",
+    "action` has random weights, and its flow begins at the last action in place of noise; in `interface kept` a "
+    "resampler makes the RL policy's goal tokens of the pictures. Play and the RL policy under the VLA's sub-goals are "
+    "not part of it, nor is a second body.",
     "Every choice of optimiser and rate is run on the counted tasks too; the page reads the one that the tuning tasks "
     f"chose at {page.AT} demonstrations (the mean over them, undisturbed).",
 )
