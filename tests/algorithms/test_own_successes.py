@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,12 @@ def played(
 
 def own(policy: Any = None, **settings: Any) -> OwnSuccesses:
     return OwnSuccesses(policy or tiny_vla(), OwnSuccessesConfig(**({"weight": 1.0, "choose": "all"} | settings)))
+
+
+def loss_of(held: OwnSuccesses, part: Minibatch = WHOLE) -> Any:
+    """The loss and facts of a minibatch."""
+    held.draw([part])
+    return held.loss(part, None)  # type: ignore[arg-type]
 
 
 def decisions(held: OwnSuccesses) -> list[list[float]]:
@@ -154,11 +161,42 @@ def test_its_gradient_is_that_of_fine_tuning_on_the_same_decisions(make: Any) ->
     gradients = []
     noise = torch.Generator()
     noise.set_state(state["noise"])
-    for compute in (lambda: held.loss(WHOLE, None)[0], lambda: policy.loss(by_hand, noise)[0]):  # type: ignore[arg-type]
+    for compute in (lambda: loss_of(held)[0], lambda: policy.loss(by_hand, noise)[0]):
         policy.zero_grad()
         compute().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
     assert torch.allclose(*gradients, atol=1e-7) and float(gradients[0].norm()) > 0.01
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_vla(), lambda: tiny_vla(window=3), lambda: tiny_token_vla()])
+def test_parts_of_a_batch_are_the_batch(make: Any) -> None:
+    """Parts of 3, 0 and 8 of 11 decisions: a third learner whose part has none draws alike."""
+    policy = make().train()
+
+    class Shown:
+        def __len__(self) -> int:
+            return 5
+
+        def batch(self, samples: Any) -> dict[str, Any]:
+            (episode,) = held.kept[0, "open the drawer"]
+            return held._own([(episode, int(at)) for at in samples])
+
+    held = own(policy, batch=9)
+    held.begin([played(0, 5, success={0: (4,)})], policy)
+    held.demonstrations = Shown()
+    state, found = held.state_dict(), []
+    for places in ([(0, 1, 1)], [(0, 3, 11), (3, 0, 11), (3, 8, 11)]):
+        held.load_state_dict(state)
+        policy.zero_grad()
+        parts = [dataclasses.replace(WHOLE, place=place) for place in places]
+        held.draw(parts)
+        losses = [part.share * held.loss(part, None)[0] for part in parts]  # type: ignore[arg-type]
+        torch.stack(losses).sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
+        found.append(torch.stack(losses).sum().detach())
+        found.append(held.state_dict()["noise"])
+    assert torch.allclose(found[0], found[3], atol=1e-7) and float(found[0].norm()) > 0.01
+    assert torch.allclose(found[1], found[4], atol=1e-6) and torch.equal(found[2], found[5])
 
 
 def test_demonstrations_have_their_share() -> None:
@@ -171,13 +209,13 @@ def test_demonstrations_have_their_share() -> None:
 
         def batch(self, samples: Any) -> dict[str, Any]:
             batches.append(len(samples))
-            return held._own(len(samples))
+            return held._own(held._chosen(len(samples)))
 
     held = own(policy, batch=8, demonstrated=0.25)
-    assert float(held.loss(WHOLE, None)[0]) == 0.0  # type: ignore[arg-type]
+    assert float(loss_of(held)[0]) == 0.0
     held.begin([played(0, 5, success={0: (4,)})], policy)
     held.demonstrations = Source()
-    loss, facts = held.loss(WHOLE, None)  # type: ignore[arg-type]
+    loss, facts = loss_of(held)
     assert batches == [2] and loss.requires_grad and float(facts["imitation/loss"]) == float(loss.detach())
 
 
@@ -190,7 +228,7 @@ def test_the_state_holds_episodes_under_way(tmp_path: Any) -> None:
     for held in (whole, resumed):
         held.begin([played(4, 2, success={0: (1,)})], policy)
     assert decisions(whole) == decisions(resumed) == [[0.0], [1.0, 2.0, 3.0, 4.0, 5.0]]
-    assert whole.loss(WHOLE, None)[0].equal(resumed.loss(WHOLE, None)[0])  # type: ignore[arg-type]
+    assert loss_of(whole)[0].equal(loss_of(resumed)[0])
 
 
 def test_without_reported_success_it_is_refused() -> None:

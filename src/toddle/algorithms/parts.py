@@ -16,7 +16,7 @@ from toddle.core.protocols import Acting, Critic, Scorable
 from toddle.core.types import Score
 from toddle.experience.rollout import Minibatch, Rollout
 
-__all__ = ["Auxiliary", "Engine", "Estimator", "Optimiser", "Part", "RewardTerm", "Source"]
+__all__ = ["Auxiliary", "Engine", "Estimator", "Optimiser", "Part", "RewardTerm", "Source", "drawn"]
 
 
 class Part:
@@ -62,8 +62,11 @@ class Auxiliary(Part):
         """Get ready for an iteration (write columns into its rollouts, say); return metrics."""
         return {}
 
+    def draw(self, parts: Sequence[Minibatch]) -> None:
+        """Get ready for the losses of a minibatch, which are asked for part by part in this order."""
+
     def loss(self, part: Minibatch, score: Score) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss (a number) of a minibatch with gradients, and detached facts."""
+        """Return the loss (a number) of a minibatch with gradients, and detached facts; both count by its share."""
         raise NotImplementedError
 
     def rehearse(self, rollouts: Sequence[Rollout]) -> None:
@@ -72,6 +75,13 @@ class Auxiliary(Part):
     def finish(self, iterations: int) -> dict[str, float]:
         """Do what comes after an iteration's updates, `iterations` having been made; return metrics."""
         return {}
+
+
+def drawn(auxiliaries: Sequence[Auxiliary], parts: Sequence[Minibatch]) -> Sequence[Minibatch]:
+    """Return the parts of a minibatch, for whose losses the auxiliaries have got ready."""
+    for auxiliary in auxiliaries:
+        auxiliary.draw(parts)
+    return parts
 
 
 class Engine:

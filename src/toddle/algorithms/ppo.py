@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from toddle.algorithms.estimators import GAE
-from toddle.algorithms.parts import Auxiliary, Engine, Estimator, Optimiser, RewardTerm, Source
+from toddle.algorithms.parts import Auxiliary, Engine, Estimator, Optimiser, RewardTerm, Source, drawn
 from toddle.algorithms.safety import CostConstraint
 from toddle.algorithms.together import everyones, explained_variance, pooled, standardised
 from toddle.core.config import config
@@ -337,8 +337,8 @@ class PPO:
         """Set the gradients of one update, the mean over bodies; return detached facts about it."""
         self.optimiser.zero_grad()
         total: dict[str, Tensor] = {}
-        pieces = [piece for part in parts for piece in self._pieces(part)]
-        for part in pieces:
+        losses = [] if self._warming else self.auxiliaries
+        for part in (piece for whole in parts for piece in drawn(losses, self._pieces(whole))):
             with recomputing(self.config.checkpointing), compiling(self.config.compile):
                 loss, facts = self._loss(part)
             if len(parts) > 1:

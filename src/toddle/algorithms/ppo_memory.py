@@ -56,11 +56,11 @@ def forecast(learner: PPO) -> IterationMemory:
         auxiliary.begin(rollouts, learner.policy)
         auxiliary.rehearse(rollouts)
     iteration, config = learner.iteration, learner.config
-    rows, share = [_rows(learner, rollout) for rollout in rollouts], 1.0 / config.accumulate
+    rows, place = [_rows(learner, rollout) for rollout in rollouts], (0, 1, config.accumulate)
     learner.iteration, learner.config = max(iteration, config.critic_warm_up), replace(config, accumulate=1)
     try:
         passes = [
-            at_batch(partial(_learned, learner, rollout, share), wanted)
+            at_batch(partial(_learned, learner, rollout, place), wanted)
             for rollout, wanted in zip(rollouts, rows, strict=True)
         ]
     finally:
@@ -81,9 +81,9 @@ def _rows(learner: PPO, rollout: Rollout) -> int:
     return max(1, -(-places // (learner.config.minibatches * learner.config.accumulate)))
 
 
-def _learned(learner: PPO, rollout: Rollout, share: float, rows: int) -> None:
+def _learned(learner: PPO, rollout: Rollout, place: tuple[int, int, int], rows: int) -> None:
     part = rollout.part(torch.arange(rows, device=rollout.reward.device), whole=learner.policy.sequential)
-    part.share = share
+    part.place = place
     learner._gradients([part])
 
 

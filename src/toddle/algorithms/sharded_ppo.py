@@ -73,7 +73,7 @@ class ShardedPPO(PPO):
         """Return as many parts of a minibatch as every other learner, for weights are put together for each."""
         found = super()._pieces(part)
         most = max(self.team.objects(len(found)))
-        return found + [replace(found[0], share=0.0)] * (most - len(found))
+        return found + [replace(found[0], place=(0, 0, 1))] * (most - len(found))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of PPO, with all of every weight; all learners call it together."""

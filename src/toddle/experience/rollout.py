@@ -54,7 +54,12 @@ class Minibatch:
     made: Tensor | None = None  # (..., H) bool, the actions that were executed, where each has a value of its own
     weight: Tensor | None = None  # (...), how much each decision counts; None: all alike
     columns: dict[str, Tensor] = field(default_factory=dict)  # (..., ...), what others wrote into the rollout
-    share: float = 1.0  # of all learners' real decisions of the update; 0: the decision here only stands in
+    place: tuple[int, int, int] = (0, 1, 1)  # of all learners' real decisions of the update: before these, these, all
+
+    @property
+    def share(self) -> float:
+        """Share of all learners' real decisions of the update; 0: the decision here only stands in."""
+        return self.place[1] / max(self.place[2], 1)
 
     def split(self, count: int) -> list[Minibatch]:
         """Return at most `count` parts of its worlds or decisions, each with its share of what is real."""
@@ -65,8 +70,9 @@ class Minibatch:
         cut = [tree_map_only(Tensor, partial(_piece, count, index), held) for index in range(count)]
         parts = [replace(self, **each) for each in cut]
         real = [part.log_prob[..., 0].numel() if part.mask is None else int(part.mask.sum()) for part in parts]
-        for part, own in zip(parts, real, strict=True):
-            part.share = self.share * own / max(sum(real), 1)
+        (before, own, every), here = self.place, sum(real)
+        for index, part in enumerate(parts):
+            part.place = (before * here + own * sum(real[:index]), own * real[index], every * here)
         return parts
 
 
@@ -270,9 +276,9 @@ class Rollout:
         if real is not None:
             order = real[order]
         drawn = [*order.tensor_split(count)]
-        shares, weight = [1.0] * count, mask.sum(0) if sequential and mask is not None else None
+        places, weight = [(0, 1, 1)] * count, mask.sum(0) if sequential and mask is not None else None
         if worlds > self.worlds:
-            drawn, shares = map(list, zip(*(self._own(part, first, worlds, sequential, weight) for part in drawn)))
+            drawn, places = map(list, zip(*(self._own(part, first, worlds, sequential, weight) for part in drawn)))
             order = torch.cat(drawn)
         held, sizes = self.held(sequential), [len(part) for part in drawn]
         small = {key: value for key, value in held.items() if value.numel() * value.element_size() < LARGE}
@@ -283,31 +289,31 @@ class Rollout:
                     key: parts[key][index] if key in parts else _take(value, chosen, sequential)
                     for key, value in held.items()
                 },
-                shares[index],
+                places[index],
             )
 
     def _own(
         self, chosen: Tensor, first: int, worlds: int, sequential: bool, weight: Tensor | None
-    ) -> tuple[Tensor, float]:
+    ) -> tuple[Tensor, tuple[int, int, int]]:
         """Return which of `chosen` (of all learners' worlds or decisions) are of this rollout, by their number in it,
-        and their share; where there is none, one that stands in for it, and 0.  `weight`: real decisions of a world."""
+        and their place; where there is none, one that stands in for it.  `weight`: real decisions of a world."""
         world = chosen if sequential else chosen % worlds
         own = (world >= first) & (world < first + self.worlds)
-        share = float(own.float().mean())
-        if weight is not None:
-            share = float(weight[chosen[own]].sum() / weight[chosen].sum().clamp(min=1))
+        real = torch.ones_like(chosen) if weight is None or not weight[chosen].any() else weight[chosen]
+        before, here, every = torch.stack([real[world < first].sum(), real[own].sum(), real.sum()]).tolist()
         mine = chosen[own]
         if not len(mine):
-            return chosen.new_zeros(1), 0.0
-        return (mine - first if sequential else mine // worlds * self.worlds + mine % worlds - first), share
+            return chosen.new_zeros(1), (before, 0, every)
+        rows = mine - first if sequential else mine // worlds * self.worlds + mine % worlds - first
+        return rows, (before, here, every)
 
-    def _minibatch(self, taken: dict[str, Tensor], share: float = 1.0) -> Minibatch:
+    def _minibatch(self, taken: dict[str, Tensor], place: tuple[int, int, int] = (0, 1, 1)) -> Minibatch:
         named = {"o": dict[str, Tensor](), "c": dict[str, Tensor](), "": dict[str, Tensor]()}
         for key, value in taken.items():
             kind, _, name = key.rpartition("/")
             named[kind][name] = value
         seen = self._with_sentences(named["o"])
-        return Minibatch(observation=seen, columns=named["c"], share=share, **named[""])
+        return Minibatch(observation=seen, columns=named["c"], place=place, **named[""])
 
 
 def _piece(count: int, index: int, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from toddle.algorithms.own_successes import OwnSuccesses, OwnSuccessesConfig
 from toddle.core.config import changes, config, to_dict
 from toddle.core.errors import problem
 from toddle.core.protocols import Explorable
+from toddle.core.team import team
 from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.recipes import sft
 from toddle.recipes._sft_data import check_fits, open_datasets
@@ -60,5 +61,6 @@ class ImitationSettings(OwnSuccessesConfig):
         if self.dataset:
             datasets = self._datasets()
             check_fits(policy, datasets)
-            demonstrations = sft.make_data(sft.Config(dataset=self.dataset, cache=self.cache), policy, datasets)
+            with team().first_alone():  # it makes the cache
+                demonstrations = sft.make_data(sft.Config(dataset=self.dataset, cache=self.cache), policy, datasets)
         return [OwnSuccesses(policy, self, demonstrations=demonstrations, seed=seed)]

@@ -65,8 +65,9 @@ def unit_of(config: Any) -> int:
 
 def check_sharded(config: Any) -> None:
     """Raise InputError where weights cannot be shared out in RL."""
-    compiled = to_dict(config).get("ppo", {}).get("compile", False)
-    for what, given in {"one learner": config.learners == 1, "ppo.compile": compiled}.items():
+    kept = {"one learner": config.learners == 1, "imitation": config.imitation.weight > 0.0}
+    kept |= {"ppo.compile": to_dict(config).get("ppo", {}).get("compile", False)}
+    for what, given in kept.items():
         if config.sharding == "full" and given:
             raise problem("sharding", f"none with {what}", "full")
 

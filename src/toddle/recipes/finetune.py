@@ -148,8 +148,7 @@ class Config(_reward.Rewarded):
     def __post_init__(self) -> None:
         check_device_name(self.device)
         beside: Any = {"a process reward": self.process_reward.model, "a sum of rewards": self.reward not in OWN}
-        imitates = self.learners > 1 and self.imitation.weight > 0.0
-        alone: Any = beside | {"imitation": imitates, "drawn tasks": self.tasks.draws}
+        alone: Any = beside | {"drawn tasks": self.tasks.draws}
         check_shared(self, "finetune", workers=self.workers, **alone)
         check_overlap(self, several_workers=self.workers > 1, **beside)
         check_addresses(self)
