@@ -367,7 +367,7 @@ class FlowVLA(SeeingPolicy):
         body = torch.zeros(batch_size, dtype=torch.int64, device=mask.device) if body is None else body[-1]
         action = self.normalise(batch["action"], body)
         seen = self._seen(observation)
-        now: Any = {"previous_action": seen["previous_action"][-1]}
+        now: Any = {"previous_action": seen["previous_action"][-1]} if "previous_action" in seen else {}
         noise = self.begun(randn(action.shape, generator, action.device), now)
         tau = flow.sample_time((batch_size,), generator).to(action.device)
         noisy = flow.interpolate(noise, action, tau)
