@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +19,14 @@ from tests.runs.test_learners import CAUSAL, SMALL, assert_alike, of_vla, vla
 
 from toddle.cli import main
 from toddle.core.config import save_config
+from toddle.core.errors import EnvironmentFault, InputError
 from toddle.core.team import Place, placed
 from toddle.envs.base import BatchedEnv
 from toddle.recipes import finetune, pretrain
 from toddle.recipes._shared import process_lines
 from toddle.runs import engine
 from toddle.runs.metrics import read_metrics
+from toddle.runs.workers import Crew
 
 __all__ = ["vla"]  # the fixture
 
@@ -155,6 +159,37 @@ def test_what_an_engine_cannot_do_is_told(given: str, said: str, capsys: pytest.
         main(["pretrain", "--env", "fork/point", "--worlds", "6", "--acting", "engine", *given.split(), "--dry-run"])
     found = capsys.readouterr().err
     assert stopped.value.code == 2 and said in found and found.count("\n") == 1, found
+
+
+def test_worlds_of_a_learned_model_have_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "family_of", lambda name: SimpleNamespace(modelled=name == "imagined/runs/model"))
+    config = pretrain.configure(SMALL, workers=2, acting="engine")
+    engine.check_engine(config)
+    with pytest.raises(InputError, match="acting: expected workers in a learned model"):
+        engine.check_engine(SimpleNamespace(acting="engine", workers=2, env=("fork/point", "imagined/runs/model")))
+
+
+class Failing(Crew):
+    """A crew whose worker ends by an error of its own."""
+
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+@pytest.mark.parametrize("replays", [True, False])
+def test_a_worker_that_would_fail_again_ends_the_run(replays: bool, tmp_path: Path) -> None:
+    """Told the same again it would do the same again; one that decides plays other episodes."""
+    crew = Failing(1, "pretrain", tmp_path, engine=replays)
+    crew.links[0] = Connection(os.open(os.devnull, os.O_RDWR))  # it had said that it was ready
+    try:
+        if replays:
+            with pytest.raises(EnvironmentFault, match="worker 0 has ended with status 3"):
+                crew._lost(0)
+        else:
+            crew._lost(0)
+            assert crew.lives == [1]
+    finally:
+        crew.close()
 
 
 def test_a_plan_says_who_decides() -> None:
