@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import toddle
 from toddle.core.errors import InputError
 from toddle.maths.intervals import Interval
 from toddle.recipes import demo
@@ -246,6 +247,8 @@ def test_every_study_file_plans_at_every_scale(name: str, scale: str) -> None:
     steps = found.steps(found.settings(scale))
     check_steps(steps)
     check_toddle_steps(steps, Path("somewhere"))
+    told = json.dumps([step.settings for step in steps], default=str)
+    assert str(Path(toddle.__file__).parent) not in told  # else what is done here were another thing elsewhere
 
 
 def test_the_stages_of_the_demo_have_valid_settings() -> None:

@@ -45,6 +45,7 @@ __all__ = [
 POLL_SECONDS, SHOW_SECONDS = 0.1, 0.5
 COMPUTING = {"pretrain", "sft", "finetune", "reward", "evaluate", "backbone"}
 """Commands with a `device`."""
+PACKAGE = Path(__file__).parent.parent
 GRACE_SECONDS = 60.0
 """How long an interrupted step may take to save its state before it is killed."""
 
@@ -54,7 +55,7 @@ class Step:
     """One process.
 
     In its arguments and settings `{out}` stands for its folder, `{folder}` for the folder of all steps, `{python}`
-    for this interpreter.
+    for this interpreter, `{toddle}` for the folder of the package: its fingerprint is the same on every machine.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Step:
             "{out}": str(folder / self.name),
             "{folder}": str(folder),
             "{python}": sys.executable,
+            "{toddle}": str(PACKAGE),
             "{settings}": str(folder / "steps" / f"{self.name}.yaml"),
         }
 

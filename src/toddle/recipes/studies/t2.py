@@ -35,12 +35,12 @@ STEERED: dict[str, dict[str, Any]] = {
 """How the policy of bc chooses, by the critics of iql, while it acts."""
 LIMIT = 4.0
 """Of an episode's cost: control steps in which the robot touches what it should not."""
-TABLE = Path(__file__).with_name("t2_shifted.yaml")
+TABLE = "{toddle}/recipes/studies/t2_shifted.yaml"
 """How the worlds of `deployment` differ."""
 TRAINED: dict[str, dict[str, Any]] = {
     "ppo": {},
     "lagrangian": {"safety": "lagrangian", "limit": LIMIT},
-    "randomised": {"randomise": str(TABLE)},
+    "randomised": {"randomise": TABLE},
 }
 """How the agents of `deployment` are trained."""
 DATA_SEED = 1_000_000
@@ -177,7 +177,7 @@ def _deployment(scale: Scale, seed: int, env: str) -> list[Step]:
     return [
         *found,
         _evaluate(f"{at}/evaluation", tuple(TRAINED), env, scale, cost="contact"),
-        _evaluate(f"{at}/shifted", tuple(TRAINED), env, scale, cost="contact", randomise=str(TABLE)),
+        _evaluate(f"{at}/shifted", tuple(TRAINED), env, scale, cost="contact", randomise=TABLE),
     ]
 
 
