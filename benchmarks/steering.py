@@ -23,6 +23,7 @@ from toddle.models.q_ensemble import QEnsemble
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.guided import GuidanceConfig, GuidedPolicy
+from toddle.policies.links import FlowConfig
 from toddle.policies.store import load_policy, meta_of
 
 BODY = BodySpec(name="arm", proprio=49, action=7, dt=0.05)
@@ -57,6 +58,7 @@ def of_states(rounds: int) -> None:
     """Print a table for policies of states."""
     critic = QEnsemble(BODY.proprio, BODY.action, hidden=(256, 256), count=2, seed=0)
     policies: dict[str, Any] = {
+        "flow": DenoisingPolicy(DenoisingConfig(body=BODY, process=FlowConfig())).train(False),
         "gaussian": GaussianPolicy(GaussianConfig(bodies=(BODY,), hidden=(256, 256))).train(False),
         "denoising": DenoisingPolicy(DenoisingConfig(body=BODY)).train(False),
     }

@@ -524,6 +524,24 @@ def test_value_of_an_even_expectile_is_the_mean_over_the_datas_actions() -> None
         assert low < float(learner.v(torch.zeros(1, 2)).detach()) < high
 
 
+def test_sarsa_values_the_policy_that_made_the_data_and_no_better_one() -> None:
+    """Two chunks of two steps, drawn evenly: up from the start leads to where up is paid 1; down is the end.
+
+    By hand, gamma 0.9: the second state is worth 1/2, so up is worth 0.9^2 / 2 in the first; the best policy's is 0.81.
+    """
+    g = torch.Generator().manual_seed(0)
+    action = torch.rand(4000, 2, generator=g) * 2 - 1
+    up, second = action[:, 0] > 0, torch.rand(4000, generator=g) < 0.5
+    state = torch.stack([second.float(), (~second).float()], 1)
+    reward, ended = (up & second).float(), (second | ~up).float()
+    data = Transitions(state, action, reward, torch.tensor([[1.0, 0.0]]).expand(4000, 2), ended, reward)
+    learner = trained("sarsa", data, steps=6, chunk=2, discount=0.9, target_rate=0.05, batch=128)
+    asked = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    with torch.no_grad():
+        found = learner.q(asked, torch.tensor([[0.7, 0.0], [-0.7, 0.0]]).repeat(2, 1)).mean(0)
+    torch.testing.assert_close(found, torch.tensor([0.405, 0.0, 1.0, 0.0]), atol=0.04, rtol=0.0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_state_goes_on_bit_for_bit(method: str) -> None:
     # the policy's part has begun

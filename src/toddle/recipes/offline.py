@@ -40,7 +40,7 @@ OF = {
     "value_share": ("recap", "arfm"),
     "value_bins": ("recap", "arfm"),
     "weights_share": ("arfm",),
-    "chunk": ("co-rft",),
+    "chunk": ("co-rft", "sarsa"),
     "history": ("dt",),
     "spare_weight": ("q-transformer",),
     "conservative": ("cql", "cal-ql", "co-rft", "conrft"),
@@ -57,7 +57,7 @@ class Config:
 
     Example: toddle offline --dataset runs/play --method iql --out runs/offline
     `--method` is iql, cql, cal-ql, td3-bc, co-rft, awac, dt, q-transformer, conrft, pac, recap,
-    reinbot, arfm, or bc (imitation, to compare).
+    reinbot, arfm, sarsa (values of the policy that made the data), or bc (imitation, to compare).
     Writes <out>/policy, which `toddle evaluate` plays and `toddle pretrain --init` goes on from, and <out>/critics.
     """
 
@@ -81,6 +81,7 @@ class Config:
         "recap",
         "reinbot",
         "arfm",
+        "sarsa",
         "bc",
     ] = "iql"
     """How the policy is learned."""

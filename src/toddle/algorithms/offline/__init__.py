@@ -11,6 +11,7 @@ from toddle.algorithms.offline.iql import IQL
 from toddle.algorithms.offline.learner import OfflineConfig, OfflineLearner
 from toddle.algorithms.offline.pac import PAC
 from toddle.algorithms.offline.q_transformer import QTransformer
+from toddle.algorithms.offline.sarsa import SARSA
 from toddle.algorithms.offline.td3_bc import TD3BC
 
 __all__ = ["METHODS", "OfflineConfig", "OfflineLearner"]
@@ -29,5 +30,6 @@ METHODS: dict[str, type[OfflineLearner]] = {
     "conrft": ConRFT,
     "pac": PAC,
     "q-transformer": QTransformer,
+    "sarsa": SARSA,
     "bc": OfflineLearner,
 }

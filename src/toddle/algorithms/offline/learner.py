@@ -137,7 +137,7 @@ class OfflineConfig:
     weights_share: Positive = 0.5
     """arfm: effective sample size that the weights are to have, as a share of the batch; 1: all alike."""
     chunk: Size = 4
-    """co-rft: H, actions of a decision, all executed before the next one."""
+    """co-rft, sarsa: H, actions of a decision, all executed before the next one."""
     history: Size = 20
     """dt: K, steps that a fresh policy looks back, this one counted."""
     spare_weight: NonNegative = 1.0
