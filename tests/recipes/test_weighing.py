@@ -103,7 +103,7 @@ def test_what_is_beside_is_drawn_in_its_share_and_whole(setting: Config, mixed: 
     assert "draw 10 % of the decisions from what is beside" in plan(config).steps
     with pytest.raises(InputError, match="beside_share: expected above 0 and below 1, got 1"):
         replace(config, beside_share=1.0)
-    with pytest.raises(InputError, match="beside: expected datasets to draw a share from"):
+    with pytest.raises(InputError, match="beside_share: expected nothing without datasets"):
         replace(config, beside=())
 
 

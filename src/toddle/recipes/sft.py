@@ -111,7 +111,7 @@ class Config(StartConfig):
         if not self.dataset:
             raise problem("dataset", "at least one folder", "none")
         if not self.beside and self.beside_share != Config.beside_share:
-            raise problem("beside", "datasets to draw a share from", "none")
+            raise problem("beside_share", "nothing without datasets in beside", self.beside_share)
         if self.beside and not 0 < self.beside_share < 1:
             raise problem("beside_share", "above 0 and below 1", self.beside_share)
 
