@@ -139,7 +139,8 @@ def diffusion_vla(folder: Path) -> tuple[Any, Observation]:
 
 def diffusion_resnet(folder: Path) -> tuple[Any, Observation]:
     save_embedded(folder / "eyes", tiny_backbone())
-    more: dict[str, Any] = {"eyes": "resnet", "resnet": ResNetConfig(channels=(4, 8), blocks=1), "network": SMALL}
+    eyes = ResNetConfig(channels=(16, 32), blocks=1)  # of 4 and 8: docs/LOG.md, 2026-11-30
+    more: dict[str, Any] = {"eyes": "resnet", "resnet": eyes, "network": SMALL}
     settings = tiny_diffusion_config(body=ARM, backbone=BackboneConfig(name=str(folder / "eyes")), **more)
     return DiffusionVLA.from_config(settings), seen(32)
 
