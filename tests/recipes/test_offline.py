@@ -22,8 +22,9 @@ from toddle.runs.checkpoint import load_state, states_equal
 from toddle.runs.critics import load_critics
 
 
-def write(path: Path, *, success: bool = True, size: float = 1.0, episodes: int = 4) -> Path:
-    """Episodes of six rows on a line: state (position, row), reward the row's number, success at row 3 of even ones."""
+def write(path: Path, *, success: bool = True, size: float = 1.0, episodes: int = 4, paid: float = 1.0) -> Path:
+    """Episodes of six rows on a line: state (position, row), reward `paid` times the row's number, success at row 3 of
+    even ones."""
     features = {
         "observation.state": Feature(size=2),
         "action": Feature(size=1),
@@ -36,7 +37,7 @@ def write(path: Path, *, success: bool = True, size: float = 1.0, episodes: int 
             columns = {
                 "observation.state": np.stack([rows + 10.0 * number, rows], 1).astype(np.float32),
                 "action": (size * np.sin(rows + number)[:, None]).astype(np.float32)[:, 0],
-                "next.reward": rows.astype(np.float32),
+                "next.reward": (paid * rows).astype(np.float32),
                 "next.success": (rows == 3) & (number % 2 == 0) & success,
             }
             writer.add_episode(columns, {}, "go", {"seed": number, "env": "line"})
@@ -170,6 +171,11 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     policy = GaussianPolicy(GaussianConfig(bodies=(BodySpec(name="point", proprio=2, action=1, dt=0.1),), hidden=(8,)))
     save_policy(tmp_path / "blind", policy)
     blind = ("--features", str(tmp_path / "blind"))
+    chunks = ("--dataset", str(write(tmp_path / "d")), "--method", "sarsa", *out)
+    assert "offline.chunk: expected at most 6" in failed(capsys, *chunks, "--offline.chunk", "7")
+    assert "decisions of 4 actions (--offline.chunk)" in failed(capsys, *chunks, "--policy", str(tmp_path / "blind"))
+    endless = ("--dataset", str(write(tmp_path / "endless", success=False, paid=0.0)), "--method", "sarsa", *out)
+    assert "dataset: expected rewards that differ" in failed(capsys, *endless, "--reward", "recorded")
     assert "features: expected a VLA" in failed(capsys, "--dataset", str(tmp_path / "none"), *blind, *out)
     assert not (tmp_path / "run").exists()
     data = LeRobotDataset(tmp_path / "none")

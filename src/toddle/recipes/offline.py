@@ -153,9 +153,13 @@ def _read(config: Config) -> tuple[Transitions, BodySpec]:
     for dataset in datasets:
         state = None if vla is None else states_seen(config.cache, vla, dataset)
         parts.append(read_transitions(dataset, reward=config.reward, state=state, **paid))
+    if chunk > (longest := max(one.stop - one.start for dataset in datasets for one in dataset.episodes)):
+        raise problem("offline.chunk", f"at most {longest}, the rows of the longest episode", chunk)
     data = Transitions.joined(parts)
     if config.reward == "success" and not bool(data.terminal.any()):
         raise problem("dataset", "a success among its episodes", "none", "without one there is nothing to learn from")
+    if config.method != "bc" and not bool(data.terminal.any()) and bool((data.reward == data.reward[0]).all()):
+        raise problem("dataset", "rewards that differ, or an end (next.terminated)", "neither", "nothing is better")
     if config.permute_rewards:
         data = data.permuted(torch_generator(config.seed, "permuted rewards"))
     sizes = data.observation.shape[1], data.action.shape[1] // chunk
@@ -171,7 +175,9 @@ def _policy(config: Config, data: Transitions, body: BodySpec) -> Any:
         if found.kind != kind:
             raise problem("policy", f"a policy of states of the kind {kind} for --method {config.method}", found.kind)
         if found.horizon != horizon:
-            raise problem("policy", f"decisions of as many actions as --method {config.method} has", found.horizon)
+            several = f"decisions of {horizon} actions (--offline.chunk)"
+            wanted = several if METHODS[config.method].chunked else "decisions of single actions"
+            raise problem("policy", f"{wanted} with --method {config.method}", found.horizon)
         mine = found.bodies[0]
         if (mine.proprio, mine.action) != (body.proprio, body.action):
             wanted = f"a policy of {body.proprio} numbers and actions of {body.action}, as the data have"
