@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from tests.policies.test_guided import BODY, critic, observation
 from tests.policies.test_guided import policy as gaussian
 from tests.policies.test_vla import awake
 from tests.policies.test_vla import observation as glimpse
-from tests.policies.tiny_vla import tiny_token_vla, tiny_vla
+from tests.policies.tiny_vla import tiny_backbone, tiny_token_vla, tiny_vla
 
 from toddle.core.errors import InputError
 from toddle.models.denoisers import MlpDenoiserConfig
 from toddle.policies.denoising import DenoisingConfig, DenoisingPolicy
 from toddle.policies.exploring import NoisyActions, NoisyCondition, Provoking
 from toddle.policies.links import DiffusionConfig
+from toddle.policies.vla import FlowVLA
 
 
 def denoising() -> DenoisingPolicy:
@@ -69,6 +71,9 @@ def test_a_flow_from_disturbed_features_tends_to_its_own_as_the_noise_goes() -> 
     assert torch.allclose(near, own, atol=1e-4) and (far - own).abs().max() > 1e-2
     with pytest.raises(InputError, match="acts by a flow"):
         NoisyCondition(tiny_token_vla(), 0.1)
+    previous = FlowVLA(replace(tiny_vla().config, source="previous"), tiny_backbone())
+    with pytest.raises(InputError, match="acts by a flow from noise"):
+        NoisyCondition(previous, 0.1)
 
 
 def provoked(slope: float, **options: Any) -> Provoking:

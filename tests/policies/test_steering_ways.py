@@ -111,9 +111,9 @@ def test_a_gradient_raises_the_value_and_strength_zero_or_a_flat_critic_changes_
     lost = [of(slope, strength=0.2, control="shuffled") for slope in (1.0, -1.0)]
     assert torch.equal(*lost) and (lost[0] - plain).abs().max() > 1e-3  # moved, whatever the critic says
     assert kind == "states" or torch.allclose(plain, own, atol=1e-5)  # that of states has noise on its way
-    with pytest.raises(InputError, match="a policy that flows, for guidance"):
+    with pytest.raises(InputError, match="a policy that flows from noise, for guidance"):
         GuidedPolicy(gaussian(), critic(), GuidanceConfig(method="guidance"))
-    with pytest.raises(InputError, match="a policy that flows, for hume"):
+    with pytest.raises(InputError, match="a policy that flows from noise, for hume"):
         GuidedPolicy(denoising(), critic(), GuidanceConfig(method="hume"))
 
 

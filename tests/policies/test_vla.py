@@ -29,6 +29,7 @@ from toddle.policies.flow_access import flows
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.hastened import hastened
+from toddle.policies.steered import SteeredConfig, SteeredPolicy
 from toddle.policies.store import load_policy, save_policy
 from toddle.policies.vla import FlowVLA
 
@@ -158,6 +159,10 @@ def test_a_flow_from_the_last_action_begins_there() -> None:
     with pytest.raises(InputError, match="a VLA whose flow comes from noise, for RL, got 'from the previous action'"):
         policy.explorer(SamplerConfig())
     assert not flows(policy) and flows(tiny_vla())
+    steered = SteeredPolicy(SteeredConfig(mode="residual"), policy)  # what takes no density takes it as it is
+    alone = steered.act(now, generator=torch.Generator().manual_seed(5))[0].action
+    drawn = torch.randn(3, 4, ACTION, generator=torch.Generator().manual_seed(5))
+    assert_close(alone, ((last[:, None] + 0.5 * drawn + 1) * 2 + 0.5)[:, :2])
 
 
 def test_padded_steps_do_not_count() -> None:

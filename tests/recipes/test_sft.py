@@ -29,7 +29,8 @@ from toddle.models.backbones.embedded import load_embedded, save_embedded
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, read_policy, save_policy
-from toddle.recipes.sft import Config, FreshExpert, VLMStart, plan, run
+from toddle.recipes._sft_data import open_datasets
+from toddle.recipes.sft import Config, FreshExpert, VLMStart, make_policy, plan, run
 from toddle.reporting.episode_log import read_episodes
 
 
@@ -97,6 +98,14 @@ def test_going_on_from_a_policy_and_like_it(setting: Config, tmp_path: Path) -> 
     save_policy(tmp_path / "gaussian", gaussian)
     with pytest.raises(InputError, match="like: expected a policy of kind 'flow_vla', got 'gaussian'"):
         plan(replace(setting, like=tmp_path / "gaussian"))
+    previous = replace(setting.expert, source="previous", spread=0.2)
+    save_policy(tmp_path / "last", make_policy(replace(setting, expert=previous), open_datasets(setting.dataset)), {})
+    alike: Any = make_policy(replace(setting, like=tmp_path / "last"), [])
+    assert (alike.config.source, alike.config.spread) == ("previous", 0.2)
+    with pytest.raises(InputError, match=r"expert\.source, expert\.spread: expected nothing without --init random"):
+        replace(setting, init=str(folder), expert=previous)
+    with pytest.raises(InputError, match=r"expert\.spread: expected nothing without --expert\.source previous"):
+        replace(setting, expert=replace(setting.expert, spread=0.2))
 
 
 def test_other_peoples_weights_are_named(setting: Config, tmp_path: Path) -> None:

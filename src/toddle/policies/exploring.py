@@ -74,12 +74,13 @@ class NoisyCondition(Exploring):
     """
 
     def __init__(self, base: Any, size: float, when: When = "early") -> None:
-        """Raises InputError for a VLA that does not act by a flow over features that are kept."""
+        """Raises InputError for a VLA that does not act by a flow from noise over features that are kept."""
         super().__init__(base)
         self.size, self.when = size, when
-        self._flow = isinstance(base, Flowing)
+        self._flow = isinstance(base, Flowing) and base.from_noise
         if base.cameras and not (self._flow and base.context_width):
-            raise problem("policy", "a policy of states, or a VLA that acts by a flow from frozen features", base.kind)
+            wanted = "a policy of states, or a VLA that acts by a flow from noise over frozen features"
+            raise problem("policy", wanted, base.kind)
         self._seen: list[Tensor] = []
 
     @torch.no_grad()

@@ -87,7 +87,7 @@ class GuidedPolicy(Around):
         self.decisions = self.elsewhere = 0
         self._flows = flows(base)
         if config.method in ("guidance", "hume") and not self._flows:
-            raise problem("steer", f"a policy that flows, for {config.method}", f"kind '{base.kind}'")
+            raise problem("steer", f"a policy that flows from noise, for {config.method}", f"kind '{base.kind}'")
         check_critic(critic, base, "steering.critic")
         if config.method == "hume" and (length := self._whole[0]) < config.period * base.horizon:
             most = f"at most {length // base.horizon}: chunks have {length} actions, {base.horizon} are executed"

@@ -26,7 +26,7 @@ from toddle.policies.diffusion_vla import DiffusionVLA, DiffusionVLAConfig
 from toddle.policies.fast_vla import FastVLA, fast_config
 from toddle.policies.foreign import expert_kind
 from toddle.policies.links import DiffusionConfig
-from toddle.policies.store import classes_of, load_policy, read_policy
+from toddle.policies.store import classes_of, load_policy, policy_card
 from toddle.policies.token_vla import TokenVLA, TokenVLAConfig
 from toddle.policies.unsaid import Unsaid
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
@@ -58,7 +58,7 @@ class FreshExpert:
     """Euler steps when acting."""
     source: Literal["noise", "previous"] = "noise"
     """Where the flow comes from: noise, or the last action that was executed, with noise of `spread` (with --like
-    too).  RL needs noise."""
+    too).  RL that needs the density of a chunk needs noise."""
     spread: Positive = 0.1
     """Deviation of the noise on the last action, in normalised actions."""
 
@@ -177,6 +177,12 @@ class StartConfig:
             raise problem("kind", "flow with --init <folder> or --like", self.kind, "the folder says how it acts")
         if self.like is not None and self.init != "random":
             raise problem("like", "nothing with --init <folder>", str(self.like), "it brings its own architecture")
+        came = FreshExpert().source, FreshExpert().spread
+        if (self.kind != "flow" or self.init != "random") and (self.expert.source, self.expert.spread) != came:
+            found = f"{self.expert.source}, {self.expert.spread:g}"
+            raise problem("expert.source, expert.spread", "nothing without --init random and kind flow", found)
+        if self.expert.source == "noise" and self.expert.spread != came[1]:
+            raise problem("expert.spread", "nothing without --expert.source previous", self.expert.spread)
         if self.kind == "fast" and self.tokens.bins != FreshTokens().bins:
             remedy = "the number of its tokens is --tokens.fast.vocabulary"
             raise problem("tokens.bins", "nothing with --kind fast", self.tokens.bins, remedy)
@@ -217,11 +223,12 @@ def start_policy(config: StartConfig, datasets: list[LeRobotDataset], chunks: Ch
         return started
     _refuse_vlm(config)
     if config.like is not None:
-        kind, architecture, _, _ = read_policy(config.like)
+        kind, architecture, _ = policy_card(config.like)
         if kind != FlowVLA.kind:
             raise problem("like", f"a policy of kind '{FlowVLA.kind}'", kind)
-        came = {"source": config.expert.source, "spread": config.expert.spread}
-        return FlowVLA.from_config(replace(architecture, seed=config.seed, **came))
+        if config.expert.source != "noise":
+            architecture = replace(architecture, source=config.expert.source, spread=config.expert.spread)
+        return FlowVLA.from_config(replace(architecture, seed=config.seed))
     if config.kind == "diffusion":
         return DiffusionVLA.from_config(_diffusion_config(config, _body(datasets[0])))
     if config.kind == "language":
