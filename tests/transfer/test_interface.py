@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,9 +75,9 @@ def test_what_is_masked_is_not_read() -> None:
     torch.testing.assert_close(resampler(tokens, mask)[0], made)
 
 
-def policy_of(folder: Path) -> Path:
+def policy_of(folder: Path, **more: Any) -> Path:
     body = BodySpec(name="sawyer", proprio=17, action=4, dt=0.0125)
-    trunk = TrunkConfig(width=16, depth=2, heads=2, context_width=16)
+    trunk = TrunkConfig(width=16, depth=2, heads=2, context_width=16, **more)
     expert = ExpertConfig(trunk=trunk, bodies=(body,), horizon=4, executed=4, window=2)
     save_policy(folder, CausalPolicy(CausalConfig(expert=expert)))
     return folder
@@ -84,10 +85,14 @@ def policy_of(folder: Path) -> Path:
 
 def test_what_has_no_known_goals_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = ["transfer", "--source", str(policy_of(tmp_path / "rl")), "--out", str(tmp_path / "out"), "--dry-run"]
+    without = policy_of(tmp_path / "blind", blocks=("self", "self"))
+    blind = ["--source", str(without), "--convert.context-mode", "insert"]
     for asked, said in (
         (["--interface.envs", "goal/sawyer"], "interface.envs: expected scenes with known goals"),
         (["--interface.queries", "2"], "interface.envs: expected environments in which the goal tokens are learned"),
         (["--interface.envs", "touch/reach-v3", "--vlm-width", "8"], "vlm_width: expected none with interface.envs"),
+        (["--interface.envs", "touch/reach-v3", "--convert.fresh-adapter"], "convert.fresh_adapter: expected False"),
+        ([*blind, "--interface.envs", "touch/reach-v3"], "interface.envs: expected none for a policy without cross"),
     ):
         with pytest.raises(SystemExit):
             main([*source, *asked])

@@ -121,6 +121,8 @@ class Config:
             raise problem("interface.envs", "environments in which the goal tokens are learned", "none")
         if self.interface.envs and self.vlm_width is not None:
             raise problem("vlm_width", "none with interface.envs, which a backbone watches", self.vlm_width)
+        if self.interface.envs and self.convert.fresh_adapter:
+            raise problem("convert.fresh_adapter", "False with interface.envs, where no adapter is left", True)
 
 
 def plan(config: Config) -> Plan:
@@ -242,7 +244,9 @@ def _scene(config: Config, name: str, worlds: int) -> BatchedEnv:
 
 
 def _check_scenes(config: Config, source: Convertible) -> None:
-    """Raise InputError where `interface.envs` are not scenes that the policy can act in."""
+    """Raise InputError where `interface.envs` are not scenes that the policy can act in, or it reads no goals."""
+    if config.interface.envs and "cross" not in source.expert.config.trunk.kinds:
+        raise problem("interface.envs", "none for a policy without cross-attention, which reads no goals", "some")
     for name in config.interface.envs:
         env = _scene(config, name, 1)
         try:

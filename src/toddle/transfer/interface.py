@@ -8,7 +8,7 @@ makes of the goal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -75,10 +75,9 @@ def learn_interface(
 @torch.no_grad()
 def share_unexplained(resampler: Resampler, moments: Moments, *, batch: int = 256) -> float:
     """Return the squared error over the tokens' variance: 0 is exact, 1 is no better than their mean."""
-    parts: Sequence[range] = [range(i, min(i + batch, len(moments.token))) for i in range(0, len(moments.token), batch)]
     error = 0.0
-    for part in parts:
-        rows = slice(part.start, part.stop)
+    for begin in range(0, len(moments.token), batch):
+        rows = slice(begin, begin + batch)
         made, _ = resampler(moments.context[rows].float(), moments.mask[rows])
         error += float((made - moments.token[rows, None]).square().mean((1, 2)).sum())
     spread = (moments.token - moments.token.mean(0)).square().mean()
