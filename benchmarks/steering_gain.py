@@ -307,10 +307,10 @@ def page() -> str:
         *dear,
         "",
     ]
-    lines += [
-        f"What one choice among {K} is worth, in discounted success (gamma {DISCOUNT}), {TRIES} tries of each draw:"
-    ]
-    return "\n".join([*lines, "", *looked]) + "\n"
+    if len(looked) > 2:
+        tries = f"in discounted success (gamma {DISCOUNT}), {TRIES} tries of each draw:"
+        lines += [f"What one choice among {K} is worth, {tries}", "", *looked, ""]
+    return "\n".join(lines)
 
 
 def main() -> None:
