@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import mujoco
 import pytest
 
 from toddle.cli import main
 from toddle.core.errors import InputError
+from toddle.core.team import Group
 from toddle.envs.make import make_env
 from toddle.envs.pools import PhysicsConfig, make_pool
 from toddle.envs.warp_pool import room
@@ -50,6 +52,19 @@ def test_worlds_cannot_have_models_of_their_own() -> None:
     model = mujoco.MjModel.from_xml_string(CRAWLER.format(foot=""))
     with pytest.raises(InputError, match="mujoco where worlds have models of their own"):
         make_pool(PhysicsConfig(engine="warp"), model, 2, per_world_models=True)
+
+
+def test_each_learner_steps_on_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a bare `cuda`, by its number on the machine, which torchrun or the first learner says."""
+    learner = Group.__new__(Group)  # of a process group that need not be there
+    learner.index = 11
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr("toddle.envs.pools.team", lambda: learner)
+    monkeypatch.setattr("toddle.envs.warp_pool.WarpPool", lambda *given, device, **more: device)
+    model = mujoco.MjModel.from_xml_string(CRAWLER.format(foot=""))
+    asked = [PhysicsConfig(engine="warp", device=name) for name in ("cuda", "cuda:1", "cpu")]
+    found: list[Any] = [make_pool(physics, model, 2) for physics in asked]
+    assert found == ["cuda:3", "cuda:1", "cpu"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from toddle.core.errors import nearest, problem
 from toddle.core.rendering import RenderSettings
 from toddle.envs.base import Array, BatchedEnv
 from toddle.envs.gymnasium_rules import TASKS
-from toddle.envs.pools import PhysicsConfig, Pool, make_pool
+from toddle.envs.pools import MUJOCO, PhysicsConfig, Pool, make_pool
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 
 __all__ = ["TASKS", "GymnasiumEnv"]
@@ -38,7 +38,7 @@ class GymnasiumEnv(BatchedEnv):
         native_actions: bool = False,
         max_episode_steps: int | None = None,
         render: RenderSettings | None = None,
-        physics: PhysicsConfig = PhysicsConfig(),  # noqa: B008  # frozen
+        physics: PhysicsConfig = MUJOCO,
     ) -> None:
         """Build the worlds.
 

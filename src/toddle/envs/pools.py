@@ -14,10 +14,11 @@ import mujoco
 from toddle.core.config import config
 from toddle.core.device import check_device_name
 from toddle.core.errors import problem
+from toddle.core.team import team
 from toddle.envs.base import Array
 from toddle.envs.mujoco_pool import MujocoPool
 
-__all__ = ["PhysicsConfig", "Pool", "make_pool"]
+__all__ = ["MUJOCO", "PhysicsConfig", "Pool", "make_pool"]
 
 
 @config
@@ -28,12 +29,17 @@ class PhysicsConfig:
     """mujoco: MuJoCo on threads of the CPU; warp: MuJoCo Warp, all worlds at once on one device, in float32
     (docs/scaling.md)."""
     device: str = "auto"
-    """Where warp computes: cpu, cuda, cuda:<number>, or auto (CUDA where there is one)."""
+    """Where warp computes: cpu, cuda (of several learners each has the GPU of its number), cuda:<number>, or auto (CUDA
+    where there is one)."""
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
         if self.engine == "mujoco" and self.device != "auto":
             raise problem("physics.device", "auto with engine mujoco", self.device, "--physics.engine warp has devices")
+
+
+MUJOCO = PhysicsConfig()
+"""MuJoCo itself, on threads of the CPU."""
 
 
 class Pool(Protocol):
@@ -110,4 +116,4 @@ def make_pool(
 
     if per_world_models:
         raise problem("physics.engine", "mujoco where worlds have models of their own (randomisation)", physics.engine)
-    return WarpPool(model, num_worlds, device=physics.device, fields=fields, after_step=after_step)
+    return WarpPool(model, num_worlds, device=team().device(physics.device), fields=fields, after_step=after_step)

@@ -293,16 +293,20 @@ class WarpPool:
 
     def _get(self, name: str) -> Array:
         """Return an array of the device, (N, ...) in MuJoCo's shape; on the CPU a view of it, which a step changes."""
-        shape = self.state[name].shape if name in self.state else (self.num_worlds, *self._initial[name].shape)
-        return np.asarray(getattr(self._worlds, name).numpy()).reshape(shape)
+        return self._shaped(name, getattr(self._worlds, name).numpy())
 
     def _put(self, name: str, rows: Array, worlds: Array) -> None:
         """Write `rows` of an array of STATE on the device."""
         array = getattr(self._worlds, name)
         if array.size:
-            host = self._get(name)
+            there = array.numpy()  # read once: each time waits for a GPU
+            host = self._shaped(name, there)
             host[worlds] = rows
-            array.assign(host.reshape(array.numpy().shape))
+            array.assign(host.reshape(there.shape))
+
+    def _shaped(self, name: str, value: Array) -> Array:
+        shape = self.state[name].shape if name in self.state else (self.num_worlds, *self._initial[name].shape)
+        return np.asarray(value).reshape(shape)
 
     def _saved(self) -> dict[str, Array]:
         return {name: self._get(name).copy() for name in STATE}

@@ -6,7 +6,8 @@ worlds of its own: the policy (or what `algorithms.parts.Engine` yields in its p
 them, as one process would run it.
 
 A worker that is lost is started again as the first one was, and told again all that its worlds have been told since
-they were last reset, restored or saved: they stand where they stood, and the run is what it would have been.
+they were last reset, restored or saved (which they are after every `MOST_TOLD` calls): they stand where they stood, and
+the run is what it would have been.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from toddle.envs.make import family_of
 from toddle.runs.learners import merged_state, own_state
 from toddle.runs.workers import ASKED, LOST, Crew, acts, address_of, received, send
 
-__all__ = ["WorldsElsewhere", "check_engine", "serve", "worlds_of"]
+__all__ = ["MOST_TOLD", "WorldsElsewhere", "answer", "check_engine", "serve", "worlds_of"]
 
 FACTS = (
     *("name", "body", "dt", "max_episode_steps", "published_steps", "single_observation_space", "single_action_space"),
     *("discrete", "action_parts", "seeing_spec", "cameras", "named", "num_envs", "instruction"),
 )
 """What a worker says of an environment."""
+MOST_TOLD = 500
+"""Calls after which worlds are saved, so that what would be told again takes little memory and time."""
 Call = tuple[str, tuple[Any, ...], Callable[[int], dict[str, Any]]]
 """A method of environments, what is drawn meanwhile, and what each worker's is given."""
 
@@ -60,18 +63,19 @@ def serve(config: Any, environments: Callable[[], Sequence[BatchedEnv]], unit: i
         send(link, ("ready", int(index), {}))
         while True:
             word, at, given = received(link)
-            send(
-                link, _called(envs[at], given) if word == "call" else {name: getattr(envs[at], name) for name in FACTS}
-            )
+            send(link, answer(envs[at], word, given))
     except LOST:
         return  # the learner has ended
 
 
-def _called(env: BatchedEnv, calls: Sequence[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> tuple[Any, Any]:
-    """Make the calls; return what came of the last one, and the worlds' sentences then."""
+def answer(env: BatchedEnv, word: str, calls: Sequence[tuple[str, tuple[Any, ...], dict[str, Any]]] | None) -> Any:
+    """Return the "facts" of an environment, or "call": what came of the last of the calls, and the sentences then."""
+    if word == "facts":
+        return {name: getattr(env, name) for name in FACTS}
     found = None
-    for word, (env.rendering, env.draw_ends), given in calls:
-        found = getattr(env, word)(**given)
+    for method, drawn, given in calls or ():
+        env.rendering, env.draw_ends = drawn
+        found = getattr(env, method)(**given)
     return found, env.instruction
 
 
@@ -125,7 +129,7 @@ class WorldsElsewhere(BatchedEnv):
         """Reset all worlds, or those of ``options["reset_mask"]``."""
         mask = None if not options or "reset_mask" not in options else np.array(options["reset_mask"], bool)
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if mask is None and seeds is not None:
+        if mask is None and seeds is not None and None not in seeds:
             self._told = []
 
         def given(index: int) -> dict[str, Any]:
@@ -152,6 +156,8 @@ class WorldsElsewhere(BatchedEnv):
         if on_step is not None:
             raise problem("on_step", "nobody who hears of the control steps of other processes", on_step)
         self._check_finite("action", actions)
+        if len(self._told) >= MOST_TOLD:
+            self.state_dict()
         chunks, running = np.array(actions), None if active is None else np.array(active, bool)
 
         def given(index: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from toddle.envs.goal.sampling import Goals, GoalSampler, VisitedStates
 from toddle.envs.goal.starts import Starts
 from toddle.envs.goal.table import feasible_table, setpoint_home
 from toddle.envs.goal.tokens import TokenWriter
-from toddle.envs.pools import PhysicsConfig, make_pool
+from toddle.envs.pools import MUJOCO, PhysicsConfig, make_pool
 from toddle.envs.scene_renderer import FreeCamera, Renderers
 from toddle.envs.streams import WorldStreams
 from toddle.maths.goal_reward import goal_success, item_error, joint_limit_excess, reward_parts, total_reward
@@ -76,7 +76,7 @@ class GoalTrackingEnv(BatchedEnv):
         goals_per_episode: int | None = None,
         episode_seconds: float | None = None,
         render: RenderSettings | None = None,
-        physics: PhysicsConfig = PhysicsConfig(),  # noqa: B008  # frozen
+        physics: PhysicsConfig = MUJOCO,
     ) -> None:
         """Build the worlds.  Times in seconds; raises InputError on a wrong option.
 
