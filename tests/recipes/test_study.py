@@ -165,6 +165,11 @@ def test_a_study_goes_on_from_its_data_where_the_runs_are_not(tmp_path: Path, st
     assert rows(page) == rows(whole) and (made / "high/seed0").exists()  # made anew here
     with pytest.raises(InputError, match="another scale than medium"):
         run_study(study, settings(tmp_path, scale="medium"))
+    facts = json.loads((page / "study.json").read_text())
+    (page / "study.json").write_text(json.dumps({name: value for name, value in facts.items() if name != "steps"}))
+    with pytest.raises(InputError, match="whose data say which runs they come from"):
+        run_study(study, settings(tmp_path))
+    (page / "study.json").write_text(json.dumps(facts))
     changed = dataclasses.replace(
         study, steps=lambda scale: [dataclasses.replace(step, settings={}) for step in study.steps(scale)]
     )

@@ -16,7 +16,8 @@ from toddle.models.resampler import Resampler
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy
 from toddle.policies.store import load_policy, save_policy
-from toddle.recipes.transfer import Config, InterfaceConfig, run
+from toddle.recipes._interface import InterfaceConfig
+from toddle.recipes.transfer import Config, run
 from toddle.transfer.interface import Moments, learn_interface, share_unexplained
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +17,9 @@ class Resampler(nn.Module):
 
     def __init__(self, context_width: int, vlm_width: int, queries: int, *, depth: int = 2, heads: int = 4) -> None:
         super().__init__()
-        self.heads = heads
         self.tokens = nn.Sequential(nn.LayerNorm(vlm_width), nn.Linear(vlm_width, context_width))
         self.queries = nn.Parameter(torch.randn(queries, context_width))
+        heads = math.gcd(heads, context_width)
         self.blocks = nn.ModuleList(_Block(context_width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(context_width)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -15,26 +14,22 @@ from toddle.core.files import write_atomic, write_json_atomic
 from toddle.core.memory import weights_that_fit
 from toddle.core.numbers import Positive, Size, SizeOrNone, Whole
 from toddle.core.plan import Plan
-from toddle.core.rendering import FAST
 from toddle.core.types import Observation
-from toddle.envs.base import BatchedEnv
-from toddle.envs.make import family_of, make_env
+from toddle.envs.make import make_env
 from toddle.experience.actor import body_in
 from toddle.experience.collect import CollectConfig, Collector
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.backbones.load import load_backbone
-from toddle.models.resampler import Resampler
 from toddle.policies.causal import CausalPolicy
 from toddle.policies.store import StoredExpert, save_expert, save_policy
 from toddle.policies.vla import FlowVLA, FlowVLAConfig
-from toddle.policies.watching import WatchingPolicy
+from toddle.recipes._interface import InterfaceConfig, check_scenes, interface_bytes, keep_interface
 from toddle.runs.loop import ProgressLine
 from toddle.runs.run import RunFolder
 from toddle.transfer.convert import Conversion, ConvertConfig, Convertible, convert
 from toddle.transfer.distill import distill
 from toddle.transfer.graft import graft
 from toddle.transfer.grow import enlarge
-from toddle.transfer.interface import Moments, learn_interface, moments_of, share_unexplained
 from toddle.transfer.lesion import draw_observation, lesion_scores, rank_blocks
 from toddle.transfer.levels import Level
 from toddle.transfer.sources import Source, load_source
@@ -56,25 +51,6 @@ class SideCarSettings:
     """Its blocks."""
     heads: Size = 4
     """Its attention heads."""
-
-
-@config
-class InterfaceConfig:
-    """Whether the expert goes on reading goal tokens, which a resampler makes of the VLM's."""
-
-    envs: tuple[str, ...] = ()
-    """Where the RL policy acts by known goals while the resampler watches: touch/<task>, with pictures and a sentence
-    that says what is done.  None: an adapter takes the goal encoder's place."""
-    queries: Size = 4
-    """Tokens that the resampler makes."""
-    decisions: Size = 2048
-    """Decisions in each of the environments."""
-    steps: Size = 2000
-    """Steps of learning."""
-    batch: Size = 64
-    """Decisions of a step."""
-    learning_rate: Positive = 1e-3
-    """Rate at the first step; it falls to 0."""
 
 
 @config
@@ -137,8 +113,10 @@ def plan(config: Config) -> Plan:
         f"head {made.config.head}) into about {numbers:,} weights"
     ]
     _check_rollouts(config, source)
+    memory = round(4 * KEPT * numbers) + 5 * 10**8
     if kept := config.interface.envs:
-        _check_scenes(config, source)
+        check_scenes(config.interface, source, config.cameras, config.backbone)
+        memory += interface_bytes(config.interface, load_backbone(config.backbone), len(config.cameras))
         what = f"{config.interface.decisions} decisions in each of {', '.join(kept)}"
         steps.append(f"learn to make goal tokens of the backbone's: {what}, {config.interface.steps} steps")
     distilled = config.convert.context_mode == "replace"
@@ -147,14 +125,15 @@ def plan(config: Config) -> Plan:
     written = config.out / ("policy" if config.vlm_width is None else "expert")
     steps += ["measure levels A, B, C", f"write {written} and the table"]
     seconds = 10 + 4e-9 * numbers + (0.1 * config.distill_steps if distilled else 0)
-    return Plan(steps=steps, memory_bytes=round(4 * KEPT * numbers) + 5 * 10**8, seconds=seconds)
+    seconds += 0.03 * config.interface.decisions * len(kept) + 0.02 * config.interface.steps * bool(kept)
+    return Plan(steps=steps, memory_bytes=memory, seconds=seconds)
 
 
 def run(config: Config, *, resume: bool = False) -> None:
     """Convert, measure, write and print.  A run that was interrupted is simply done again with `--resume`."""
     source = load_source(config.source, config.convert)
     _check_rollouts(config, source.policy)
-    _check_scenes(config, source.policy)
+    check_scenes(config.interface, source.policy, config.cameras, config.backbone)
     with RunFolder.open(config.out, config, resume=resume) as folder:
         backbone = None if config.vlm_width else load_backbone(config.backbone)
         with weights_that_fit(KEPT):
@@ -164,7 +143,9 @@ def run(config: Config, *, resume: bool = False) -> None:
         if backbone is not None:
             vla = _vla(config, made, backbone, config.steps or source.steps)
             if config.interface.envs:
-                meta["interface"] = record["interface"] = _keep_interface(config, source.policy, vla)
+                meta["interface"] = record["interface"] = keep_interface(
+                    config.interface, source.policy, vla, config.convert.seed
+                )
             save_policy(config.out / "policy", vla, meta)
         save_expert(
             config.out / "expert",
@@ -196,63 +177,6 @@ def _vla(config: Config, made: Conversion, backbone: Backbone, steps: int) -> Fl
     if not config.interface.envs:
         vla.adapter.load_state_dict(made.adapter.state_dict())
     return vla
-
-
-def _keep_interface(config: Config, policy: Any, vla: FlowVLA) -> dict[str, float]:
-    """Teach the VLA's resampler the policy's goal tokens; return what is left of their variance, learned and held out.
-
-    A tenth of the worlds is held out.
-    """
-    asked, worlds = config.interface, 10
-    parts: list[Moments] = []
-    for name in asked.envs:
-        env = _scene(config, name, worlds)
-        gathering = CollectConfig(length=max(2, -(-asked.decisions // worlds)), scale_rewards=False)
-        collector = Collector(env, gathering, seed=config.convert.seed, body=body_in(policy, env), critic_sees=False)
-        collector.gather(WatchingPolicy(policy, vla.backbone, config.cameras))
-        env.close()
-        assert collector.rollout is not None
-        seen: Any = collector.rollout.observation
-        for part in (slice(0, worlds - 1), slice(worlds - 1, worlds)):
-            own: Any = {key: value[:-1, part] for key, value in seen.items()}
-            parts.append(moments_of(policy, own))
-    learned, held = (Moments(*map(torch.cat, zip(*parts[side::2]))) for side in (0, 1))
-    resampler = cast(Resampler, vla.adapter)
-    with ProgressLine("interface", asked.steps) as bar:
-        learn_interface(
-            resampler,
-            learned,
-            steps=asked.steps,
-            batch=asked.batch,
-            learning_rate=asked.learning_rate,
-            seed=config.convert.seed,
-            on_step=lambda i, _: bar.advance(i + 1),
-        )
-    found = {name: share_unexplained(resampler, part) for name, part in (("learned", learned), ("held_out", held))}
-    missed = f"{found['learned']:.3f} of their variance where it was learned, {found['held_out']:.3f} in other worlds"
-    print(f"goal tokens made of pictures miss {missed}")
-    return found
-
-
-def _scene(config: Config, name: str, worlds: int) -> BatchedEnv:
-    """Make an environment with pictures and a sentence of its own, in episodes as short as approaches are."""
-    made: dict[str, Any] = {"cameras": config.cameras, "image_size": config.backbone.image_size or 96, "render": FAST}
-    made |= {"own_sentence": True, "terminate_on_success": True, "max_episode_steps": 80}
-    if not family_of(name).takes("own_sentence", name):
-        raise problem("interface.envs", "scenes with known goals, pictures and sentences (touch/<task>)", name)
-    return make_env(name, worlds, seed=config.convert.seed, **made)
-
-
-def _check_scenes(config: Config, source: Convertible) -> None:
-    """Raise InputError where `interface.envs` are not scenes that the policy can act in, or it reads no goals."""
-    if config.interface.envs and "cross" not in source.expert.config.trunk.kinds:
-        raise problem("interface.envs", "none for a policy without cross-attention, which reads no goals", "some")
-    for name in config.interface.envs:
-        env = _scene(config, name, 1)
-        try:
-            body_in(source.expert.config, env)
-        finally:
-            env.close()
 
 
 def _convert(config: Config, source: Source, vlm_width: int) -> tuple[Conversion, list[Level]]:

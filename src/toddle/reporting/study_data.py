@@ -33,9 +33,9 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_record(folder: Path, scale: str, steps: Sequence[Step]) -> Record:
-    """Return which of the steps the data in `folder` come from; empty where there are no data or no record.
+    """Return which of the steps the data in `folder` come from; empty where there are no data.
 
-    Raises InputError where the data are of another scale, or of a step that had other settings.
+    Raises InputError where the data are of another scale, of a step that had other settings, or do not say what of.
     """
     file = folder / "study.json"
     if not file.exists():
@@ -43,8 +43,9 @@ def read_record(folder: Path, scale: str, steps: Sequence[Step]) -> Record:
     facts = read_json(file, {"scale": str})
     if facts["scale"] != scale:
         raise problem("out", f"a place without data of another scale than {scale}", f"{folder} ({facts['scale']})")
-    if not isinstance(record := facts.get("steps", {}), dict):
-        raise problem(f"{file}: steps", "an object of names and fingerprints", type(record).__name__)
+    if not isinstance(record := facts.get("steps"), dict):
+        want = "a place whose data say which runs they come from (study.json: steps)"
+        raise problem("out", want, str(folder), "give another one: what is there would be mixed with other runs'")
     own = {step.name: step.fingerprint() for step in steps if step.name in record}
     for name, fingerprint in own.items():
         if record[name] != fingerprint:
