@@ -1,7 +1,9 @@
 """A limit on costs held by PPO-Lagrangian on tabletop/push-cube, by three costs: the runs, and their page.
 
-    python benchmarks/safety.py run --work runs/safety [--seeds 3]      four arms a seed, about two minutes each
+    python benchmarks/safety.py run --work runs/safety [--seeds 3 4]    four arms a seed, two to five minutes each
     python benchmarks/safety.py page --work runs/safety                 docs/results/safety/{results.json,README.md}
+
+`page` adds what is in `work` to the results that are there.
 
 An arm is one `toddle pretrain` of 400,000 control steps with the dense reward: without a limit, and with a limit on one
 of three costs, at about a third of what an episode costs without.  Every policy is then evaluated on 50 seeds, its most
@@ -31,9 +33,9 @@ ARMS = ("none", *LIMITS)
 OUT = Path(__file__).parent.parent / "docs/results/safety"
 
 
-def run(work: Path, seeds: int) -> None:
+def run(work: Path, seeds: list[int]) -> None:
     """Make the runs that are not there yet."""
-    for seed in range(seeds):
+    for seed in seeds:
         for arm in ARMS:
             folder = work / f"{arm}-{seed}"
             words = ["pretrain", "--env", ENV, "--reward", "dense", "--steps", "400000", "--seed", str(seed)]
@@ -67,12 +69,13 @@ def _shown(interval: Interval) -> str:
 
 def page(work: Path) -> None:
     """Write the data and the page."""
-    data: dict[str, dict[str, Any]] = {}
+    results = OUT / "results.json"
+    data: dict[str, dict[str, Any]] = json.loads(results.read_text()) if results.exists() else {}
     for path in sorted(work.glob("*/played.json")):
         arm, seed = path.parent.name.rsplit("-", 1)
         data.setdefault(arm, {})[seed] = json.loads(path.read_text())
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "results.json").write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+    results.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
     lines = [
         "# A limit on costs, held while learning",
         "",
@@ -100,6 +103,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "page"))
     parser.add_argument("--work", type=Path, default=Path("runs/safety"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     given = parser.parse_args()
     run(given.work, given.seeds) if given.what == "run" else page(given.work)
