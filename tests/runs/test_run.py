@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +15,9 @@ import pytest
 
 from toddle.core.config import config, load_config
 from toddle.core.errors import InputError, NaNError, problem
+from toddle.core.types import BodySpec
+from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
+from toddle.policies.store import save_policy
 from toddle.recipes._reward import Rewarded
 from toddle.runs.metrics import Metrics, read_metrics
 from toddle.runs.run import RunFolder
@@ -152,6 +157,32 @@ def test_a_file_that_was_edited_meanwhile_is_refused(name: str, kind: str, tmp_p
     with pytest.raises(InputError, match=re.escape(f"another content of {name} ({named}); use the same")):
         RunFolder.open(run, settings, resume=True)
     (run / "run.json").write_text('{"command": "test_run"}')  # of a version that kept no hash
+    RunFolder.open(run, settings, resume=True).close()
+
+
+@config
+class Beginning:
+    """Settings that name policies."""
+
+    out: Path = Path("a")
+    init: Path = Path("b")
+    policy: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize("name", ["init", "policy.1"])
+def test_weights_that_were_written_anew_meanwhile_are_refused(name: str, tmp_path: Path) -> None:
+    """Of a run's policy, also where it is one of several with names; a folder that is gone asks for nothing."""
+    folder, run = tmp_path / "trained", tmp_path / "run"
+    small = GaussianConfig(bodies=(BodySpec(name="point", proprio=2, action=1, dt=0.1),), hidden=(4,))
+    save_policy(folder / "policy", GaussianPolicy(small))
+    named = folder if name == "init" else f"x=y={folder}"
+    settings: Any = Beginning(init=folder) if name == "init" else Beginning(policy=("expert", str(named)))
+    begin(run, settings)
+    RunFolder.open(run, settings, resume=True).close()
+    save_policy(folder / "policy", GaussianPolicy(replace(small, seed=1)))
+    with pytest.raises(InputError, match=re.escape(f"another content of {name} ({named}); use the same")):
+        RunFolder.open(run, settings, resume=True)
+    shutil.rmtree(folder)
     RunFolder.open(run, settings, resume=True).close()
 
 

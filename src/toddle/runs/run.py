@@ -15,6 +15,7 @@ import hashlib
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,8 +34,9 @@ __all__ = ["RunFolder", "check_run"]
 KEPT = 2
 """Checkpoints kept: the newest, and one more in case the newest is damaged later."""
 READ = ("randomise", "stages")
-"""Settings that name a file whose content is a setting too: a run goes on with the same content only.  What a config
-names otherwise is in its `also_read`, field -> files or folders of cards."""
+"""Settings that name a file whose content is a setting too: a run goes on with the same content only.  So do those that
+name a folder of weights (`--policy`, `--init`, ...).  What a config names otherwise is in its `also_read`, field ->
+files or folders of cards."""
 
 
 class RunFolder:
@@ -223,7 +225,7 @@ def _check_same_run(path: Path, command: str, config: Any) -> None:
         raise InputError(f"{path} was begun with another config: {'; '.join(changed)}; use the same, or another --out")
     now = _content(config)
     if isinstance(content, dict) and (other := [name for name in now if content.get(name, now[name]) != now[name]]):
-        which = ", ".join(f"{name} ({getattr(config, name)})" for name in other)
+        which = ", ".join(f"{name} ({getattr(config, name, None) or written[name]})" for name in other)
         raise InputError(f"{path} was begun with another content of {which}; use the same, or another --out")
     if added := [f"{name} = {before[name]!r}" for name in sorted(before.keys() - written.keys())]:
         print(
@@ -234,14 +236,29 @@ def _check_same_run(path: Path, command: str, config: Any) -> None:
 
 def _content(config: Any) -> dict[str, str]:
     """Return a hash of each file that settings name and whose content counts; of a folder, of the cards in it, which
-    hold the hashes of its weights."""
+    hold the hashes of its weights.  A folder that is gone has none."""
     named = {name: [path] for name in READ if (path := getattr(config, name, None)) is not None}
     named |= {name: paths for name, paths in getattr(config, "also_read", {}).items() if paths}
     found = {}
     for name, paths in named.items():
         files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
-        found[name] = hashlib.sha256(b"".join(map(read_bytes, files))).hexdigest()
+        found[name] = _hash(files)
+    for name, value in _flat(to_dict(config)).items():
+        if name != "out" and isinstance(value, str) and (cards := _cards(value.rpartition("=")[2])):
+            found.setdefault(name, _hash(cards))
     return found
+
+
+def _hash(files: Sequence[Path]) -> str:
+    return hashlib.sha256(b"".join(map(read_bytes, files))).hexdigest()
+
+
+def _cards(folder: str) -> list[Path]:
+    """Return the cards with hashes of weights in a folder: of a policy, say, or of the run that made it."""
+    if not folder or not os.path.isdir(folder):
+        return []
+    found = sorted(path for depth in ("*.json", "*/*.json", "*/base/*.json") for path in Path(folder).glob(depth))
+    return [path for path in found if b'"sha256"' in read_bytes(path)]
 
 
 def _completed(saved: Any, cls: type[Any]) -> Any:
