@@ -2,7 +2,7 @@
 
 The survey: "A Survey on Reinforcement Learning of Vision-Language-Action Models for Robotic Manipulation" (2025,
 doi 10.36227/techrxiv.176531955.54563920), its table of systems, in its order.  `toddle methods --survey` prints the
-page docs/survey.md from `survey.yaml` beside this; a test holds the two together and reads every command.
+page docs/survey.md from `survey.yaml` beside this; tests hold the two together and run every command on tiny inputs.
 """
 
 from __future__ import annotations
