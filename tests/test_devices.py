@@ -51,7 +51,8 @@ from toddle.recipes.pretrain import build, configure
 
 ROUNDING = 1e-4
 COVERED = ("dppo", "flow-sde", "ddiffpg")  # by the tests of what is special about them
-LONG = (*COVERED, "sac", "flow-noise")
+ALIKE = ("dppo, trunk", "dppo, last steps")  # the trunk is that of `causal`, the loss that of `reinflow`
+LONG = (*COVERED, *ALIKE, "sac", "flow-noise")
 QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PRETRAIN]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ INPUTS = ("source", "dataset", "init", "like", "teacher", "policy", "runs", "war
 """Settings that name folders which must be there."""
 
 
+@functools.cache
+def settings(command: str, *arguments: str) -> Any:
+    """The settings that a command line gives; pages show many of them more than once."""
+    return read(command, list(arguments))[2]
+
+
 def paths(value: Any) -> list[str]:
     parts = value if isinstance(value, tuple) else (value,)
     return [str(part).rpartition("=")[2] for part in parts if part is not None]
@@ -29,7 +36,7 @@ def paths(value: Any) -> list[str]:
 def test_every_command_is_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # where a page's --config is
     for command, *arguments in commands(page):
-        config = read(command, arguments)[2]
+        config = settings(command, *arguments)
         named = config.tasks if command == "demo" else getattr(config, "env", ())
         for name in [named] if isinstance(named, str) else named:
             if not is_own(name) and not name.startswith("imagined/"):  # the reader's file or model, which is not here
@@ -41,7 +48,7 @@ def test_readme_makes_what_it_uses() -> None:
     made, told = set[str](), commands(README)
     assert {command for command, *_ in told} == set(COMMANDS)
     for command, *arguments in told:
-        config = read(command, arguments)[2]
+        config = settings(command, *arguments)
         names = [name for name in INPUTS if (command, name) != ("study", "runs")]  # where a study writes
         for path in (path for name in names for path in paths(getattr(config, name, None))):
             assert not path.startswith("runs/") or path.removesuffix("/policy") in made, f"{command}: {path}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import inspect
 import math
 import re
 import resource
@@ -20,8 +22,6 @@ from toddle.core.config import from_dict, to_dict
 from toddle.core.errors import InputError
 from toddle.core.numbers import Range
 from toddle.methods._base import known_methods
-from toddle.recipes import finetune, jumpstart
-from toddle.recipes.pretrain import config_class, configure
 from toddle.runs.run import RunFolder, check_run
 
 TRIED = (math.nan, math.inf, -math.inf, -1, 0, 1.5, 2**62)
@@ -64,23 +64,24 @@ WORDS = [name for command, words in ACTIONS.items() for name in [f"{command} {wo
 """Every command, `reward` once for each of its words."""
 
 
-def commands() -> Iterator[tuple[str, type[Any], dict[str, Any]]]:
-    """Every command with its settings and enough to build them; pretrain once for each method."""
-    for command in WORDS:
-        if command == "pretrain":
-            for method in known_methods():
-                yield f"pretrain {method}", config_class(method), to_dict(configure(method=method))
-        elif command == "jumpstart":
-            for method in ("vlajs", "jsrl"):  # the others have the settings of one of these
-                settings = jumpstart.configure(method=method)
-                yield f"jumpstart {method}", jumpstart.config_class(method), to_dict(settings)
-        elif command == "finetune":
-            for method in known_methods(command):
-                settings = finetune.configure(method=method)
-                yield f"finetune {method}", finetune.config_class(method), to_dict(settings)
-        else:
-            kind = recipe_of(command).Config
-            yield command, kind, to_dict(from_dict(kind, NEEDED.get(command, {})))
+CHOSEN: dict[str, tuple[str, ...]] = {
+    "pretrain": known_methods(),
+    "jumpstart": ("vlajs", "jsrl"),  # the others have the settings of one of these
+    "finetune": known_methods("finetune"),
+}
+"""Commands whose settings depend on a method, with the methods."""
+NAMES = [name for word in WORDS for name in [f"{word} {method}" for method in CHOSEN.get(word, ())] or [word]]
+
+
+@functools.cache
+def case(name: str) -> tuple[type[Any], dict[str, Any]]:
+    """The settings of a command (and a method), and values of them enough to build them."""
+    command, _, method = name.partition(" ")
+    if command in CHOSEN:
+        recipe = recipe_of(command)
+        return recipe.config_class(method), to_dict(recipe.configure(method=method))
+    kind = recipe_of(name).Config
+    return kind, to_dict(from_dict(kind, NEEDED.get(name, {})))
 
 
 def numbers(
@@ -117,11 +118,27 @@ def _ranged(hint: Any) -> bool:
     return any(_ranged(part) for part in typing.get_args(hint))
 
 
-CASES = list(commands())
+@functools.cache
+def firsts() -> dict[tuple[type[Any], str], str]:
+    """(class of settings, field) -> the first command that has it: a range belongs to the field, not to the command."""
+    found: dict[tuple[type[Any], str], str] = {}
+    for name in NAMES:
+        for path, _ in numbers(case(name)[0]):
+            found.setdefault(owner(case(name)[0], path), name)
+    return found
+
+
+def owner(kind: type[Any], path: tuple[str, ...]) -> tuple[type[Any], str]:
+    """The class that declares the field at the end of a path, and the field."""
+    for name in path[:-1]:
+        parts = _alternatives(typing.get_type_hints(kind, include_extras=True)[name])
+        kind = next(part for part in parts if dataclasses.is_dataclass(part))
+    declared = (base for base in kind.__mro__ if path[-1] in inspect.get_annotations(base))
+    return next(declared, kind), path[-1]
 
 
 def test_the_walk_reaches_what_there_is() -> None:
-    found = {name: {".".join(path) for path, _ in numbers(kind)} for name, kind, _ in CASES}
+    found = {name: {".".join(path) for path, _ in numbers(case(name)[0])} for name in NAMES}
     assert {"ppo.target_kl", "causal.trunk.heads", "mlp.hidden", "collect.discount", "seed"} <= found["pretrain ppo"]
     assert {"denoising.std", "denoising.trunk.trunk.mlp_ratio"} <= found["pretrain dppo"]
     assert {"sft.learning_rate", "expert.trunk.depth", "backbone.image_size"} <= found["sft"]
@@ -129,9 +146,9 @@ def test_the_walk_reaches_what_there_is() -> None:
     assert sum(map(len, found.values())) > 500
 
 
-@pytest.mark.parametrize(("name", "kind", "plain"), CASES, ids=[case[0] for case in CASES])
-def test_every_number_states_its_range(name: str, kind: Any, plain: dict[str, Any]) -> None:
-    bare = [".".join(path) for path, hint in numbers(kind) if not _ranged(hint)]
+def test_every_number_states_its_range() -> None:
+    kinds = {name: case(name)[0] for name in NAMES}
+    bare = [(name, *path) for name, kind in kinds.items() for path, hint in numbers(kind) if not _ranged(hint)]
     assert bare == []
 
 
@@ -150,11 +167,13 @@ def _put(plain: Any, path: tuple[str, ...], value: Any) -> Any:
     return inner
 
 
-@pytest.mark.parametrize(("name", "kind", "plain"), CASES, ids=[case[0] for case in CASES])
-def test_a_number_is_accepted_or_named_in_one_line(name: str, kind: Any, plain: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_number_is_accepted_or_named_in_one_line(name: str) -> None:
+    """All of TRIED in the first command that has the setting; NaN, and so how it is named, in every one."""
+    kind, plain = case(name)
     for path, _ in numbers(kind):
         dotted = ".".join(path)
-        for value in TRIED:
+        for value in TRIED if firsts()[owner(kind, path)] == name else TRIED[:1]:
             try:
                 made = from_dict(kind, _put(plain, path, value), where=f"toddle {name}")
             except InputError as error:
@@ -172,8 +191,9 @@ def test_a_number_is_accepted_or_named_in_one_line(name: str, kind: Any, plain: 
                 assert found is not None
 
 
-@pytest.mark.parametrize(("name", "kind", "plain"), CASES, ids=[case[0] for case in CASES])
-def test_nothing_is_named_twice_in_a_list(name: str, kind: Any, plain: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_named_twice_in_a_list(name: str) -> None:
+    kind, plain = case(name)
     for path, _ in numbers(kind, wanted=lambda part: part in (tuple[str, ...], tuple[Path, ...])):
         with pytest.raises(InputError, match=rf"{re.escape('.'.join(path))}: expected different ones, got 'x x'"):
             from_dict(kind, _put(plain, path, ["x", "x"]), where=f"toddle {name}")
@@ -184,8 +204,10 @@ FILES = {"report", "prefer ask", "prefer judge"}
 WRITING = [name for name in WORDS if name not in {"study", "doctor", "methods"} | FILES]
 
 
-@pytest.mark.parametrize("command", WRITING)
-@pytest.mark.parametrize("place", ["file", "file/below", "link"])
+PLACES = [(command, "file") for command in WRITING] + [("pretrain", "file/below"), ("sft", "link")]
+
+
+@pytest.mark.parametrize(("command", "place"), PLACES)
 def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, place: str
 ) -> None:
@@ -201,7 +223,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_dry_run(
     given |= {"worldmodel evaluate": "--model x", "worldmodel imagine": "--model x --policy x"}
     given |= {"worldmodel improve": "--dataset x"}
     given |= {"identify": "x", "offline": "--dataset x", "prefer train": "--policy x --dataset x --answers x"}
-    for more in (["--dry-run"], []):
+    for more in (["--dry-run"], []) if command == "pretrain" else (["--dry-run"],):  # looked at before either
         with pytest.raises(SystemExit) as stopped:
             main([*command.split(), *given.get(command, "").split(), "--out", str(tmp_path / place), *more])
         said = capsys.readouterr().err
@@ -292,8 +314,11 @@ TOO_LARGE = {
 }
 
 
-@pytest.mark.parametrize("dry", [True, False], ids=["dry", "real"])
-@pytest.mark.parametrize("what", TOO_LARGE)
+REALLY = ("a critic", "groups of worlds", "a memory of trajectories", "worlds with pictures", "frames")
+"""What is tried without --dry-run too: one for each place that asks for memory."""
+
+
+@pytest.mark.parametrize(("what", "dry"), [*((name, True) for name in TOO_LARGE), *((name, False) for name in REALLY)])
 def test_what_no_memory_holds_is_one_line_before_it_is_allocated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str, dry: bool
 ) -> None:

@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pytest
 
-IN_TURN = """
+WITHOUT_GL = """
 import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "OpenGL" or name == "mujoco.egl":
+            raise ImportError(f"cannot load libEGL for {name}")
+
+sys.meta_path.insert(0, Hidden())
 from toddle.cli import main
 
 codes = []
@@ -24,19 +31,6 @@ for command in " ".join(sys.argv[1:]).split(" THEN "):
 print(codes)
 """
 """Commands one after the other in one process: loading the libraries is most of what a short one takes."""
-WITHOUT_GL = (
-    """
-import sys
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "OpenGL" or name == "mujoco.egl":
-            raise ImportError(f"cannot load libEGL for {name}")
-
-sys.meta_path.insert(0, Hidden())
-"""
-    + IN_TURN
-)
 TRAIN = ("pretrain", "--env", "gymnasium/Pusher-v5", "--worlds", "2", "--mlp.hidden", "8", "--critic-hidden", "8")
 
 
@@ -51,12 +45,18 @@ def toddle(*arguments: str, code: str | None = None, **variables: str) -> subpro
     return subprocess.run(command, capture_output=True, text=True, env=environment(**variables), timeout=120)
 
 
-def test_without_opengl_everything_runs_that_needs_no_picture(tmp_path: Path) -> None:
+def test_a_bare_machine_does_all_that_needs_no_picture_and_no_letters(tmp_path: Path) -> None:
+    """No OpenGL, and C as Python took it before it meant UTF-8: what is in ASCII works, the rest is one line."""
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     train = (*TRAIN, "--steps", "64", "--out", str(tmp_path / "run"))
     record = ("record", "--env", "metaworld/reach-v3", "--episodes", "1", "--out", str(tmp_path / "data"))
-    said = toddle(*train, "THEN", *record, code=WITHOUT_GL)
-    assert said.stdout.endswith("[0, 2]\n") and "Traceback" not in said.stderr, said.stderr
-    assert "rendering: no OpenGL context" in said.stderr and "libegl1" in said.stderr
+    other = (*TRAIN, "--out", str(tmp_path / "läuft"))
+    said = toddle("methods", "THEN", *train, "THEN", *record, "THEN", *other, code=WITHOUT_GL, **bare)
+    assert said.stdout.endswith("[0, 0, 2, 2]\n") and "Traceback" not in said.stderr, said.stderr
+    picture, letter = [line for line in said.stderr.splitlines() if line.startswith("error: ")]
+    assert "rendering: no OpenGL context" in picture and "libegl1" in picture
+    assert letter.startswith("error: arguments: expected text in UTF-8")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "data"] == ["run"]
 
 
 @pytest.mark.slow  # a stricter one is below
@@ -66,16 +66,6 @@ def test_a_plain_locale(tmp_path: Path, variables: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_locale_without_utf_8_and_a_name_that_is_none(tmp_path: Path) -> None:
-    """As Python was before it took C for UTF-8: what is in ASCII works, the rest is one line."""
-    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    said = toddle("methods", "THEN", *TRAIN, "--out", str(tmp_path / "läuft"), code=IN_TURN, **ascii)
-    assert said.stdout.endswith("[0, 2]\n") and said.stderr.startswith("error: arguments: expected text in UTF-8"), (
-        said.stderr
-    )
-    assert said.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
-
-
 @pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m toddle methods | head -1"
@@ -83,10 +73,8 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert "Traceback" not in done.stderr and "Broken pipe" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "number",
-    [*(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM)), signal.SIGHUP],
-)
+@pytest.mark.slow  # tests/test_resume.py stops training by SIGINT, tests/test_signals.py recording by SIGHUP
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     arguments = (*TRAIN, "--steps", "10000000", "--checkpoint-every", "1000000", "--out", str(tmp_path / "run"))
     child = subprocess.Popen(

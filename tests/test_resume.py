@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -132,31 +134,46 @@ def test_sft_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path, fine_tu
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
 
 
-QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in ("dppo", "mlp") else name for name in PRETRAIN]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a pretraining that nothing interrupts; each is run once."""
+
+    @functools.cache
+    def folder(policy: str) -> Path:
+        path = tmp_path_factory.mktemp("whole") / policy
+        assert toddle("pretrain", *PRETRAIN[policy], *SMALL, "--out", str(path)) == 0
+        return path
+
+    return folder
+
+
+QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in ("dppo", "causal") else name for name in PRETRAIN]
+"""The state of every learner is that of tests/runs/test_steps.py and tests/recipes; here it is the process."""
 
 
 @pytest.mark.parametrize("policy", QUICK)
-def test_pretrain_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path, policy: str) -> None:
-    command = ("pretrain", *PRETRAIN[policy], *SMALL)
-    assert toddle(*command, "--out", str(tmp_path / "whole")) == 0
-    parts = ("--out", str(tmp_path / "parts"))
+def test_pretrain_killed_and_resumed_is_the_uninterrupted_run(
+    tmp_path: Path, whole: Callable[[str], Path], policy: str
+) -> None:
+    command, parts = ("pretrain", *PRETRAIN[policy], *SMALL), ("--out", str(tmp_path / "parts"))
     killed = stopped(signal.SIGKILL, tmp_path / "parts", 4, *command, *parts)
     assert killed.returncode == -signal.SIGKILL
-    assert 4 <= len(log(tmp_path / "parts")) < len(log(tmp_path / "whole"))
+    assert 4 <= len(log(tmp_path / "parts")) < len(log(whole(policy)))
     assert toddle("pretrain", "--resume", *parts) == 0
-    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    assert_equal_runs(whole(policy), tmp_path / "parts")
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(
+    tmp_path: Path, whole: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ("pretrain", *PRETRAIN["mlp"], *SMALL, "--checkpoint-every", "1000")
-    assert toddle(*command, "--out", str(tmp_path / "whole")) == 0
     parts = ("--out", str(tmp_path / "parts"))
     interrupted = stopped(signal.SIGINT, tmp_path / "parts", 2, *command, *parts)
     assert interrupted.returncode == 130, interrupted.stderr
     assert "go on with --resume" in interrupted.stderr and "Traceback" not in interrupted.stderr
-    assert 2 <= len(log(tmp_path / "parts")) < len(log(tmp_path / "whole"))
+    assert 2 <= len(log(tmp_path / "parts")) < len(log(whole("mlp")))
     assert toddle("pretrain", "--resume", *parts) == 0
-    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    assert_equal_runs(whole("mlp"), tmp_path / "parts")
     capsys.readouterr()
     assert toddle("pretrain", "--resume", *parts) == 0, "a finished run is no error"
     assert "already finished" in capsys.readouterr().err

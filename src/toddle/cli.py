@@ -239,7 +239,7 @@ def parse(
         default = load_config(kind, Path(file), _given(kind, arguments))
     elif not any(_required(item) for item in dataclasses.fields(kind)):
         default = kind()
-    settings_type: Any = Annotated[kind, tyro.conf.arg(name="")]
+    settings_type: Any = Annotated[kind, tyro.conf.arg(name="", help="")]  # else tyro looks for its source, long
     fields: list[Any] = [("settings", settings_type, dataclasses.field(default=default))]
     if default is tyro.MISSING:
         fields = [("settings", settings_type)]
