@@ -16,6 +16,15 @@ def test_by_hand() -> None:
     assert acting_seconds(alone, 3) == pytest.approx(2.0 + 2e-4)  # 4 worlds are the largest share
     assert iteration_seconds(alone, 1, 1) == pytest.approx(6.0)
     assert iteration_seconds(alone, 1, 1, overlap=True) == pytest.approx(5.0)
+    assert acting_seconds(alone, 1, 3) == pytest.approx(2.0)  # learners without workers send no rollouts
+    assert acting_seconds(alone, 4, 2) == pytest.approx(1.5 + 2e-4)  # each learner has two workers, of 3 worlds at most
+    shared = Costs(
+        worlds=8, length=5, act=0.1, learn=0.02, act_once=0.3, learn_once=0.5, updates=2, latency=0.0, cores=2
+    )
+    assert acting_seconds(shared, 1) == pytest.approx(5 * (0.3 + 8 * 0.1))
+    assert acting_seconds(shared, 4) == pytest.approx(2 * 5 * (0.3 + 2 * 0.1))  # four take turns on two cores
+    assert learning_seconds(shared, 1) == pytest.approx(40 * 0.02 + 2 * 0.5)
+    assert simulated_seconds(shared, 4, 2) == pytest.approx(iteration_seconds(shared, 4, 1))
     ring = Costs(worlds=8, length=1, act=0.0, learn=1.0, weights=4e9, updates=2, bandwidth=1e9, latency=0.5)
     # 4 learners: 2 samples; a ring of 2 * 3 messages of a quarter of the weights, twice
     assert learning_seconds(ring, 4) == pytest.approx(2.0 + 2 * 6 * (1.0 + 0.5))

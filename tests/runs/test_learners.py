@@ -18,16 +18,18 @@ from tests.device_cases import PRETRAIN
 from tests.policies.tiny_vla import tiny_backbone
 
 from toddle.algorithms.sft import SFTConfig
-from toddle.core.errors import InputError
+from toddle.core.errors import EnvironmentFault, InputError
 from toddle.core.team import ALONE, Group
+from toddle.experience.worlds import merged_state, own_state
 from toddle.methods._base import load_method
 from toddle.models.backbones.base import BackboneConfig
 from toddle.models.backbones.embedded import save_embedded
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.store import load_policy
 from toddle.recipes import finetune, pretrain, record, sft
+from toddle.runs import learners as together
 from toddle.runs.checkpoint import load_state
-from toddle.runs.learners import follows, merged_state, own_state
+from toddle.runs.learners import follows
 from toddle.runs.metrics import CLOCK_GROUP, read_metrics
 
 SMALL: dict[str, Any] = {
@@ -90,6 +92,27 @@ def test_two_learners_are_one_with_all_worlds(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_policy_that_needs_whole_worlds_is_shared_too(tmp_path: Path) -> None:
     assert_alike(train(tmp_path / "one", 1, **CAUSAL), train(tmp_path / "three", 3, **CAUSAL))
+
+
+@pytest.mark.slow
+def test_two_with_a_part_of_each_weight_are_one_and_go_on_as_one_and_as_three(tmp_path: Path) -> None:
+    settings = CAUSAL | {
+        "steps": 2304,
+        "ppo": {"accumulate": 2, "checkpointing": True},
+        "checkpoint_every": 1,
+    }  # three iterations
+    one, two = train(tmp_path / "one", 1, **settings), train(tmp_path / "two", 2, sharding="full", **settings)
+    assert_alike(one, two)
+    weights = [load_policy(out / "policy").state_dict() for out in (one, two)]
+    for name, value in weights[0].items():
+        if not name.endswith(KEY_BIASES):
+            torch.testing.assert_close(weights[1][name], value, atol=2e-6, rtol=1e-5)
+    for learners, sharding in ((1, "none"), (3, "full")):
+        out = tmp_path / str(learners)
+        shutil.copytree(two, out)
+        shutil.rmtree(max((out / "checkpoints").glob("step_*")))
+        (out / "finished.json").unlink()
+        assert_alike(one, train(out, learners, resume=True, sharding=sharding, **settings))
 
 
 @pytest.mark.slow
@@ -316,6 +339,28 @@ def test_a_killed_learner_ends_the_run_which_goes_on_as_if_it_had_not(who: str, 
         raise AssertionError("the other learner is still there")
     assert not (out / "finished.json").exists()
     assert_alike(whole, train(out, 2, resume=True, steps=960))
+
+
+@pytest.mark.slow
+def test_a_learner_that_is_lost_while_it_restores_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = train(tmp_path / "two", 2)
+    (out / "finished.json").unlink()
+    load, times = together.Led.load_state_dict, list[int]()
+
+    def killing(led: Any, state: dict[str, Any]) -> None:
+        times.append(child_of(os.getpid()))
+        if len(times) == 2:  # the first one gives all the leader's weights; this is the checkpoint
+            os.kill(times[-1], signal.SIGKILL)
+        load(led, state)
+
+    monkeypatch.setattr(together.Led, "load_state_dict", killing)
+    with pytest.raises(EnvironmentFault, match="learner 1 was killed by SIGKILL; --resume goes on"):
+        train(out, 2, resume=True)
+    assert len(times) == 2
+    monkeypatch.undo()
+    assert_alike(train(tmp_path / "one", 1), train(out, 2, resume=True))
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ those of PPO whose learners have all weights, and so are its checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from toddle.algorithms.parts import Engine, Source
 from toddle.algorithms.ppo import PPO, PPOConfig
 from toddle.algorithms.sharded_adam import ShardedAdam
 from toddle.core.device import device_of
-from toddle.core.protocols import Acting, Critic, Explorable, Module, Scorable
+from toddle.core.protocols import Acting, Critic, Module, Scorable
 from toddle.experience.rollout import Minibatch
 from toddle.models.sharded import put, shard, whole
 
@@ -28,15 +28,15 @@ __all__ = ["ShardedPPO", "WholeCopy"]
 class WholeCopy(Engine):
     """A copy of the policy with all of every weight acts, LoRA folded in where it has LoRA."""
 
-    def __init__(self, copy: Scorable, vla: Explorable) -> None:
-        """vla: the VLA in it."""
-        self.copy, self.vla = copy, vla
+    def __init__(self, copy: Scorable, merged: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """merged: within it LoRA is folded into the copy's weights."""
+        self.copy, self.merged = copy, merged
 
     @contextmanager
     def acting(self, policy: Scorable) -> Iterator[Acting]:
         """Yield the copy, with the policy's weights as they are now; all learners call it together."""
         self.copy.load_state_dict(whole(dict(policy.state_dict())))
-        with self.vla.merged():
+        with self.merged():
             yield self.copy
 
 
@@ -54,7 +54,7 @@ class ShardedPPO(PPO):
         **parts: Any,
     ) -> None:
         """Share out the policy's weights, in place.  All learners call it together."""
-        shard(policy, device_of(policy), ("score",), bf16=config.bf16)
+        shard(policy, device_of(policy), ("score", "update_normaliser"), bf16=config.bf16)
         super().__init__(policy, critic, sources, config, engine=engine, optimiser=self._adam, **parts)
         self.scorer = engine.copy
 

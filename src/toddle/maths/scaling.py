@@ -1,10 +1,11 @@
 """What an iteration takes with several workers and learners: a model on paper (docs/scaling.md), and a simulation.
 
-    worker:   steps = worlds / workers * length     T_act   = steps * (physics + decision) + messages
-    learner:  samples = worlds * length / learners  T_learn = samples * learning + reduce
+    acting:   share = worlds / those that act     T_act   = length * (once + share * (physics + decision)) + messages
+    learner:  samples = worlds * length / learners  T_learn = samples * learning + updates * (once + reduce)
     reduce:   2 (learners - 1) / learners * weights / bandwidth + 2 (learners - 1) latency        (a ring)
     T = T_act + T_learn, or with overlap (they act on the weights of one iteration before) the larger of the two
-Workers send at once to one learner, whose line they share; the slowest of them is waited for.
+Those that act are the workers, or without them the learners, which then send no rollouts.  Workers send at once to
+their learner, whose line they share; the slowest of them is waited for.  More processes than cores take turns.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class Costs:
     """Physics and decision, of one decision of one world in one process."""
     learn: float
     """All epochs, of one decision in one learner."""
+    act_once: float = 0.0
+    """What a process takes besides at each decision, however many worlds it has."""
+    learn_once: float = 0.0
+    """What a learner takes besides at each update, however many decisions it has."""
     rollout: float = 0.0
     """Bytes of a decision in the rollout."""
     weights: float = 0.0
@@ -36,27 +41,38 @@ class Costs:
     bandwidth: float = 1e9
     latency: float = 1e-4
     """Seconds until a message arrives."""
+    cores: int | None = None
+    """What all processes together have; None: each has one of its own."""
+
+    def turns(self, processes: int) -> float:
+        """Return by how much so many processes that compute at once are slower than one."""
+        return 1.0 if self.cores is None else max(1.0, processes / self.cores)
+
+    def acts(self, worlds: int, processes: int) -> float:
+        """Return the seconds in which one of so many processes steps its worlds and decides for them."""
+        return self.turns(processes) * self.length * (self.act_once + worlds * self.act)
 
 
-def acting_seconds(costs: Costs, workers: int) -> float:
-    """Return the seconds from the weights' departure to the last worker's rollout; one worker sends nothing."""
-    steps = -(-costs.worlds // workers) * costs.length
+def acting_seconds(costs: Costs, workers: int, learners: int = 1) -> float:
+    """Return the seconds from the weights' departure to the last worker's rollout; without workers nothing is sent."""
+    processes = max(workers, learners)
+    busy = costs.acts(-(-costs.worlds // processes), processes)
     if workers == 1:
-        return steps * costs.act
+        return busy
     sent = workers * costs.weights + costs.worlds * costs.length * costs.rollout
-    return steps * costs.act + 2 * costs.latency + sent / costs.bandwidth
+    return busy + 2 * costs.latency + sent / learners / costs.bandwidth
 
 
 def learning_seconds(costs: Costs, learners: int) -> float:
     """Return the seconds of an iteration's updates, in which gradients go round a ring of learners."""
     samples = -(-costs.worlds // learners) * costs.length
     ring = 2 * (learners - 1) * (costs.weights / learners / costs.bandwidth + costs.latency)
-    return samples * costs.learn + costs.updates * ring
+    return costs.turns(learners) * (samples * costs.learn + costs.updates * costs.learn_once) + costs.updates * ring
 
 
 def iteration_seconds(costs: Costs, workers: int, learners: int, *, overlap: bool = False) -> float:
     """Return the seconds of an iteration; overlap: it acts and learns at the same time."""
-    parts = acting_seconds(costs, workers), learning_seconds(costs, learners)
+    parts = acting_seconds(costs, workers, learners), learning_seconds(costs, learners)
     return max(parts) if overlap else sum(parts)
 
 
@@ -78,10 +94,10 @@ def simulated_seconds(
         for index in range(workers):  # weights out, one worker after the other
             line += costs.weights / costs.bandwidth if workers > 1 else 0.0
             arrived = line + (costs.latency if workers > 1 else 0.0)
-            ready.append((arrived + share[index] * costs.length * costs.act * slower[index], share[index]))
+            ready.append((arrived + costs.acts(share[index], workers) * slower[index], share[index]))
         line = now
         for done, worlds in sorted(ready):  # rollouts in, as they come
             line = max(line, done + (costs.latency if workers > 1 else 0.0))
             line += worlds * costs.length * costs.rollout / costs.bandwidth if workers > 1 else 0.0
-        now = line + costs.worlds * costs.length * costs.learn
+        now = line + learning_seconds(costs, 1)
     return now / iterations

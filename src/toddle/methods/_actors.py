@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from gymnasium import spaces
 
-from toddle.algorithms.ppo import PPO, PPOConfig
+from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Discount, LogStd, Positive, Size
@@ -20,6 +20,7 @@ from toddle.experience.actor import body_in
 from toddle.experience.collect import CollectConfig, Collector
 from toddle.experience.rollout import PPO_BYTES, check_rollout
 from toddle.methods._base import Run, Start
+from toddle.methods._together import run_of_states
 from toddle.models.trunk import TrunkConfig
 from toddle.policies.causal import CausalConfig, CausalPolicy, ExpertConfig
 from toddle.policies.critic import CriticConfig, ValueNet
@@ -304,12 +305,4 @@ def ppo_run(
     if start.safety is not None:
         costs = make_critic(start, critic_hidden, goal_width, of="cost critic")
         parts["safety"] = start.safety.part(costs, ppo, start.seed)
-    learner = PPO(policy, critic, collectors, ppo, iterations=iterations, seed=start.seed, **parts)
-    return Run(
-        learner=learner,
-        policy=policy,
-        iterations=iterations,
-        sources=collectors,
-        rewards=learner.rewards,
-        safe=safe,
-    )
+    return run_of_states(start, policy, critic, collectors, ppo, iterations=iterations, parts=parts, safe=safe)

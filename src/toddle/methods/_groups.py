@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from toddle.algorithms.estimators import GroupAdvantages
-from toddle.algorithms.ppo import PPO, PPOConfig
+from toddle.algorithms.ppo import PPOConfig
 from toddle.core.config import config
 from toddle.core.errors import problem
 from toddle.core.numbers import Size
@@ -21,6 +21,7 @@ from toddle.methods._actors import (
     started_from,
 )
 from toddle.methods._base import Run, Start
+from toddle.methods._together import run_of_states
 
 __all__ = ["GroupSettings"]
 
@@ -73,12 +74,5 @@ class GroupSettings:
         ]
         iterations = max(1, round(start.steps / sum(source.decisions for source in sources)))
         parts: dict[str, Any] = {"estimator": estimator, **start.parts}
-        learner = PPO(policy, None, sources, self.ppo, iterations=iterations, seed=start.seed, **parts)
-        return Run(
-            learner=learner,
-            policy=policy,
-            iterations=iterations,
-            sources=sources,
-            show=("episode/success", "episode/return"),
-            rewards=learner.rewards,
-        )
+        show = ("episode/success", "episode/return")
+        return run_of_states(start, policy, None, sources, self.ppo, iterations=iterations, parts=parts, show=show)

@@ -117,7 +117,7 @@ def run_of(
             raise problem("reference.refresh", "0 with sharding full", settings.reference.refresh)
         kept: Explorable = vla.frozen_copy()
         acting: Scorable = kept.explorer(settings.sampler).to(start.device).train()
-        engine = WholeCopy(acting, kept)
+        engine = WholeCopy(acting, kept.merged)
         learner: PPO = ShardedPPO(explorer, critic, sources, settings.ppo, engine=engine, **given)
         vla, explorer = kept, acting
     else:

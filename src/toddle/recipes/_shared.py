@@ -65,10 +65,11 @@ def unit_of(config: Any) -> int:
 
 def check_sharded(config: Any) -> None:
     """Raise InputError where weights cannot be shared out in RL."""
-    kept = {"one learner": config.learners == 1, "imitation": config.imitation.weight > 0.0}
-    kept |= {"ppo.compile": to_dict(config).get("ppo", {}).get("compile", False)}
-    for what, given in kept.items():
-        if config.sharding == "full" and given:
+    given = to_dict(config)
+    kept = {"one learner": config.learners == 1, "imitation": given.get("imitation", {}).get("weight", 0.0) > 0.0}
+    kept |= {"ppo.compile": given.get("ppo", {}).get("compile", False)}
+    for what, true in kept.items():
+        if config.sharding == "full" and true:
             raise problem("sharding", f"none with {what}", "full")
 
 

@@ -28,7 +28,14 @@ from toddle.policies.store import load_policy, save_policy
 from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._safety import check_limited, limit_lines, safety_of, told_of
-from toddle.recipes._shared import check_shared, iteration_seconds, led_by_another, process_lines, unit_of
+from toddle.recipes._shared import (
+    check_sharded,
+    check_shared,
+    iteration_seconds,
+    led_by_another,
+    process_lines,
+    unit_of,
+)
 from toddle.recipes._stopping import check_stop, enough
 from toddle.runs.beside import beside, check_sources
 from toddle.runs.engine import check_engine, worlds_of
@@ -36,7 +43,7 @@ from toddle.runs.halves import check_overlap, overlapped
 from toddle.runs.learners import leading, led
 from toddle.runs.loop import run_loop
 from toddle.runs.run import RunFolder
-from toddle.runs.workers import Crew, check_addresses, crew
+from toddle.runs.workers import Crew, acts, check_addresses, crew
 
 __all__ = ["CHOOSING", "Config", "build", "config_class", "configure", "plan", "run"]
 
@@ -66,7 +73,7 @@ class Config(_reward.Rewarded):
     """
 
     may_change: ClassVar[tuple[str, ...]] = (
-        *("device", "learners", "workers", "acting", "overlap", "placement", "listen"),
+        *("device", "learners", "sharding", "workers", "acting", "overlap", "placement", "listen"),
     )
 
     out: Path = Path("runs/pretrain")
@@ -87,6 +94,9 @@ class Config(_reward.Rewarded):
     """What steps the physics of goal/, walk/ and gymnasium's MuJoCo tasks, and where."""
     learners: Count = 1
     """Processes that learn, each with its share of the worlds (docs/scaling.md)."""
+    sharding: Literal["none", "full"] = "none"
+    """full: every learner keeps a part of each weight of the policy, its gradient and moments, and not all of them
+    (FSDP2); a copy with all weights acts."""
     workers: Count = 1
     """Processes that only act, each with its share of the worlds, beside the one that learns; 1: that one acts too
     (docs/scaling.md)."""
@@ -145,6 +155,7 @@ class Config(_reward.Rewarded):
         )
         check_addresses(self)
         check_engine(self)
+        check_sharded(self)
         check_stop(self.stop_at, len(self.env))
 
 
@@ -207,6 +218,7 @@ def build(config: Any, workers: Crew | None = None, *, folder: Path | None = Non
         checkpoint_every=config.checkpoint_every,
         parts={"rewards": terms} if terms else {},
         safety=safety_of(config),
+        sharded=config.sharding == "full" and team().size > 1 and not acts(),
     )
     with weights_that_fit(
         4.0 if device.type == "cpu" else 1.0
@@ -261,8 +273,9 @@ def run(config: Any, *, resume: bool = False) -> None:
     ):
         made = beside(config, build(config, workers, folder=folder.path), workers)
         show = made.show if len(config.env) == 1 else ()
+        shared = led(made.learner, learners)
         run_loop(
-            led(made.learner, learners),
+            shared,
             folder,
             made.iterations,
             checkpoint_every=config.checkpoint_every,
@@ -270,6 +283,8 @@ def run(config: Any, *, resume: bool = False) -> None:
             show=show,
             enough=enough(folder.path, config.stop_at, config.worlds * made.longest),
         )
+        if config.sharding == "full":
+            made.whole(shared.state_dict()["policy"])
         steps = sum(source.total_steps for source in made.sources)
         meta = {"envs": list(config.env), "steps": steps, "algorithm": config.method, "control": config.control}
         meta |= _reward.keep_episode(folder.path, made.rewards)

@@ -19,7 +19,7 @@ from toddle.experience.collect import Collector
 from toddle.experience.episodes import GroupCollector
 from toddle.experience.notes import Gathered
 from toddle.experience.rollout import Rollout
-from toddle.runs.learners import merged_state, own_state
+from toddle.experience.worlds import merged_state, own_state
 from toddle.runs.placing import check_ray
 
 __all__ = ["Beside", "Gathering", "beside", "brought", "check_sources", "done", "side_by_side"]

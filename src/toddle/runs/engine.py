@@ -23,7 +23,7 @@ from toddle.core.errors import problem
 from toddle.core.team import Place, placed
 from toddle.envs.base import Array, BatchedEnv, Obs
 from toddle.envs.make import family_of
-from toddle.runs.learners import merged_state, own_state
+from toddle.experience.worlds import merged_state, own_state
 from toddle.runs.workers import ASKED, LOST, Crew, acts, address_of, received, send
 
 __all__ = ["MOST_TOLD", "WorldsElsewhere", "answer", "check_engine", "serve", "worlds_of"]

@@ -16,17 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from toddle.core.errors import EnvironmentFault, InputError, NaNError, problem
 from toddle.core.process import started
 from toddle.core.protocols import Learner
 from toddle.core.team import ALONE, HOST, Team, joined, rank_asked
+from toddle.experience.worlds import merged_state, own_state
 
-__all__ = ["SharedLearner", "check_learners", "follow", "follows", "leading", "led", "merged_state", "own_state"]
+__all__ = ["SharedLearner", "check_learners", "follow", "follows", "leading", "led"]
 
 END, STEP, SAVE, LOAD = "end", "step", "save", "load"
 GRACE_SECONDS = 60.0
@@ -80,7 +78,7 @@ def leading(learners: int, command: str, folder: Path) -> Iterator[Team]:
             team.said(END)
         for process in others:
             process.wait(GRACE_SECONDS)
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError) as error:
         raise _lost(others, folder, error) from error
     finally:
         for process in others:
@@ -93,7 +91,7 @@ def _start(index: int, learners: int, port: int, command: str, folder: Path) -> 
     return started(command, folder, {**{name: str(value) for name, value in place.items()}, "TODDLE_STORE": "1"})
 
 
-def _lost(others: Sequence[subprocess.Popen[bytes]], folder: Path, error: RuntimeError) -> Exception:
+def _lost(others: Sequence[subprocess.Popen[bytes]], folder: Path, error: Exception) -> Exception:
     """Return what to raise: which learner has ended, or, where all are there, the error itself."""
     if isinstance(error, NaNError):
         return error
@@ -128,7 +126,10 @@ class Led:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it; each learner takes its own worlds."""
-        self.team.said(LOAD)
+        try:
+            self.team.said(LOAD)
+        except RuntimeError as error:
+            raise ConnectionError(str(error)) from error
         _restore(self.learner, self.team, state)
 
 
@@ -151,7 +152,7 @@ def follow(build: Callable[[], Any], learners: int) -> None:
             learner = build()
             while (word := team.said(None)) != END:
                 _do(word, learner, team)
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError) as error:
         if isinstance(error, NaNError):
             raise
         said = " ".join(str(error).split())[:200]
@@ -171,10 +172,6 @@ def _do(word: str, learner: Any, team: Team) -> None:
 
 
 # ---- one state of all ------------------------------------------------------------------------------------------------
-APART = ("generator", "curriculum", "failures", "visited", "tasks", "task_draws")
-"""Names in a state below which nothing is of single worlds, though it may happen to have as many rows."""
-
-
 def _whole(learner: SharedLearner, team: Team) -> dict[str, Any]:
     """Return the learner's state with all learners' worlds in it."""
     state, own = learner.state_dict(), learner.own_worlds()
@@ -185,44 +182,17 @@ def _whole(learner: SharedLearner, team: Team) -> dict[str, Any]:
 
 
 def _restore(learner: SharedLearner, team: Team, state: dict[str, Any] | None) -> None:
-    state = team.said(state)
+    """Let a learner restore its own of the first one's state.
+
+    Raises ConnectionError where another cannot be reached, which is no fault of the state.
+    """
+    try:
+        state = team.said(state)
+        places = {name: (*team.place(worlds), worlds) for name, worlds in learner.own_worlds().items()}
+    except RuntimeError as error:
+        raise ConnectionError(str(error)) from error
     assert state is not None
     own = dict(state)
-    for name, worlds in learner.own_worlds().items():
-        first, total = team.place(worlds)
+    for name, (first, total, worlds) in places.items():
         own[name] = own_state(state[name], range(first, first + worlds), total)
     learner.load_state_dict(own)
-
-
-def merged_state(parts: Sequence[Any], worlds: Sequence[int]) -> Any:
-    """Return one state tree of several learners' (`worlds`: how many each has).
-
-    What has a row for each world (an array, a tensor, a list) is put in a row; of all else the first one's is taken,
-    for it is equal in all.
-    """
-    first = parts[0]
-    if isinstance(first, dict):
-        return {
-            key: first[key] if key in APART else merged_state([part[key] for part in parts], worlds) for key in first
-        }
-    if isinstance(first, np.ndarray | Tensor | list) and [_rows(part) for part in parts] == list(worlds):
-        if isinstance(first, list):
-            return [row for part in parts for row in part]
-        return torch.cat(list(parts)) if isinstance(first, Tensor) else np.concatenate(list(parts))
-    return first
-
-
-def own_state(tree: Any, own: range, total: int) -> Any:
-    """Return the part of a state tree that is of the worlds `own` of all `total`: the inverse of `merged_state`."""
-    if isinstance(tree, dict):
-        return {key: value if key in APART else own_state(value, own, total) for key, value in tree.items()}
-    if isinstance(tree, np.ndarray | Tensor | list) and _rows(tree) == total:
-        return tree[own.start : own.stop]
-    return tree
-
-
-def _rows(value: Any) -> int:
-    """Return how many rows something has; of a number, none."""
-    if isinstance(value, np.ndarray | Tensor):
-        return int(value.shape[0]) if value.ndim else -1
-    return len(value)
