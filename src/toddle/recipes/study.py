@@ -22,7 +22,16 @@ from toddle.recipes._step_checks import check_toddle_steps
 from toddle.reporting.study import Study, write_page
 from toddle.reporting.study_data import Record, gathered, read_record, read_rows, write_rows
 from toddle.runs.run import RunFolder, check_run
-from toddle.runs.steps import Step, is_done, on_device, run_steps, seconds_of, still_needed, with_what_they_need
+from toddle.runs.steps import (
+    Step,
+    is_done,
+    names_like,
+    on_device,
+    run_steps,
+    seconds_of,
+    still_needed,
+    with_what_they_need,
+)
 from toddle.runs.steps_board import StepBar, makespan
 
 __all__ = ["Config", "plan", "run", "run_study"]
@@ -32,7 +41,7 @@ __all__ = ["Config", "plan", "run", "run_study"]
 class Config:
     """Run a study: many runs, resumable, then a page that says passed, failed or not resolved for each outcome.
 
-    Called again it goes on where it was.  Example: toddle study t0 --scale small
+    Called again it goes on where it was.  Example: toddle study t0 --scale small --out runs/pages
     """
 
     may_change: ClassVar[tuple[str, ...]] = ("only", "part", "again", "processes", "page_only", "runs", "device")
@@ -156,7 +165,7 @@ def run_study(study: Study[Any], config: Config) -> None:
 
 def _to_forget(steps: list[Step], chosen: list[Step], config: Config) -> set[str]:
     """Return the names of the steps that --only names, and of all that depend on them."""
-    named = {step.name for step in chosen if any(Path(step.name).match(pattern) for pattern in config.only)}
+    named = names_like(chosen, config.only)
     for step in steps:
         if named & set(step.after):
             named.add(step.name)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ __all__ = [
     "Step",
     "check_steps",
     "is_done",
+    "names_like",
     "on_device",
     "run_steps",
     "seconds_of",
@@ -203,15 +205,21 @@ def seconds_of(step: Step, folder: Path) -> float:
     return float(read_json(folder / "steps" / f"{step.name}.json", {"seconds": (int, float)})["seconds"])
 
 
+def names_like(steps: Sequence[Step], patterns: Sequence[str]) -> set[str]:
+    """Return the names of the steps that match a pattern; * stands for any letters, / among them."""
+    return {step.name for step in steps if any(fnmatch.fnmatchcase(step.name, pattern) for pattern in patterns)}
+
+
 def with_what_they_need(steps: Sequence[Step], patterns: Sequence[str]) -> list[Step]:
     """Return the steps whose names match a pattern (`sft/*`), and those they depend on, in order.
 
     Raises InputError for a pattern that no step matches.
     """
     for pattern in patterns:
-        if not any(fnmatch.fnmatch(step.name, pattern) for step in steps):
-            raise problem("only", "a pattern of step names", pattern, nearest(pattern, [step.name for step in steps]))
-    wanted = {step.name for step in steps if any(fnmatch.fnmatch(step.name, pattern) for pattern in patterns)}
+        if not names_like(steps, [pattern]):
+            known = {re.sub(r"seed\d+", "seed*", step.name) for step in steps}
+            raise problem("only", "a pattern of step names", pattern, nearest(pattern, known))
+    wanted = names_like(steps, patterns)
     for step in reversed(steps):
         if step.name in wanted:
             wanted |= set(step.after)
