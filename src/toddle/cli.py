@@ -24,7 +24,7 @@ from toddle.core.config import from_dict, load_config, merged, read_settings, to
 from toddle.core.errors import EnvironmentFault, InputError, NaNError, is_out_of_memory, nearest, problem
 from toddle.core.files import check_folder
 from toddle.core.plan import Plan
-from toddle.core.process import check_address_space, well_ended
+from toddle.core.process import check_address_space, imported, well_ended
 
 __all__ = ["COMMANDS", "main", "parse", "read"]
 
@@ -169,9 +169,9 @@ def read(command: str, arguments: list[str]) -> tuple[Any, _Options, Any]:
         word, arguments = arguments[0] if arguments else "nothing", arguments[1:]
         if word not in actions:
             raise InputError(f"toddle {command}: unknown word '{word}'; {nearest(word, actions)}")
-        recipe = importlib.import_module(f"toddle.recipes.{command}_{word}")
+        recipe = imported(f"toddle.recipes.{command}_{word}")
         return recipe, *parse(f"{command} {word}", recipe.Config, arguments)
-    recipe = importlib.import_module(f"toddle.recipes.{command}")
+    recipe = imported(f"toddle.recipes.{command}")
     choose = getattr(recipe, "configure", None)  # of a command whose settings depend on what is chosen
     options, config = parse(command, recipe.Config, arguments, choose=choose, choosing=getattr(recipe, "CHOOSING", ()))
     return recipe, options, config
@@ -179,7 +179,7 @@ def read(command: str, arguments: list[str]) -> tuple[Any, _Options, Any]:
 
 def _actions(command: str) -> dict[str, str]:
     """Return the words, with what each does, of a command that does several things."""
-    return getattr(importlib.import_module(f"toddle.recipes.{command}"), "ACTIONS", {})
+    return getattr(imported(f"toddle.recipes.{command}"), "ACTIONS", {})
 
 
 def _print_overview() -> None:

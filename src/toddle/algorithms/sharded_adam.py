@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from toddle.core.protocols import Module
 from toddle.core.team import team
+from toddle.core.tensors import is_part
 from toddle.models.sharded import own_part, put, whole
 from toddle.optim.flat_adam import fused_adam, padded
 
@@ -54,12 +54,12 @@ class ShardedAdam:
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of what is whole here, to be summed over learners (of the rest: `sum_up`)."""
-        return [p.grad for p in self._all() if p.grad is not None and not isinstance(p, DTensor)]
+        return [p.grad for p in self._all() if p.grad is not None and not is_part(p)]
 
     def sum_up(self) -> None:
         """Make sums over learners of the gradients of what is shared out, whose means torch forms."""
         for p in self._all():
-            if p.grad is not None and isinstance(p, DTensor):
+            if p.grad is not None and is_part(p):
                 own_part(p.grad).mul_(self.team.size)
 
     def rate(self, name: str) -> float:
@@ -77,7 +77,7 @@ class ShardedAdam:
             square = [torch.zeros((), dtype=torch.float64, device=self._count.device) for _ in range(2)]
             for p in own:
                 if p.grad is not None:
-                    square[isinstance(p, DTensor)] += own_part(p.grad).double().square().sum()
+                    square[is_part(p)] += own_part(p.grad).double().square().sum()
             norms[name] = norm = math.sqrt(float(square[0] + self.team.add(square[1])))
             if norm > self.max_norm:
                 for p in own:

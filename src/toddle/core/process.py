@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -13,10 +15,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from toddle.core.errors import problem
 
-__all__ = ["check_address_space", "prepare_child", "started", "well_ended"]
+__all__ = ["check_address_space", "imported", "prepare_child", "started", "well_ended"]
 
 LIBRARIES = 800 * 2**20
 """Bytes of address space below which not even the libraries can be loaded."""
@@ -31,6 +34,24 @@ def check_address_space() -> None:
         if limit != resource.RLIM_INFINITY and limit < LIBRARIES:
             got = f"{limit // 2**20} MiB"
             raise problem("memory (ulimit -v)", f"at least {LIBRARIES // 2**20} MiB, for torch and MuJoCo", got)
+
+
+def imported(module: str) -> Any:
+    """Import a module of which the rest of the process consists.
+
+    A third of the time would go into Python's search for garbage among what is loaded, where there is none: it waits
+    until all is there, and what the first such module has loaded is left out of it for good.
+    """
+    searches = gc.isenabled()
+    gc.disable()
+    try:
+        found = importlib.import_module(module)
+        if not gc.get_freeze_count():
+            gc.freeze()
+    finally:
+        if searches:
+            gc.enable()
+    return found
 
 
 def started(command: str, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -15,7 +15,13 @@ from toddle.core.errors import InputError, problem
 from toddle.core.files import write_atomic
 from toddle.core.reading import Kinds, read_json
 
-__all__ = ["load_tensors", "read_card", "save_tensors"]
+__all__ = ["is_part", "load_tensors", "read_card", "save_tensors"]
+
+
+def is_part(value: Any) -> bool:
+    """Whether a tensor (or a parameter's data) is this learner's part of one that several learners share out."""
+    data = value.data if isinstance(value, Tensor) else value
+    return type(data).__name__ == "DTensor"  # by name: torch's own takes long to import
 
 
 def save_tensors(path: Path, state: dict[str, Tensor]) -> str:

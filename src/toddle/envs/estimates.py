@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from toddle.core.config import config
 from toddle.core.numbers import NonNegative, Range, Share
@@ -64,6 +63,8 @@ class PoseEstimates:
         self.pose[worlds] = np.where(lost[..., None], self.pose[worlds], self._late[0, worlds])
 
     def _detect(self, worlds: Array, position: Array, quaternion: Array) -> Array:
+        from scipy.spatial.transform import Rotation  # takes long to import
+
         things = self.pose.shape[1]
         off = self._streams.normal(worlds, things, 6)
         by = Rotation.from_rotvec((self.config.turn * off[..., 3:]).reshape(-1, 3))

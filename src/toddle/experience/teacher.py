@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from toddle.core.config import config
 from toddle.core.errors import problem
@@ -70,6 +69,8 @@ def increments(chunk: Array, steps: int, parts: ActionParts) -> Array:
     composition; it is divided evenly, the translation linearly, the rotation along its shortest arc (SLERP).  Whatever
     else is in an action (the gripper) is as the first action has it.
     """
+    from scipy.spatial.transform import Rotation  # takes long to import
+
     used = min(chunk.shape[1], steps)
     found: Array = chunk[:, 0].astype(np.float64)
     found[:, parts.position] = chunk[:, :used, parts.position].mean(1)

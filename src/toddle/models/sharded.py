@@ -15,13 +15,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 
+from toddle.core.tensors import is_part
 from toddle.models.trunk import Block
 
 __all__ = ["own_part", "put", "put_moments", "shard", "whole"]
+
+# torch's FSDP and DTensor take long to import, and most runs share nothing out: so they are where they are needed.
 
 
 def shard(module: Any, device: torch.device, methods: Iterable[str], *, bf16: bool = False) -> None:
@@ -31,6 +31,9 @@ def shard(module: Any, device: torch.device, methods: Iterable[str], *, bf16: bo
     bfloat16 (those of norms in float32), gradients are summed in float32.  The gradient of a part is the mean over
     learners.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     exact = precision = MixedPrecisionPolicy(cast_forward_inputs=False)
     if bf16:
@@ -52,15 +55,17 @@ def whole(tree: Any) -> Any:
     """Return a tree of dicts with all of every shared tensor in place of its part."""
     if isinstance(tree, dict):
         return {key: whole(value) for key, value in tree.items()}
-    return tree.full_tensor() if isinstance(tree, DTensor) else tree
+    return tree.full_tensor() if is_part(tree) else tree
 
 
 def put(tree: Any, full: Any) -> Any:
     """Return `full` with the parts of this learner where `tree` has parts."""
     if isinstance(tree, dict):
         return {key: put(tree[key], value) if key in tree else value for key, value in full.items()}
-    if not isinstance(tree, DTensor):
+    if not is_part(tree):
         return full
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(full.to(tree.device), tree.device_mesh, tree.placements, src_data_rank=None)
 
 
@@ -76,4 +81,5 @@ def put_moments(optimiser: torch.optim.Optimizer, full: dict[str, Any]) -> dict[
 
 def own_part(x: Tensor) -> Tensor:
     """Return what of a shared tensor is here; of any other, all of it."""
-    return x.to_local() if isinstance(x, DTensor) else x
+    part: Any = x
+    return part.to_local() if is_part(x) else x

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from toddle.core.errors import problem
 from toddle.core.protocols import Module
+from toddle.core.tensors import is_part
 
 __all__ = ["FlatAdam", "fused_adam", "padded"]
 
@@ -175,7 +176,7 @@ def _learned(name: str, module: Module) -> list[nn.Parameter]:
     if not found:
         raise problem(name, "a module with parameters that learn", "none", "is all of it frozen?")
     for p in found:
-        if type(p.data).__name__ == "DTensor":  # by name: torch.distributed takes long to import
+        if is_part(p.data):
             remedy = "shard after the optimiser is made, or give the learner another optimiser"
             raise problem(name, "parameters that are plain tensors", type(p.data).__name__, remedy)
     return found

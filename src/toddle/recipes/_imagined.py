@@ -18,7 +18,7 @@ from toddle.experience.taught import picture_options
 from toddle.experience.trajectories import traces
 from toddle.maths.intervals import matched_interval, wilson_interval
 from toddle.policies.store import load_policy, meta_of
-from toddle.reporting.world_model import gains_of
+from toddle.reporting.gates import gains_of
 
 __all__ = [
     "Played",

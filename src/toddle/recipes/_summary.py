@@ -9,14 +9,15 @@ from pathlib import Path
 from toddle.core.files import write_json_atomic
 from toddle.core.types import EpisodeResult
 from toddle.reporting.episode_log import summarise
-from toddle.reporting.report import percent
-from toddle.reporting.walking import walking_report
 
 __all__ = ["write_summary"]
 
 
 def write_summary(folder: Path, table: dict[tuple[str, str, str], list[EpisodeResult]]) -> None:
     """Write `summary.json` of cells (candidate, env, condition), and print a line for each."""
+    from toddle.reporting.report import percent  # matplotlib takes long to import
+    from toddle.reporting.walking import walking_report
+
     rows = []
     for (candidate, env, condition), results in table.items():
         report = summarise(results)

@@ -37,7 +37,7 @@ from toddle.reporting.episode_log import EpisodeLog
 from toddle.runs.loop import ProgressLine
 from toddle.runs.run import RunFolder
 
-__all__ = ["Config", "plan", "run", "write_summary"]
+__all__ = ["Config", "plan", "run"]
 
 FILMED = 4
 """Control steps for a frame of a film, at most."""

@@ -46,7 +46,7 @@ from toddle.recipes._shared import (
     unit_of,
 )
 from toddle.recipes._stopping import check_stop, enough
-from toddle.recipes.evaluate import write_summary
+from toddle.recipes._summary import write_summary
 from toddle.runs.beside import beside, check_sources
 from toddle.runs.engine import check_engine, worlds_of
 from toddle.runs.halves import check_overlap, overlapped

@@ -33,7 +33,7 @@ from toddle.experience.taught import Taught, picture_options
 from toddle.policies.store import load_policy, meta_of
 from toddle.recipes._recording import picture_size
 from toddle.recipes._safety import WatchedSettings, told_of
-from toddle.recipes.evaluate import write_summary
+from toddle.recipes._summary import write_summary
 from toddle.reporting.episode_log import LINE, EpisodeLog, result_of
 from toddle.reporting.intervention_page import InterventionServer, PagePerson, ViewConfig
 from toddle.runs.loop import ProgressLine

@@ -41,7 +41,7 @@ from toddle.policies.store import load_policy, meta_of, save_policy
 from toddle.recipes import _reward
 from toddle.recipes._method_settings import preset_lines, settings_class, with_preset
 from toddle.recipes._shared import iteration_seconds
-from toddle.recipes.evaluate import write_summary
+from toddle.recipes._summary import write_summary
 from toddle.reporting.episode_log import EpisodeLog
 from toddle.runs.loop import ProgressLine, run_loop
 from toddle.runs.run import RunFolder

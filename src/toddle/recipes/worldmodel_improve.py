@@ -29,7 +29,7 @@ from toddle.recipes import offline, pretrain, worldmodel_record, worldmodel_trai
 from toddle.recipes._imagined import gate_line, gated, play, told
 from toddle.recipes.worldmodel import opened, recorded_in
 from toddle.recipes.worldmodel_train import ImagineConfig
-from toddle.reporting.world_model import write_gates_page
+from toddle.reporting.gates import write_gates_page
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]

@@ -22,7 +22,7 @@ from toddle.core.reading import Kinds, read_json_lines
 from toddle.core.types import EpisodeResult
 from toddle.maths.deployment import deployment_metrics
 from toddle.maths.intervals import Interval, matched_interval, ratio_interval, sign_flip_p, t_interval, wilson_interval
-from toddle.reporting.walking import walking_facts
+from toddle.reporting.walking_facts import walking_facts
 
 __all__ = [
     "LINE",
@@ -111,7 +111,7 @@ class EvaluationReport:
     deployment: dict[str, float]
     """What `maths.deployment` makes of them: time of a cycle, successes an hour, cost and help by control steps."""
     walking: dict[str, float]
-    """What `reporting.walking` makes of episodes of walking; empty of others."""
+    """What `reporting.walking_facts` makes of episodes of walking; empty of others."""
     smoothness: dict[str, float]
     """Means over episodes of `no_ops`, `action_change` and, where the tool's path is known, jerk measures."""
 

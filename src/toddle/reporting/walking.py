@@ -6,53 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 from toddle.core.files import write_text_atomic
 from toddle.core.types import EpisodeResult
-from toddle.maths.walking import KINDS, slope
 from toddle.reporting import page
 from toddle.reporting.plots import INK, STYLE, colours_of, svg
+from toddle.reporting.walking_facts import commands_of, walking_facts
 
-__all__ = ["command_plot", "walking_facts", "walking_line", "walking_report", "walking_section"]
+__all__ = ["command_plot", "walking_line", "walking_report", "walking_section"]
 
 Labels = tuple[str, str, str]
 """Candidate, environment and condition of a cell."""
 
 COLUMNS = {"forward": (2, 5), "sideways": (3, 6), "turning": (4, 7)}
 """Of a command's row (`experience.evaluate`): what was asked, what was reached."""
-
-
-def _rows(found: Sequence[EpisodeResult]) -> np.ndarray:
-    rows = [row for result in found for row in result.info.get("commands", ())]
-    return np.array(rows, dtype=np.float64).reshape(-1, 8)
-
-
-def walking_facts(found: Sequence[EpisodeResult]) -> dict[str, float]:
-    """Return what episodes of walking add up to, empty where none is one.
-
-    `tracked`: share of velocity goals that were met (a fall misses the goal), `tracked_<kind>` of the others; `walked`:
-    metres an episode along what was commanded; `falls`: share of episodes that ended in one, `pushed_survived`: share
-    of those that were pushed and did not; `speed_error`: mean distance of the planar velocity reached from the one
-    asked, m/s, of velocity goals; `slope`: how much faster it goes forwards for 1 m/s more, 1 where it follows.
-    """
-    walks = [result for result in found if "walked" in result.info]
-    if not walks:
-        return {}
-    rows, falls = _rows(walks), [bool(result.info["terminated"]) for result in walks]
-    facts = {"walked": float(np.mean([result.info["walked"] for result in walks])), "falls": float(np.mean(falls))}
-    if pushed := [not fell for fell, result in zip(falls, walks) if result.info.get("pushed")]:
-        facts["pushed_survived"] = float(np.mean(pushed))
-    for number, kind in enumerate(KINDS):
-        if len(chosen := rows[rows[:, 0] == number]):
-            facts["tracked" if number == 0 else f"tracked_{kind}"] = float(chosen[:, 1].mean())
-    if len(velocity := rows[rows[:, 0] == 0]):
-        facts["velocity_goals"] = float(len(velocity))
-        facts["speed_error"] = float(np.linalg.norm(velocity[:, 5:7] - velocity[:, 2:4], axis=1).mean())
-        if np.isfinite(steep := slope(velocity[:, 2], velocity[:, 5])):
-            facts["slope"] = steep
-    return facts
 
 
 def walking_line(facts: Mapping[str, float]) -> str:
@@ -74,7 +42,7 @@ def command_plot(cells: Mapping[str, Sequence[EpisodeResult]]) -> str:
         for index, (name, (asked, reached)) in enumerate(COLUMNS.items()):
             axes = figure.add_subplot(1, 3, index + 1)
             for cell, found in cells.items():
-                rows = _rows(found)
+                rows = commands_of(found)
                 rows = rows[rows[:, 0] == 0]
                 axes.plot(rows[:, asked], rows[:, reached], ".", color=colours[cell], alpha=0.5, label=cell)
             low, high = axes.get_xlim()
