@@ -428,6 +428,8 @@ def test_what_cannot_be_shared_is_refused(settings: dict[str, Any], said: str) -
 def test_weights_that_cannot_be_shared_out_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         finetune.configure(settings, sharding="full")
+    with pytest.raises(InputError, match="sharding: expected none with method dppo"):
+        pretrain.configure(method="dppo", env=["fork/point"], learners=2, sharding="full")
 
 
 @pytest.mark.slow

@@ -63,12 +63,12 @@ def unit_of(config: Any) -> int:
     return int(to_dict(config).get("episodes", {}).get("group", 1))
 
 
-def check_sharded(config: Any) -> None:
-    """Raise InputError where weights cannot be shared out in RL."""
+def check_sharded(config: Any, **settings: bool) -> None:
+    """Raise InputError where weights cannot be shared out in RL; `settings`: what else stands against it."""
     given = to_dict(config)
     kept = {"one learner": config.learners == 1, "imitation": given.get("imitation", {}).get("weight", 0.0) > 0.0}
     kept |= {"ppo.compile": given.get("ppo", {}).get("compile", False)}
-    for what, true in kept.items():
+    for what, true in {**kept, **settings}.items():
         if config.sharding == "full" and true:
             raise problem("sharding", f"none with {what}", "full")
 

@@ -155,7 +155,7 @@ class Config(_reward.Rewarded):
         )
         check_addresses(self)
         check_engine(self)
-        check_sharded(self)
+        check_sharded(self, **{f"method {self.method}": self.method != "ppo"})
         check_stop(self.stop_at, len(self.env))
 
 
