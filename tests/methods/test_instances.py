@@ -44,7 +44,11 @@ class Shuffled(GroupAdvantages):
 
 @pytest.mark.parametrize(
     ("policy", "method"),
-    [("mlp", "grpo"), ("mlp", "rloo"), ("tokens", "grpo"), pytest.param("tokens", "rloo", marks=pytest.mark.slow)],
+    [
+        ("mlp", "grpo"),
+        ("mlp", "rloo"),
+        *(pytest.param("tokens", name, marks=pytest.mark.slow) for name in ("grpo", "rloo")),
+    ],
 )
 def test_groups_learn_without_a_critic(method: str, policy: str) -> None:
     """Doing nothing returns about -21 an episode of 20 steps, a straight walk about -5."""
@@ -126,6 +130,7 @@ def test_a_teacher_guides(tmp_path: Path) -> None:
         make("rpd", ReachEnv(16), teacher=str(tmp_path), mlp={"horizon": 2})
 
 
+@pytest.mark.slow  # algorithms/test_safety.py holds a limit by the multiplier and a critic of costs
 def test_a_limit_on_costs_is_kept() -> None:
     """Unlimited, an episode's haste costs over 6; with a limit of 4 it ends near it; with the multiplier at 0 not."""
     fast = {"ppo": {"learning_rate": 3e-3, "critic_learning_rate": 3e-3}, "collect": {"length": 20}}
