@@ -1,5 +1,6 @@
 """One torch thread in tests: with several workers on two cores more threads are slower, and results stay bitwise."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,3 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+def pytest_collection_finish() -> None:
+    """What collecting the tests has loaded is no garbage: each search would look at all of it again."""
+    gc.collect()
+    gc.freeze()
