@@ -219,6 +219,29 @@ def test_demonstrations_have_their_share() -> None:
     assert batches == [2] and loss.requires_grad and float(facts["imitation/loss"]) == float(loss.detach())
 
 
+def test_without_a_success_it_is_fine_tuning_on_the_demonstrations() -> None:
+    """iRe-VLA's second stage with no new episode: the whole batch, and the whole loss, are the demonstrations'."""
+    policy = tiny_vla().train()
+    held, other = own(policy, batch=8, demonstrated=0.5), own(policy)
+    other.begin([played(0, 5, success={0: (4,)})], policy)
+    (episode,) = other.kept[0, "open the drawer"]
+
+    class Shown:
+        def __len__(self) -> int:
+            return 5
+
+        def batch(self, samples: Any) -> dict[str, Any]:
+            return other._own([(episode, int(at)) for at in samples])
+
+    held.demonstrations = Shown()
+    state, numbers, noise = held.state_dict(), np.random.default_rng(), torch.Generator()
+    numbers.bit_generator.state = state["numbers"]
+    noise.set_state(state["noise"])
+    loss, _ = loss_of(held)
+    wanted, _ = policy.loss(Shown().batch(numbers.integers(5, size=8)), noise)
+    assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+
+
 def test_the_state_holds_episodes_under_way(tmp_path: Any) -> None:
     whole, policy = own(batch=4), tiny_vla()
     whole.begin([played(0, 4, success={0: (0,)}, ended={0: (0,)})], policy)

@@ -60,7 +60,7 @@ class OwnSuccessesConfig:
     batch: Size = 64
     """Decisions in the supervised loss of one update."""
     demonstrated: Share = 0.25
-    """Share of a batch that comes from demonstrations, where there are any."""
+    """Share of a batch that comes from demonstrations, where there are any; all of it until something is kept."""
     turns: Whole = 0
     """Iterations of RL after which imitation has its turn: `updates` of its own, and nothing beside RL (iRe-VLA); 0:
     it is beside RL, in every update."""
@@ -219,9 +219,10 @@ class OwnSuccesses(Auxiliary):
         return {"imitation/updates": float(len(losses)), "imitation/loss": mean}
 
     def _drawn(self) -> _Drawn:
-        """Draw a batch; while nothing is kept or shown, one of nothing."""
+        """Draw a batch; until something is kept, of demonstrations alone, and without these, one of nothing."""
         total, size = sum(len(kept) for kept in self.kept.values()), self.settings.batch
         shown = round(self.settings.demonstrated * size) if self.demonstrations is not None else 0
+        shown = size if shown and not total else shown
         drawn = _Drawn([])
         if total and shown < size:
             drawn.kinds.append((1.0 - shown / size, self._chosen(size - shown), self._own))
