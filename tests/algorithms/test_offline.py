@@ -30,7 +30,13 @@ from torch import Tensor
 
 from toddle.algorithms.offline import METHODS, OfflineConfig, OfflineLearner
 from toddle.algorithms.offline.dt import history
-from toddle.algorithms.offline.learner import ConditionedImitationConfig, ConRFTConfig, ConservativeConfig, PACConfig
+from toddle.algorithms.offline.learner import (
+    ConditionedImitationConfig,
+    ConRFTConfig,
+    ConservativeConfig,
+    PACConfig,
+    seen,
+)
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
 from toddle.data.transitions import Transitions
@@ -257,6 +263,8 @@ def test_online_conrft_is_plain_td() -> None:
     assert all(torch.equal(*pair) for pair in zip(first.q.parameters(), second.q.parameters(), strict=True))
     assert torch.equal(found[0]["critic_loss"], found[0]["q_loss"]) and "gap" not in found[0]
     assert all(torch.equal(value, before[name]) for name, value in first.policy.state_dict().items())
+    near = trained("conrft", line(200), steps=0, conrft=replace(still, imitation=1.0), batch=16).update(batch)
+    assert torch.equal(near["policy_loss"], near["distance"])  # without Q it is imitation
 
 
 @pytest.mark.slow
@@ -296,8 +304,7 @@ def test_a_value_spread_over_bins() -> None:
 
 
 def test_a_critic_reads_a_set_and_answers_each_action_alone() -> None:
-    """The order of tokens and the other actions change nothing; samples of one state weigh pi exp(Q / eta) / Z, which
-    for Q = (0, 0.05, 0.1), eta 0.1 and three equal arms is (0.1863, 0.3072, 0.5065)."""
+    """The order of tokens and the other actions change nothing."""
     critic, g = PerceiverCritic(5, 2, width=16, latents=3, low=-1.0, high=0.0, bins=7, seed=0), torch.Generator()
     seen, actions = torch.randn(4, 5, generator=g.manual_seed(0)), torch.rand(4, 6, 2, generator=g)
     found = critic(seen, actions)
@@ -311,6 +318,27 @@ def test_a_critic_reads_a_set_and_answers_each_action_alone() -> None:
     assert torch.equal(told["policy_loss"], told["distance"])  # alpha 1 is imitation
     even = trained("pac", line(), steps=0, pac=PACConfig(temperature=1e9, width=16)).update(batch)
     assert float(even["weights_used"]) == pytest.approx(1.0)
+
+
+def test_samples_of_one_state_weigh_by_their_values() -> None:
+    """pi exp(Q / eta) / Z: for Q = (0, 0.05, 0.1) of returns from 0 to 1, eta 0.1 and three equal arms it is (0.1863,
+    0.3072, 0.5065), in every state, whatever the values of the others."""
+    data = line(64)
+    data = replace(data, returns=torch.linspace(0.0, 1.0, 64))
+    learner = trained("pac", data, steps=0, pac=PACConfig(imitation=0.0, width=8, temperature=0.1, samples=3))
+    arms, batch = torch.tensor([2, 9, 15]), data.draw(16, torch.Generator().manual_seed(0))
+    tokens = arms[:, None].expand(16, 3, 1).float()
+    learner.samples = lambda observation, count: (torch.zeros(len(observation), count, 1), tokens)
+    value = torch.tensor([0.0, 0.05, 0.1]) + 0.8 * torch.linspace(0.0, 1.0, 16)[:, None]
+    share = torch.zeros(16, 3, len(learner.slow.atoms))
+    share[..., 0], share[..., -1] = 1.0 - value, value
+    learner.slow = lambda *_: share.log()
+    learner.slow.atoms = torch.linspace(0.0, 1.0, share.shape[-1])
+    log_prob = [learner.policy.score(seen(batch.observation), tokens[:, arm]).log_prob.sum(-1) for arm in range(3)]
+    wanted = -(torch.tensor([0.1863, 0.3072, 0.5065]) * torch.stack(log_prob, -1).detach()).sum(-1).mean()
+    found = learner.teach(batch)
+    torch.testing.assert_close(found["policy_loss"].detach(), wanted, rtol=1e-3, atol=0)
+    assert float(found["weights_used"]) == pytest.approx(1 / (0.1863**2 + 0.3072**2 + 0.5065**2) / 3, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -499,17 +527,21 @@ def test_without_a_preference_it_is_imitation(method: str) -> None:
 
 
 def test_td3_bc_does_not_feel_the_scale_of_rewards() -> None:
-    """Q is divided by the mean of its magnitude, so ten times Q gives the policy the same gradient."""
-    learner: Any = trained("td3-bc", line(), steps=1)
-    batch = learner.data.draw(64, torch.Generator().manual_seed(3))
+    """Q is divided by the mean of its magnitude: ten times Q leaves the policy's gradient, ten times alpha not."""
+    learner, found = trained("td3-bc", line(200), steps=0, policy_every=1), list[Tensor]()
+    batch, q = learner.data.draw(64, torch.Generator().manual_seed(3)), learner.q
 
-    def gradient(factor: float) -> Tensor:
-        mean = learner.score(batch.observation, batch.action).mean[:, 0]
-        value = factor * learner.q(batch.observation, mean)[0]
-        loss = (mean - batch.action).square().mean() - 2.5 / value.detach().abs().mean() * value.mean()
-        return torch.autograd.grad(loss, next(iter(learner.policy.nets[0].mlp.parameters())))[0]
+    def learn(name: str, loss: Tensor) -> Tensor:
+        parts = torch.autograd.grad(loss, learner.learned[name], allow_unused=True, materialize_grads=True)
+        found.append(torch.cat([part.flatten() for part in parts]))
+        return loss
 
-    torch.testing.assert_close(gradient(1.0), gradient(10.0), rtol=1e-5, atol=1e-7)
+    learner.learn, learner.critic_step = learn, lambda *_: {}
+    for factor, alpha in ((1.0, 2.5), (10.0, 2.5), (1.0, 25.0)):
+        learner.q, learner.config = (lambda *of, by=factor: by * q(*of)), replace(learner.config, alpha=alpha)
+        learner.update(batch)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+    assert (found[2] - found[0]).norm() > 0.1 * found[0].norm()
     alone = trained("td3-bc", line(), steps=0, alpha=0.0, policy_every=1).update(batch)
     assert torch.equal(alone["policy_loss"], alone["distance"])  # without Q it is imitation
 

@@ -54,6 +54,24 @@ def test_first_update_has_ratio_one(kind: str) -> None:
     assert metrics["ppo/policy_loss"] == pytest.approx(0.0, abs=1e-5)  # the mean of standardised advantages
 
 
+def test_advantages_as_they_are_move_nothing_where_nothing_is_gained() -> None:
+    """FLaRe's choice: no reward and values of 0 give a policy gradient of exactly 0.  Values that are noise move the
+    policy; the loss at ratio 1 is minus the mean advantage, which standardised ones have not."""
+    for normalise, value, moves in ((False, 0.0, False), (False, 1.0, True), (True, 1.0, True)):
+        learner = make(epochs=1, minibatches=1, normalise_advantages=normalise)
+        env = learner.sources[0].env  # type: ignore[attr-defined]
+        step = env._step_worlds
+        env._step_worlds = lambda *args, step=step: (step(*args)[0] * 0.0, *step(*args)[1:])
+        with torch.no_grad():
+            for weight in learner.critic.parameters():
+                weight.mul_(value)
+        before = [p.detach().clone() for p in learner.modules["policy"].parameters()]
+        loss = abs(learner.step()["ppo/policy_loss"])
+        assert (loss > 1e-2) is (moves and not normalise) and (loss < 1e-5) is (normalise or not moves)
+        same = [torch.equal(a, b) for a, b in zip(before, learner.modules["policy"].parameters(), strict=True)]
+        assert not any(same) if moves else all(same)
+
+
 def test_later_updates_have_not() -> None:
     assert make(epochs=3, learning_rate=3e-3).step()["ppo/kl"] > 1e-5
 

@@ -57,6 +57,9 @@ def test_it_is_none_at_the_start_and_pulls_back(kind: str) -> None:
     part = draw(0)
     loss, facts = held.loss(part, policy.score(part.observation, part.chain))
     assert abs(loss.item()) < 1e-7 and facts["reference/kl"].item() == pytest.approx(loss.item() / 0.5, abs=1e-9)
+    weights = [weight for weight in policy.parameters() if weight.requires_grad]
+    slopes = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    assert max(float(slope.abs().max()) for slope in slopes) < 1e-5
     moved(policy, 0.05)
     part = draw(0)
     before = {name: value.clone() for name, value in held.reference.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,6 +83,32 @@ def test_it_begins_at_about_one_falls_and_resumes() -> None:
     other.policy = term.policy
     score = term.policy.score(seen, empty)  # type: ignore[union-attr]
     assert torch.equal(term.loss(part, score)[0], other.loss(part, score)[0])
+
+
+def test_what_is_beyond_the_limit_has_no_gradient() -> None:
+    """Of two states of which one is 100 times as sensitive, a limit between them leaves the other's gradient alone."""
+    weight = torch.ones(1, FEATURES, requires_grad=True)
+    policy, seen, empty = Linear(weight, "normal"), {"context": torch.ones(1, 2, 1, FEATURES)}, torch.zeros(1, 2)
+    plain = policy.score
+
+    def uneven(observation: Any, chain: Tensor) -> Score:
+        score: Any = plain(observation, chain)
+        spread = replace(score.distribution, std=torch.tensor([0.3, 0.03])[:, None, None])
+        return score._replace(distribution=spread)
+
+    policy.score = uneven  # type: ignore[method-assign]
+
+    def loss(most: float, mask: Tensor | None) -> Tensor:
+        term = Sensitivity(weight=1.0, step=0.01, seed=0)
+        term.policy, term.unit, term.most = policy, 1.0, most  # type: ignore[assignment]
+        part = Minibatch(seen, empty, empty[..., None], empty, empty, empty, mask=mask)  # type: ignore[arg-type]
+        return term.loss(part, policy.score(seen, empty))[0]
+
+    calm = loss(float("inf"), torch.tensor([[True, False]]))
+    (wanted,) = torch.autograd.grad(calm, weight)
+    (found,) = torch.autograd.grad(loss(1.01 * float(calm.detach()), None), weight)
+    torch.testing.assert_close(found, wanted / 2)
+    assert bool(wanted.any()) and not torch.autograd.grad(loss(1e-9, None), weight)[0].any()
 
 
 def test_pictures_are_refused() -> None:

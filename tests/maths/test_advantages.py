@@ -177,6 +177,25 @@ def test_group_advantages_by_hand() -> None:
     assert loo.tolist() == pytest.approx([1 - 4.0, 0.0, 2 - 3.5, 0.0, 6 - 1.5])
 
 
+@pytest.mark.parametrize(
+    ("wins", "grpo", "loo"),
+    [
+        (1, (2.4749, -0.35355), (1.0, -0.142857)),
+        (4, (0.93541, -0.93541), (0.571429, -0.571429)),
+        (7, (0.35355, -2.4749), (0.142857, -1.0)),
+    ],
+)
+def test_eight_tries_of_which_some_succeed(wins: int, grpo: tuple[float, ...], loo: tuple[float, ...]) -> None:
+    """SimpleVLA-RL's and RIPT-VLA's groups of 8: (R - mean) / std of a sample, and 1 - (k - 1) / 7 against -k / 7."""
+    returns, group = (torch.arange(8) < wins).float(), torch.zeros(8, dtype=torch.int64)
+    for wanted, more in ((grpo, False), (loo, True)):
+        found, _ = group_advantages(returns, group, leave_one_out=more)
+        assert found[[0, 7]].tolist() == pytest.approx(wanted, abs=5e-5)
+    for alike in (torch.ones(8), torch.zeros(8)):
+        nothing, uneven = group_advantages(alike, group)
+        assert not nothing.any() and not uneven.any()
+
+
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=9), st.booleans())
 def test_group_advantages_sum_to_zero(values: list[float], leave_one_out: bool) -> None:
     returns = torch.tensor(values, dtype=torch.float64)
@@ -217,8 +236,9 @@ def as_chunks(horizon: int = 2) -> dict[str, torch.Tensor]:
     return chunked | ends | {"made": torch.ones_like(chunked["reward"], dtype=torch.bool)}
 
 
-def test_single_actions_are_steps_of_stable_baselines3() -> None:
-    found = action_gae(**as_chunks(), discount=0.8, lam=0.9)  # type: ignore[arg-type]
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_single_actions_are_steps_of_stable_baselines3(horizon: int) -> None:
+    found = action_gae(**as_chunks(horizon), discount=0.8, lam=0.9)  # type: ignore[arg-type]
     torch.testing.assert_close(found.transpose(1, 2).flatten(0, 1), torch.tensor(SB3))
 
 

@@ -66,6 +66,19 @@ def test_dual_clip_holds_losses(ratio: float, advantage: float, loss: float, gra
     assert log_ratio.grad.item() == pytest.approx(gradient)
 
 
+def test_the_clip_binds_by_what_a_ratio_is_of() -> None:
+    """8 actions of 7 tokens, each 1.02 as likely: a token's ratio 1.02, an action's 1.1487, the chunk's 3.0312."""
+    tokens = torch.full((1, 8, 7), math.log(1.02), dtype=torch.float64)
+    for log_ratio, ratio, outside in (
+        (tokens.flatten(1), 1.02, 0.0),
+        (tokens.sum(-1), 1.1487, 0.0),
+        (link_log_ratio(tokens.flatten(1), torch.zeros(1, 56), "sum"), 3.0312, 1.0),
+    ):
+        loss, found = clipped_surrogate(log_ratio, torch.ones(1), 0.2, 0.2)
+        assert float(log_ratio.exp().mean()) == pytest.approx(ratio, abs=1e-4) and float(found) == outside
+        assert float(loss) == pytest.approx(-min(ratio, 1.2), abs=1e-4)
+
+
 def test_clip_higher_and_the_fraction_outside() -> None:
     log_ratio = torch.tensor([[1.25], [1.25], [0.75], [1.0]]).log()
     up, down = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, -1.0, 0.0])
