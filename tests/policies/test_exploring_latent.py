@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.policies.test_guided import observation
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
+from toddle.maths.smoothness import mean_squared_jerk
 from toddle.models.bottleneck import Bottleneck, BottleneckConfig, fit_bottleneck
 from toddle.policies.exploring_latent import OnManifold
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
@@ -58,6 +60,24 @@ def test_noise_is_held_and_drawn_anew_in_a_new_episode(line: Any) -> None:
     assert torch.equal(one[[0, 1, 3]], two[[0, 1, 3]]) and not torch.equal(one[2], two[2])
     three, _ = acted(exploring, {**seen, "first": torch.zeros(4, dtype=torch.bool)}, memory, seed=9)
     assert (three != two).any(1).tolist() == [True, True, False, True]
+
+
+def test_what_is_held_jerks_less_than_noise_of_each_decision(line: Any) -> None:
+    """Independent numbers have third differences of variance 20; held for five, a jump (variance 2) in five makes
+    differences of 1, -2 and 1 times itself: 2 x 6 / 5.  So 8.3 times less, at the same variance."""
+    seen, base, jerk = observation(300), policy(), []
+    own, _ = acted(base, seen)
+    for hold, control in ((1, True), (5, False)):
+        exploring, path = OnManifold(base, line[0], 2.0, hold=hold, control=control), []
+        memory = exploring.initial_memory(300)
+        for t in range(28):
+            seen["first"] = torch.full((300,), t == 0)
+            action, memory = acted(exploring, seen, memory, seed=t)
+            path.append(action - own)
+        moved = torch.stack(path, 1).double().numpy()  # (300, 28, 2)
+        spread = moved.var(1).sum(-1).mean() * 28 / (28 - hold)  # of a mean over 28 / hold draws
+        jerk.append(float(np.mean([mean_squared_jerk(each, 1.0) for each in moved]) / spread))
+    assert jerk[0] / jerk[1] == pytest.approx(20 / 2.4, rel=0.15)
 
 
 def test_a_bottleneck_that_says_nothing_and_one_of_other_numbers_are_told() -> None:

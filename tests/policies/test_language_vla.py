@@ -277,14 +277,16 @@ def test_lora_on_everything_is_on_the_towers_too(folders: Path) -> None:
 
 
 def test_in_bfloat16_it_says_the_same_to_its_precision(folders: Path) -> None:
-    """LoRA stays in float32, and is merged into bfloat16 without a change of type."""
+    """LoRA stays in float32, and is merged into bfloat16 without a change of type.  Densities are of float32: in
+    bfloat16 one near -10 has steps of 1 / 16."""
     policy = loaded(folders / "two_towers", precision="bfloat16", lora_rank=2)
     assert {value.dtype for value in policy.parameters()} == {torch.float32}
     with torch.no_grad():
         logits = policy._logits(policy.prompt_hidden(seen()))
         with policy.merged():
             merged = policy._logits(policy.prompt_hidden(seen()))
-            policy.act(seen())
+            log_prob = policy.act(seen())[0].log_prob
+    assert log_prob.dtype == torch.float32 and bool((log_prob.bfloat16().float() != log_prob).any())
     torch.testing.assert_close(merged, logits, atol=1e-3, rtol=0)
     assert float((logits - ANSWER["openvla.logits"]).abs().mean()) < 0.5
 
