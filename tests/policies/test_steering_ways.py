@@ -202,12 +202,26 @@ def test_a_robot_that_stands_still_goes_back_the_way_it_came_and_tries_something
     assert torch.equal(made[7], made[0]) and torch.equal(made[8], made[0])  # one retrial is the most
 
 
+def test_a_retrial_that_fails_sooner_than_it_may_go_back_goes_back_to_where_it_began() -> None:
+    """Four decisions, undone; four more, undone: what was undone once is not undone again, so the sum is nothing."""
+    policy, seen = retrying(back=6, most=2), observation(3)
+    memory, generator, made = policy.initial_memory(3), torch.Generator().manual_seed(0), []
+    for step in range(17):
+        seen["first"] = torch.full((3,), step == 0)
+        decision, memory = policy.act(seen, memory, generator=generator, deterministic=True)
+        made.append(decision.action)
+    assert policy.alarms == 6
+    for begin in (0, 8):
+        assert all(torch.equal(made[begin + 4 + step], -made[begin + 3 - step]) for step in range(4))
+    assert torch.stack(made[:16]).sum(0).abs().max() < 1e-6 and (memory[2][:, 1] == made[8]).all()  # what failed
+
+
 def test_with_no_retrial_it_is_the_policy_and_grippers_are_held() -> None:
     seen = observation(3)
     assert torch.equal(acted(retrying(most=0), seen), acted(gaussian(), seen))
     policy = retrying(held=1, back=1)
-    made, undo = torch.tensor([[[[0.7]]]]), torch.tensor([1.0])
-    assert torch.equal(policy._undone(made, undo), made[0])
+    made = torch.tensor([[[[0.7]]]])
+    assert torch.equal(policy._undone(made, torch.zeros(1)), made[0])
     with pytest.raises(InputError, match=r"steering\.held"):
         retrying(held=2)
 

@@ -7,7 +7,8 @@ shortfalls (a CUSUM with a slack) above `threshold` steps is an alarm:
     c_t = max(0, c_{t-1} + n(s_t) - n(s_{t-1}) + (1 - slack) H)
 
 Then the last `back` decisions are undone, each with its actions reversed in time and sign, and a chunk is drawn that is
-unlike those with which episodes went wrong.  With no retrial allowed the policy acts alone, bit by bit.
+unlike those with which episodes went wrong.  Each decision is undone once: a retrial that fails soon goes back to where
+it began.  With no retrial allowed the policy acts alone, bit by bit.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class RetryConfig:
     slack: Share = 0.2
     """Share of the promised speed that is not asked for."""
     back: Count = 4
-    """Decisions that are undone."""
+    """Decisions that are undone; fewer where no more were made since the episode began, or since the last retrial."""
     most: Whole = 3
     """Retrials of an episode; 0: the policy alone."""
     held: Whole = 1
@@ -88,7 +89,7 @@ class RetryingPolicy(Around):
     def initial_memory(self, batch: int) -> Memory:
         """Return an empty memory of the episodes (B): numbers, chunks made and chunks that failed."""
         shape = self.horizon, self.bodies[0].action
-        numbers = torch.zeros(batch, 4)  # shortfall, steps left, decisions still to be undone, retrials
+        numbers = torch.zeros(batch, 5)  # shortfall, steps left, decisions still to be undone, retrials, ones to undo
         numbers[:, 1] = math.nan
         return numbers, torch.zeros(batch, self.config.back, *shape), torch.full((batch, self.config.most, *shape), 1e3)
 
@@ -113,25 +114,28 @@ class RetryingPolicy(Around):
             torch.where(first.view(-1, *[1] * (new.dim() - 1)), new, old)
             for new, old in zip(fresh, (numbers, made, failed), strict=True)
         )
-        total, last, undo, tries = numbers.unbind(1)
+        total, last, undo, tries, able = numbers.unbind(1)
         action = own.action[..., : self.bodies[0].action].clamp(-1.0, 1.0)
         left = steps_left(self._value(seen, action), self.discount)
         going = (undo == 0) & last.isfinite()
         total = torch.where(going, shortfall(total, left, last, self.horizon, config.slack), 0.0)
         alarm = going & (tries < config.most) & self._alarmed(total, generator)
         self.alarms += int(alarm.sum())
-        failed = self._noted(failed, made[:, 0], tries, alarm)
+        begun = made[torch.arange(len(made), device=device), config.back - able.long().clamp(min=1)]
+        failed = self._noted(failed, begun, tries, alarm)
         retry = (undo == 1) & ~first  # the last one was undone: begin anew
-        undo = torch.where(alarm, float(config.back), (undo - 1).clamp(min=0.0))
+        undo = torch.where(alarm, able, (undo - 1).clamp(min=0.0))
+        able = torch.where(retry, 0.0, able)
         tries, total = tries + alarm.float(), torch.where(alarm, 0.0, total)
         if retry.any() and self.candidates > 1:
             action = torch.where(retry[:, None, None], self._unlike(seen, failed, generator), action)
-        back = self._undone(made, undo)
+        back = self._undone(made, able - undo)
         acting = undo == 0
         done = torch.where(acting[:, None, None], action, back)
         made = torch.where(acting[:, None, None, None], torch.cat([made[:, 1:], done[:, None]], 1), made)
+        able = torch.where(acting, (able + 1.0).clamp(max=config.back), able)
         last = torch.where(acting, left, math.nan)
-        numbers = torch.stack([total, last, undo, tries], 1)
+        numbers = torch.stack([total, last, undo, tries, able], 1)
         return Decision(done, own.chain, own.log_prob.new_zeros(len(done), 0)), (numbers, made, failed)
 
     def _value(self, seen: Observation, action: Tensor) -> Tensor:
@@ -149,9 +153,9 @@ class RetryingPolicy(Around):
         place = torch.nn.functional.one_hot(slot, self.config.most).bool() & alarm[:, None]
         return torch.where(place[..., None, None], begun[:, None], failed)
 
-    def _undone(self, made: Tensor, undo: Tensor) -> Tensor:
-        """Return the actions (B, H, A) that undo the decision whose turn it is: the last one first."""
-        index = (undo.long() - 1).clamp(min=0)
+    def _undone(self, made: Tensor, undone: Tensor) -> Tensor:
+        """Return the actions (B, H, A) that undo the decision whose turn it is, after `undone` (B,): the last first."""
+        index = (made.shape[1] - 1 - undone.long()).clamp(min=0)
         chunk = made[torch.arange(len(made), device=made.device), index]
         held = self.config.held
         motion = -chunk.flip(1)
