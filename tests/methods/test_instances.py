@@ -152,6 +152,14 @@ def test_the_multiplier_by_hand() -> None:
     again = CostLimit(1.0, rate=0.5)
     again.load_state_dict(limit.state_dict())
     assert again.multiplier == 3.0
+    rollout.terminated = torch.zeros(2, 2).bool()
+    assert again.reward(rollout).tolist() == [[-3.0, -6.0], [-9.0, 0.0]]
+    assert again.multiplier == 3.0  # none ended: nothing is known of what an episode costs
+    rollout.terminated = torch.tensor([[False, False], [True, False]])
+    third = CostLimit(1.0, rate=0.5)
+    third.load_state_dict(again.state_dict())
+    third.reward(rollout)
+    assert third.metrics() == {"cost/episode": 8.0, "cost/multiplier": 6.5}  # the first world's four steps
     rollout.columns = {}
     with pytest.raises(InputError, match="cost: expected an environment that reports"):
         limit.reward(rollout)
