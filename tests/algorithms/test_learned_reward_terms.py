@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,6 +82,34 @@ def test_the_likelihood_is_a_gaussians(folder: Path) -> None:
         fell = model.log_density(past, at) - model.log_density(past, off)
     std = math.exp(model.log_std[0].clamp(-4.0, 2.0).item())
     assert float(fell) == pytest.approx(2.0**2 / (2.0 * std**2) / SIZE, rel=1e-3)
+
+
+def test_a_likelihood_that_pays_more_for_standing_still_is_refused(folder: Path, tmp_path: Path) -> None:
+    term = LEARNED["viper"].taught(episodes(4, 0), steps=20, seed=0)
+    for still, refused in ((-0.01, False), (0.01, True)):
+        term.model.still.fill_(still)
+        term.save(tmp_path, {"fingerprint": ""})
+        if not refused:
+            LEARNED["viper"].load(tmp_path)
+            continue
+        with pytest.raises(InputError, match="pays less for standing still"):
+            LEARNED["viper"].load(tmp_path)
+
+
+def test_the_first_step_of_a_clip_teaches_progress_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of it alone would be learned from its place; the loss is the same whatever is said there."""
+    losses: list[float] = []
+
+    def once(model: Any, loss: Any, steps: int, seed: int) -> None:
+        for wrong in (0.0, 5.0):
+            said = model.head.forward
+            shift = torch.zeros(16, 1).index_fill(0, torch.tensor([0]), wrong)
+            monkeypatch.setattr(model.head, "forward", lambda x, said=said, shift=shift: said(x) + shift)
+            losses.append(float(loss(torch.Generator().manual_seed(0))))
+
+    monkeypatch.setattr("toddle.algorithms.rewards.rewind.train", once)
+    LEARNED["rewind"].taught(episodes(4, 0), steps=1, seed=0)
+    assert losses[0] == losses[1] > 0.0
 
 
 def test_a_clip_runs_backwards_and_its_targets_with_it() -> None:

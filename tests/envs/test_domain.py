@@ -110,6 +110,21 @@ def test_a_block_slides_as_far_as_the_factor_of_friction_says(monkeypatch: pytes
         env.domain.undo(np.ones(1, bool))
 
 
+def test_the_scale_multiplies_the_widths_of_logarithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of (1/4, 4) in logarithms is (1/2, 2), evenly: deviation ln 4 / sqrt(12) = 0.400."""
+    from tiny_env import ReachEnv
+    from toddle.envs.domain import Domain
+
+    model = mujoco.MjModel.from_xml_string(SLIDE)
+    monkeypatch.setattr(ReachEnv, "physics", lambda env, world: (model, None))
+    monkeypatch.setattr(ReachEnv, "own_models", lambda env: None)
+    domain = Domain(DomainTable(scale=0.5, object_mass=(0.25, 4.0)), ReachEnv(600), 0)
+    domain.begin(np.ones(600, bool), None)
+    logs = np.log(domain.factors[:, FACTORS.index("object_mass")])
+    assert np.log(2.0) - 0.02 < np.abs(logs).max() <= np.log(2.0)
+    assert abs(logs.mean()) < 0.05 and logs.std() == pytest.approx(0.400, abs=0.03)
+
+
 def test_late_actions_are_those_of_before() -> None:
     env = make_env(ANT, 3, seed=0, randomise=DomainTable(delay=(0.0, 0.0, 1.0)))
     env.reset(seed=0)

@@ -163,6 +163,21 @@ def test_what_was_recorded_is_the_best_that_a_reference_pays(folder: Path) -> No
         assert truncated.tolist() == (running & (step == left)).tolist()
 
 
+def test_an_error_that_the_model_makes_everywhere_cancels_in_a_reference(folder: Path) -> None:
+    """The law, and the law that drifts by 0.03: the distance is between two states that have both drifted."""
+    paid = []
+    for drift in (0.0, 0.03):
+        env = ImaginedEnv(folder, 6, seed=2, reward="reference")
+        law = Perfect(TINY, 2, 1)
+        law.load_state_dict(env.model.state_dict())
+        said = law.following
+        law.following = lambda *seen, said=said, drift=drift: said(*seen) + drift  # type: ignore[method-assign, misc]
+        env.model, env.settings["doubt"] = law, 0.0
+        env.reset(seed=4)
+        paid.append(env.step(np.full((6, 1), -0.9))[1])
+    assert np.allclose(paid[0], paid[1], atol=1e-5) and np.max(paid[0]) < 0.0
+
+
 def test_episodes_begin_where_recorded_ones_did_or_were(folder: Path) -> None:
     env, data = ImaginedEnv(folder, 200, seed=1), recorded()
     states = env.current_observation()["proprio"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from toddle.maths.advantages import gae
 from toddle.maths.potentials import bin_centres, order_loss, potential_reward, steps_to_bins
 
 NO = torch.zeros(4, dtype=torch.bool)
@@ -84,3 +85,33 @@ def test_shaping_leaves_the_best_policy_and_a_difference_does_not() -> None:
     best = greedy(None)
     assert bool((best == 1).all()) and torch.equal(greedy(True), best)
     assert int((greedy(False) != best).any(1).sum()) > 100
+
+
+def test_shaping_by_the_best_value_pays_nothing_for_the_best_steps_and_takes_from_all_others() -> None:
+    """A line of five states, the last pays 1 and ends; V* = 0.9^(steps left - 1), so it is the advantage."""
+    gamma, value = 0.9, torch.tensor([0.729, 0.81, 0.9, 1.0])
+    to, end = torch.tensor([[0, 1], [0, 2], [1, 3], [2, 4]]).T, torch.tensor([False, False, False, True])
+    for following, ends, wanted in (
+        (to[0], torch.zeros(4, dtype=torch.bool), [0.9 * 0.729 - 0.729, 0.6561 - 0.81, 0.729 - 0.9, 0.81 - 1.0]),
+        (to[1], end, [0.0] * 4),
+    ):
+        after = torch.cat([value, torch.zeros(1)])[following]
+        shaped = ends.float() + potential_reward(value, after, ends, ends, torch.full((4,), gamma), shaping=True)
+        assert shaped.tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_critic_that_starts_at_minus_the_potential_makes_of_shaping_what_there_was_without() -> None:
+    """Wiewiora 2003: A(r + gamma Phi' - Phi, V - Phi) = A(r, V), over ends, cuts and chunks of several steps."""
+    draw = torch.Generator().manual_seed(0)
+    reward, value, following, phi, after = torch.randn(5, 40, 6, generator=draw, dtype=torch.float64)
+    terminated, truncated = torch.rand(2, 40, 6, generator=draw) < 0.1
+    truncated &= ~terminated
+    discount = 0.97 ** torch.randint(1, 9, (40, 6), generator=draw).double()
+    inner = ~(terminated | truncated)[:-1]  # what follows a step within an episode is the next one
+    for now, later in ((value, following), (phi, after)):
+        later[:-1][inner] = now[1:][inner]
+    ends = (terminated, truncated)
+    plain = gae(reward, value, following, *ends, discount=discount, lam=0.95)
+    paid = potential_reward(phi, after, terminated, terminated, discount, shaping=True)
+    shaped = gae(reward + paid, value - phi, following - after, *ends, discount=discount, lam=0.95)
+    assert (shaped - plain).abs().max() < 1e-12

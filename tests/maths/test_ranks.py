@@ -28,6 +28,17 @@ def test_spearman_is_scipys_with_and_without_ties() -> None:
     assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
 
 
+def test_the_order_of_values_is_what_gvl_calls_it() -> None:
+    """Rising 1, falling -1, up and down alike 0, ten up and five down 0.61; drawn ones deviate by 1 / sqrt(19)."""
+    up_and_down, rewound = [*range(10), *range(9, -1, -1)], [*range(10), *range(8, 3, -1)]
+    assert spearman(up_and_down, range(20)) == pytest.approx(0.0, abs=1e-12)
+    assert spearman(rewound, range(15)) == pytest.approx(0.61, abs=0.005)
+    assert spearman(np.exp(rewound), range(15)) == spearman(rewound, range(15))  # only the order counts
+    rng = np.random.default_rng(2)
+    drawn = [spearman(rng.permutation(20), range(20)) for _ in range(800)]
+    assert np.std(drawn) == pytest.approx(0.2294, rel=0.08) and abs(np.mean(drawn)) < 0.03
+
+
 def test_area_counts_pairs() -> None:
     """Positives 3 and 2, negatives 1 and 2: of four pairs three are in order and one is equal."""
     assert area_under_roc([3, 2, 1, 2], [True, True, False, False]) == pytest.approx(3.5 / 4)

@@ -110,6 +110,8 @@ def test_choices_follow_the_softmax_of_values_in_their_own_deviations() -> None:
     assert torch.equal(choose(1e-3 * values, 0.5, torch.Generator().manual_seed(0)), index)  # the scale is free
     even = choose(torch.zeros(60_000, 3), 0.1, torch.Generator().manual_seed(0))
     assert torch.allclose(torch.bincount(even) / 60_000, torch.full((3,), 1 / 3), atol=0.01)
+    hot = choose(values, 1e6, torch.Generator().manual_seed(0))  # whatever the values: the policy's own distribution
+    assert torch.allclose(torch.bincount(hot) / 60_000, torch.full((3,), 1 / 3), atol=0.01)
     assert choose(torch.tensor([[1.0, 2.0, 2.0]]), 0.0).tolist() == [1]
 
 
