@@ -88,7 +88,8 @@ def page(work: Path) -> None:
         f"`python benchmarks/safety.py run`, then `page`. {ENV}, dense reward, 400,000 control steps; mean",
         "over seeds with 95 % intervals (t). *While learning* is the mean cost of an episode over the last tenth of",
         "training, with exploration; the other columns are of 50 episodes of the most likely action.",
-        "The last column is the success beside the run without a limit of the same seed, in points.",
+        "The last column is the success beside the run without a limit of the same seed, in points.  What has fewer",
+        "seeds was run before the others, when it cost 0.7 knocked cubes, 9 contacts and 91 % success without a limit.",
         "",
         f"| limit on | limit | seeds | while learning | {' | '.join(LIMITS)} | success % | against no limit |",
         f"|---|---|---|---|{'---|' * len(LIMITS)}---|---|",
@@ -97,7 +98,8 @@ def page(work: Path) -> None:
         rows = data.get(arm, {})
         shown = [_column([row.get(name) for row in rows.values()]) for name in ("late", *LIMITS, "success")]
         pairs = [(row["success"], data["none"][seed]["success"]) for seed, row in rows.items() if seed in data["none"]]
-        gap = "-" if arm == "none" else _shown(matched_interval(*zip(*pairs, strict=True)))
+        whole = arm != "none" and len(pairs) == len(data["none"])
+        gap = _shown(matched_interval(*zip(*pairs, strict=True))) if whole else "-"
         late = "-" if arm == "none" else shown[0]
         limit = f"{LIMITS[arm]:g}" if arm in LIMITS else "-"
         lines.append(f"| {arm} | {limit} | {len(rows)} | {late} | {' | '.join(shown[1:])} | {gap} |")

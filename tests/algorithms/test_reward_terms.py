@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.pretend_device import PRETEND
 from torch import Tensor
 
 from toddle.algorithms.ppo import PPO, PPOConfig
@@ -17,6 +18,7 @@ from toddle.algorithms.rewards.counts import CountTerm
 from toddle.algorithms.rewards.pbrs import WrittenPotential
 from toddle.algorithms.rewards.rnd import NoveltyTerm
 from toddle.algorithms.rewards.steps import Seen, Steps, steps_of
+from toddle.core.device import device_of
 from toddle.core.errors import InputError
 from toddle.core.types import Named
 from toddle.envs.dots import DotsEnv
@@ -150,6 +152,23 @@ def test_rnd_falls_where_it_was_trained_and_stays_where_it_was_not() -> None:
     with torch.no_grad():
         known, new = (float(term.network.novelty(at + seen.following.features).mean()) for at in (0.0, 5.0))
     assert known < before / 10 < before / 2 < new
+
+
+def test_rnd_goes_on_where_the_features_are() -> None:
+    """A checkpoint is restored before the term has seen any."""
+    seen = steps(torch.randn(9, 4, 4, generator=torch.Generator().manual_seed(0)))
+    term, again = NoveltyTerm(seed=0), NoveltyTerm(seed=1)
+    term.fit(seen)
+    again.load_state_dict(term.state_dict())
+    network = again._built(4, PRETEND)
+    assert device_of(network) == PRETEND and term.network is not None and again.optimiser is not None
+    for name, value in term.network.state_dict().items():
+        assert torch.equal(network.state_dict()[name].cpu(), value), name
+    before = network.loss(seen.following.features[seen.real].to(PRETEND))
+    before.backward()
+    again.optimiser.step()
+    after = network.loss(seen.following.features[seen.real].to(PRETEND))
+    assert float(after.detach().cpu()) < float(before.detach().cpu())
 
 
 def test_a_run_with_terms_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:

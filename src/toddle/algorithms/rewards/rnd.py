@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toddle.algorithms.rewards.steps import Steps, Term
-from toddle.core.device import CPU
+from toddle.core.device import CPU, device_of
 from toddle.core.seeding import torch_generator
 from toddle.experience.collect import RewardScale
 from toddle.models.novelty import Novelty
@@ -36,9 +36,14 @@ class NoveltyTerm(Term):
         self.scales: dict[int, RewardScale] = {}
 
     def _built(self, size: int, device: torch.device = CPU) -> Novelty:
-        if self.network is None:
+        """Return the network where the features are; a checkpoint is restored before that is known."""
+        if self.network is None or device_of(self.network) != device:
+            held = self.state_dict()
             self.network = Novelty(size, seed=self.seed).to(device)
             self.optimiser = FlatAdam({"predictor": (self.network.predictor, RATE)}, max_norm=10.0)
+            if held["network"] is not None:
+                self.network.load_state_dict(held["network"])
+                self.optimiser.load_state_dict(held["optimiser"])
         return self.network
 
     @torch.no_grad()
