@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+import tyro
 from pydantic import Field
 
 from toddle.cli import COMMANDS, _one_line, main, parse
@@ -58,6 +59,22 @@ class Needy:
     out: Path = Path("runs/y")
 
 
+@config
+class Read:
+    """Read datasets."""
+
+    dataset: tuple[Path, ...]
+    rate: float = 1.0
+
+
+@config
+class ReadFirst:
+    """Read datasets, which come first."""
+
+    dataset: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    rate: float = 1.0
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "toddle", *arguments], capture_output=True, text=True, check=False, timeout=60
@@ -102,6 +119,16 @@ def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
     options, settings = parse("pretrain", Settings, ["--resume", "--out", str(tmp_path)])
     assert options.resume and settings.envs == ("z",)
     assert parse("pretrain", Settings, ["--out", str(tmp_path)])[1].envs == ("a", "b")
+
+
+@pytest.mark.parametrize("kind", [Read, ReadFirst])
+@pytest.mark.parametrize(
+    "typed", ["a b --rate 2", "--rate 2 --dataset a b", "--dataset a b --rate 2", "--rate 2 --data a b", "a b --rate=2"]
+)
+def test_datasets_come_first_or_by_name(kind: type, typed: str) -> None:
+    """In every command, whichever of the two its settings have."""
+    _, settings = parse("offline", kind, typed.split())
+    assert settings == kind(dataset=(Path("a"), Path("b")), rate=2.0)
 
 
 def test_every_mistake_is_one_line() -> None:

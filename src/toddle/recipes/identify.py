@@ -6,12 +6,14 @@ Writes <out>/identified.json, every number, and <out>/table.yaml, the intervals 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 import yaml
+from pydantic import BeforeValidator
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +39,12 @@ SETS = 4
 """Sets of factors that are played at once."""
 
 
+def _one_by_one(names: Sequence[str]) -> list[str]:
+    """Return the names, of which several may stand in one word with commas; `mass` is that of what is moved."""
+    each = [name for text in names for name in text.split(",")]
+    return ["object_mass" if name == "mass" else name for name in each]
+
+
 @config
 class Config:
     """Find the physics of recorded episodes: factors of masses, friction, gains and damping, each with an interval.
@@ -51,8 +59,9 @@ class Config:
     """Environment whose episodes they are."""
     out: Path = Path("runs/identify")
     """Folder of what is found."""
-    parameters: tuple[str, ...] = ("friction", "object_mass")
-    """What is sought: of object_mass, link_mass, friction, gains, damping, as factors of the environment's own."""
+    parameters: Annotated[tuple[str, ...], BeforeValidator(_one_by_one)] = ("friction", "object_mass")
+    """What is sought: of object_mass (or mass), link_mass, friction, gains, damping, as factors of the environment's
+    own; words or a list with commas."""
     low: Positive = 0.25
     """Least factor that is thought possible."""
     high: Positive = 4.0
