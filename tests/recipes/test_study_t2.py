@@ -27,7 +27,7 @@ TINY = dataclasses.replace(
     answers=3,
     judge="smoothness",
     episodes=4,
-    offline={"hidden": [16], "offline": {"hidden": [16], "batch": 16}},
+    learning={"hidden": [16], "offline": {"hidden": [16], "batch": 16}},
     agent={"worlds": 8, "collect": {"length": 16}, "critic_hidden": [16], "mlp": {"hidden": [16]}},
 )
 
