@@ -48,6 +48,17 @@ def test_merged_it_reads_the_same_and_shares_the_rest(adapted: Backbone) -> None
     assert layers > 0 and sum(id(value) not in shared for value in copy.parameters()) == layers
 
 
+def test_its_matrices_begin_alike_wherever_the_global_generator_stands(tmp_path: Path) -> None:
+    save_embedded(tmp_path / "eyes", tiny_backbone())
+    settings = BackboneConfig(name=str(tmp_path / "eyes"), lora_rank=3)
+    made = []
+    for _ in range(2):
+        made.append({name: value for name, value in load_backbone(settings).named_parameters() if ".lora_" in name})
+        torch.rand(7)
+    assert made[0] and all(torch.equal(value, made[1][name]) for name, value in made[0].items())
+    assert any(value.any() for name, value in made[0].items() if ".lora_A" in name)
+
+
 @pytest.mark.parametrize("kind", ["flow", "tokens"])
 def test_a_vla_acts_merged_and_learns_with_the_adapters(adapted: Backbone, kind: str, tmp_path: Path) -> None:
     backbone = adapted.settings

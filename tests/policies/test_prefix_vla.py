@@ -13,6 +13,7 @@ from tests.tiny_vlm import SENTENCES, save_pi0
 
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec, Observation
+from toddle.models.sharded import check_shared_out
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.homogeneous_critic import HomogeneousCritic
 from toddle.policies.store import classes_of, load_policy, read_policy, save_policy
@@ -163,6 +164,8 @@ def test_lora_learns_on_words_and_pictures_and_the_vlm_stays(folder: Path, tmp_p
     policy = made(folder, kind, train="lora", lora_rank=2, moved=False)
     kept = {name: value.clone() for name, value in policy.named_parameters() if not value.requires_grad}
     learned = [value for value in policy.parameters() if value.requires_grad]
+    with pytest.raises(InputError, match="sharding: expected none where the backbone's own weights learn"):
+        check_shared_out(policy)
     optimiser, explorer = torch.optim.Adam(learned, lr=1e-2), policy.explorer(SamplerConfig())
     assert "images" in explorer.encode(observed(0)), "what learns to see is shown pictures again"
     before, drawn = policy.state_dict(), explorer.act(observed(0), generator=torch.Generator().manual_seed(0))[0]

@@ -153,7 +153,16 @@ def vla(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return teach(root, root / "one", learners=1)
 
 
-def teach(root: Path, out: Path, **changes: Any) -> Path:
+@pytest.fixture(scope="module")
+def with_lora(vla: Path) -> Path:
+    """The same with LoRA on the backbone, whose matrices each learner keeps whole."""
+    return teach(vla.parent, vla.parent / "lora", lora_rank=2)
+
+
+EITHER = pytest.mark.parametrize("kind", ["vla", "with_lora"])
+
+
+def teach(root: Path, out: Path, lora_rank: int = 0, **changes: Any) -> Path:
     own = {key: changes.pop(key) for key in ("learners", "sharding", "checkpoint_every") if key in changes}
     resume = changes.pop("resume", False)
     trunk = TrunkConfig(width=16, depth=2, heads=2, context_width=16, modulation="residual")
@@ -162,7 +171,7 @@ def teach(root: Path, out: Path, **changes: Any) -> Path:
             dataset=(root / "data",),
             out=out,
             cache=root / "cache",
-            backbone=BackboneConfig(name=str(root / "eyes")),
+            backbone=BackboneConfig(name=str(root / "eyes"), lora_rank=lora_rank),
             cameras=("top",),
             expert=sft.FreshExpert(trunk=trunk, horizon=4, executed=4, steps=3),
             sft=SFTConfig(**({"steps": 4, "batch": 9} | changes)),
@@ -174,15 +183,20 @@ def teach(root: Path, out: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.slow
-def test_sft_of_two_learners_is_that_of_one(vla: Path, tmp_path: Path) -> None:
-    assert_alike(vla, teach(vla.parent, tmp_path / "two", learners=2))
+@EITHER
+def test_sft_of_two_learners_is_that_of_one(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    vla, rank = request.getfixturevalue(kind), 2 * (kind == "with_lora")
+    torch.rand(3)  # learners do not draw LoRA's matrices from wherever their own global generators stand
+    assert_alike(vla, teach(vla.parent, tmp_path / "two", learners=2, lora_rank=rank))
 
 
 @pytest.mark.slow
+@EITHER
 def test_two_learners_with_a_part_of_each_weight_are_one_and_go_on_as_one_and_as_three(
-    vla: Path, tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    parts = {"sharding": "full", "checkpointing": True}
+    vla: Path = request.getfixturevalue(kind)
+    parts = {"sharding": "full", "checkpointing": True, "lora_rank": 2 * (kind == "with_lora")}
     two = teach(vla.parent, tmp_path / "two", learners=2, checkpoint_every=2, **parts)
     assert_alike(vla, two)
     weights = [load_policy(out / "policy").state_dict() for out in (vla, two)]
@@ -194,8 +208,8 @@ def test_two_learners_with_a_part_of_each_weight_are_one_and_go_on_as_one_and_as
         shutil.copytree(two, out)
         shutil.rmtree(max((out / "checkpoints").glob("step_*")))
         (out / "finished.json").unlink()
-        again = {"learners": learners, "sharding": sharding, "checkpoint_every": 2, "resume": True}
-        assert_alike(vla, teach(vla.parent, out, checkpointing=True, **again))
+        again = parts | {"learners": learners, "sharding": sharding, "checkpoint_every": 2, "resume": True}
+        assert_alike(vla, teach(vla.parent, out, **again))
 
 
 @pytest.mark.slow
@@ -258,9 +272,12 @@ def test_learners_that_imitate_beside_rl_are_one_and_go_on_as_one_and_as_three(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["ppo", "grpo"])
-def test_finetuning_of_two_with_a_part_of_each_weight_is_that_of_one(vla: Path, method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "kind"), [("ppo", "vla"), ("grpo", "vla"), ("ppo", "with_lora")])
+def test_finetuning_of_two_with_a_part_of_each_weight_is_that_of_one(
+    method: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """And its checkpoint goes on in one learner with all weights, and in three with a part of each."""
+    vla: Path = request.getfixturevalue(kind)
     settings = of_vla(vla, method) | {"imitation": {"weight": 0.0}, "worlds": 6}
     settings["steps"] = 288 if method == "ppo" else 144
     settings["ppo"] |= {"accumulate": 2, "checkpointing": True, "critic_warm_up": int(method == "ppo")}
@@ -272,6 +289,8 @@ def test_finetuning_of_two_with_a_part_of_each_weight_is_that_of_one(vla: Path, 
     for name, value in weights[0].items():
         if not name.endswith(KEY_BIASES):
             torch.testing.assert_close(weights[1][name], value, atol=2e-6, rtol=1e-5)
+    start = load_policy(vla / "policy").state_dict()
+    assert all((weights[1][name] - start[name]).any() for name in start if "lora_B" in name)
     for learners, sharding in ((1, "none"), (3, "full")):
         out = tmp_path / str(learners)
         shutil.copytree(two, out)

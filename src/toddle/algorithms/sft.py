@@ -29,10 +29,11 @@ from toddle.core.numbers import Count, Discount, NonNegative, Positive, Share, S
 from toddle.core.protocols import FineTunable
 from toddle.core.seeding import PartGenerator, numpy_generator, torch_generator
 from toddle.core.team import add_gradients, team
+from toddle.core.tensors import is_part
 from toddle.maths.similarity import linear_cka
 from toddle.models.compiled import check_compilable, compiling
 from toddle.models.recompute import recomputing
-from toddle.models.sharded import own_part, put, put_moments, shard, whole
+from toddle.models.sharded import clip, own_part, put, put_moments, shard, whole
 from toddle.optim.adam_state import adam_state, load_adam_state
 from toddle.optim.schedules import cosine_factor
 
@@ -153,9 +154,10 @@ class SFT:
         matrices = {name: value for name, value in self.weights.items() if muon and value.ndim == 2}
         rest = {name: value for name, value in self.weights.items() if name not in matrices}
         found: dict[str, torch.optim.Optimizer] = {}
+        mixed = len({is_part(value) for value in rest.values()}) > 1  # torch fuses steps of one of the two
         if rest:
             found["optimiser"] = torch.optim.AdamW(
-                self._groups(rest), lr=self.config.learning_rate, betas=(0.9, 0.95), fused=True
+                self._groups(rest), lr=self.config.learning_rate, betas=(0.9, 0.95), fused=not mixed
             )
         if matrices:
             found["muon"] = torch.optim.Muon(self._groups(matrices), adjust_lr_fn="match_rms_adamw")
@@ -226,7 +228,10 @@ class SFT:
         for each in self.optimisers.values():
             each.zero_grad(set_to_none=True)
         metrics = self._gradients(self._batches(), l2_sp=config.l2_sp if share > 0 else 0.0)
-        norm = float(whole(nn.utils.clip_grad_norm_(self.weights.values(), config.clip)))
+        if self.sharded:
+            norm = clip(self.weights.values(), config.clip, self.team)
+        else:
+            norm = float(nn.utils.clip_grad_norm_(self.weights.values(), config.clip))
         if not math.isfinite(norm):
             raise NaNError(f"sft: the gradient's norm is {norm}")
         for each in self.optimisers.values():
@@ -267,8 +272,10 @@ class SFT:
         if self.team.any(not math.isfinite(bad)):
             raise NaNError(f"sft: the loss is {bad}")
         if self.team.size > 1:
-            if not self.sharded:
-                add_gradients(self.team, self.weights.values())
+            apart = [value for value in self.weights.values() if not is_part(value)]
+            add_gradients(self.team, apart)
+            if self.sharded:  # of parts torch has made the means
+                torch._foreach_div_([value.grad for value in apart if value.grad is not None], self.team.size)
             facts = dict(
                 zip(facts, self.team.add(torch.tensor([*facts.values()], dtype=torch.float64)).tolist(), strict=True)
             )

@@ -13,6 +13,7 @@ from toddle.core.live_memory import at_batch, bytes_of
 from toddle.core.memory import size_text
 from toddle.core.protocols import FineTunable
 from toddle.core.seeding import torch_generator
+from toddle.models.lora import held_apart
 from toddle.models.recompute import recomputing
 
 __all__ = ["StepMemory", "forecast"]
@@ -61,7 +62,9 @@ def forecast(
     batch_of: a batch of so many samples, on the policy's device.
     """
     learned = {name: value for name, value in policy.named_parameters() if value.requires_grad}
-    sizes = {name: value.numel() * value.element_size() for name, value in learned.items()}
+    apart = held_apart(policy)
+    share = {name: learners if sharded and name not in apart else 1 for name in learned}
+    sizes = {name: value.numel() * value.element_size() // share[name] for name, value in learned.items()}
     own = -(-config.batch // learners)
     batches = {rows: batch_of(rows) for rows in (1, 2, 4)}
     training = policy.training
@@ -86,12 +89,11 @@ def forecast(
             value.grad = None
     muon = config.optimiser == "muon"
     matrices = [size for name, size in moved.items() if muon and learned[name].ndim == 2]
-    share = learners if sharded else 1
     return StepMemory(
-        gradients=sum(moved.values()) // share,
-        optimiser=(2 * sum(moved.values()) - sum(matrices)) // share + MUON * max(matrices, default=0),
-        kept=sum(sizes.values()) // share,
-        trunk=sum(sizes[name] for name in policy.trunk_parameters() if name in sizes) // share,
+        gradients=sum(moved.values()),
+        optimiser=2 * sum(moved.values()) - sum(matrices) + MUON * max(matrices, default=0),
+        kept=sum(sizes.values()),
+        trunk=sum(sizes[name] for name in policy.trunk_parameters() if name in sizes),
         batch=bytes_of(batches[2]) * own // 2,
         step=passes,
     )

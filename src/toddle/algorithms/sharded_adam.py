@@ -5,7 +5,6 @@ The same steps as `FlatAdam` to rounding, and a state of the same form: a checkp
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from toddle.core.protocols import Module
 from toddle.core.team import team
 from toddle.core.tensors import is_part
-from toddle.models.sharded import own_part, put, whole
+from toddle.models.sharded import clip, own_part, put, whole
 from toddle.optim.flat_adam import fused_adam, padded
 
 __all__ = ["ShardedAdam"]
@@ -72,18 +71,7 @@ class ShardedAdam:
 
     def clip(self) -> dict[str, float]:
         """Scale each module's gradient to a norm of at most `max_norm`; return the norms before, by module."""
-        norms = {}
-        for name, own in self.weights.items():
-            square = [torch.zeros((), dtype=torch.float64, device=self._count.device) for _ in range(2)]
-            for p in own:
-                if p.grad is not None:
-                    square[is_part(p)] += own_part(p.grad).double().square().sum()
-            norms[name] = norm = math.sqrt(float(square[0] + self.team.add(square[1])))
-            if norm > self.max_norm:
-                for p in own:
-                    if p.grad is not None:
-                        own_part(p.grad).mul_(self.max_norm / (norm + 1e-6))
-        return norms
+        return {name: clip(own, self.max_norm, self.team) for name, own in self.weights.items()}
 
     @torch.no_grad()
     def step(self) -> None:

@@ -28,6 +28,7 @@ from toddle.experience.collect import CollectConfig, Collector
 from toddle.experience.episodes import EpisodesConfig, GroupCollector
 from toddle.methods._actors import label_of
 from toddle.methods._base import Run, Start
+from toddle.models.lora import held_apart
 from toddle.policies.flow_explorer import SamplerConfig
 from toddle.policies.homogeneous_critic import HomogeneousCritic
 from toddle.policies.vla_critic import VLACritic, VLACriticConfig
@@ -115,7 +116,7 @@ def run_of(
 
         if settings.reference.refresh:
             raise problem("reference.refresh", "0 with sharding full", settings.reference.refresh)
-        kept: Explorable = vla.frozen_copy()
+        kept: Explorable = vla.frozen_copy(lora=bool(held_apart(vla)))  # as the policy it keeps pictures then
         acting: Scorable = kept.explorer(settings.sampler).to(start.device).train()
         engine = WholeCopy(acting, kept.merged)
         learner: PPO = ShardedPPO(explorer, critic, sources, settings.ppo, engine=engine, **given)

@@ -12,7 +12,7 @@ from torch import nn
 from toddle.core.errors import InputError, problem
 from toddle.models.recompute import recompute_layers
 
-__all__ = ["TARGETS", "add_lora", "lora_parameters", "merge_in_place", "merged_copy"]
+__all__ = ["TARGETS", "add_lora", "held_apart", "lora_parameters", "merge_in_place", "merged_copy"]
 
 M = TypeVar("M", bound=nn.Module)
 TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "o_proj")
@@ -46,6 +46,11 @@ def add_lora(module: nn.Module, *, rank: int, alpha: float, mlp: bool = False, l
 def lora_parameters(module: nn.Module) -> list[str]:
     """Return the names of all LoRA parameters in `module`."""
     return [name for name, _ in module.named_parameters() if ".lora_" in name]
+
+
+def held_apart(module: Any) -> dict[str, nn.Parameter]:
+    """Return the LoRA matrices that `module` learns and whose backbone is not one of its modules, by name."""
+    return {name: value for name, value in module.named_parameters() if ".lora." in f".{name}"}
 
 
 def merge_in_place(module: nn.Module) -> Callable[[], None]:

@@ -29,6 +29,7 @@ from toddle.experience.actor import body_in
 from toddle.experience.curriculum import TaskCurriculumConfig
 from toddle.methods._actors import label_of
 from toddle.methods._base import Method, Preset, Run, Start, load_method
+from toddle.models.sharded import check_shared_out
 from toddle.policies.store import kind_of, load_policy, meta_of, policy_card, save_policy
 from toddle.recipes import _reward, _safety
 from toddle.recipes._before_after import BeforeAndAfter, evaluation_worlds, measure, shown
@@ -213,8 +214,8 @@ def build(config: Any, workers: Crew | None = None) -> tuple[Run, dict[str, Any]
     taken = load_method(config.method, "finetune").policies
     if vla.kind not in taken.split(", "):
         raise problem("policy", f"{taken}, with method {config.method}", f"kind '{vla.kind}'")
-    if config.sharding == "full" and vla.features is None:
-        raise problem("sharding", "none where the backbone learns or is read with the expert", f"kind '{vla.kind}'")
+    if config.sharding == "full":
+        check_shared_out(vla)
     gathered = to_dict(config)
     environments = partial(_environments, config, vla, meta)
     envs = worlds_of(config, workers, environments)

@@ -26,6 +26,7 @@ from toddle.data.lerobot_dataset import LeRobotDataset
 from toddle.data.statistics import Mode, Normalization, feature_statistics
 from toddle.data.windows import INTERVENTION, WindowDataset
 from toddle.experience.taught import Taught, drawings
+from toddle.models.sharded import check_shared_out
 from toddle.policies.bounds import ROUNDING
 from toddle.policies.store import save_policy
 from toddle.recipes._features import cached_features
@@ -234,8 +235,8 @@ def make_policy(config: Config, datasets: list[LeRobotDataset]) -> FineTunable:
         policy = start_policy(config, datasets, partial(_chunks, config, datasets))
     if stored and not policy.cameras:
         raise problem("init", "a VLA, which sees pictures", f"kind '{policy.kind}'")
-    if config.sharding == "full" and policy.features is None:
-        raise problem("sharding", "none where the backbone learns or is read with the expert", f"kind '{policy.kind}'")
+    if config.sharding == "full":
+        check_shared_out(policy)
     if stored:
         learned = sum(value.numel() for _, value in policy.named_parameters() if value.requires_grad)
         what = f"what is kept beside {learned:,} weights that learn"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import torch
+
 from toddle.core.errors import InputError
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.lora import add_lora
@@ -34,6 +36,8 @@ def load_backbone(settings: BackboneConfig) -> Backbone:
     backbone.freeze()
     if settings.lora_rank:
         backbone.base_fingerprint = backbone.fingerprint()
-        add_lora(backbone, rank=settings.lora_rank, alpha=settings.lora_alpha)
+        with torch.random.fork_rng(devices=[]):  # peft draws from the global generator, in each learner from its own
+            torch.manual_seed(0)
+            add_lora(backbone, rank=settings.lora_rank, alpha=settings.lora_alpha)
         backbone.trainable = True
     return backbone
