@@ -56,9 +56,12 @@ def test_its_runs_are_commands_that_toddle_takes(tmp_path: Path) -> None:
     found = steps(SMALL)
     check_steps(found)
     check_toddle_steps(found[:15], tmp_path)
-    assert len(found) == 6 + 4 * 10 + SMALL.seeds * (6 + 5 * 4 * 10)
+    assert len(found) == 6 + 4 * 11 + SMALL.seeds * (6 + 5 * 4 * 11)
     beside = {step.settings.get("beside_share") for step in found if step.name.endswith("mixed_30")}
     assert beside == {0.3}
+    low = [step for step in found if step.name.endswith("/low_level")]
+    assert {step.settings["sft"]["adapter_share"] for step in low} == {1.0}
+    assert {step.settings["init"].split("/")[-2] for step in low} == {"interface"}
     counted = {task for step in found if step.name.startswith("seed") for task in step.settings.get("env", ())}
     assert not counted & {f"metaworld/{task}" for task in SMALL.tuning}
 

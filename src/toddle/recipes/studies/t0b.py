@@ -32,8 +32,12 @@ STARTS = {
     "mixed 50": Start(source="ppo", convert=FRESH, refit=True),
     "last action": Start(source="ppo", refit=True),
     "interface kept": Start(source="ppo", convert={}, refit=True),
+    "low level": Start(source="ppo", convert={}, refit=True),
 }
-KEPT = "interface kept"
+KEPT = ("interface kept", "low level")
+"""Whose expert goes on reading goal tokens."""
+HELD = {"low level": {"regime": "adapter_first", "adapter_share": 1.0}}
+"""Whose trunk stays the RL policy's throughout: what the VLM becomes are its sub-goals."""
 BESIDE = {"mixed 10": 0.1, "mixed 30": 0.3, "mixed 50": 0.5}
 """The share of every batch that are the RL policy's own approaches, each with a sentence that says what it does."""
 FLOWS = {"last action": {"source": "previous"}}
@@ -121,7 +125,7 @@ def _made(scale: Scale, at: str, seed: int, tasks: Sequence[str]) -> list[Step]:
 def _tuned(scale: Scale, at: str, seed: int, name: str, count: int, choice: str) -> Step:
     """Fine-tune a start on `count` demonstrations of each task."""
     start = STARTS[name]
-    source = f"{at}/transfer/{'interface' if name == KEPT else 'fresh' if start.convert == FRESH else 'exact'}"
+    source = f"{at}/transfer/{'interface' if name in KEPT else 'fresh' if start.convert == FRESH else 'exact'}"
     policy = f"{{folder}}/{source}/policy"
     settings: dict[str, Any] = {
         "init": policy if start.convert is not None else "random",
@@ -129,7 +133,7 @@ def _tuned(scale: Scale, at: str, seed: int, name: str, count: int, choice: str)
         "episodes": count,
         "cache": "{folder}/features",
         "seed": seed,
-        "sft": {"steps": scale.sft_steps} | scale.choices[choice],
+        "sft": {"steps": scale.sft_steps} | scale.choices[choice] | HELD.get(name, {}),
     }
     settings |= {} if start.convert is not None else {"like": policy}
     settings |= {"refit_proprio": True} if start.refit and start.convert is not None else {}
@@ -234,8 +238,8 @@ NOTES = (
     "is stricter than Holm's rule. Otherwise the answer is no, at this scale.",
     "The mixed starts are re-anchored, with 10, 30 or 50 % of every batch from the RL policy's own approaches; `last "
     "action` has random weights, and its flow begins at the last action in place of noise; in `interface kept` a "
-    "resampler makes the RL policy's goal tokens of the pictures. Play and the RL policy under the VLA's sub-goals are "
-    "not part of it, nor is a second body.",
+    "resampler makes the RL policy's goal tokens of the pictures; in `low level` it makes sub-goals for a trunk that "
+    "stays the RL policy's, while embeddings and decoder learn. Play is not part of it, nor is a second body.",
     "Every choice of optimiser and rate is run on the counted tasks too; the page reads the one that the tuning tasks "
     f"chose at {page.AT} demonstrations (the mean over them, undisturbed).",
 )
