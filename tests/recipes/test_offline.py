@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from toddle.algorithms.offline import OfflineLearner
+from toddle.algorithms.offline import OfflineConfig, OfflineLearner
+from toddle.algorithms.offline.learner import ConservativeConfig
 from toddle.cli import main
 from toddle.core.errors import InputError
 from toddle.core.types import BodySpec
@@ -18,6 +19,7 @@ from toddle.data.lerobot_writer import DatasetWriter
 from toddle.data.transitions import read_transitions
 from toddle.policies.gaussian import GaussianConfig, GaussianPolicy
 from toddle.policies.store import load_policy, save_policy
+from toddle.recipes import offline
 from toddle.runs.checkpoint import load_state, states_equal
 from toddle.runs.critics import load_critics
 
@@ -122,6 +124,26 @@ def test_a_dataset_becomes_a_policy_and_a_stop_loses_nothing(
     onward = (*given, "--policy", str(whole / "policy"), "--out", str(tmp_path / "on"))
     assert done(*onward) == 0
     assert done(*onward[:-1], str(tmp_path / "other"), "--hidden", "16") == 2  # would be of no effect
+
+
+@pytest.mark.parametrize(("temperature", "even"), [("100", True), ("0.1", False)])
+def test_a_run_says_that_advantages_weighed_nothing(
+    temperature: str, even: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = "--updates 40 --offline.updates-a-step 10 --offline.batch 8 --offline.hidden 8 --hidden 8"
+    given = ("--dataset", str(write(tmp_path / "d")), "--offline.temperature", temperature, *small.split())
+    assert done(*given, "--out", str(tmp_path / "run")) == 0
+    assert ("try another --offline.temperature" in capsys.readouterr().err) is even
+
+
+def test_samples_of_conservative_critics_are_in_the_forecast(tmp_path: Path) -> None:
+    data, seconds = write(tmp_path / "d"), dict[int, float]()
+    for samples in (1, 10):
+        conservative = OfflineConfig(conservative=ConservativeConfig(samples=samples))
+        config = offline.Config(dataset=(data,), method="cal-ql", offline=conservative, updates=1000)
+        seconds[samples] = offline.plan(config).seconds or 0.0
+    critics = 2 * (3 * 256 + 256 + 256 * 256 + 256 + 256 + 1)
+    assert seconds[10] - seconds[1] == pytest.approx(1000 * 4e-11 * 256 * 3 * 9 * critics)
 
 
 def test_imitation_has_no_critics_and_damaged_ones_are_refused(tmp_path: Path) -> None:

@@ -63,6 +63,18 @@ def test_answers_become_a_policy_and_a_stop_loses_nothing(
             assert done(*one, "--out", str(parts)) == 130
         assert done(*one, "--out", str(parts), "--resume") == 0
         assert weights(whole) == weights(parts)
+    capsys.readouterr()
+    for rate, weight, fallen in (("1e-9", "0", False), ("0.1", "0", True), ("0.1", "1", False)):
+        more = (
+            "--preference.learning-rate",
+            rate,
+            "--preference.imitate",
+            weight,
+            "--out",
+            str(tmp_path / rate / weight),
+        )
+        assert done(*given, "--policy", str(tmp_path / "gaussian"), *more) == 0
+        assert ("winners became less likely too" in capsys.readouterr().err) is fallen
     meta = meta_of(tmp_path / "gaussian-whole")
     assert (meta["noted"], meta["method"]) == (1, "tpo")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,11 +22,14 @@ from toddle.recipes._features import states_seen
 from toddle.recipes._offline_policy import fresh_policy
 from toddle.runs.critics import FOLDER, save_critics
 from toddle.runs.loop import run_loop
+from toddle.runs.metrics import last
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
 HIDDEN = (256, 256)
+EVEN = 0.9
+"""Share of a batch that carries the weight above which a policy weighted by advantages is one of imitation."""
 FEWEST, MOST = 2_000, 100_000
 """Updates where their number is left to the data."""
 
@@ -201,7 +205,10 @@ def plan(config: Config) -> Plan:
     """Read the data, build the networks, and say what will be done."""
     learner = _learner(config)
     data, weights = learner.data, sum(p.numel() for n in learner.networks.values() for p in n.parameters())
-    width = data.observation.shape[1]
+    width, samples = data.observation.shape[1], 0
+    if config.method in OF["conservative"]:  # of actions at random, of the policy's here and of those that follow
+        critics = sum(p.numel() for p in learner.networks["q"].parameters())
+        samples = 3 * config.offline.conservative.samples * critics
     return Plan(
         steps=[
             f"read {len(data):,} transitions of {width} numbers from {', '.join(map(str, config.dataset))}: "
@@ -212,7 +219,7 @@ def plan(config: Config) -> Plan:
             f"write {config.out / 'policy'}" + ("" if learner.twin is None else f" and {config.out / FOLDER}"),
         ],
         memory_bytes=5 * 10**8 + 24 * weights + 8 * len(data) * (2 * width + data.action.shape[1] + 2),
-        seconds=learner.total * (2e-3 + 4e-11 * weights * config.offline.batch),
+        seconds=learner.total * (2e-3 + 4e-11 * (weights + samples) * config.offline.batch),
     )
 
 
@@ -232,6 +239,13 @@ def run(config: Config, *, resume: bool = False) -> None:
         _save_critics(config, learner, facts)
         datasets = [str(path.resolve()) for path in config.dataset]
         save_policy(config.out / "policy", learner.policy, facts | {"datasets": datasets})
+    used = last(config.out, "offline/weights_used", default=0.0)
+    if config.method in OF["temperature"] and used > EVEN:
+        print(
+            f"advantages weigh next to nothing (offline/weights_used {used:.2f}): this imitates all of the data; "
+            "try another --offline.temperature, mostly a lower one",
+            file=sys.stderr,
+        )
     print(f"policy: {config.out / 'policy'}; play it: toddle evaluate --policy {config.out} --env ...")
 
 

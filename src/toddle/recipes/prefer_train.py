@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -24,12 +25,15 @@ from toddle.policies.store import load_policy, meta_of, save_policy
 from toddle.recipes import sft
 from toddle.recipes._sft_data import check_fits
 from toddle.runs.loop import run_loop
+from toddle.runs.metrics import last
 from toddle.runs.run import RunFolder
 
 __all__ = ["Config", "plan", "run"]
 
 STATES = {"gaussian": True, "squashed_gaussian": True, "tokens": True, "denoising": False, "fpo": False}
 """Kinds of policies of states, and whether their decisions have exact densities."""
+FALLEN = -0.3
+"""Log-density of a winner's decision, beside the reference's, below which it is said that winners lost too."""
 VLAS = (
     *("flow_vla", "diffusion_vla", "pi0", "pi05", "smolvla"),
     *("token_vla", "fast_vla", "language_vla", "fast_language_vla"),
@@ -203,4 +207,10 @@ def run(config: Config, *, resume: bool = False) -> None:
             policy.finish_imitation()
         facts = {"method": config.method, "from": str(config.policy), "answers": learner.pairs}
         save_policy(config.out / "policy", learner.policy, meta_of(config.policy) | facts)
+    if (winner := last(config.out, "prefer/winner", default=0.0)) < FALLEN and not config.preference.imitate:
+        print(
+            f"winners became less likely too (prefer/winner {winner:.2f}), and the policy may be worse for it; "
+            "try --preference.imitate 1, or fewer updates",
+            file=sys.stderr,
+        )
     print(f"policy: {config.out / 'policy'}; measure it beside {config.policy}: toddle evaluate")

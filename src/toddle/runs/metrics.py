@@ -17,7 +17,7 @@ from toddle.core.errors import NaNError
 from toddle.core.files import write_text_atomic
 from toddle.core.reading import read_json_lines
 
-__all__ = ["CLOCK_GROUP", "Metrics", "check_finite", "read_metrics"]
+__all__ = ["CLOCK_GROUP", "Metrics", "check_finite", "last", "read_metrics"]
 
 CLOCK_GROUP = "time"
 """The group whose values depend on the clock and differ between two equal runs."""
@@ -37,6 +37,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     A last line that was cut short by a kill is left out.
     """
     return read_json_lines(path if path.suffix == ".jsonl" else path / "metrics.jsonl", {"step": int})
+
+
+def last(path: Path, name: str, *, default: float) -> float:
+    """Return the last value that a run's metrics have of `name`."""
+    return float(next((line[name] for line in reversed(read_metrics(path)) if name in line), default))
 
 
 class Metrics:
