@@ -40,6 +40,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def started(*arguments: str, ignore: tuple[int, ...] = ()) -> subprocess.Popen[str]:
     def prepare() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup children would ignore it
         for number in ignore:
             signal.signal(number, signal.SIG_IGN)
 

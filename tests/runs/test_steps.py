@@ -101,9 +101,9 @@ except KeyboardInterrupt as error: print(error); sys.exit(130)
 
 def start(folder: Path, background: bool = False) -> subprocess.Popen[bytes]:
     """Run the slow step; in the `background` as a shell does it, with interrupts ignored."""
-    runner = RUNNER
+    runner = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n" + RUNNER.lstrip()  # nohup ignores it
     if background:
-        runner = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + RUNNER.lstrip()
+        runner = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + runner
     child = subprocess.Popen([sys.executable, "-c", runner, str(folder), SLOW], stdout=subprocess.DEVNULL)
     until = time.monotonic() + 20
     while runs_of(folder, "slow") == 0 and time.monotonic() < until:
