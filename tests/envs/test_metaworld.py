@@ -249,3 +249,16 @@ def test_privileged_numbers_are_those_of_the_state_task() -> None:
     seen, own, full = (env.reset(seed=3)[0] for env in (with_critic, plain, state))
     assert seen["critic"].shape == (2, 34) and np.array_equal(seen["critic"], full["proprio"])
     assert np.array_equal(seen["proprio"], own["proprio"]) and "critic" not in own
+
+
+def test_more_worlds_are_made_without_compiling_their_model_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_env("metaworld/push-v3", 1).close()  # the first world of a task compiles it
+
+    def compiled(path: str) -> None:
+        raise AssertionError(f"{path} is compiled again")
+
+    monkeypatch.setattr("mujoco.MjModel.from_xml_path", compiled)
+    env = make_env("metaworld/push-v3", 3)
+    bodies = [each.model.body_pos for each in env._envs]  # type: ignore[attr-defined]
+    assert not np.shares_memory(bodies[0], bodies[1]) and not np.shares_memory(bodies[1], bodies[2])
+    env.close()

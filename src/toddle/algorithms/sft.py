@@ -274,8 +274,9 @@ class SFT:
         if self.team.size > 1:
             apart = [value for value in self.weights.values() if not is_part(value)]
             add_gradients(self.team, apart)
-            if self.sharded:  # of parts torch has made the means
-                torch._foreach_div_([value.grad for value in apart if value.grad is not None], self.team.size)
+            for value in apart if self.sharded else ():  # of parts torch has made the means
+                if value.grad is not None:
+                    value.grad /= self.team.size
             facts = dict(
                 zip(facts, self.team.add(torch.tensor([*facts.values()], dtype=torch.float64)).tolist(), strict=True)
             )

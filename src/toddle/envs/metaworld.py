@@ -334,8 +334,11 @@ def _first_world(task: str) -> Any:
 
 
 def _copy_world(first: Any) -> Any:
-    """Return a world of its own like `first`, without reading and compiling its model again (a tenth of a second)."""
-    world = copy.copy(first)
+    """Return a world of its own like `first`, without reading and compiling its model again (a tenth of a second).
+
+    Nor does `copy.copy` make it: the package's worlds compile their model whenever they are copied.
+    """
+    world = object.__new__(type(first))
     apart = ("model", "data", "mujoco_renderer")  # the package's renderer is never used
     world.__dict__ = {name: value if name in apart else copy.deepcopy(value) for name, value in vars(first).items()}
     world.model = copy.copy(first.model)
