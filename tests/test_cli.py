@@ -123,7 +123,15 @@ def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [Read, ReadFirst])
 @pytest.mark.parametrize(
-    "typed", ["a b --rate 2", "--rate 2 --dataset a b", "--dataset a b --rate 2", "--rate 2 --data a b", "a b --rate=2"]
+    "typed",
+    [
+        "a b --rate 2",
+        "--rate 2 --dataset a b",
+        "--dataset a b --rate 2",
+        "--rate 2 --data a b",
+        "a b --rate=2",
+        "--rate 2 --data=a b",
+    ],
 )
 def test_datasets_come_first_or_by_name(kind: type, typed: str) -> None:
     """In every command, whichever of the two its settings have."""

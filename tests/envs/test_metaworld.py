@@ -252,13 +252,13 @@ def test_privileged_numbers_are_those_of_the_state_task() -> None:
 
 
 def test_more_worlds_are_made_without_compiling_their_model_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_env("metaworld/push-v3", 1).close()  # the first world of a task compiles it
+    MetaWorldEnv("push-v3").close()  # the first world of a task compiles it
 
     def compiled(path: str) -> None:
         raise AssertionError(f"{path} is compiled again")
 
     monkeypatch.setattr("mujoco.MjModel.from_xml_path", compiled)
-    env = make_env("metaworld/push-v3", 3)
-    bodies = [each.model.body_pos for each in env._envs]  # type: ignore[attr-defined]
+    env = MetaWorldEnv("push-v3", 3)
+    bodies = [each.model.body_pos for each in env._envs]
     assert not np.shares_memory(bodies[0], bodies[1]) and not np.shares_memory(bodies[1], bodies[2])
     env.close()

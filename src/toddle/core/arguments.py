@@ -18,7 +18,9 @@ def dataset_first(kind: type[Any], arguments: list[str]) -> list[str]:
     """
     if (hint := get_type_hints(kind, include_extras=True).get("dataset")) is None:
         return arguments
-    arguments = ["--dataset" + text[6:] if text.split("=")[0] == "--data" else text for text in arguments]
+    options = {"--data", "--dataset"}
+    parts = [text.split("=", 1) if text.split("=")[0] in options else [text] for text in arguments]
+    arguments = ["--dataset" if text in options else text for part in parts for text in part]
     if tyro.conf.Positional not in get_args(hint):
         return ["--dataset", *arguments] if arguments and not arguments[0].startswith("-") else arguments
     if "--dataset" not in arguments:

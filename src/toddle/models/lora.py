@@ -21,12 +21,15 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 """The layers of a Llama's or Gemma's MLP."""
 
 
-def add_lora(module: nn.Module, *, rank: int, alpha: float, mlp: bool = False, layers: Sequence[str] = ()) -> list[str]:
+def add_lora(
+    module: nn.Module, *, rank: int, alpha: float, mlp: bool = False, layers: Sequence[str] = (), seed: int = 0
+) -> list[str]:
     """Put LoRA matrices of `rank` beside the attention projections of `module`, in place; the rest stays frozen.
 
     mlp: beside the layers of the MLPs too.  layers: beside these, by their full names, and no others.
 
-    The second matrix starts at zero, so the function is unchanged.  Returns the names of the new parameters.
+    The first matrix follows from `seed`; the second starts at zero, so the function is unchanged.  Returns
+    the names of the new parameters.
     Raises InputError when peft is missing, `rank` is below 1 or no projection is found.
     """
     if rank < 1:
@@ -38,7 +41,9 @@ def add_lora(module: nn.Module, *, rank: int, alpha: float, mlp: bool = False, l
     if not layers and not any(name.rsplit(".", 1)[-1] in TARGETS for name, _ in module.named_modules()):
         raise problem("backbone.lora_rank", "0: this backbone has no attention projections LoRA knows", rank)
     settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=[*(layers or TARGETS), *(MLP if mlp else ())])
-    inject_adapter_in_model(settings, module)
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator, which each learner has of its own
+        torch.manual_seed(seed)
+        inject_adapter_in_model(settings, module)
     recompute_layers(module)
     return lora_parameters(module)
 

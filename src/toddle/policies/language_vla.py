@@ -368,14 +368,13 @@ def _with_lora(model: SpeakingModel, config: LanguageVLAConfig) -> None:
     if not config.lora_rank:
         return
     model.base_fingerprint = model.fingerprint()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed_sequence(config.seed, "language vla").generate_state(1)[0]))
-        given: dict[str, Any] = {"rank": config.lora_rank, "alpha": config.lora_alpha}
-        if config.lora_on == "everything":
-            linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-            add_lora(model, layers=linear, **given)
-        else:
-            add_lora(model.decoder, mlp=config.lora_on == "all", **given)
+    seed = int(seed_sequence(config.seed, "language vla").generate_state(1)[0])
+    given: dict[str, Any] = {"rank": config.lora_rank, "alpha": config.lora_alpha, "seed": seed}
+    if config.lora_on == "everything":
+        linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        add_lora(model, layers=linear, **given)
+    else:
+        add_lora(model.decoder, mlp=config.lora_on == "all", **given)
     for name, value in model.named_parameters():
         if ".lora_" in name:
             value.data = value.data.float()

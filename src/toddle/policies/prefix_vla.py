@@ -144,9 +144,7 @@ class PrefixVLA(nn.Module, ABC):
             self.config = replace(config, fingerprint=found)
             self.vlm.requires_grad_(False)
         if config.train == "lora":
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                add_lora(self.vlm, rank=config.lora_rank, alpha=config.lora_alpha, mlp=config.lora_on == "all")
+            add_lora(self.vlm, rank=config.lora_rank, alpha=config.lora_alpha, mlp=config.lora_on == "all")
         recompute_layers(self.vlm)
         named = self.named_parameters(remove_duplicate=False)
         self.elsewhere = frozenset(name for name, value in named if not value.requires_grad)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import torch
-
 from toddle.core.errors import InputError
 from toddle.models.backbones.base import Backbone, BackboneConfig
 from toddle.models.lora import add_lora
@@ -36,8 +34,6 @@ def load_backbone(settings: BackboneConfig) -> Backbone:
     backbone.freeze()
     if settings.lora_rank:
         backbone.base_fingerprint = backbone.fingerprint()
-        with torch.random.fork_rng(devices=[]):  # peft draws from the global generator, in each learner from its own
-            torch.manual_seed(0)
-            add_lora(backbone, rank=settings.lora_rank, alpha=settings.lora_alpha)
+        add_lora(backbone, rank=settings.lora_rank, alpha=settings.lora_alpha)
         backbone.trainable = True
     return backbone

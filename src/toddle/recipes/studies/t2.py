@@ -306,8 +306,8 @@ NOTES = (
     "Settings are the commands' own, of methods as of bases; none was tuned on the tasks that count.",
     "One method's p is not corrected for the number of methods: of twenty that do nothing one passes by chance.",
     "cal-ql is left to larger scales: a run of it takes ten times as long. None of its results had been seen then.",
-    "Seen afterwards on push-cube: the weights of iql and awac are all but equal (offline/weights_used 0.99), for with "
-    "success paid at the end advantages are hundredths, of which their default temperature of 1/3 makes nothing.",
+    "Seen afterwards at small on push-cube: the weights of iql and awac are all but equal (offline/weights_used 0.99): "
+    "with success paid at the end advantages are hundredths, of which their default temperature of 1/3 makes nothing.",
     "Seen afterwards too: all five runs of dpo make winners less likely with the losers (prefer/winner -0.5 to -3.5 a "
     "decision), as its loss allows; --preference.imitate holds them.",
     "vgps chooses among drawn actions, and its base draws its actions too.",
